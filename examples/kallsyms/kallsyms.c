@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: GPL-2.0
+/* A function and a variable to be looked for in /proc/kallsyms, the kernel's table of names. */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/init.h>
+#include <linux/module.h>
+#include <linux/printk.h>
+
+static int landmark_visits;
+
+static noinline void landmark_visit(void)
+{
+	landmark_visits++;
+	pr_info("visit %d of %ps\n", landmark_visits, landmark_visit);
+}
+
+static int __init kallsyms_init(void)
+{
+	landmark_visit();
+	return 0;
+}
+
+static void __exit kallsyms_exit(void)
+{
+	landmark_visit();
+}
+
+module_init(kallsyms_init);
+module_exit(kallsyms_exit);
+
+MODULE_DESCRIPTION("Names in the kernel's symbol table");
+MODULE_LICENSE("GPL");

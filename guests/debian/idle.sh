@@ -1,0 +1,9 @@
+# Runs over ssh in a booted base, just before its memory is saved: waits for quiet, and says what kind of guest it is.
+systemctl is-system-running --wait > /run/kmlab-state 2>/dev/null
+state=$(cat /run/kmlab-state)
+failed=$(systemctl --failed --no-legend --plain | cut -d' ' -f1 | tr '\n' ' ')
+mkdir -p /var/lib/kmlab/modules
+sync
+echo 3 > /proc/sys/vm/drop_caches
+printf 'state=%s\nfailed=%s\nrelease=%s\narch=%s\ntaint=%s\ncmdline=%s\n' "$state" "$failed" "$(uname -r)" "$(uname -m)" \
+	"$(cat /proc/sys/kernel/tainted)" "$(cat /proc/cmdline)"

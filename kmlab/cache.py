@@ -1,0 +1,123 @@
+"""What lies in the cache and in a lab's state, looked at without starting or locking anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from kmlab import catalog, provision, store
+from kmlab.errors import ImageError
+from kmlab.events import Report, Stage
+from kmlab.guest import GuestRecord, read_record
+from kmlab.host import disks, hypervisor, locks
+from kmlab.lab import Lab
+
+_RECORDS = {"images": "image.json", "bases": "base.json", "checkpoints": "checkpoint.json"}
+_FILES = {"images": "disk.qcow2", "bases": "disk.qcow2", "checkpoints": "memory"}
+
+
+@dataclass(frozen=True, slots=True)
+class GuestStatus:
+    """One guest as it is now."""
+
+    name: str
+    files: store.GuestFiles
+    record: GuestRecord | None
+    running: bool
+    in_use: bool
+    """Another kmlab works in it at this moment."""
+
+    @property
+    def state(self) -> str:
+        if self.record is None or not self.running:
+            return "stopped"
+        if self.record.state == "busy":
+            return "busy" if self.in_use else "dirty"
+        return self.record.state
+
+
+@dataclass(frozen=True, slots=True)
+class ListedImage:
+    """One image of the catalogue."""
+
+    name: str
+    family: str
+    release: str
+    architectures: tuple[str, ...]
+    cached: int
+    """Bytes on disk; 0 if it is not in the cache."""
+
+
+def guest_status(lab: Lab, name: str) -> GuestStatus:
+    """How a guest is, from the host's files and processes alone."""
+    files = provision.lab_files(lab).guest(name)
+    record = read_record(files)
+    running = record is not None and record.pid is not None and hypervisor.alive(record.pid, files.root)
+    return GuestStatus(name, files, record, running, files.lock.exists() and not locks.is_free(files.lock))
+
+
+def listed(beside: Path | None) -> list[ListedImage]:
+    """The whole catalogue."""
+    found = []
+    for name in catalog.image_names(beside):
+        image = catalog.load_image(name, beside)
+        size = sum(disks.size_on_disk(folder) for folder in store.images().glob(f"{name}-*-*"))
+        found.append(ListedImage(name, image.family, image.release, tuple(image.architectures), size))
+    return found
+
+
+def verify(report: Report) -> list[tuple[str, str | None]]:
+    """Every cached thing and what is wrong with it, having read all of its bytes."""
+    found: list[tuple[str, str | None]] = []
+    for kind, folder in _things():
+        name = f"{kind}/{folder.name}"
+        with Stage(report, folder.name, "verifying"):
+            known = store.read_json(folder / _RECORDS[kind])
+            try:
+                provision.check(folder / _RECORDS[kind], folder / _FILES[kind])
+            except ImageError as error:
+                found.append((name, error.message))
+                continue
+            same = disks.digest(folder / _FILES[kind]) == known["sha256"]
+            found.append((name, None if same else "altered since it was made"))
+    return found
+
+
+def prune() -> tuple[list[str], int]:
+    """Remove what no guest of any lab stands on, and what was left half-made; names and bytes."""
+    provision.sweep()
+    records = [store.read_json(path) for path in (store.state_home() / "labs").glob("*/*/guest.json")]
+    used = {record[key] for record in records if isinstance(record, dict) for key in ("base", "checkpoint")}
+    removed, freed = [], 0
+    for kind, folder in _things():
+        if kind == "images" or folder.name in used:
+            continue
+        lock = store.work() / f"{kind.removesuffix('s')}-{folder.name}.lock"
+        if lock.exists() and not locks.is_free(lock):
+            continue
+        freed += disks.size_on_disk(folder)
+        store.remove_tree(folder)
+        removed.append(f"{kind}/{folder.name}")
+    standing = {str(path) for path in _images_in_use()}
+    for folder in list(store.images().iterdir()) if store.images().is_dir() else []:
+        if str(folder) not in standing:
+            freed += disks.size_on_disk(folder)
+            store.remove_tree(folder)
+            removed.append(f"images/{folder.name}")
+    return removed, freed
+
+
+def _images_in_use() -> list[Path]:
+    records = [store.read_json(path) for path in store.bases().glob("*/base.json")]
+    return [store.images() / record["image"] for record in records if isinstance(record, dict) and "image" in record]
+
+
+def _things() -> list[tuple[str, Path]]:
+    homes = {"images": store.images(), "bases": store.bases(), "checkpoints": store.checkpoints()}
+    return [
+        (kind, folder)
+        for kind, home in homes.items()
+        if home.is_dir()
+        for folder in sorted(home.iterdir())
+        if folder.is_dir()
+    ]

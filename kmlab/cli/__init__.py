@@ -1,0 +1,1 @@
+"""Asks and shows: typer, rich and exit codes live here and nowhere else."""

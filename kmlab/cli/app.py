@@ -1,0 +1,99 @@
+"""The kmlab program: its commands, and the one place that builds the real Host and turns errors into exit codes."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
+
+from kmlab import __version__
+from kmlab.cli import lab, look, module
+from kmlab.cli.asked import manner
+from kmlab.errors import KmlabError
+
+if TYPE_CHECKING:
+    from kmlab.host import Host
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="kmlab",
+    help="A virtual lab for Linux kernel modules: what a module does, it does in a guest.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+images = typer.Typer(help="The catalogue of images, and the cache.", no_args_is_help=True, rich_markup_mode=None)
+
+for command in (lab.init, lab.doctor, lab.up):
+    app.command()(command)
+for command in (module.run, module.test, module.build, module.load, module.unload, module.crashes):
+    app.command()(command)
+for command in (look.status, look.log, look.ssh, look.console):
+    app.command()(command)
+for command in (lab.reset, lab.down, lab.destroy):
+    app.command()(command)
+for name, command in (("list", lab.image_list), ("build", lab.image_build), ("verify", lab.image_verify), ("prune", lab.image_prune)):
+    images.command(name)(command)
+app.add_typer(images, name="image")
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: bool = typer.Option(False, "--version", help="Say the version.", is_eager=True),
+) -> None:
+    if version:
+        typer.echo(f"kmlab {__version__}")
+        raise typer.Exit
+
+
+def build_host() -> Host:
+    """The world as it is."""
+    from kmlab.host import real_host
+
+    return real_host()
+
+
+def main() -> NoReturn:
+    """Run the command of this process's arguments and exit with its code."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGHUP, _interrupt)
+    try:
+        code = app(standalone_mode=False)
+    except KmlabError as error:
+        _fail(error)
+    except (KeyboardInterrupt, typer.Abort):
+        print("\nkmlab: interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        _usage_error(error)
+        raise
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _interrupt(number: int, frame: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _fail(error: KmlabError) -> NoReturn:
+    if manner.debug:
+        raise error
+    from kmlab.cli import render
+
+    render.error(error, as_json=manner.json)
+    sys.exit(error.exit_code)
+
+
+def _usage_error(error: Exception) -> None:
+    """Typer's own complaints about arguments end in exit code 2."""
+    show = getattr(error, "show", None)
+    if show is not None:
+        show()
+        sys.exit(getattr(error, "exit_code", 2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""Commands about the lab itself: init, doctor, up, reset, down, destroy, and the image cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kmlab.cli.asked import AllGuests, Connect, Debug, GuestNames, Json, LabFile, chosen, open_lab, real_host, speak
+
+
+def init(
+    directory: Annotated[Path, typer.Argument(help="Where; default: here.", metavar="[DIR]")] = Path("."),
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a commented lab.yaml and a first module."""
+    speak(json=json, debug=debug)
+    from kmlab import lab, store
+    from kmlab.cli import render
+    from kmlab.errors import ConfigError
+
+    files = lab.starter_files(directory.resolve().name)
+    for name in files:
+        if (directory / name).exists():
+            raise ConfigError(f"{directory / name} is there already", "kmlab init never overwrites")
+    for name, text in files.items():
+        store.write_text(directory / name, text)
+    render.document({"schema": "kmlab.init/1", "written": sorted(files)}) if json else render.say(
+        f"wrote {', '.join(sorted(files))} in {directory}; now: kmlab run hello"
+    )
+
+
+def doctor(
+    fix: Annotated[bool, typer.Option("--fix", help="Run the commands that mend it.")] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say what on this host keeps the lab from working or makes it slow, each with the command that mends it."""
+    speak(json=json, debug=debug)
+    from kmlab.cli import render
+    from kmlab.host import checkup
+
+    findings = checkup.examine()
+    if fix:
+        checkup.mend(findings)
+        findings = checkup.examine()
+    render.findings(findings, as_json=json)
+    raise typer.Exit(3 if any(f.state == "broken" for f in findings) else 0)
+
+
+def up(
+    guests: GuestNames = None,
+    every: AllGuests = False,
+    lab: LabFile = None,
+    connect: Connect = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Bring guests up: booted, with the headers of their own kernel. Twice is the same as once."""
+    speak(json=json, debug=debug)
+    from kmlab import provision
+    from kmlab.cli import render
+
+    opened, host = open_lab(lab, connect), real_host()
+    records = []
+    provision.sweep()
+    with render.reporting() as report:
+        for spec in chosen(opened, guests, every):
+            with provision.entered(host, opened, spec, report) as guest:
+                records.append(guest.record)
+    render.guests(opened, records, as_json=json, what="kmlab.up/1")
+
+
+def reset(
+    guests: GuestNames = None,
+    every: AllGuests = False,
+    lab: LabFile = None,
+    connect: Connect = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Restore guests to clean, whatever a module did to them."""
+    speak(json=json, debug=debug)
+    from kmlab import provision
+    from kmlab.cli import render
+
+    opened, host = open_lab(lab, connect), real_host()
+    records = []
+    with render.reporting() as report:
+        for spec in chosen(opened, guests, every):
+            with provision.entered(host, opened, spec, report, fresh=True) as guest:
+                records.append(guest.record)
+    render.guests(opened, records, as_json=json, what="kmlab.reset/1")
+
+
+def down(
+    guests: GuestNames = None,
+    every: AllGuests = False,
+    lab: LabFile = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Stop guests; the next start restores them clean."""
+    speak(json=json, debug=debug)
+    from kmlab import provision
+    from kmlab.cli import render
+
+    opened, host = open_lab(lab), real_host()
+    names = [spec.name for spec in chosen(opened, guests, every)]
+    with render.reporting() as report:
+        stopped = [name for name in names if provision.take_down(host, opened, name, report)]
+    render.document({"schema": "kmlab.down/1", "stopped": stopped}) if json else render.say(
+        f"stopped: {', '.join(stopped) or 'nothing was running'}"
+    )
+
+
+def destroy(
+    guests: GuestNames = None,
+    all_state: Annotated[bool, typer.Option("--all-state", help="Keys and cached bases too.")] = False,
+    lab: LabFile = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Leave nothing of the lab: domains, disks, sockets, ports, processes."""
+    speak(json=json, debug=debug)
+    from kmlab import provision
+    from kmlab.cli import render
+
+    opened, host = open_lab(lab), real_host()
+    with render.reporting() as report:
+        gone = provision.destroy_lab(host, opened, guests or [], all_state=all_state, report=report)
+    render.document({"schema": "kmlab.destroy/1", "destroyed": gone}) if json else render.say(
+        f"destroyed: {', '.join(gone) or 'there was nothing'}"
+    )
+
+
+def image_list(lab: LabFile = None, json: Json = False, debug: Debug = False) -> None:
+    """The images that a lab can name, and which are in the cache."""
+    speak(json=json, debug=debug)
+    from kmlab import cache
+    from kmlab.cli import render
+    from kmlab.lab import find_lab
+
+    file = lab or find_lab(Path.cwd())
+    render.images(cache.listed(file.parent if file else None), as_json=json)
+
+
+def image_build(
+    name: Annotated[str, typer.Argument(help="An image of the catalogue.", metavar="IMAGE")],
+    lab: LabFile = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Build an image from its distribution's signed packages."""
+    speak(json=json, debug=debug)
+    from kmlab import provision
+    from kmlab.cli import render
+    from kmlab.lab import find_lab
+
+    file = lab or find_lab(Path.cwd())
+    with render.reporting() as report:
+        path = provision.build_image(real_host(), name, file.parent if file else None, report)
+    render.document({"schema": "kmlab.image/1", "name": name, "path": str(path)}) if json else render.say(str(path))
+
+
+def image_verify(json: Json = False, debug: Debug = False) -> None:
+    """Read every file of the cache again and compare it with what was recorded when it was made."""
+    speak(json=json, debug=debug)
+    from kmlab import cache
+    from kmlab.cli import render
+
+    with render.reporting() as report:
+        found = cache.verify(report)
+    render.verified(found, as_json=json)
+    raise typer.Exit(3 if any(problem for _, problem in found) else 0)
+
+
+def image_prune(json: Json = False, debug: Debug = False) -> None:
+    """Remove from the cache whatever no guest stands on."""
+    speak(json=json, debug=debug)
+    from kmlab import cache
+    from kmlab.cli import render
+
+    removed, freed = cache.prune()
+    render.document({"schema": "kmlab.prune/1", "removed": removed, "bytes": freed}) if json else render.say(
+        f"removed {len(removed)} things, {freed / 2**20:.0f} MiB"
+    )

@@ -1,0 +1,88 @@
+"""Commands that look at guests or enter them: status, log, ssh, console. They wait for nobody's lock."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kmlab.cli.asked import Debug, GuestNames, Json, LabFile, chosen, open_lab, speak
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kmlab import store
+    from kmlab.guest import GuestRecord
+    from kmlab.lab import Lab
+
+OneGuest = Annotated[str | None, typer.Argument(help="The guest; default: the lab's.", metavar="[GUEST]")]
+
+
+def status(guests: GuestNames = None, lab: LabFile = None, json: Json = False, debug: Debug = False) -> None:
+    """What runs, on which kernel, with which accelerator and why."""
+    speak(json=json, debug=debug)
+    from kmlab import cache
+    from kmlab.cli import render
+
+    opened = open_lab(lab)
+    names = [spec.name for spec in chosen(opened, guests, every=not guests)]
+    render.statuses(opened, [cache.guest_status(opened, name) for name in names], as_json=json)
+
+
+def log(
+    guest: OneGuest = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come.")] = False,
+    lab: LabFile = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """The kernel's log of a guest since it was started, from its console on the host."""
+    speak(json=json, debug=debug)
+    from kmlab.cli import render
+
+    _, record, files = _started(lab, guest)
+    render.kernel_log(files.console, record.name, follow=follow, as_json=json)
+
+
+def ssh(
+    guest: OneGuest = None,
+    command: Annotated[list[str] | None, typer.Argument(help="Run this instead of a shell.", metavar="[-- CMD...]")] = None,
+    lab: LabFile = None,
+    debug: Debug = False,
+) -> None:
+    """Enter a guest as root. With a command its exit code is this one's."""
+    speak(json=False, debug=debug)
+    from kmlab import store
+    from kmlab.host import command as programs
+    from kmlab.host.ssh import client_argv
+
+    words = list(command or [])
+    if guest is not None and "--" in sys.argv and sys.argv[sys.argv.index("--") + 1 :] == [guest, *words]:
+        guest, words = None, [guest, *words]  # kmlab ssh -- CMD: in the default guest
+    _, record, files = _started(lab, guest)
+    programs.become(client_argv(record.port, files.known_hosts, store.identity_key(), words))
+
+
+def console(guest: OneGuest = None, lab: LabFile = None, debug: Debug = False) -> None:
+    """A login on the guest's virtio console, which works when its network does not. Leave with Ctrl-]."""
+    speak(json=False, debug=debug)
+    from kmlab.errors import LabError
+    from kmlab.host import terminal
+
+    _, record, _ = _started(lab, guest)
+    if record.tty is None:
+        raise LabError(f"guest '{record.name}' has no console of its own", "kmlab reset")
+    terminal.attach(record.tty)
+
+
+def _started(file: Path | None, name: str | None) -> tuple[Lab, GuestRecord, store.GuestFiles]:
+    from kmlab import cache
+    from kmlab.errors import LabError
+
+    opened = open_lab(file)
+    spec = chosen(opened, [name] if name else None)[0]
+    found = cache.guest_status(opened, spec.name)
+    if found.record is None or not found.running:
+        raise LabError(f"guest '{spec.name}' is not running", "kmlab up")
+    return opened, found.record, found.files

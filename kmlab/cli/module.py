@@ -1,0 +1,197 @@
+"""Commands about modules: run, test, build, load, unload, crashes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kmlab.cli.asked import AllGuests, Connect, Debug, Directory, GuestOptions, Json, LabFile, chosen, open_lab, real_host, speak
+
+if TYPE_CHECKING:
+    from kmlab.result import RunResult
+    from kmlab.run import Options
+
+Params = Annotated[list[str] | None, typer.Option("-p", "--param", help="A module parameter.", metavar="NAME=VALUE")]
+Exercise = Annotated[str | None, typer.Option("--exercise", help="Run this between load and unload.", metavar="CMD")]
+Timeout = Annotated[str | None, typer.Option("--timeout", help="For each step: 30, 90s, 2m.", metavar="S")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="On a just-restored guest.")]
+Keep = Annotated[bool, typer.Option("--keep", help="Leave the module loaded.")]
+
+
+def run(  # noqa: PLR0913
+    directory: Directory,
+    guest: GuestOptions = None,
+    every: AllGuests = False,
+    fresh: Fresh = False,
+    keep: Keep = False,
+    param: Params = None,
+    exercise: Exercise = None,
+    timeout: Timeout = None,
+    lab: LabFile = None,
+    connect: Connect = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Sync, build, load, exercise, unload, collect, judge."""
+    speak(json=json, debug=debug)
+    from kmlab import run as story
+    from kmlab.cli import render
+
+    opened, host = open_lab(lab, connect), real_host()
+    options = _options(param, exercise, timeout, fresh=fresh, keep=keep)
+    wanted = opened.module_for(directory)
+    specs = chosen(opened, guest or list(wanted.guests or ()), every)
+    with render.reporting() as report:
+        results = [story.run(host, opened, spec, wanted, options, report) for spec in specs]
+    _end(results, json)
+
+
+def test(  # noqa: PLR0913
+    directories: Annotated[list[Path] | None, typer.Argument(help="Only modules under these.", metavar="[DIR]...")] = None,
+    guest: GuestOptions = None,
+    every: AllGuests = False,
+    junit: Annotated[Path | None, typer.Option("--junit", help="Write a JUnit file.", metavar="FILE")] = None,
+    github: Annotated[bool, typer.Option("--github", help="Annotations for GitHub Actions.")] = False,
+    lab: LabFile = None,
+    connect: Connect = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Every module of the lab, or under DIR, through its guests, as a table."""
+    speak(json=json, debug=debug)
+    from kmlab import report as reports
+    from kmlab import run as story
+    from kmlab.cli import render
+
+    opened, host = open_lab(lab, connect), real_host()
+    results = []
+    with render.reporting() as report:
+        for wanted in story.modules_under(opened, directories or []):
+            for spec in chosen(opened, guest or list(wanted.guests or ()), every):
+                results.append(story.run(host, opened, spec, wanted, story.Options(), report))
+                render.one_line(results[-1])
+    if junit:
+        reports.write_junit(junit, results)
+    if github and not json:
+        render.plain(reports.github_annotations(results))
+    _end(results, json, table=True)
+
+
+def build(
+    directory: Directory,
+    guest: GuestOptions = None,
+    lab: LabFile = None,
+    connect: Connect = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Only sync and build."""
+    speak(json=json, debug=debug)
+    _steps(directory, guest, lab, connect, json, ("build",))
+
+
+def load(  # noqa: PLR0913
+    directory: Directory,
+    guest: GuestOptions = None,
+    param: Params = None,
+    lab: LabFile = None,
+    connect: Connect = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Sync, build and load; the module stays loaded."""
+    speak(json=json, debug=debug)
+    _steps(directory, guest, lab, connect, json, ("build", "load"), param)
+
+
+def unload(
+    directory: Directory,
+    guest: GuestOptions = None,
+    lab: LabFile = None,
+    connect: Connect = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Unload what `kmlab load` or `kmlab run --keep` left loaded."""
+    speak(json=json, debug=debug)
+    _steps(directory, guest, lab, connect, json, ("build", "unload"))
+
+
+def crashes(
+    file: Annotated[str, typer.Argument(help="A saved kernel log, - for stdin.", metavar="FILE")],
+    module: Annotated[Path | None, typer.Option("--module", help="For the lines: the .ko, or the folder it was built in.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Judge any saved kernel log, with no guest at all."""
+    speak(json=json, debug=debug)
+    from kmlab import judge
+    from kmlab.cli import render
+
+    found = judge.judge_file(file, module)
+    render.crashes(found, as_json=json)
+    raise typer.Exit(1 if found else 0)
+
+
+def _steps(  # noqa: PLR0913
+    directory: Path,
+    guest: list[str] | None,
+    lab: Path | None,
+    connect: str | None,
+    json: bool,
+    steps: tuple[str, ...],
+    param: list[str] | None = None,
+) -> None:
+    import dataclasses
+
+    from kmlab import run as story
+    from kmlab.cli import render
+
+    opened, host = open_lab(lab, connect), real_host()
+    options = dataclasses.replace(_options(param, None, None), keep=True, steps=steps)
+    wanted = opened.module_for(directory)
+    with render.reporting() as report:
+        results = [
+            story.run(host, opened, spec, wanted, options, report)
+            for spec in chosen(opened, guest or list(wanted.guests or ()))
+        ]
+    _end(results, json)
+
+
+def _options(
+    param: list[str] | None, exercise: str | None, timeout: str | None, *, fresh: bool = False, keep: bool = False
+) -> Options:
+    from kmlab.kernel.modinfo import parse_param
+    from kmlab.run import Options
+    from kmlab.yamltypes import parse_duration
+
+    return Options(
+        fresh=fresh,
+        keep=keep,
+        params=dict(parse_param(text) for text in param or []),
+        exercise=exercise,
+        timeout=parse_duration(timeout) if timeout else None,
+    )
+
+
+def _end(results: list[RunResult], json: bool, *, table: bool = False) -> None:
+    from kmlab.cli import render
+    from kmlab.result import document
+
+    if json:
+        render.document(document(results))
+    elif table:
+        render.table(results)
+    else:
+        for result in results:
+            render.verdict(result)
+    raise typer.Exit(_exit_code(results))
+
+
+def _exit_code(results: list[RunResult]) -> int:
+    """3 where the lab itself failed, 1 where a module did not do what was expected."""
+    if any(r.outcome == "error" and not r.ok for r in results):
+        return 3
+    return 0 if all(r.ok for r in results) else 1

@@ -1,0 +1,340 @@
+"""The only code that prints. People read stderr while work goes on and stdout at its end; programs read `--json`."""
+
+from __future__ import annotations
+
+import contextlib
+import json as jsonlib
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kmlab.errors import KmlabError
+from kmlab.events import Event, Finished, Note, Progress, Report, Started, printable
+
+if TYPE_CHECKING:
+    from kmlab.cache import GuestStatus, ListedImage
+    from kmlab.guest import GuestRecord
+    from kmlab.host.checkup import Finding
+    from kmlab.kernel.oops import Crash
+    from kmlab.lab import Lab
+    from kmlab.result import RunResult
+
+_REMIND = 15.0
+"""Seconds between two lines about the same wait, where no line can be drawn over."""
+_LOG_SHOWN = 30
+
+
+def document(value: Any) -> None:
+    """The one JSON document of a command."""
+    sys.stdout.write(jsonlib.dumps(value, indent=1, ensure_ascii=True) + "\n")
+
+
+def say(text: str) -> None:
+    """A line of a command's answer."""
+    sys.stdout.write(f"{printable(text)}\n")
+
+
+def plain(lines: Sequence[str]) -> None:
+    for line in lines:
+        say(line)
+
+
+def error(problem: KmlabError, *, as_json: bool) -> None:
+    """One clear error: what, where, remedy."""
+    if as_json:
+        document({"schema": "kmlab.error/1", "error": {"message": problem.message, "hint": problem.hint}})
+    sys.stderr.write(f"kmlab: {_lines(problem.message)}\n")
+    if problem.hint:
+        sys.stderr.write(f"  hint: {_lines(problem.hint)}\n")
+
+
+# --- while work goes on --------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def reporting() -> Iterator[Report]:
+    """Shows events on stderr: a moving line on a terminal, plain lines elsewhere."""
+    if not sys.stderr.isatty():
+        yield _Plain().hear
+        return
+    with _moving() as report:
+        yield report
+
+
+class _Plain:
+    def __init__(self) -> None:
+        self._began: dict[tuple[str, str], float] = {}
+        self._told: dict[tuple[str, str], float] = {}
+        self._lock = threading.Lock()
+
+    def hear(self, event: Event) -> None:
+        with self._lock:
+            self._hear(event)
+            sys.stderr.flush()
+
+    def _hear(self, event: Event) -> None:
+        now = time.monotonic()
+        if isinstance(event, Note):
+            sys.stderr.write(f"{event.subject}: {printable(event.text)}\n")
+            return
+        key = (event.subject, event.what)
+        if isinstance(event, Started):
+            self._began[key] = self._told[key] = now
+        elif isinstance(event, Finished):
+            sys.stderr.write(_done(event) + "\n")
+        elif isinstance(event, Progress) and now - self._told.get(key, now) > _REMIND:
+            self._told[key] = now
+            detail = f": {printable(event.detail, 90)}" if event.detail else ""
+            sys.stderr.write(f"  …   {event.subject:<10} {event.what} ({now - self._began[key]:.0f} s{detail})\n")
+
+
+@contextlib.contextmanager
+def _moving() -> Iterator[Report]:
+    from rich.console import Console
+    from rich.status import Status
+    from rich.text import Text
+
+    console = Console(stderr=True, highlight=False)
+    status = Status(Text(""), console=console)
+    began: dict[tuple[str, str], float] = {}
+    detail: dict[tuple[str, str], str] = {}
+    lock, ended = threading.Lock(), threading.Event()
+
+    def draw() -> None:
+        now = time.monotonic()
+        parts = [f"{s}: {w} {now - t:.0f} s  {printable(detail.get((s, w), ''), 70)}" for (s, w), t in began.items()]
+        status.update(Text("\n".join(parts)))
+
+    def tick() -> None:
+        while not ended.wait(0.5):
+            with lock:
+                draw()
+
+    def hear(event: Event) -> None:
+        with lock:
+            if isinstance(event, Note):
+                console.print(Text(f"{event.subject}: {printable(event.text)}"))
+                return
+            key = (event.subject, event.what)
+            if isinstance(event, Started):
+                began[key] = time.monotonic()
+            elif isinstance(event, Progress):
+                detail[key] = event.detail
+            else:
+                began.pop(key, None)
+                console.print(Text(_done(event)))
+            draw()
+
+    ticker = threading.Thread(target=tick, daemon=True)
+    with status:
+        ticker.start()
+        try:
+            yield hear
+        finally:
+            ended.set()
+            ticker.join()
+
+
+def _done(event: Finished) -> str:
+    detail = f"  {printable(event.detail, 90)}" if event.detail else ""
+    return f"  ok  {event.subject:<10} {event.what:<28} {event.seconds:6.1f} s{detail}"
+
+
+# --- answers -------------------------------------------------------------------------------------------------------
+
+
+def verdict(result: RunResult) -> None:
+    """A run for people: the kernel's log of it, what was found, and the verdict as the last line."""
+    log = [r for r in result.log if r.from_kernel]
+    if len(log) > _LOG_SHOWN:
+        say(f"  ({len(log) - _LOG_SHOWN} records before; all are in {result.directory}/dmesg.txt)")
+    for record in log[-_LOG_SHOWN:]:
+        stamp = f"[{record.time:12.6f}] " if record.time is not None else ""
+        say(f"  {stamp}{record.text}")
+    if result.lost_records:
+        say(f"  ({result.lost_records} records of a flood are not kept)")
+    for diagnostic in result.diagnostics[:20]:
+        place = ":".join(str(p) for p in (diagnostic.file, diagnostic.line, diagnostic.column) if p is not None)
+        say(f"  {result.source}/{place}: {diagnostic.severity}: {diagnostic.message}")
+    for crash in result.crashes:
+        _crash(crash, Path(result.source))
+    for sentence in result.unmet:
+        say(f"  {sentence}")
+    if result.reason:
+        say(f"  {result.reason}")
+    say(headline(result))
+    if result.outcome != "pass" and result.directory:
+        say(f"  evidence: {result.directory}")
+
+
+def headline(result: RunResult) -> str:
+    """The verdict in one line."""
+    place = next((f" at {c.file}:{c.line}" for c in result.crashes if c.file), "")
+    about = f": {result.title}{place}" if result.title else ""
+    wanted = "" if result.outcome == "pass" and result.ok else " (as expected)" if result.ok else " (NOT as expected)"
+    where = f"{result.module} on {result.guest}" + (f" ({result.kernel})" if result.kernel else "")
+    return f"{result.outcome.upper()}  {where}{about}{wanted}  {result.seconds:.1f} s"
+
+
+def one_line(result: RunResult) -> None:
+    """A run's verdict among others, while they go on."""
+    sys.stderr.write(f"{printable(headline(result))}\n")
+    sys.stderr.flush()
+
+
+def table(results: Sequence[RunResult]) -> None:
+    """Modules down, guests across."""
+    guests = list(dict.fromkeys(r.guest for r in results))
+    modules = list(dict.fromkeys(r.module for r in results))
+    cells = {(r.module, r.guest): ("" if r.ok else "! ") + r.outcome for r in results}
+    width = max([len(m) for m in modules] + [6])
+    columns = {g: max([len(g)] + [len(cells.get((m, g), "")) for m in modules]) for g in guests}
+    say("  ".join([f"{'module':<{width}}", *(f"{g:<{columns[g]}}" for g in guests)]))
+    for module in modules:
+        say("  ".join([f"{module:<{width}}", *(f"{cells.get((module, g), '-'):<{columns[g]}}" for g in guests)]).rstrip())
+    wrong = [r for r in results if not r.ok]
+    say(f"{len(results) - len(wrong)} as expected, {len(wrong)} not" + (" (marked !)" if wrong else ""))
+    for result in wrong:
+        say(headline(result))
+        for sentence in result.unmet:
+            say(f"  {sentence}")
+
+
+def crashes(found: Sequence[Crash], *, as_json: bool) -> None:
+    """Findings of a saved log."""
+    if as_json:
+        from kmlab.result import crash_to_json
+
+        document({"schema": "kmlab.crashes/1", "crashes": [crash_to_json(crash) for crash in found]})
+        return
+    for crash in found:
+        _crash(crash, None)
+    say(f"{len(found)} found" if found else "nothing found")
+
+
+def _crash(crash: Crash, source: Path | None) -> None:
+    place = f" at {crash.file}:{crash.line}" if crash.file else ""
+    say(f"  {crash.kind}: {crash.title}{place}" + (" (the report is cut short)" if crash.truncated else ""))
+    for frame in [f for f in crash.frames if f.reliable][:12]:
+        where = f"{frame.file}:{frame.line}" if frame.file else ""
+        module = f"[{frame.module}]" if frame.module else ""
+        inlined = " (inlined)" if frame.inlined else ""
+        say(f"    {frame.function} {module} {where}{inlined}".rstrip())
+    if source and crash.file and crash.line:
+        from kmlab.kernel.symbols import excerpt
+
+        with contextlib.suppress(OSError):
+            text = (source / crash.file).read_text("utf-8", "replace")
+            for line in excerpt(text, crash.line):
+                say(f"    {'>' if line.marked else ' '} {line.number:4}  {line.text}")
+
+
+def guests(lab: Lab, records: Sequence[GuestRecord], *, as_json: bool, what: str) -> None:
+    """Guests that were just brought up."""
+    if as_json:
+        from kmlab.guest import describe
+
+        document({"schema": what, "lab": lab.name, "guests": [describe(r) for r in records]})
+        return
+    for record in records:
+        say(f"{record.name}: up, kernel {record.release}, {record.accel}, ssh on 127.0.0.1:{record.port}")
+
+
+def statuses(lab: Lab, found: Sequence[GuestStatus], *, as_json: bool) -> None:
+    """`kmlab status`."""
+    from kmlab.guest import describe
+    from kmlab.host.accel import last_choice
+
+    choice = last_choice(lab.accel)
+    accel = {"name": choice.name, "why": choice.why} if choice else None
+    if as_json:
+        listed = [
+            {"name": g.name, "state": g.state, "in_use": g.in_use, **({"record": describe(g.record)} if g.record else {})}
+            for g in found
+        ]
+        document({"schema": "kmlab.status/1", "lab": lab.name, "accel": accel, "guests": listed})
+        return
+    say(f"lab {lab.name} ({lab.path})")
+    say(f"accelerator: {choice.name}: {choice.why}" if choice else "accelerator: not measured yet")
+    for guest in found:
+        record = guest.record
+        if record is None or not guest.running:
+            say(f"{guest.name}: stopped")
+            continue
+        why = f" ({record.reason})" if record.reason else ""
+        say(f"{guest.name}: {guest.state}{why}, kernel {record.release}, ssh on 127.0.0.1:{record.port}")
+        say(f"  firmware: {record.firmware}")
+
+
+def kernel_log(console: Path, guest: str, *, follow: bool, as_json: bool) -> None:
+    """The kernel's records in a console file, to its end or for ever."""
+    from kmlab.kernel.klog import ConsoleReader, Record
+
+    reader, kept = ConsoleReader(), []
+
+    def show(records: Sequence[Record]) -> None:
+        for record in records:
+            if not record.from_kernel:
+                continue
+            if as_json:
+                kept.append({"time": record.time, "level": record.level, "text": record.text})
+            else:
+                say(f"[{record.time or 0:12.6f}] {record.text}")
+
+    with console.open("rb") as file:
+        while True:
+            chunk = file.read(1 << 20)
+            if chunk:
+                show(reader.feed(chunk))
+            elif follow and not as_json:
+                sys.stdout.flush()
+                time.sleep(0.1)
+            else:
+                break
+    show(reader.close())
+    if as_json:
+        document({"schema": "kmlab.log/1", "guest": guest, "log": kept})
+
+
+def findings(found: Sequence[Finding], *, as_json: bool) -> None:
+    """`kmlab doctor`."""
+    if as_json:
+        listed = [{"what": f.what, "state": f.state, "detail": f.detail, "mend": list(f.mend)} for f in found]
+        document({"schema": "kmlab.doctor/1", "findings": listed})
+        return
+    import shlex
+
+    for finding in found:
+        say(f"{finding.state:<7} {finding.what:<22} {finding.detail}")
+        if finding.mend:
+            say(f"{'':7} mend: {shlex.join(finding.mend)}")
+
+
+def images(found: Sequence[ListedImage], *, as_json: bool) -> None:
+    """`kmlab image list`."""
+    if as_json:
+        listed = [
+            {"name": i.name, "family": i.family, "release": i.release, "architectures": list(i.architectures), "cached_bytes": i.cached}
+            for i in found
+        ]
+        document({"schema": "kmlab.images/1", "images": listed})
+        return
+    for image in found:
+        cached = f"{image.cached / 2**20:.0f} MiB in the cache" if image.cached else "not in the cache"
+        say(f"{image.name:<14} {image.family:<8} {','.join(image.architectures):<16} {cached}")
+
+
+def verified(found: Sequence[tuple[str, str | None]], *, as_json: bool) -> None:
+    """`kmlab image verify`."""
+    if as_json:
+        document({"schema": "kmlab.verify/1", "files": [{"name": n, "problem": p} for n, p in found]})
+        return
+    for name, problem in found:
+        say(f"{'ALTERED' if problem else 'ok':<8} {name}" + (f"  {problem}" if problem else ""))
+
+
+def _lines(text: str) -> str:
+    return "\n".join(printable(line) for line in text.splitlines())

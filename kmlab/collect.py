@@ -1,0 +1,215 @@
+"""What a run leaves behind: the console as it is written, the findings in it with their lines, the run's folder.
+
+The console file is the witness: it lies on the host, so that it is complete even when the guest is dead.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import shutil
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from kmlab import store
+from kmlab.events import Deadline
+from kmlab.kernel.klog import ConsoleReader, Record
+from kmlab.kernel.oops import Crash, Frame, Scanner
+from kmlab.kernel.symbols import ModuleSymbols
+
+_FIRST, _LAST = 2000, 20000
+"""Records of a run that are kept: the first and the last ones; those between are counted."""
+_POLL = 0.02
+_AFTER_PANIC = 1.0
+"""Seconds of silence after which a panic that never said its last line is taken to be over."""
+_AFTER_HANG = 3.0
+"""Seconds that a reported hang gets to say more before its step is given up."""
+
+
+class Witness:
+    """Reads the console while a run is on; `over` is set when waiting for the guest makes no sense any more."""
+
+    def __init__(self, console: Path) -> None:
+        self.over = threading.Event()
+        self.panicked = False
+        self.dropped = 0
+        self._console = console
+        self._start = console.stat().st_size if console.exists() else 0
+        self._reader = ConsoleReader()
+        self._scanner = Scanner(booted=True)
+        self._head: list[Record] = []
+        self._tail: deque[Record] = deque(maxlen=_LAST)
+        self._seen = 0
+        self._marks: dict[str, int] = {}
+        self._doomed: float | None = None
+        self._last_byte = time.monotonic()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True, name="console")
+
+    def __enter__(self) -> Witness:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def new_mark(self) -> str:
+        """A word that nothing in the guest can guess; a line with it in the kernel's log is ours."""
+        word = f"kmlab-{secrets.token_hex(8)}"
+        self._marks[word] = -1
+        return word
+
+    def wait_for(self, mark: str, deadline: Deadline) -> bool:
+        """Wait until the console has come to our mark; whether it has."""
+        while self._marks[mark] < 0 and not deadline.passed and not self.over.is_set():
+            time.sleep(_POLL)
+        return self._marks[mark] >= 0
+
+    def position(self) -> int:
+        """How many records there were so far."""
+        return self._seen
+
+    def since(self, position: int) -> list[Record]:
+        """The records that came after; of a flood only those that are kept."""
+        first = max(0, position)
+        head = self._head[first:]
+        skipped = self._seen - len(self._tail)
+        tail = list(self._tail)
+        return head + tail[max(0, first - skipped) :] if first > len(self._head) else head + tail
+
+    @property
+    def lost_records(self) -> int:
+        """Records that were read but not kept, and those that the kernel itself lost."""
+        return max(0, self._seen - len(self._head) - len(self._tail)) + self._reader.dropped
+
+    @property
+    def records(self) -> list[Record]:
+        return [*self._head, *self._tail]
+
+    def finish(self, own_modules: frozenset[str]) -> list[Crash]:
+        """Stop reading; every finding of the run."""
+        self._stop.set()
+        self._thread.join()
+        self._take(self._reader.close())
+        self._scanner.close()
+        scanner = Scanner(own_modules, booted=True)
+        scanner.feed(self.records)
+        scanner.close()
+        return scanner.crashes
+
+    def raw(self) -> bytes:
+        """The console's bytes since the run began, the last 64 MiB of them."""
+        with self._console.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(self._start, size - (64 << 20)))
+            return file.read()
+
+    def _watch(self) -> None:
+        with self._console.open("rb") as file:
+            file.seek(self._start)
+            while True:
+                chunk = file.read(1 << 20)
+                if chunk:
+                    self._last_byte = time.monotonic()
+                    self._take(self._reader.feed(chunk))
+                elif self._stop.is_set():
+                    return
+                else:
+                    self._judge()
+                    time.sleep(_POLL)
+
+    def _take(self, records: Iterable[Record]) -> None:
+        fresh = []
+        for record in records:
+            if record.facility not in (None, 0) and "kmlab-" in record.text:
+                word = record.text.strip()
+                if word in self._marks:
+                    self._marks[word] = self._seen
+                    continue
+            fresh.append(record)
+            self._seen += 1
+            if len(self._head) < _FIRST:
+                self._head.append(record)
+            else:
+                self._tail.append(record)
+        self._scanner.feed(fresh)
+        self._judge()
+
+    def _judge(self) -> None:
+        """Whether the guest is past waiting for."""
+        quiet = time.monotonic() - self._last_byte
+        if self._scanner.panicked and (self._scanner.panic_complete or quiet > _AFTER_PANIC):
+            self.panicked = True
+            self.over.set()
+        if self._doomed is None and any(c.kind == "hang" or c.deadly for c in self._scanner.crashes):
+            self._doomed = time.monotonic()
+        if self._doomed is None and self._scanner.suspect and quiet > _AFTER_PANIC:
+            copy = Scanner(booted=True)
+            copy.feed(self.records)
+            copy.close()
+            if any(c.kind == "hang" or c.deadly for c in copy.crashes):
+                self._doomed = time.monotonic()
+
+    @property
+    def doomed(self) -> bool:
+        """A hang or a deadly oops was reported long enough ago that a step which has not ended will not end."""
+        return self._doomed is not None and time.monotonic() - self._doomed > _AFTER_HANG
+
+
+def located(crash: Crash, images: Mapping[str, bytes], folder: PurePosixPath | None) -> Crash:
+    """The same finding with file and line of every frame in a module that we built, inlined frames expanded."""
+    symbols = {
+        PurePosixPath(path).stem.replace("-", "_"): ModuleSymbols(image, path, folder) for path, image in images.items()
+    }
+    frames: list[Frame] = []
+    for frame in crash.frames:
+        known = symbols.get(frame.module or "")
+        places = known.locate(frame.function, frame.offset or 0, frame.size, frame.exact) if known else []
+        if not places:
+            frames.append(frame)
+        for place in places:
+            frames.append(
+                frame._replace(function=place.function, file=place.file, line=place.line, inlined=place.inlined)
+            )
+    file, line, function = crash.file, crash.line, crash.function
+    if crash.module in symbols:
+        mine = [f for f in frames if f.module == crash.module and f.reliable and f.file]
+        guilty = next((f for f in mine if f.function == function), mine[0] if mine else None)
+        if guilty is not None:
+            file, line = guilty.file, guilty.line
+        elif file is not None:
+            file = _relative(file, folder)
+    return dataclasses.replace(crash, frames=tuple(frames), file=file, line=line)
+
+
+def _relative(path: str, folder: PurePosixPath | None) -> str:
+    place = PurePosixPath(path)
+    return str(place.relative_to(folder)) if folder and place.is_relative_to(folder) else path
+
+
+def new_run_folder(runs: Path, module: str, guest: str) -> Path:
+    """A new folder for one run's evidence, named so that they sort by time."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    return store.make_folder(runs / f"{stamp}-{secrets.token_hex(2)}-{module}-{guest}")
+
+
+def keep_latest(runs: Path, count: int, size: int) -> None:
+    """Remove the oldest runs beyond `count` and beyond `size` bytes in all; the newest always stays."""
+    folders = sorted((f for f in runs.iterdir() if f.is_dir()), reverse=True) if runs.is_dir() else []
+    total = 0
+    for number, folder in enumerate(folders):
+        total += sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+        if number and (number >= count or total > size):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def dmesg(records: Sequence[Record]) -> str:
+    """The records as `dmesg` shows them."""
+    return "".join(
+        f"[{record.time:12.6f}] {record.text}\n" if record.time is not None else f"{record.text}\n"
+        for record in records
+    )

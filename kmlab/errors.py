@@ -1,0 +1,50 @@
+"""What the lab cannot do. What a module does wrong is never an exception; it is an outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class KmlabError(Exception):
+    """One clear error: what happened and where (`message`), and what to do about it (`hint`)."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class ConfigError(KmlabError):
+    """A file or an argument of the person's is wrong; the message begins with file:line where there is one."""
+
+    exit_code = 2
+
+
+class LabError(KmlabError):
+    """The lab could not do its part."""
+
+
+class HypervisorError(LabError):
+    """libvirt or QEMU refused or failed."""
+
+
+class ImageError(LabError):
+    """An image, base or checkpoint is missing, altered, or could not be made."""
+
+
+class GuestUnreachable(LabError):
+    """A guest did not answer in time, or its connection broke."""
+
+
+class CommandFailed(LabError):
+    """A program ended with a code that was not expected."""
+
+    def __init__(self, argv: Sequence[str], code: int | None, tail: str, hint: str | None = None) -> None:
+        how = "did not end in time" if code is None else f"ended with code {code}"
+        last = f": {tail.strip()}" if tail.strip() else ""
+        super().__init__(f"{argv[0]} {how}{last}", hint)
+        self.argv = list(argv)
+        self.code = code
+        self.tail = tail

@@ -1,0 +1,120 @@
+"""A guest that is up: its shell, its console and what is known of it. The only live thing in the story."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import secrets
+import shlex
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from kmlab import store
+from kmlab.events import Deadline
+
+if TYPE_CHECKING:
+    import threading
+
+    from kmlab.host.ssh import Answer, Shell
+
+WORKSHOP = PurePosixPath("/var/lib/kmlab/modules")
+"""Where modules' folders lie in a guest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestRecord:
+    """What is known of a started guest: guest.json in its folder."""
+
+    name: str
+    uri: str
+    domain: str
+    arch: str
+    release: str
+    """Of its kernel, as `uname -r`."""
+    accel: str
+    why: str
+    """Why that accelerator."""
+    firmware: str
+    """Which firmware, and why."""
+    base: str
+    checkpoint: str
+    port: int
+    host_key: str
+    tty: str | None
+    """The host's pty of its login console."""
+    pid: int | None
+    started: float
+    """Seconds since the epoch."""
+    state: str = "clean"
+    """clean: as restored, or as good as. busy: a run is on, or was killed. dirty: a module did something to it."""
+    reason: str = ""
+    """Why it is dirty."""
+
+
+def read_record(files: store.GuestFiles) -> GuestRecord | None:
+    """The record of a guest that was started, or None. Written by another version of kmlab counts as none."""
+    value = store.read_json(files.record)
+    try:
+        return GuestRecord(**value) if isinstance(value, dict) else None
+    except TypeError:
+        return None
+
+
+def write_record(files: store.GuestFiles, record: GuestRecord) -> None:
+    store.write_json(files.record, dataclasses.asdict(record))
+
+
+class Guest:
+    """One running guest, with an open shell."""
+
+    def __init__(self, files: store.GuestFiles, record: GuestRecord, shell: Shell) -> None:
+        self.files = files
+        self.record = record
+        self.shell = shell
+
+    @property
+    def slowness(self) -> float:
+        """By what patience is multiplied: an emulated guest takes several times as long for everything."""
+        return 4.0 if self.record.accel == "tcg" else 1.0
+
+    def run(
+        self,
+        argv: list[str] | str,
+        deadline: Deadline,
+        *,
+        data: bytes = b"",
+        on_output: Callable[[bytes], None] | None = None,
+        abandon: threading.Event | None = None,
+    ) -> Answer:
+        """Run a program, or a line for the guest's shell, as root."""
+        line = argv if isinstance(argv, str) else shlex.join(argv)
+        return self.shell.run(line, deadline, data=data, on_output=on_output, abandon=abandon)
+
+    def wake(self, deadline: Deadline) -> Answer:
+        """After a restore: the clock has stood still, and the random numbers are those of every other guest."""
+        line = f"cat > /dev/urandom; date --utc --set=@{time.time():.3f} > /dev/null"
+        return self.shell.run(line, deadline, data=secrets.token_bytes(64))
+
+    def mark(self, state: str, reason: str = "") -> None:
+        """Remember on the host whether the guest may be used again as it is."""
+        self.record = dataclasses.replace(self.record, state=state, reason=reason)
+        with contextlib.suppress(OSError):
+            write_record(self.files, self.record)
+
+    def facts(self, line: str, deadline: Deadline) -> dict[str, str]:
+        """`key=value` lines that a command in the guest prints."""
+        return parse_facts(self.shell.run(line, deadline).text)
+
+
+def parse_facts(text: str) -> dict[str, str]:
+    """`key=value` lines as a dictionary; other lines are left out."""
+    pairs = (line.partition("=") for line in text.splitlines())
+    return {key: value.strip() for key, found, value in pairs if found and key.isidentifier()}
+
+
+def describe(record: GuestRecord) -> dict[str, object]:
+    return json.loads(json.dumps(dataclasses.asdict(record)))  # type: ignore[no-any-return]

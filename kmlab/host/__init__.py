@@ -1,0 +1,34 @@
+"""The doors to the world: libvirt, ssh, disks, programs, downloads. One file imports each library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kmlab.events import Deadline
+
+if TYPE_CHECKING:
+    from kmlab.host.accel import Acceleration
+    from kmlab.host.hypervisor import Hypervisor
+    from kmlab.host.mmdebstrap import PackageImage
+    from kmlab.host.ssh import Shell
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The doors that the story is handed. `cli/app.py` builds the real one; `kmlab.testing` one without a world."""
+
+    hypervisor: Callable[[str, Path, Deadline], AbstractContextManager[Hypervisor]]
+    shell: Callable[[int, str, Path, Deadline], AbstractContextManager[Shell]]
+    accelerate: Callable[[str, str], Acceleration]
+    build_image: Callable[[PackageImage, Path, Deadline, Callable[[str], None]], None]
+
+
+def real_host() -> Host:
+    """The world as it is. Libraries are loaded when a door is first opened."""
+    from kmlab.host import accel, hypervisor, mmdebstrap, ssh
+
+    return Host(hypervisor.opened, ssh.connected, accel.choose, mmdebstrap.build)

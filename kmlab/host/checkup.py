@@ -1,0 +1,140 @@
+"""What on this host keeps a lab from working or makes it slow, each with the command that mends it."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import util
+from pathlib import Path
+
+from kmlab import store
+from kmlab.errors import KmlabError
+from kmlab.events import Deadline
+from kmlab.host import accel, command, hypervisor
+from kmlab.virt import domain, firmware
+
+_SPACE = 8 << 30
+_GROUP = "kvm"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    state: str
+    """fine, slow (it works, but) or broken."""
+    detail: str
+    mend: tuple[str, ...] = ()
+    """The command that mends it."""
+
+
+def examine() -> list[Finding]:
+    """Everything, in the order in which it is needed."""
+    arch = os.uname().machine
+    return [
+        *_programs(arch),
+        _firmware(arch),
+        _binding(),
+        _driver(),
+        _namespaces(),
+        *_folders(),
+        _acceleration(arch),
+    ]
+
+
+def mend(findings: Sequence[Finding]) -> None:
+    """Run the commands of all findings that are not fine, each once, on the person's own terminal."""
+    for argv in dict.fromkeys(f.mend for f in findings if f.state != "fine" and f.mend):
+        command.interactive(argv)
+
+
+def _programs(arch: str) -> list[Finding]:
+    found = []
+    for program, package in command.PACKAGES.items():
+        if program.startswith("qemu-system") and program != domain.emulator(arch):
+            continue
+        try:
+            found.append(Finding(program, "fine", command.find(program)))
+        except KmlabError:
+            found.append(Finding(program, "broken", "is not installed", _apt(package)))
+    return found
+
+
+def _firmware(arch: str) -> Finding:
+    try:
+        chosen = firmware.choose(arch, secure_boot=False, smm_available=False, exists=os.path.exists)
+    except KmlabError as error:
+        return Finding("UEFI firmware", "broken", error.message, _apt("ovmf" if arch == "x86_64" else "qemu-efi-aarch64"))
+    return Finding("UEFI firmware", "fine", str(chosen.code))
+
+
+def _binding() -> Finding:
+    if util.find_spec("libvirt") is None:
+        return Finding("libvirt binding", "broken", "libvirt-python is not in this Python", ("make", "setup"))
+    return Finding("libvirt binding", "fine", "libvirt-python")
+
+
+def _driver() -> Finding:
+    root = store.cache_home() / "work" / f"doctor.{os.getpid()}"
+    try:
+        with hypervisor.opened(hypervisor.EMBEDDED, root, Deadline(30)):
+            return Finding("libvirt's QEMU driver", "fine", "opens embedded, without a daemon")
+    except KmlabError as error:
+        argv: tuple[str, ...] = ()
+        if "no connection driver" in error.message:
+            argv = _apt("libvirt-daemon-driver-qemu")
+        elif "libvirt-qemu" in error.message:
+            argv = (*_sudo(), "useradd", "--system", "--no-create-home", "--user-group", "libvirt-qemu")
+        return Finding("libvirt's QEMU driver", "broken", error.message, argv)
+    finally:
+        store.remove_tree(root)
+
+
+def _namespaces() -> Finding:
+    if os.geteuid() == 0:
+        return Finding("user namespaces", "fine", "not needed as root")
+    name = getpass.getuser()
+    listed = Path("/etc/subuid")
+    if not (listed.exists() and any(line.startswith(f"{name}:") for line in listed.read_text().splitlines())):
+        ranges = ("--add-subuids", "100000-165535", "--add-subgids", "100000-165535")
+        return Finding("user namespaces", "broken", f"{name} has no range in /etc/subuid", (*_sudo(), "usermod", *ranges, name))
+    return Finding("user namespaces", "fine", "a range in /etc/subuid")
+
+
+def _folders() -> list[Finding]:
+    found = []
+    for what, folder in (("state", store.state_home()), ("cache", store.cache_home())):
+        try:
+            store.make_folder(folder)
+        except KmlabError as error:
+            found.append(Finding(what, "broken", error.message))
+            continue
+        free = shutil.disk_usage(folder).free
+        state = "fine" if what == "state" or free >= _SPACE else "broken"
+        found.append(Finding(what, state, f"{folder}: {free / 2**30:.1f} GiB free"))
+    return found
+
+
+def _acceleration(arch: str) -> Finding:
+    try:
+        found = accel.choose("auto", arch)
+    except KmlabError as error:
+        return Finding("acceleration", "broken", error.message)
+    if found.name == "kvm":
+        return Finding("acceleration", "fine", found.why)
+    argv: tuple[str, ...] = ()
+    if "group kvm" in found.why:
+        argv = (*_sudo(), "usermod", "--append", "--groups", _GROUP, getpass.getuser())
+    return Finding("acceleration", "slow", f"guests are emulated: {found.why}", argv)
+
+
+def _apt(package: str) -> tuple[str, ...]:
+    return (*_sudo(), "apt-get", "install", "--yes", "--no-install-recommends", package)
+
+
+def _sudo() -> tuple[str, ...]:
+    return () if os.geteuid() == 0 else ("sudo",)

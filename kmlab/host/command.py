@@ -1,0 +1,205 @@
+"""Running programs: the only code that imports subprocess.
+
+Every program is a list of arguments, has a deadline, and dies with all its children when it is not wanted any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import selectors
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from kmlab.errors import CommandFailed, LabError
+from kmlab.events import Deadline
+
+PACKAGES = {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "qemu-system-aarch64": "qemu-system-arm",
+    "qemu-img": "qemu-utils",
+    "mmdebstrap": "mmdebstrap",
+    "mke2fs": "e2fsprogs",
+    "debugfs": "e2fsprogs",
+    "mkfs.vfat": "dosfstools",
+    "mcopy": "mtools",
+    "mmd": "mtools",
+    "sfdisk": "fdisk",
+    "ssh": "openssh-client",
+    "ssh-keygen": "openssh-client",
+}
+"""The Debian and Ubuntu package of each program that kmlab calls."""
+
+_TAIL = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """How a program ended, and what it said on both streams, in order."""
+
+    argv: tuple[str, ...]
+    code: int
+    output: str
+
+
+def find(program: str) -> str:
+    """The program's path; LabError naming the package to install if it is not there."""
+    path = shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if path is None:
+        package = PACKAGES.get(program, program)
+        raise LabError(f"{program} is not installed", f"sudo apt-get install {package}   (or: make setup)")
+    return path
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    deadline: Deadline,
+    cwd: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    on_line: Callable[[str], None] | None = None,
+    accept: Sequence[int] = (0,),
+    stdin: Path | None = None,
+    pass_files: Sequence[int] = (),
+    hint: str | None = None,
+) -> Completed:
+    """Run to the end; CommandFailed unless the exit code is one of `accept`.
+
+    `on_line` hears each line as it comes. At the deadline, or when interrupted, the whole process group ends.
+    """
+    words = [str(word) for word in argv]
+    words[0] = find(words[0])
+    with open(stdin or os.devnull, "rb") as given:
+        process = subprocess.Popen(
+            words,
+            stdin=given,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=cwd,
+            env=None if environment is None else {**os.environ, **environment},
+            pass_fds=pass_files,
+            start_new_session=True,
+        )
+    try:
+        output, in_time = _read(process, deadline, on_line)
+        code = process.wait() if in_time else None
+    finally:
+        if process.poll() is None:
+            _end(process)
+    if code is None or code not in accept:
+        raise CommandFailed([str(w) for w in argv], code, output[-_TAIL:], hint)
+    return Completed(tuple(words), code, output)
+
+
+def _read(
+    process: subprocess.Popen[bytes], deadline: Deadline, on_line: Callable[[str], None] | None
+) -> tuple[str, bool]:
+    assert process.stdout is not None
+    kept = bytearray()
+    line = bytearray()
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while True:
+            if not selector.select(deadline.left):
+                return kept.decode("utf-8", "replace"), False
+            chunk = os.read(process.stdout.fileno(), 65536)
+            if not chunk:
+                break
+            kept += chunk
+            if len(kept) > 8 << 20:
+                del kept[: 4 << 20]
+            if on_line:
+                line += chunk
+                *whole, rest = line.replace(b"\r", b"\n").split(b"\n")
+                line = bytearray(rest)
+                for part in whole:
+                    if part.strip():
+                        on_line(part.decode("utf-8", "replace"))
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(max(deadline.left, 0.1))
+    return kept.decode("utf-8", "replace"), process.poll() is not None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(3)
+            return
+
+
+class Conversation:
+    """A program that answers one line to each line it is told; it ends with the `with` block."""
+
+    def __init__(self, argv: Sequence[str | Path], environment: Mapping[str, str]) -> None:
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
+        self._process = subprocess.Popen(
+            [str(word) for word in argv],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env={**os.environ, **environment},
+            start_new_session=True,
+        )
+        self._pending = b""
+
+    def ask(self, line: str, deadline: Deadline) -> str:
+        """The answer to `line`; the empty text if the program ended or did not answer in time."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(line.encode() + b"\n")
+            self._process.stdin.flush()
+        return self.listen(deadline)
+
+    def listen(self, deadline: Deadline) -> str:
+        assert self._process.stdout is not None
+        handle = self._process.stdout.fileno()
+        while b"\n" not in self._pending:
+            ready, _, _ = select.select([handle], [], [], deadline.left)
+            chunk = os.read(handle, 1 << 20) if ready else b""
+            if not chunk:
+                return ""
+            self._pending += chunk
+        line, self._pending = self._pending.split(b"\n", 1)
+        return line.decode("utf-8", "replace")
+
+    def last_words(self) -> str:
+        """The last line of what the program wrote to stderr."""
+        self._log.seek(0)
+        lines = self._log.read()[-_TAIL:].decode("utf-8", "replace").strip().splitlines()
+        return lines[-1] if lines else "it said nothing"
+
+    def __enter__(self) -> Conversation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(5)
+        if self._process.poll() is None:
+            _end(self._process)
+        self._process.stdout.close()
+        self._log.close()
+
+
+def become(argv: Sequence[str | Path]) -> NoReturn:
+    """Replace this process by a program that talks to the person's terminal."""
+    words = [str(word) for word in argv]
+    os.execv(find(words[0]), words)
+
+
+def interactive(argv: Sequence[str | Path]) -> int:
+    """Run a program on the person's own terminal; its exit code."""
+    words = [str(word) for word in argv]
+    words[0] = find(words[0])
+    return subprocess.call(words)

@@ -1,0 +1,128 @@
+"""Disk files: overlays, the NoCloud seed, and a whole disk put together without mounts or loop devices.
+
+The only code that imports pycdlib. Follows qemu-img(1), sfdisk(8) and mtools(1).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from kmlab.errors import ImageError
+from kmlab.events import Deadline
+from kmlab.host import command
+
+MIB = 1 << 20
+_ESP_MIB = 64
+
+
+def make_overlay(overlay: Path, backing: Path, deadline: Deadline) -> None:
+    """An empty qcow2 on top of `backing`, which is never written to again."""
+    argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(backing.resolve()), str(overlay)]
+    command.run(argv, deadline=deadline)
+
+
+def make_seed(seed: Path, files: Mapping[str, str]) -> None:
+    """A NoCloud volume: an ISO 9660 image labelled "cidata" with these files.
+
+    https://cloudinit.readthedocs.io/en/latest/reference/datasources/nocloud.html
+    """
+    import pycdlib
+
+    image = pycdlib.PyCdlib()
+    image.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident="cidata")
+    for number, (name, text) in enumerate(sorted(files.items())):
+        content = text.encode()
+        image.add_fp(
+            io.BytesIO(content), len(content), f"/FILE{number}.;1", rr_name=name, joliet_path=f"/{name}"
+        )
+    image.write(str(seed))
+    image.close()
+
+
+def make_disk(target: Path, *, root: Path, esp: Mapping[str, Path], deadline: Deadline) -> None:
+    """A qcow2 disk with a GPT, an EFI system partition holding `esp`, and the file system `root`.
+
+    `esp` maps paths on the partition ("EFI/BOOT/BOOTX64.EFI") to files. Works in `target`'s own folder.
+    """
+    folder = target.parent
+    system, raw = folder / "esp.img", folder / "disk.raw"
+    root_mib = -(-root.stat().st_size // MIB)
+    with system.open("wb") as file:
+        file.truncate(_ESP_MIB * MIB)
+    command.run(["mkfs.vfat", "-F", "32", "-n", "KMLAB-ESP", system], deadline=deadline)
+    folders = sorted({str(parent) for path in esp for parent in Path(path).parents if str(parent) != "."})
+    command.run(["mmd", "-i", system, *(f"::{name}" for name in folders)], deadline=deadline)
+    for path, source in esp.items():
+        command.run(["mcopy", "-i", system, source, f"::{path}"], deadline=deadline)
+    with raw.open("wb") as file:
+        file.truncate((1 + _ESP_MIB + root_mib + 1) * MIB)
+    layout = folder / "layout"
+    layout.write_text(
+        "label: gpt\n"
+        f"start=1MiB, size={_ESP_MIB}MiB, type=U, name=ESP\n"
+        f"start={1 + _ESP_MIB}MiB, size={root_mib}MiB, type=L, name=root\n"
+    )
+    command.run(["sfdisk", "-q", raw], deadline=deadline, stdin=layout)
+    _copy_into(raw, system, 1 * MIB)
+    _copy_into(raw, root, (1 + _ESP_MIB) * MIB)
+    command.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, target], deadline=deadline)
+    for scratch in (system, raw, layout):
+        scratch.unlink()
+
+
+def read_from_filesystem(filesystem: Path, path: str, target: Path, deadline: Deadline) -> None:
+    """Copy one file out of an ext4 image, without mounting it."""
+    command.run(["debugfs", "-R", f"dump {path} {target}", filesystem], deadline=deadline)
+    if not target.exists() or target.stat().st_size == 0:
+        raise ImageError(f"{filesystem.name}: no file {path} in it")
+
+
+def digest(path: Path, progress: Callable[[int, int], None] | None = None) -> str:
+    """SHA-256 of a file, in hex."""
+    total, done, sha = path.stat().st_size, 0, hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(8 * MIB):
+            sha.update(chunk)
+            done += len(chunk)
+            if progress:
+                progress(done, total)
+    return sha.hexdigest()
+
+
+def copy(source: Path, target: Path) -> None:
+    """A private, writable copy."""
+    shutil.copyfile(source, target)
+    target.chmod(0o600)
+
+
+def freeze(path: Path) -> None:
+    """Make a file read-only: it is shared from now on."""
+    path.chmod(0o444)
+
+
+def size_on_disk(folder: Path) -> int:
+    """Bytes that a folder's files really take up."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(parent, name)).st_blocks * 512
+            except OSError:
+                continue
+    return total
+
+
+def _copy_into(target: Path, source: Path, offset: int) -> None:
+    """Copy `source` into the middle of `target`, leaving holes where it is empty."""
+    zeros = bytes(MIB)
+    with source.open("rb") as reader, target.open("r+b") as writer:
+        while chunk := reader.read(MIB):
+            if chunk != zeros[: len(chunk)]:
+                writer.seek(offset)
+                writer.write(chunk)
+            offset += len(chunk)

@@ -1,0 +1,106 @@
+"""The process that holds one libvirt connection: the only code that imports libvirt.
+
+A process can open one root of libvirt's embedded driver in its life ("already open with path"), and a root can be
+open in one process at a time. So each `hypervisor.opened` starts one of these, which lives as long as it is needed.
+It reads one JSON request a line, `[operation, arguments…]`, and answers `{"ok": value}` or `{"error": text, "code": N}`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from typing import Any
+
+import libvirt
+import libvirt_qemu
+
+
+class Operations:
+    """What can be asked for; each public method is one operation."""
+
+    def __init__(self, uri: str) -> None:
+        libvirt.registerErrorHandler(lambda *_: None, None)
+        libvirt.virEventRegisterDefaultImpl()
+        threading.Thread(target=_turn_events, daemon=True).start()
+        self._connection = libvirt.open(uri)
+
+    def start(self, xml: str) -> None:
+        self._connection.createXML(xml, 0)
+
+    def save(self, name: str, image: str) -> None:
+        self._domain(name).save(image)
+
+    def saved_xml(self, image: str) -> str:
+        return str(self._connection.saveImageGetXMLDesc(image, 0))
+
+    def restore(self, image: str, xml: str) -> None:
+        self._connection.restoreFlags(image, xml, 0)
+
+    def stop(self, name: str) -> None:
+        try:
+            self._domain(name).destroy()
+        except libvirt.libvirtError as error:
+            if error.get_error_code() not in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID):
+                raise
+
+    def runs(self, name: str) -> bool:
+        try:
+            return bool(self._domain(name).isActive())
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return False
+            raise
+
+    def xml(self, name: str) -> str:
+        return str(self._domain(name).XMLDesc(0))
+
+    def names(self) -> list[str]:
+        return [str(domain.name()) for domain in self._connection.listAllDomains(0)]
+
+    def monitor(self, name: str, command: str) -> str:
+        flags = libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
+        return str(libvirt_qemu.qemuMonitorCommand(self._domain(name), command, flags))
+
+    def dump(self, name: str, target: str) -> None:
+        self._domain(name).coreDumpWithFormat(
+            target, libvirt.VIR_DOMAIN_CORE_DUMP_FORMAT_RAW, libvirt.VIR_DUMP_MEMORY_ONLY
+        )
+
+    def _domain(self, name: str) -> libvirt.virDomain:
+        return self._connection.lookupByName(name)
+
+
+def _turn_events() -> None:
+    while True:
+        libvirt.virEventRunDefaultImpl()
+
+
+def main() -> None:
+    """Serve requests on stdin until it closes; the first answer tells whether the connection opened."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C is the parent's to handle; half an operation helps nobody
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever libvirt prints must not mix with answers
+
+    def answer(value: dict[str, Any]) -> None:
+        answers.write(json.dumps(value) + "\n")
+        answers.flush()
+
+    try:
+        operations = Operations(sys.argv[1])
+    except libvirt.libvirtError as error:
+        answer({"error": error.get_error_message(), "code": error.get_error_code()})
+        return
+    answer({"ok": None})
+    for line in sys.stdin:
+        operation, *arguments = json.loads(line)
+        try:
+            answer({"ok": getattr(operations, operation)(*arguments)})
+        except libvirt.libvirtError as error:
+            answer({"error": error.get_error_message(), "code": error.get_error_code()})
+
+
+if __name__ == "__main__":
+    main()

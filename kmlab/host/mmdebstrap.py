@@ -1,0 +1,124 @@
+"""An image from a distribution's signed packages, by mmdebstrap(1): no root, no mounts outside a namespace.
+
+apt verifies every package against the distribution's archive keys. The result has the shape of a cloud image:
+GPT, an EFI system partition with the signed boot chain, an ext4 root with cloud-init.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kmlab.errors import CommandFailed, ImageError
+from kmlab.events import Deadline
+from kmlab.host import command, disks
+
+_BOOT_FILES = {
+    "x86_64": {
+        "EFI/BOOT/BOOTX64.EFI": "/usr/lib/shim/shimx64.efi.signed",
+        "EFI/BOOT/grubx64.efi": "/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed",
+        "EFI/BOOT/mmx64.efi": "/usr/lib/shim/mmx64.efi.signed",
+    },
+    "aarch64": {
+        "EFI/BOOT/BOOTAA64.EFI": "/usr/lib/shim/shimaa64.efi.signed",
+        "EFI/BOOT/grubaa64.efi": "/usr/lib/grub/arm64-efi-signed/grubaa64.efi.signed",
+        "EFI/BOOT/mmaa64.efi": "/usr/lib/shim/mmaa64.efi.signed",
+    },
+}
+"""The removable-media path needs no boot entry in the firmware's variables."""
+
+_DPKG_NAMES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackageImage:
+    """What to build."""
+
+    distribution: str
+    """The folder on the EFI partition where the signed GRUB looks for its configuration."""
+    suite: str
+    arch: str
+    packages: Sequence[str]
+    root_size: int
+    """Bytes of the root file system."""
+    hook: str
+    """The shell script that turns the unpacked root $1 into a file system in the open file $2."""
+
+
+def build(image: PackageImage, target: Path, deadline: Deadline, on_line: Callable[[str], None]) -> None:
+    """Build `image` as the qcow2 file `target`; scratch files lie in its folder."""
+    folder = target.parent
+    root = folder / "root.img"
+    # In the namespace the builder is another user, who must not need a way into the person's folders: it gets the
+    # open file, and nothing else.
+    with root.open("w+b") as file:
+        file.truncate(image.root_size)
+        os.fchmod(file.fileno(), 0o666)
+        argv = [
+            "mmdebstrap",
+            f"--mode={_mode()}",
+            "--format=null",
+            "--variant=apt",
+            f"--architectures={_DPKG_NAMES[image.arch]}",
+            '--aptopt=APT::Install-Recommends "0"',
+            '--aptopt=Acquire::Retries "3"',
+            "--dpkgopt=path-exclude=/usr/share/doc/*",
+            "--dpkgopt=path-exclude=/usr/share/man/*",
+            "--dpkgopt=path-exclude=/usr/share/locale/*",
+            "--dpkgopt=path-include=/usr/share/locale/locale.alias",
+            f"--include={','.join(image.packages)}",
+            f'--customize-hook=set -- "$1" /proc/self/fd/{file.fileno()}\n{image.hook}',
+            image.suite,
+            os.devnull,
+        ]
+        try:
+            command.run(
+                argv,
+                deadline=deadline,
+                on_line=on_line,
+                cwd=folder,
+                environment={"PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin"},
+                pass_files=(file.fileno(),),
+            )
+        except CommandFailed as error:
+            what = f"could not build {image.suite} for {image.arch}: {_cause(error)}"
+            raise ImageError(what, _hint(error)) from None
+    root.chmod(0o600)
+    files = {}
+    for place, source in _BOOT_FILES[image.arch].items():
+        files[place] = folder / Path(place).name
+        disks.read_from_filesystem(root, source, files[place], deadline)
+    menu = folder / "grub.cfg"
+    menu.write_text(
+        "search --no-floppy --label kmlab-root --set root\nset prefix=($root)/boot/grub\nconfigfile $prefix/grub.cfg\n"
+    )
+    files[f"EFI/{image.distribution}/grub.cfg"] = menu
+    disks.make_disk(target, root=root, esp=files, deadline=deadline)
+    for scratch in (root, *files.values()):
+        scratch.unlink()
+
+
+def _mode() -> str:
+    """unshare where the host allows user namespaces, also for root: then the host's mounts are never touched."""
+    try:
+        command.run(["unshare", "--user", "--map-root-user", "--mount", "true"], deadline=Deadline(10))
+    except CommandFailed:
+        return "auto"
+    return "unshare"
+
+
+def _cause(error: CommandFailed) -> str:
+    lines = [line for line in error.tail.splitlines() if line.startswith("E: ")]
+    return lines[0].removeprefix("E: ") if lines else str(error)
+
+
+def _hint(error: CommandFailed) -> str | None:
+    if "newuidmap" in error.tail or "subuid" in error.tail:
+        return "sudo apt-get install uidmap, and give yourself a range: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER"
+    if "Could not resolve" in error.tail or "Failed to fetch" in error.tail or "Unable to connect" in error.tail:
+        return "is the package archive reachable from here? apt's own configuration and http_proxy are used"
+    if "Unable to locate package" in error.tail:
+        return "the archive has no such package today: see kmlab image kernels"
+    return None

@@ -1,0 +1,1 @@
+"""What a kernel wants and says: kbuild, signatures, logs, crashes and symbols, all pure."""

@@ -1,0 +1,195 @@
+"""Read the object file that a kernel module is: its sections, symbols and relocations; follows elf(5)."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from kmlab.errors import ConfigError
+
+EM_X86_64 = 62
+EM_AARCH64 = 183
+MACHINES = {EM_X86_64: "x86_64", EM_AARCH64: "aarch64"}
+
+SIGNATURE_MAGIC = b"~Module signature appended~\n"
+"""The last bytes of a signed module: include/linux/module_signature.h."""
+
+_COMPRESSED = {b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zst", b"\x1f\x8b": "gz"}
+
+_ET_REL = 1
+_SHT_SYMTAB = 2
+_SHT_RELA = 4
+_SHT_NOBITS = 8
+_SHF_ALLOC = 0x2
+_SHF_EXECINSTR = 0x4
+_SHF_COMPRESSED = 0x800
+_ELFCOMPRESS_ZLIB = 1
+_SECTION_HEADER = struct.Struct("<IIQQQQIIQQ")
+_SYMBOL = struct.Struct("<IBBHQQ")
+_RELOCATION = struct.Struct("<QQq")
+_HEADER_SIZE = 64
+_ELFCLASS64 = 2
+_ELFDATA2LSB = 1
+
+
+class Section(NamedTuple):
+    """One section header, with its name looked up."""
+
+    number: int
+    name: str
+    type: int
+    flags: int
+    offset: int
+    size: int
+    link: int
+    info: int
+    header_offset: int
+
+    @property
+    def executable(self) -> bool:
+        return bool(self.flags & _SHF_ALLOC and self.flags & _SHF_EXECINSTR)
+
+    @property
+    def compressed(self) -> bool:
+        return bool(self.flags & _SHF_COMPRESSED)
+
+
+class Symbol(NamedTuple):
+    """One line of the symbol table; `section` is a section's index, or one of the reserved numbers."""
+
+    name: str
+    value: int
+    size: int
+    type: int
+    section: int
+
+
+class Relocation(NamedTuple):
+    """One RELA entry: at `offset` goes the address of symbol number `symbol` plus `addend`."""
+
+    offset: int
+    symbol: int
+    type: int
+    addend: int
+
+
+@dataclass(frozen=True)
+class ObjectFile:
+    """A relocatable object, the form of every .ko: 64 bits, little-endian, x86-64 or arm64."""
+
+    image: bytes
+    name: str
+    machine: int
+    sections: tuple[Section, ...]
+
+    def find(self, name: str) -> Section | None:
+        """The first section of that name."""
+        return next((section for section in self.sections if section.name == name), None)
+
+    def content(self, section: Section) -> bytes:
+        """The bytes of a section, decompressed."""
+        if section.type == _SHT_NOBITS:
+            return b""
+        raw = self.image[section.offset : section.offset + section.size]
+        return _decompressed(raw, self.name) if section.compressed else raw
+
+    @cached_property
+    def symbols(self) -> tuple[Symbol, ...]:
+        """The whole symbol table in its own order, because relocations count in it."""
+        table = next((section for section in self.sections if section.type == _SHT_SYMTAB), None)
+        if table is None or table.link >= len(self.sections):
+            return ()
+        names = self.content(self.sections[table.link])
+        raw = self.content(table)
+        return tuple(
+            Symbol(_string(names, name), value, size, info & 0xF, index)
+            for name, info, _, index, value, size in _SYMBOL.iter_unpack(raw[: _whole(raw, _SYMBOL)])
+        )
+
+    def relocations(self, section: Section) -> Iterator[Relocation]:
+        """The relocations to apply to `section`."""
+        for table in self.sections:
+            if table.type == _SHT_RELA and table.info == section.number:
+                raw = self.content(table)
+                for offset, info, addend in _RELOCATION.iter_unpack(raw[: _whole(raw, _RELOCATION)]):
+                    yield Relocation(offset, info >> 32, info & 0xFFFFFFFF, addend)
+
+
+def read_object(image: bytes, name: str) -> ObjectFile:
+    """The module in `image`; ConfigError, naming it `name`, for anything that is not one."""
+    compression = find_compression(image)
+    if compression:
+        raise ConfigError(
+            f"{name}: is compressed ({compression})", "decompress it first: xz -d, zstd -d, gunzip"
+        )
+    if image[:4] != b"\x7fELF":
+        raise ConfigError(
+            f"{name}: is not a kernel module: it is no ELF file", "give the .ko that make built"
+        )
+    if len(image) < _HEADER_SIZE:
+        raise ConfigError(f"{name}: is cut short: {len(image)} bytes", "build it again")
+    if image[4] != _ELFCLASS64 or image[5] != _ELFDATA2LSB:
+        raise ConfigError(f"{name}: is not made for a 64-bit little-endian machine", _FOREIGN)
+    kind, machine = struct.unpack_from("<HH", image, 16)
+    if machine not in MACHINES:
+        raise ConfigError(f"{name}: is made for another machine (ELF machine {machine})", _FOREIGN)
+    if kind != _ET_REL:
+        raise ConfigError(
+            f"{name}: is an ELF file but not a kernel module: it is linked already",
+            "give the .ko that make built",
+        )
+    return ObjectFile(image, name, machine, _read_sections(image, name))
+
+
+def find_compression(image: bytes) -> str | None:
+    """`xz`, `zst` or `gz` by the file's first bytes: how distributions ship their modules."""
+    return next((kind for magic, kind in _COMPRESSED.items() if image.startswith(magic)), None)
+
+
+_FOREIGN = "kmlab's guests are x86_64 or aarch64: build it for one of them"
+
+
+def _read_sections(image: bytes, name: str) -> tuple[Section, ...]:
+    (table,) = struct.unpack_from("<Q", image, 40)
+    entry_size, count, names_index = struct.unpack_from("<HHH", image, 58)
+    truncated = ConfigError(f"{name}: is cut short: {len(image)} bytes", "build or copy it again")
+    if entry_size != _SECTION_HEADER.size or not count or table + count * entry_size > len(image):
+        raise truncated
+    headers = [_SECTION_HEADER.unpack_from(image, table + i * entry_size) for i in range(count)]
+    if names_index >= count:
+        raise truncated
+    names = image[headers[names_index][4] : headers[names_index][4] + headers[names_index][5]]
+    sections = tuple(
+        Section(i, _string(names, h[0]), h[1], h[2], h[4], h[5], h[6], h[7], table + i * entry_size)
+        for i, h in enumerate(headers)
+    )
+    if any(s.type != _SHT_NOBITS and s.offset + s.size > len(image) for s in sections):
+        raise truncated
+    return sections
+
+
+def _decompressed(raw: bytes, name: str) -> bytes:
+    """The content of a section with SHF_COMPRESSED: zlib behind a header of 24 bytes."""
+    try:
+        kind, _, size, _ = struct.unpack_from("<IIQQ", raw)
+        if kind == _ELFCOMPRESS_ZLIB:
+            return zlib.decompressobj().decompress(raw[24:], size)
+    except (struct.error, zlib.error) as error:
+        raise ConfigError(f"{name}: has a broken compressed section: {error}", "build it again") from error
+    raise ConfigError(
+        f"{name}: has debug sections compressed by a way kmlab cannot read", "build with -gz=none"
+    )
+
+
+def _string(table: bytes, offset: int) -> str:
+    end = table.find(b"\0", offset)
+    return table[offset : end if end >= 0 else len(table)].decode("utf-8", "replace")
+
+
+def _whole(raw: bytes, record: struct.Struct) -> int:
+    """How much of `raw` is whole records."""
+    return len(raw) // record.size * record.size

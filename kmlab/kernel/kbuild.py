@@ -1,0 +1,138 @@
+"""What a module's folder holds and how to build it; follows the kernel's kbuild/modules and
+kbuild/makefiles.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Literal
+
+Kind = Literal["kbuild", "wrapper", "none"]
+"""`kbuild`: has obj-m of its own; `wrapper`: only its own make knows what to do; `none`: neither."""
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """What the make files at the top of a module's folder say."""
+
+    kind: Kind
+    file: str | None
+    """The one that kbuild would read: Kbuild before Makefile."""
+    modules: tuple[str, ...] = ()
+    """The modules that obj-m names, as far as they are written out."""
+    subdirs: tuple[str, ...] = ()
+    """The folders beneath that it descends into."""
+    configs: tuple[str, ...] = ()
+    """The CONFIG_ options that something is built only with."""
+    has_makefile: bool = False
+    """Whether plain `make` has something to read."""
+    extra_cflags: bool = False
+    """Whether it sets EXTRA_CFLAGS, which kbuild passes over since Linux 6.15."""
+    old_subdirs: bool = False
+    """Whether it calls the kernel's make with SUBDIRS=, which means nothing since Linux 5.3."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildCommand:
+    """One way to build, to be run in `folder`."""
+
+    how: str
+    """For people: which way this is."""
+    argv: tuple[str, ...]
+    folder: PurePosixPath
+    environment: tuple[tuple[str, str], ...]
+    """To be set beside what is there. PWD, because Makefiles rely on it and only a shell's cd keeps it
+    right.
+    """
+
+
+MAKEFILES = ("GNUmakefile", "makefile", "Makefile")
+"""What make reads, in its own order."""
+
+
+def inspect_folder(files: Mapping[str, str]) -> Folder:
+    """What the make files in `files` (name to text; others are passed over) say about a folder.
+
+    A Makefile that only mentions obj-m inside a command, as in `$(MAKE) -C … obj-m=x.o`, is a wrapper.
+    """
+    own = next((name for name in MAKEFILES if name in files), None)
+    # scripts/Makefile.build reads Kbuild, or else Makefile; the other two spellings are only for plain make.
+    file = next((name for name in ("Kbuild", "Makefile") if name in files), None)
+    if file is None and own is None:
+        return Folder("none", None)
+    text = _joined("\n".join(files[name] for name in dict.fromkeys((file, own)) if name))
+    objects = list(_OBJECTS.finditer(_joined(files[file]))) if file else []
+    words = [word for found in objects for word in found["value"].split("#")[0].split()]
+    calls_kernel = re.search(r"\bM=|\bSUBDIRS=|\bobj-m=|/build\b|\bmodules\b", text)
+    kind: Kind = (
+        "kbuild" if objects else "wrapper" if own and (calls_kernel or _TARGET.search(text)) else "none"
+    )
+    return Folder(
+        kind=kind,
+        file=file,
+        modules=tuple(
+            dict.fromkeys(_module_name(word) for word in words if re.fullmatch(r"[\w./-]+\.o", word))
+        ),
+        subdirs=tuple(dict.fromkeys(word.rstrip("/") for word in words if re.fullmatch(r"[\w./-]+/", word))),
+        configs=tuple(dict.fromkeys(config for found in objects if (config := found["config"]))),
+        has_makefile=own is not None,
+        extra_cflags=re.search(r"^\s*(?:override\s+)?EXTRA_CFLAGS\b", text, re.MULTILINE) is not None,
+        old_subdirs="SUBDIRS=" in text and not re.search(r"\bM=", text),
+    )
+
+
+def make_commands(kind: Kind, folder: PurePosixPath, release: str, jobs: int) -> list[BuildCommand]:
+    """The ways to build `folder` for the kernel `release`, to be tried in this order; empty for kind `none`.
+
+    KERNELRELEASE is not among the variables: Makefiles take its presence for being read by kbuild, and then
+    have no targets of their own. Nor may it be in the environment.
+    """
+    build = f"/lib/modules/{release}/build"
+    environment = (("PWD", str(folder)),)
+    by_kbuild = BuildCommand(
+        "kbuild", ("make", "-C", build, f"M={folder}", "modules", f"-j{jobs}"), folder, environment
+    )
+    names = [f"{name}={build}" for name in ("KDIR", "KERNELDIR", "KERNEL_DIR", "KERNEL_SRC")]
+    names += [f"{name}={release}" for name in ("KVER", "KVERSION")]
+    by_itself = BuildCommand("its own make", ("make", f"-j{jobs}", *names), folder, environment)
+    ways: dict[Kind, list[BuildCommand]] = {
+        "kbuild": [by_kbuild, by_itself],
+        "wrapper": [by_itself],
+        "none": [],
+    }
+    return ways[kind]
+
+
+def quiet_environment() -> tuple[str, ...]:
+    """The variables that must not reach make from whoever calls it."""
+    return (
+        "KERNELRELEASE",
+        "MAKEFLAGS",
+        "MFLAGS",
+        "MAKELEVEL",
+        "ARCH",
+        "CROSS_COMPILE",
+        "KBUILD_OUTPUT",
+        "O",
+        "M",
+    )
+
+
+_OBJECTS = re.compile(
+    r"^\s*(?:export\s+|override\s+)?obj-(?:m|y|\$[({](?P<config>CONFIG_\w+)[)}]|\$[({]\w+[)}])"
+    r"\s*(?:[:+?]{0,2}=)(?P<value>.*)$",
+    re.MULTILINE,
+)
+_TARGET = re.compile(r"^[\w.%-]+\s*:(?!=)", re.MULTILINE)
+
+
+def _joined(text: str) -> str:
+    """Make's lines: those that end in a backslash go on in the next."""
+    return re.sub(r"\\\r?\n", " ", text)
+
+
+def _module_name(word: str) -> str:
+    return word.rsplit("/", 1)[-1].removesuffix(".o").replace("-", "_")

@@ -1,0 +1,352 @@
+"""What a person asks for in lab.yaml: guests, modules and what is expected of them (docs: the lab.yaml page).
+
+The dataclasses here are the file's shape: a field's name is its key, a field without a default must be given.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+from kmlab import yamlfile
+from kmlab.errors import ConfigError
+from kmlab.events import printable
+from kmlab.yamlfile import Lines
+from kmlab.yamltypes import (
+    Command,
+    CommandLine,
+    Digest,
+    Duration,
+    Identifier,
+    ImageName,
+    KernelName,
+    LibvirtUri,
+    ModuleName,
+    Name,
+    OneLine,
+    Package,
+    Pattern,
+    Size,
+    Sysctl,
+    Url,
+    size,
+    whole,
+)
+
+LAB_FILE = "lab.yaml"
+
+Outcome = Literal[
+    "pass",
+    "warning",
+    "test-failed",
+    "unload-failed",
+    "load-failed",
+    "build-failed",
+    "oops",
+    "hang",
+    "panic",
+    "lost",
+    "error",
+]
+ParamValue = str | int | bool
+Param = ParamValue | tuple[ParamValue, ...]
+
+
+def load_lab(path: Path) -> Lab:
+    """The lab that the file describes; ConfigError with file:line for whatever is wrong in it."""
+    # Not resolve(): beside a symbolic link to lab.yaml the modules are where the person sees them.
+    place = Path(os.path.abspath(path))
+    document = yamlfile.read(path)
+    lab = document.into(Lab, path=place, file=document.file, lines=document.lines())
+    if not lab.guests:
+        raise lab.error(("guests",), "a lab needs a guest", "add `debian: {image: debian-12}` under guests:")
+    lab = replace(lab, default=lab.default or tuple(lab.guests)[:1])
+    _check_guest_names(lab)
+    return lab
+
+
+def find_lab(start: Path) -> Path | None:
+    """The lab.yaml in the folder `start` or in the nearest one above it."""
+    folder = Path(os.path.abspath(start))
+    # os.path.isfile, because a folder above that may not be searched is not an error here.
+    return next((f for d in (folder, *folder.parents) if os.path.isfile(f := d / LAB_FILE)), None)
+
+
+def open_lab(start: Path, file: Path | None = None) -> Lab:
+    """The lab of the folder `start`, or the one that `--lab FILE` names."""
+    found = file or find_lab(start)
+    if found is None:
+        raise ConfigError(
+            f"no {LAB_FILE} in {printable(os.path.abspath(start))} or in a folder above it",
+            "kmlab init writes one",
+        )
+    return load_lab(found)
+
+
+def starter_files(name: str) -> dict[str, str]:
+    """What `kmlab init` writes, by the path in the new lab's folder; `name` may be any folder's name."""
+    lab = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")[:31].rstrip("-") or "lab"
+    return {
+        LAB_FILE: _LAB_YAML.replace("@NAME@", lab),
+        "hello/hello.c": _HELLO_C,
+        "hello/Makefile": _MAKEFILE,
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageUrl:
+    """An image of the person's own choice on the network."""
+
+    url: Url
+    sha256: Digest | None = None
+    unverified: bool = False
+    """The person accepts whatever the server sends."""
+
+    def __post_init__(self) -> None:
+        if self.sha256 is None and not self.unverified:
+            raise ConfigError(
+                "needs a sha256, as nothing else says which bytes are right",
+                "add `sha256: …`, or `unverified: true` to boot whatever the server sends",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImagePath:
+    """An image of the person's own on this host."""
+
+    path: Path
+    """As written, relative to the lab's folder."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalKernel:
+    """A kernel that the person built."""
+
+    local: Path
+    """A build directory, or packages as `*.deb`; as written, relative to the lab's folder."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestSpec:
+    """What was asked for of one guest."""
+
+    name: Name
+    image: ImageName | ImageUrl | ImagePath
+    """A name of the catalogue, which alone knows whether there is such an image."""
+    kernel: KernelName | LocalKernel = "default"
+    cpus: Annotated[int, whole(1, 64)] = 2
+    memory: Annotated[int, size("256M", "1T")] = 1 << 30
+    disk: Annotated[int, size("1G", "16T")] | None = None
+    """Bytes that the root disk is grown to; None is as large as the image."""
+    secure_boot: bool = False
+    cmdline: CommandLine = ""
+    """Added to the kernel's command line."""
+    recipe: Name | None = None
+    """None is the recipe of the image's family."""
+    packages: tuple[Package, ...] = ()
+    """Installed besides those of the recipe."""
+    sysctls: Mapping[Sysctl, OneLine] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expect:
+    """What a run must come to for the person to call it good."""
+
+    outcome: tuple[Outcome, ...] = ("pass",)
+    """Any one of these."""
+    kind: OneLine | None = None
+    """The kind of the first crash."""
+    function: Identifier | None = None
+    """The guilty function of the first crash."""
+    log: tuple[Pattern, ...] = ()
+    """Each is in some line of the run's log; see `yamltypes.matches`."""
+    not_log: tuple[Pattern, ...] = ()
+    """None is in any line."""
+    allow: tuple[Pattern, ...] = ()
+    """Warnings that are known and do not count."""
+
+    def __post_init__(self) -> None:
+        if not self.outcome:
+            raise ConfigError("has an empty list for 'outcome', which no run can meet")
+        if self.outcome == ("pass",) and (self.kind or self.function):
+            raise ConfigError(
+                "names a crash, yet its outcome is pass", "add `outcome: oops`, or what it ends in"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Module:
+    """A folder with a Kbuild file or a Makefile, and how to run it."""
+
+    name: ModuleName
+    source: Path
+    """As written: relative to the lab's folder."""
+    params: Mapping[Identifier, Param] = field(default_factory=dict)
+    """A list is an array parameter. Numbers that are not plain decimals stay text, as 0x10 and 010 do."""
+    exercise: Command | None = None
+    """Runs as root in the module's folder in the guest, between load and unload."""
+    expect: Expect = field(default_factory=Expect)
+    timeout: Duration | None = None
+    """Seconds for one run."""
+    guests: tuple[Name, ...] | None = None
+    """None is the lab's default."""
+    keep: bool = False
+    """Left loaded at the end of a run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lab:
+    """One lab.yaml."""
+
+    path: Path
+    """The absolute path of lab.yaml; not a key, like `file` and `lines`."""
+    file: str = LAB_FILE
+    """What errors call it."""
+    lines: Lines = field(default_factory=dict, repr=False, compare=False)
+
+    name: Name
+    guests: Mapping[Name, GuestSpec]
+    default: tuple[str, ...] = ()
+    """The guests of a command that names none; load_lab puts the first guest where the file says nothing."""
+    modules: Mapping[ModuleName, Module] = field(default_factory=dict)
+    libvirt: LibvirtUri = "embedded"
+    accel: Literal["auto", "kvm", "tcg"] = "auto"
+    build: Literal["auto", "guest", "sandbox"] = "auto"
+    matrix: tuple[KernelName, ...] = ()
+    """Each a guest of the lab, or else a kernel for the default guests."""
+    mirror: Url | None = None
+    vmcore: Literal["auto", "always", "never"] = "auto"
+    vmcore_max: Size = 2 << 30
+    """Bytes; a larger dump is not kept."""
+    keep_runs: Annotated[int, whole(1, 1_000_000)] = 50
+    keep_runs_size: Size = 2 << 30
+    allow: tuple[Pattern, ...] = ()
+    """Warnings known in all modules."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder that every relative path in the file starts from."""
+        return self.path.parent
+
+    def guest(self, name: str) -> GuestSpec:
+        if name not in self.guests:
+            hint = yamlfile.nearest(name, self.guests, "guests")
+            raise ConfigError(f"there is no guest {yamlfile.quoted(name)} in {self.file}", hint)
+        return self.guests[name]
+
+    def module_for(self, directory: Path) -> Module:
+        """The entry whose source is that folder, else a plain module named after the folder.
+
+        Of several entries for one folder it is the one of the folder's name, or else the first.
+        """
+        wanted = os.path.realpath(directory)
+        called = os.path.basename(wanted)
+        entries = [m for m in self.modules.values() if os.path.realpath(self.locate(m.source)) == wanted]
+        for module in entries:
+            if module.name == called:
+                return module
+        name = re.sub("[^A-Za-z0-9_.+-]", "-", called).lstrip(".+-")[:64] or "module"
+        return entries[0] if entries else Module(name=name, source=Path(os.path.abspath(directory)))
+
+    def locate(self, path: Path) -> Path:
+        """Where a path that lab.yaml names is on this host; `~` is the person's home."""
+        return self.folder / os.path.expanduser(path)
+
+    def where(self, *keys: str) -> str:
+        """`"lab.yaml:6"`, where those keys stand: `lab.where("guests", "debian", "image")`."""
+        return yamlfile.where(self.file, self.lines, *keys)
+
+    def error(self, keys: Iterable[str], message: str, hint: str | None = None) -> ConfigError:
+        """For what only turns out later, such as an image that the catalogue does not know."""
+        return ConfigError(f"{self.where(*keys)}: {message}", hint)
+
+
+def _check_guest_names(lab: Lab) -> None:
+    asked: list[tuple[tuple[str, ...], tuple[str, ...], str]] = [(("default",), lab.default, "'default'")]
+    for name, module in lab.modules.items():
+        if module.guests is not None:
+            asked.append((("modules", name, "guests"), module.guests, f"'guests' of module '{name}'"))
+    for keys, names, what in asked:
+        for index, guest in enumerate(names):
+            at = (*keys, str(index))
+            if guest not in lab.guests:
+                hint = yamlfile.nearest(guest, lab.guests, "guests")
+                raise lab.error(at, f"{what} names {yamlfile.quoted(guest)}, which is no guest", hint)
+            if guest in names[:index]:
+                raise lab.error(at, f"{what} names '{guest}' twice", "remove one")
+
+
+_LAB_YAML = """\
+# A kmlab lab. `kmlab run hello` builds, loads and unloads the module in hello/ in the default guest.
+name: @NAME@
+default: debian                 # the guest, or a list of them, that commands mean when they name none
+
+guests:
+  debian:
+    image: debian-12            # one of `kmlab image list`
+    kernel: default             # or a version (6.12), a flavour (rt), a suite (backports), {local: DIR}
+    cpus: 2
+    memory: 1G
+  # secure:                     # the same, with Secure Boot on; `kmlab run` signs the module by itself
+  #   image: debian-12
+  #   secure_boot: true
+
+# A folder with a Makefile or a Kbuild file runs without an entry. An entry adds parameters and expectations.
+modules:
+  hello:
+    source: hello
+    params: {whom: world}       # as `insmod hello.ko whom=world`; a list is an array parameter
+    # exercise: ./check.sh      # runs as root in the guest, between load and unload
+    # timeout: 2m
+    expect:
+      outcome: pass             # or warning, oops, panic, load-failed …: what this module is meant to do
+      log: ["Hello, world"]     # each must be in the kernel's log; /…/ is a regular expression
+
+libvirt: embedded               # or a libvirt URI, such as qemu:///session
+accel: auto                     # or kvm, tcg
+"""
+
+_HELLO_C = """\
+// SPDX-License-Identifier: GPL-2.0
+/* Says hello when it is loaded and goodbye when it is unloaded. */
+#include <linux/init.h>
+#include <linux/module.h>
+#include <linux/moduleparam.h>
+
+static char *whom = "nobody";
+module_param(whom, charp, 0444);
+MODULE_PARM_DESC(whom, "Who is greeted");
+
+static int __init hello_init(void)
+{
+	pr_info("Hello, %s\\n", whom);
+	return 0;
+}
+
+static void __exit hello_exit(void)
+{
+	pr_info("Goodbye, %s\\n", whom);
+}
+
+module_init(hello_init);
+module_exit(hello_exit);
+
+MODULE_DESCRIPTION("A first module");
+MODULE_LICENSE("GPL");
+"""
+
+_MAKEFILE = """\
+# Kbuild reads the first line. The rest builds for the kernel that runs here: `make`, `make clean`.
+obj-m := hello.o
+
+KDIR ?= /lib/modules/$(shell uname -r)/build
+
+all clean:
+	$(MAKE) -C $(KDIR) M=$(CURDIR) $(if $(filter clean,$@),clean,modules)
+
+.PHONY: all clean
+"""

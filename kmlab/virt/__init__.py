@@ -1,0 +1,1 @@
+"""Domains, seeds and firmware as values: no I/O."""

@@ -1,0 +1,166 @@
+"""The libvirt domain of a guest, as XML (https://libvirt.org/formatdomain.html).
+
+Made with ElementTree, never with string templates; compared with golden files in tests/data/domain/.
+"""
+
+from __future__ import annotations
+
+import uuid
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+from pathlib import Path
+
+from kmlab.errors import HypervisorError
+from kmlab.virt.firmware import Firmware
+
+SERIAL_DEVICE = "charserial0"
+"""QEMU's name for the first serial port, as libvirt gives it."""
+NETWORK_DEVICE = "hostnet0"
+"""QEMU's name for the first network back end, as libvirt gives it."""
+
+_EMULATORS = {"x86_64": "qemu-system-x86_64", "aarch64": "qemu-system-aarch64"}
+_NAMESPACE = uuid.UUID("4f1d3c1e-6e4e-5b52-9c6a-0a6b6d6c6162")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Domain:
+    """Everything that makes one domain differ from another."""
+
+    name: str
+    arch: str
+    """As in `uname -m`: x86_64, aarch64."""
+    accel: str
+    """kvm or tcg."""
+    cpus: int
+    memory: int
+    """Bytes."""
+    firmware: Firmware
+    nvram: Path
+    disk: Path
+    console: Path
+    seed: Path | None = None
+    """The NoCloud volume, while a base is baked."""
+
+
+def emulator(arch: str) -> str:
+    """The QEMU program for a guest of this architecture."""
+    return _EMULATORS[arch]
+
+
+def cpu_model(accel: str) -> str:
+    """libvirt's CPU mode: the host's own CPU under kvm, all that QEMU can emulate under tcg."""
+    return "host-passthrough" if accel == "kvm" else "maximum"
+
+
+def identifier(name: str) -> str:
+    """The UUID that belongs to a domain's name: the same everywhere, so that a checkpoint restores anywhere."""
+    return str(uuid.uuid5(_NAMESPACE, name))
+
+
+def to_xml(domain: Domain, emulator_path: str) -> str:
+    """The domain as libvirt wants it."""
+    root = ET.Element("domain", type="kvm" if domain.accel == "kvm" else "qemu")
+    _text(root, "name", domain.name)
+    _text(root, "uuid", identifier(domain.name))
+    ET.SubElement(root, "genid")
+    _text(root, "memory", str(domain.memory // 1024), unit="KiB")
+    _text(root, "vcpu", str(domain.cpus))
+    _boot(root, domain)
+    features = ET.SubElement(root, "features")
+    ET.SubElement(features, "acpi")
+    if domain.arch == "x86_64":
+        ET.SubElement(features, "apic")
+        ET.SubElement(features, "vmport", state="off")
+        ET.SubElement(features, "smm", state="on" if domain.firmware.smm else "off")
+        ET.SubElement(features, "vmcoreinfo", state="on")
+    ET.SubElement(root, "cpu", mode=cpu_model(domain.accel), check="none", migratable="on")
+    if domain.accel == "tcg":
+        del root.find("cpu").attrib["migratable"]  # type: ignore[union-attr]
+    ET.SubElement(root, "clock", offset="utc")
+    _text(root, "on_poweroff", "destroy")
+    _text(root, "on_reboot", "destroy" if domain.seed is None else "restart")
+    _text(root, "on_crash", "preserve")
+    _devices(root, domain, emulator_path)
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode") + "\n"
+
+
+def retarget(saved: str, *, nvram: Path, disk: Path, console: Path) -> str:
+    """A saved domain's XML with other files of the host's: what differs between guests of one checkpoint."""
+    root = ET.fromstring(saved)
+    store = root.find("os/nvram")
+    source = root.find("devices/disk[@device='disk']/source")
+    log = root.find("devices/serial/log")
+    if store is None or source is None or log is None:
+        raise HypervisorError("the checkpoint's saved domain is not one of kmlab's")
+    store.text = str(nvram)
+    source.set("file", str(disk))
+    log.set("file", str(console))
+    chain = root.find("devices/disk[@device='disk']")
+    if chain is not None:
+        for stale in chain.findall("backingStore"):
+            chain.remove(stale)
+    for port in (*root.findall("devices/serial"), *root.findall("devices/console")):
+        port.attrib.pop("tty", None)
+        for pty in port.findall("source"):
+            port.remove(pty)
+    return ET.tostring(root, encoding="unicode")
+
+
+def console_tty(live: str) -> str | None:
+    """The host's pty of the interactive console (hvc0), from a running domain's XML."""
+    root = ET.fromstring(live)
+    for console in root.findall("devices/console"):
+        target, source = console.find("target"), console.find("source")
+        if target is not None and source is not None and target.get("type") == "virtio":
+            return source.get("path")
+    return None
+
+
+def _boot(root: ET.Element, domain: Domain) -> None:
+    boot = ET.SubElement(root, "os")
+    _text(boot, "type", "hvm", arch=domain.arch, machine=domain.firmware.machine)
+    _text(
+        boot,
+        "loader",
+        str(domain.firmware.code),
+        readonly="yes",
+        type="pflash",
+        **({"secure": "yes"} if domain.firmware.smm else {}),
+    )
+    _text(boot, "nvram", str(domain.nvram))
+    ET.SubElement(boot, "boot", dev="hd")
+
+
+def _devices(root: ET.Element, domain: Domain, emulator_path: str) -> None:
+    devices = ET.SubElement(root, "devices")
+    _text(devices, "emulator", emulator_path)
+    disk = ET.SubElement(devices, "disk", type="file", device="disk")
+    ET.SubElement(disk, "driver", name="qemu", type="qcow2", cache="unsafe", discard="unmap")
+    ET.SubElement(disk, "source", file=str(domain.disk))
+    ET.SubElement(disk, "target", dev="vda", bus="virtio")
+    if domain.seed:
+        seed = ET.SubElement(devices, "disk", type="file", device="disk")
+        ET.SubElement(seed, "driver", name="qemu", type="raw")
+        ET.SubElement(seed, "source", file=str(domain.seed))
+        ET.SubElement(seed, "target", dev="vdb", bus="virtio")
+        ET.SubElement(seed, "readonly")
+    network = ET.SubElement(devices, "interface", type="user")
+    ET.SubElement(network, "mac", address="52:54:00:6b:6d:01")
+    ET.SubElement(network, "model", type="virtio")
+    ET.SubElement(network, "rom", enabled="no")
+    serial = ET.SubElement(devices, "serial", type="pty")
+    ET.SubElement(serial, "log", file=str(domain.console), append="on")
+    ET.SubElement(serial, "target", port="0")
+    witness = ET.SubElement(devices, "console", type="pty")
+    ET.SubElement(witness, "target", type="serial", port="0")
+    login = ET.SubElement(devices, "console", type="pty")
+    ET.SubElement(login, "target", type="virtio", port="1")
+    rng = ET.SubElement(devices, "rng", model="virtio")
+    _text(rng, "backend", "/dev/urandom", model="random")
+    ET.SubElement(devices, "controller", type="usb", model="none")
+    ET.SubElement(devices, "memballoon", model="none")
+
+
+def _text(parent: ET.Element, tag: str, text: str, **attributes: str) -> None:
+    ET.SubElement(parent, tag, attributes).text = text

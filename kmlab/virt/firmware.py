@@ -1,0 +1,145 @@
+"""Which UEFI firmware a guest is given: its code, the template of its variables, and whether it needs SMM.
+
+Follows QEMU's docs/interop/firmware.json in meaning and the packages' own README files in names (ovmf and
+qemu-efi-aarch64 of Debian and Ubuntu, edk2-ovmf and edk2-aarch64 of Fedora). Names are candidates: the caller
+says which exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from kmlab.errors import LabError
+
+FIRST_LINE_SECONDS = 30.0
+"""A firmware that is silent for so long stays so: its first line on the serial port takes 3.3 s under TCG."""
+
+_ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
+_MACHINES = {"x86_64": "q35", "aarch64": "virt"}
+_PACKAGES = {"x86_64": "ovmf (Fedora: edk2-ovmf)", "aarch64": "qemu-efi-aarch64 (Fedora: edk2-aarch64)"}
+
+
+@dataclass(frozen=True, slots=True)
+class Firmware:
+    """A UEFI build and how a domain must be made for it."""
+
+    code: Path
+    """Read-only."""
+    variables: Path
+    """The template of its variable store: each guest has a copy, as shim writes into it on first boot."""
+    machine: str
+    smm: bool
+    """Whether the domain must have System Management Mode; where not, it should be off."""
+    secure: bool
+    """Whether this is meant for Secure Boot: the template holds Microsoft's keys and has it switched on."""
+    format: str
+    """raw or qcow2, of both files."""
+    why: str
+    """One sentence for `status`."""
+
+
+class _Build(NamedTuple):
+    arch: str
+    secure: bool
+    smm: bool
+    code: str
+    variables: str
+
+
+_DEBIAN, _DEBIAN_ARM = "/usr/share/OVMF/", "/usr/share/AAVMF/"
+_FEDORA, _FEDORA_ARM = "/usr/share/edk2/ovmf/", "/usr/share/edk2/aarch64/"
+
+_BUILDS = (
+    # The code that insists on SMM, then the one that knows Secure Boot without it.
+    _Build("x86_64", True, True, f"{_DEBIAN}OVMF_CODE_4M.secboot.fd", f"{_DEBIAN}OVMF_VARS_4M.ms.fd"),
+    _Build("x86_64", True, True, f"{_DEBIAN}OVMF_CODE_4M.ms.fd", f"{_DEBIAN}OVMF_VARS_4M.ms.fd"),
+    _Build(
+        "x86_64", True, True, f"{_FEDORA}OVMF_CODE_4M.secboot.qcow2", f"{_FEDORA}OVMF_VARS_4M.secboot.qcow2"
+    ),
+    _Build("x86_64", True, True, f"{_FEDORA}OVMF_CODE.secboot.fd", f"{_FEDORA}OVMF_VARS.secboot.fd"),
+    _Build("x86_64", True, False, f"{_DEBIAN}OVMF_CODE_4M.fd", f"{_DEBIAN}OVMF_VARS_4M.ms.fd"),
+    _Build("x86_64", False, False, f"{_DEBIAN}OVMF_CODE_4M.fd", f"{_DEBIAN}OVMF_VARS_4M.fd"),
+    _Build("x86_64", False, False, f"{_FEDORA}OVMF_CODE_4M.qcow2", f"{_FEDORA}OVMF_VARS_4M.qcow2"),
+    _Build("x86_64", False, False, f"{_FEDORA}OVMF_CODE.fd", f"{_FEDORA}OVMF_VARS.fd"),
+    # arm64 has no SMM. Debian split the build in edk2 2025.02: AAVMF_CODE.fd is a link there, to be removed.
+    _Build("aarch64", True, False, f"{_DEBIAN_ARM}AAVMF_CODE.secboot.fd", f"{_DEBIAN_ARM}AAVMF_VARS.ms.fd"),
+    _Build("aarch64", True, False, f"{_DEBIAN_ARM}AAVMF_CODE.ms.fd", f"{_DEBIAN_ARM}AAVMF_VARS.ms.fd"),
+    _Build("aarch64", False, False, f"{_DEBIAN_ARM}AAVMF_CODE.no-secboot.fd", f"{_DEBIAN_ARM}AAVMF_VARS.fd"),
+    _Build("aarch64", False, False, f"{_DEBIAN_ARM}AAVMF_CODE.fd", f"{_DEBIAN_ARM}AAVMF_VARS.fd"),
+    _Build(
+        "aarch64", False, False, f"{_FEDORA_ARM}QEMU_EFI-pflash.raw", f"{_FEDORA_ARM}vars-template-pflash.raw"
+    ),
+)
+
+
+def choose(arch: str, *, secure_boot: bool, smm_available: bool, exists: Callable[[str], bool]) -> Firmware:
+    """The best firmware that is there: Secure Boot with SMM where host and accelerator have it, else without.
+
+    `arch` as in `uname -m` or as Debian calls it. LabError, naming the package, if there is none.
+    """
+    arch = _ARCHITECTURES.get(arch, arch)
+    if arch not in _MACHINES:
+        raise LabError(f"kmlab knows no UEFI firmware for {arch}", f"use {' or '.join(_MACHINES)}")
+    fitting = [build for build in _BUILDS if build.arch == arch and build.secure == secure_boot]
+    present = [build for build in fitting if exists(build.code) and exists(build.variables)]
+    for build in present:
+        if smm_available or not build.smm:
+            return _firmware(build, smm_available)
+    if present:
+        raise LabError(
+            f"the only Secure Boot firmware here, {present[0].code}, needs SMM, which this host lacks",
+            f"install a build that does without, such as {_DEBIAN}OVMF_CODE_4M.fd of Debian's ovmf",
+        )
+    with_it = " with Secure Boot" if secure_boot else ""
+    looked = ", ".join(build.code for build in fitting)
+    raise LabError(
+        f"there is no UEFI firmware{with_it} for {arch} on this host; looked for {looked}",
+        f"install {_PACKAGES[arch]}",
+    )
+
+
+def why_silent(firmware: Firmware) -> tuple[str, str]:
+    """What to say of a guest whose firmware never wrote a line: an error's message and its hint."""
+    if firmware.smm:
+        return (
+            f"the firmware {firmware.code} says nothing: it does not run where SMM is missing or broken",
+            "let kmlab use the firmware without SMM; Secure Boot is enforced with it all the same",
+        )
+    return (
+        f"the firmware {firmware.code} says nothing: it and {firmware.variables} may not belong together,"
+        " or it is not built for this machine",
+        f"install the firmware's package again: {_PACKAGES[_arch_of(firmware)]}",
+    )
+
+
+def _firmware(build: _Build, smm_available: bool) -> Firmware:
+    return Firmware(
+        code=Path(build.code),
+        variables=Path(build.variables),
+        machine=_MACHINES[build.arch],
+        smm=build.smm,
+        secure=build.secure,
+        format="qcow2" if build.code.endswith(".qcow2") else "raw",
+        why=_why(build, smm_available),
+    )
+
+
+def _why(build: _Build, smm_available: bool) -> str:
+    if not build.secure:
+        return "UEFI without Secure Boot"
+    if build.smm:
+        return "Secure Boot; SMM keeps the guest's kernel from changing the variable store"
+    if build.arch == "aarch64":
+        return "Secure Boot; arm64 has no SMM, so the guest's kernel could change the variable store"
+    reason = "the build that uses it is not installed" if smm_available else "this host does not offer it"
+    return (
+        f"Secure Boot without SMM, as {reason}: it is enforced all the same, but the guest's kernel could"
+        " change the variable store"
+    )
+
+
+def _arch_of(firmware: Firmware) -> str:
+    return next(arch for arch, machine in _MACHINES.items() if machine == firmware.machine)

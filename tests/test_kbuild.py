@@ -1,0 +1,384 @@
+"""kmlab.kernel.kbuild, diagnostics, apichanges, buildreason: what a folder holds and what make said."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path, PurePosixPath
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kmlab.kernel.apichanges import find_api_change, find_missing_include, parse_release
+from kmlab.kernel.buildreason import build_reason
+from kmlab.kernel.diagnostics import Diagnostic, parse_diagnostics
+from kmlab.kernel.kbuild import Folder, inspect_folder, make_commands, quiet_environment
+
+LOGS = Path(__file__).parent / "data" / "kbuild"
+OLD = "6.1.0-56-cloud-amd64"
+NEW = "6.12.95+deb13-cloud-amd64"
+
+
+def read(name: str, folder: str | None = None) -> list[Diagnostic]:
+    text = (LOGS / f"{name}.log").read_text()
+    return parse_diagnostics(text, PurePosixPath(folder or f"/srv/{name.rsplit('-', 1)[0]}"))
+
+
+def reason(name: str, release: str = OLD, folder: str | None = None, about: Folder | None = None) -> str:
+    text = (LOGS / f"{name}.log").read_text()
+    said = build_reason(text, 2, read(name, folder), release, folder=about)
+    assert said is not None and said.endswith(".") and "\n" not in said
+    return said
+
+
+GUIDE = """\
+obj-m += hello.o
+
+KDIR ?= /lib/modules/$(shell uname -r)/build
+PWD := $(CURDIR)
+
+all:
+\tmake -C $(KDIR) M=$(PWD) modules
+"""
+
+
+def test_the_guide_s_makefile_is_kbuild() -> None:
+    folder = inspect_folder({"Makefile": GUIDE})
+    assert (folder.kind, folder.file, folder.modules) == ("kbuild", "Makefile", ("hello",))
+
+
+def test_a_kbuild_file_goes_before_a_makefile() -> None:
+    folder = inspect_folder({"Kbuild": "obj-m := a.o b-c.o\n", "Makefile": "all:\n\tmake -C $(K) M=$(PWD)\n"})
+    assert (folder.kind, folder.file, folder.modules) == ("kbuild", "Kbuild", ("a", "b_c"))
+    assert folder.has_makefile
+
+
+@pytest.mark.parametrize(
+    ("text", "modules"),
+    [
+        ("obj-m:=a.o", ("a",)),
+        ("ifneq ($(KERNELRELEASE),)\n  obj-m := a.o\nelse\nall:\n\tmake\nendif\n", ("a",)),
+        ("obj-m := a.o \\\n\tb.o\n", ("a", "b")),
+        ("obj-m := a.o # and not b.o\n", ("a",)),
+        ("obj-$(CONFIG_FOO) += foo.o\n", ("foo",)),
+        ("obj-m := $(NAME).o\n", ()),
+    ],
+)
+def test_obj_m_is_read_in_its_forms(text: str, modules: tuple[str, ...]) -> None:
+    folder = inspect_folder({"Makefile": text})
+    assert folder.kind == "kbuild" and folder.modules == modules
+
+
+def test_options_and_folders_beneath_are_told() -> None:
+    folder = inspect_folder({"Kbuild": "obj-$(CONFIG_FOO) += foo.o\nobj-m += sub/ deep/er/\n"})
+    assert folder.configs == ("CONFIG_FOO",) and folder.subdirs == ("sub", "deep/er")
+
+
+def test_obj_m_inside_a_command_is_a_wrapper() -> None:
+    folder = inspect_folder({"Makefile": "all:\n\t$(MAKE) -C $(KDIR) M=$(PWD)/src obj-m=x.o modules\n"})
+    assert folder.kind == "wrapper" and folder.modules == ()
+
+
+def test_a_folder_without_make_files_is_none() -> None:
+    assert inspect_folder({"a.c": "obj-m := a.o"}).kind == "none"
+    assert inspect_folder({}) == Folder("none", None)
+    assert make_commands("none", PurePosixPath("/m"), OLD, 2) == []
+
+
+def test_an_empty_makefile_is_none() -> None:
+    assert inspect_folder({"Makefile": "# nothing yet\n"}).kind == "none"
+
+
+def test_old_ways_are_noticed() -> None:
+    folder = inspect_folder(
+        {"Makefile": "EXTRA_CFLAGS += -Iinc\nobj-m := a.o\nall:\n\tmake SUBDIRS=$(PWD)\n"}
+    )
+    assert folder.extra_cflags and folder.old_subdirs
+
+
+def test_kbuild_is_tried_first_then_its_own_make() -> None:
+    first, second = make_commands("kbuild", PurePosixPath("/root/m y"), OLD, 4)
+    build = f"/lib/modules/{OLD}/build"
+    assert first.argv == ("make", "-C", build, "M=/root/m y", "modules", "-j4")
+    assert second.argv[:2] == ("make", "-j4")
+    assert {f"KDIR={build}", f"KERNELDIR={build}", f"KERNEL_DIR={build}", f"KERNEL_SRC={build}"} < set(
+        second.argv
+    )
+    assert {f"KVER={OLD}", f"KVERSION={OLD}"} < set(second.argv)
+    assert all(("PWD", "/root/m y") in way.environment for way in (first, second))
+
+
+def test_kernelrelease_is_never_set() -> None:
+    for way in make_commands("kbuild", PurePosixPath("/m"), OLD, 1):
+        assert not any("KERNELRELEASE" in word for word in way.argv)
+    assert "KERNELRELEASE" in quiet_environment()
+
+
+def test_a_wrapper_is_built_by_its_own_make_only() -> None:
+    assert [way.how for way in make_commands("wrapper", PurePosixPath("/m"), OLD, 1)] == ["its own make"]
+
+
+def test_gcc_s_diagnostics_have_place_and_message() -> None:
+    found = read("api-6.1")
+    assert [(d.file, d.line, d.column, d.severity) for d in found] == [
+        ("inner.h", 1, 36, "error"),
+        ("mod.c", 7, 13, "error"),
+        ("mod.c", 7, 11, "warning"),
+        ("mod.c", 8, 9, "error"),
+        ("mod.c", 9, 16, "error"),
+        ("mod.c", 6, 13, "warning"),
+        ("mod.c", 10, 1, "error"),
+    ]
+    assert found[0].message == "\u2018nowhere\u2019 undeclared (first use in this function)"
+
+
+def test_includes_and_notes_stay_with_their_diagnostic() -> None:
+    notes = read("api-6.1")[0].notes
+    assert notes[0] == "mod.c:2: included from here"
+    assert notes[1].startswith("inner.h:1: each undeclared identifier")
+
+
+def test_clang_s_diagnostics_are_read_relative_to_make_s_folder() -> None:
+    found = read("clang")
+    assert [(d.file, d.line, d.column, d.severity) for d in found] == [
+        ("inner.h", 4, 9, "error"),
+        ("mod.c", 12, 30, "error"),
+        ("mod.c", 14, 6, "warning"),
+    ]
+    assert found[1].notes == ("include/linux/device/class.h:228: 'class_create' declared here",)
+
+
+def test_a_missing_header_is_an_error_with_its_place() -> None:
+    assert read("header-6.1") == [
+        Diagnostic("mod.c", 2, 10, "error", "linux/nothere.h: No such file or directory")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("undef-6.1", ("mod.ko", "error", '"not_exported_at_all" undefined!')),
+        ("license-6.1", ("mod.o", "error", "missing MODULE_LICENSE()")),
+        ("gpl-6.1", (None, "error", "GPL-incompatible module mod.ko uses GPL-only symbol '__class_create'")),
+        (
+            "ns-6.1",
+            (
+                None,
+                "error",
+                "module mod uses symbol dma_buf_put from namespace DMA_BUF, but does not import it.",
+            ),
+        ),
+    ],
+)
+def test_modpost_s_errors_are_read(name: str, expected: tuple[str | None, str, str]) -> None:
+    (found,) = read(name)
+    assert (found.file, found.severity, found.message) == expected
+
+
+def test_modpost_s_words_of_5_10_are_read() -> None:
+    found = read("modpost-5.10", "/srv/old")
+    assert [(d.file, d.severity) for d in found] == [
+        ("plain.o", "warning"),
+        ("mod.o", "warning"),
+        ("mod.ko", "error"),
+        ("mod.ko", "error"),
+    ]
+
+
+def test_modpost_s_words_of_6_12_are_read() -> None:
+    found = read("modpost-6.12", "/srv/new")
+    assert [(d.file, d.severity) for d in found] == [
+        ("mod.o", "warning"),
+        ("mod", "warning"),
+        ("mod.ko", "error"),
+    ]
+    assert found[1].message.startswith("section mismatch in reference: late")
+
+
+def test_the_linker_s_errors_are_read() -> None:
+    assert read("multi-6.1") == [Diagnostic("b.c", 3, None, "error", "multiple definition of `x'")]
+
+
+def test_make_s_own_errors_are_read() -> None:
+    (found,) = read("rule-6.1")
+    assert found.message.startswith("No rule to make target '/srv/rule/mod.o'")
+    assert parse_diagnostics("Makefile:3: *** missing separator.  Stop.\n", PurePosixPath("/m")) == [
+        Diagnostic("Makefile", 3, None, "error", "missing separator")
+    ]
+
+
+def test_a_build_that_only_warns_has_only_warnings() -> None:
+    assert [d.severity for d in read("warn-6.1")] == ["warning"]
+
+
+def test_a_clean_build_says_nothing() -> None:
+    log = "make: Entering directory '/x'\n  CC [M]  /m/a.o\n  LD [M]  /m/a.ko\nmake: Leaving directory '/x'\n"
+    assert parse_diagnostics(log, PurePosixPath("/m")) == []
+
+
+def test_the_same_diagnostic_of_two_attempts_is_said_once() -> None:
+    text = (LOGS / "header-6.1.log").read_text()
+    assert len(parse_diagnostics(text * 2, PurePosixPath("/srv/header"))) == 1
+
+
+@settings(max_examples=200, deadline=500)
+@given(st.text(alphabet="/-:.m\"'[]()* \n1aerorwning", max_size=3000))
+def test_any_text_is_read(text: str) -> None:
+    found = parse_diagnostics(text, PurePosixPath("/m"))
+    build_reason(text, 2, found, OLD)
+
+
+@pytest.mark.parametrize("unit", ["-/", "a:", "x.o:", "1: ", "ld", "'", "make[1]: ", "ERROR: modpost: "])
+def test_hostile_lines_are_read_in_linear_time(unit: str) -> None:
+    began = time.process_time()
+    parse_diagnostics((unit * 1000 + "\n") * 200 + unit * 500_000, PurePosixPath("/m"))
+    assert time.process_time() - began < 1.0
+
+
+def test_an_old_form_on_a_newer_kernel_is_named() -> None:
+    said = reason("clang", NEW, "/srv/clang")
+    assert said.startswith("mod.c:12: since Linux 6.4 class_create() takes the name only")
+
+
+def test_a_forgotten_include_is_named_though_the_function_changed_later() -> None:
+    assert reason("api-6.1").endswith("include <linux/device.h>.")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("undef-6.1", "not_exported_at_all() is not exported by 6.1.0-56"),
+        ("license-6.1", 'add MODULE_LICENSE("GPL")'),
+        ("gpl-6.1", "mod uses __class_create(), which is for GPL modules only"),
+        ("ns-6.1", "MODULE_IMPORT_NS(DMA_BUF)"),
+        ("rule-6.1", "mod.c is not in the folder"),
+        ("header-6.1", "mod.c:2: 6.1.0-56-cloud-amd64 has no linux/nothere.h"),
+        ("multi-6.1", "x is defined twice"),
+    ],
+)
+def test_reasons_name_the_cause_and_the_remedy(name: str, words: str) -> None:
+    assert words in reason(name)
+
+
+def test_kallsyms_lookup_name_is_known_to_be_gone() -> None:
+    assert "since Linux 5.7 kallsyms_lookup_name()" in reason("modpost-5.10", "5.10.0-46-amd64", "/srv/old")
+
+
+def test_success_without_a_module_has_its_reason() -> None:
+    about = inspect_folder({"Makefile": "obj-m :=\n"})
+    said = build_reason("make: Nothing to be done", 0, [], OLD, folder=about)
+    assert said is not None and "built no .ko" in said and "obj-m" in said
+    assert build_reason("", 0, [], OLD, built=["a.ko"]) is None
+
+
+def test_success_without_a_module_names_the_option_it_depends_on() -> None:
+    about = inspect_folder({"Makefile": "obj-$(CONFIG_FOO) += foo.o\n"})
+    said = build_reason("", 0, [], OLD, folder=about)
+    assert said is not None and "CONFIG_FOO=m" in said
+
+
+def test_missing_headers_of_the_kernel_are_named() -> None:
+    log = f"make: *** /lib/modules/{OLD}/build: No such file or directory.  Stop.\n"
+    said = build_reason(log, 2, parse_diagnostics(log, PurePosixPath("/m")), OLD)
+    assert said is not None and f"no headers for {OLD}" in said
+
+
+def test_a_missing_program_is_named() -> None:
+    log = "/bin/sh: 1: bison: not found\nmake: *** [x] Error 127\n"
+    said = build_reason(log, 2, parse_diagnostics(log, PurePosixPath("/m")), OLD)
+    assert said is not None and said.startswith("bison is not in the guest")
+
+
+def test_a_build_without_end_says_so() -> None:
+    said = build_reason("", None, [], OLD)
+    assert said is not None and "did not end in time" in said
+
+
+def test_an_unknown_failure_quotes_the_last_words() -> None:
+    said = build_reason("something odd happened\nmake: *** [x] Error 1\n", 2, [], OLD)
+    assert said == "make ended with code 2: something odd happened; the build log has the rest."
+
+
+def test_a_version_test_in_the_sources_is_pointed_at() -> None:
+    found = [Diagnostic("a.c", 3, 1, "error", "implicit declaration of function 'strlcpy'")]
+    said = build_reason(
+        "", 2, found, NEW, sources={"a.c": "#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 8, 0)"}
+    )
+    assert said is not None and "strscpy()" in said and "LINUX_VERSION_CODE" in said
+
+
+def test_escape_codes_of_a_log_never_reach_the_reason() -> None:
+    said = build_reason("\x1b]0;title\x07 boo\n", 1, [], OLD)
+    assert said is not None and "\x1b" not in said and "\x07" not in said
+
+
+I2C_NEW, I2C_OLD = (
+    "int (*)(struct i2c_client *)",
+    "int (*)(struct i2c_client *, const struct i2c_device_id *)",
+)
+
+
+@pytest.mark.parametrize(
+    ("message", "release", "words"),
+    [
+        ("too many arguments to function 'class_create'", NEW, "since Linux 6.4"),
+        ('macro "class_create" requires 2 arguments, but only 1 given', OLD, "only since Linux 6.4"),
+        ('macro "access_ok" passed 3 arguments, but takes just 2', OLD, "since Linux 5.0"),
+        ("passing argument 4 of 'proc_create' from incompatible pointer type", OLD, "since Linux 5.6"),
+        ("implicit declaration of function 'vm_flags_set'", OLD, "only since Linux 6.3"),
+        ("assignment of read-only member 'vm_flags'", NEW, "since Linux 6.3"),
+        ("implicit declaration of function 'from_timer'", "6.16.3-amd64", "timer_container_of()"),
+        ("implicit declaration of function 'timer_container_of'", NEW, "only since Linux 6.16"),
+        ("implicit declaration of function 'del_timer_sync'", "7.2.13-amd64", "timer_delete_sync()"),
+        ("'no_llseek' undeclared here (not in a function)", NEW, "leave .llseek out"),
+        ("asm/unaligned.h: No such file or directory", NEW, "linux/unaligned.h"),
+        ("'struct mm_struct' has no member named 'mmap_sem'", OLD, "mmap_lock"),
+        (f"initialization of '{I2C_NEW}' from incompatible pointer type '{I2C_OLD}'", NEW, "since Linux 6.3"),
+        (
+            f"initialization of '{I2C_OLD}' from incompatible pointer type '{I2C_NEW}'",
+            OLD,
+            "only since Linux 6.3",
+        ),
+        (
+            "initialization of 'void (*)(struct platform_device *)' from incompatible pointer type "
+            "'int (*)(struct platform_device *)'",
+            NEW,
+            "since Linux 6.11",
+        ),
+        (
+            "expected ',' or ';' before 'DMA_BUF'\nmod.c:9: in expansion of macro 'MODULE_IMPORT_NS'",
+            "6.13.1",
+            "as a string",
+        ),
+    ],
+)
+def test_a_change_of_the_kernel_is_recognised(message: str, release: str, words: str) -> None:
+    typographic = message.replace("'", "\u2019")
+    for spelled in (message, typographic):
+        said = find_api_change(spelled, release)
+        assert said is not None and words in said and release in said
+
+
+@pytest.mark.parametrize(
+    ("message", "release"),
+    [
+        ("too many arguments to function 'my_own'", NEW),
+        ("implicit declaration of function 'strlcpy'", OLD),
+        ("implicit declaration of function 'from_timer'", NEW),
+        ("expected ';' before 'return'", "7.2.13"),
+        ("implicit declaration of function 'strlcpy'", "mainline"),
+        ("'struct foo' has no member named 'owner'", NEW),
+    ],
+)
+def test_an_error_of_the_person_s_own_is_no_change_of_the_kernel(message: str, release: str) -> None:
+    assert find_api_change(message, release) is None
+
+
+def test_an_include_is_proposed_for_what_is_forgotten_most() -> None:
+    assert find_missing_include("implicit declaration of function \u2018kmalloc\u2019") == "linux/slab.h"
+    assert find_missing_include("call to undeclared function 'msleep'; ISO C99") == "linux/delay.h"
+    assert find_missing_include("implicit declaration of function 'my_own'") is None
+
+
+def test_releases_are_parsed() -> None:
+    assert parse_release(OLD) == (6, 1) and parse_release("x") is None

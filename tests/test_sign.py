@@ -1,0 +1,447 @@
+"""Signing modules, taking signatures apart, and saying which guest would take which module."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import subprocess
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kmlab.errors import ConfigError
+from kmlab.kernel.sign import (
+    MODULES_ONLY,
+    GuestKeyring,
+    Verdict,
+    describe,
+    explain,
+    kernel_name,
+    key_id,
+    make_key_pair,
+    parse_module,
+    read_signature,
+    sign_module,
+    strip_signature,
+    verify,
+)
+from kmlab.kernel.signature import MAGIC, TRAILER, signed_content
+
+DATA = Path(__file__).parent / "data" / "ko-sign"
+KO = (DATA / "signdata.ko").read_bytes()
+SIGNER = x509.load_der_x509_certificate((DATA / "signer.der").read_bytes())
+ECDSA_SIGNER = x509.load_der_x509_certificate((DATA / "ecdsa-signer.der").read_bytes())
+RELEASE = "6.1.0-56-cloud-amd64"
+
+KEY, CERTIFICATE = make_key_pair("kmlab test")
+OTHER_KEY, OTHER = make_key_pair("kmlab test")
+SIGNED = sign_module(KO, KEY, CERTIFICATE)
+
+
+def recorded(name: str) -> bytes:
+    return KO + (DATA / f"{name}.sig").read_bytes()
+
+
+def guest(*certificates: x509.Certificate, **changes: object) -> GuestKeyring:
+    enforcing = GuestKeyring(
+        guest="debian", release=RELEASE, arch="x86_64", secure_boot=True, certificates=certificates
+    )
+    return replace(enforcing, **changes)  # type: ignore[arg-type]
+
+
+def with_machine(number: int) -> bytes:
+    return KO[:18] + number.to_bytes(2, "little") + KO[20:]
+
+
+def without_section(name: bytes) -> bytes:
+    return KO.replace(b"\0" + name + b"\0", b"\0" + b"?" * len(name) + b"\0")
+
+
+# Signing
+
+
+def test_a_signed_module_verifies_with_its_own_certificate_and_with_no_other() -> None:
+    assert verify(SIGNED, CERTIFICATE) is Verdict.VALID
+    assert verify(SIGNED, OTHER) is Verdict.WRONG_KEY
+    assert verify(KO, CERTIFICATE) is Verdict.UNSIGNED
+
+
+def test_the_module_itself_is_not_changed_by_signing() -> None:
+    assert SIGNED.startswith(KO)
+    assert signed_content(SIGNED) == KO
+    assert strip_signature(SIGNED) == KO
+
+
+def test_signing_again_replaces_the_signature() -> None:
+    again = sign_module(SIGNED, OTHER_KEY, OTHER)
+    assert again.count(MAGIC) == 1
+    assert verify(again, OTHER) is Verdict.VALID
+    assert sign_module(again, KEY, CERTIFICATE) == SIGNED
+
+
+def test_a_doubly_signed_module_loses_both_signatures() -> None:
+    twice = SIGNED + recorded("issuer-serial")[len(KO) :]
+    assert strip_signature(twice) == KO
+    assert sign_module(twice, KEY, CERTIFICATE) == SIGNED
+
+
+def test_the_information_block_has_the_form_that_the_kernel_demands() -> None:
+    block = SIGNED[-len(MAGIC) - TRAILER.size : -len(MAGIC)]
+    assert TRAILER.size == 12
+    assert block[:8] == bytes([0, 0, 2, 0, 0, 0, 0, 0])
+    assert int.from_bytes(block[8:], "big") == len(SIGNED) - len(KO) - 12 - len(MAGIC)
+
+
+@pytest.mark.parametrize("command", ["cms", "smime"])
+@pytest.mark.parametrize("altered", [False, True])
+def test_openssl_agrees_about_our_signature(tmp_path: Path, command: str, altered: bool) -> None:
+    (tmp_path / "ko").write_bytes(KO[:-1] + b"!" if altered else KO)
+    (tmp_path / "p7s").write_bytes(SIGNED[len(KO) : -len(MAGIC) - TRAILER.size])
+    (tmp_path / "pem").write_bytes(CERTIFICATE.public_bytes(serialization.Encoding.PEM))
+    trust = ["-certfile", "pem", "-nointern", "-noverify"]
+    verified = subprocess.run(
+        ["openssl", command, "-verify", "-binary", "-inform", "DER", "-in", "p7s", "-content", "ko", *trust],
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+    )
+    assert (verified.returncode == 0) is not altered, verified.stderr.decode()
+
+
+@pytest.mark.parametrize("ko", [b"", b"hello", b"\x7fELF", KO[:100], KO[:-1], b"\x7fELF\x09\x09" + KO[6:]])
+def test_what_is_no_module_is_not_signed(ko: bytes) -> None:
+    with pytest.raises(ConfigError, match=r"hello\.ko: not a kernel module"):
+        sign_module(ko, KEY, CERTIFICATE, name="hello.ko")
+
+
+def test_a_program_is_told_apart_from_a_module() -> None:
+    with pytest.raises(ConfigError, match="program or shared library"):
+        sign_module(KO[:16] + b"\x02" + KO[17:], KEY, CERTIFICATE)
+
+
+def test_an_object_file_without_modinfo_is_not_signed() -> None:
+    with pytest.raises(ConfigError, match=r"no \.modinfo"):
+        sign_module(without_section(b".modinfo"), KEY, CERTIFICATE)
+
+
+def test_a_module_of_another_machine_is_not_signed_for_this_one() -> None:
+    arm = with_machine(183)
+    with pytest.raises(ConfigError, match="built for aarch64, not for x86_64"):
+        sign_module(arm, KEY, CERTIFICATE, arch="x86_64")
+    assert verify(sign_module(arm, KEY, CERTIFICATE, arch="aarch64"), CERTIFICATE) is Verdict.VALID
+
+
+@pytest.mark.parametrize(
+    ("compressed", "how"),
+    [(lzma.compress(KO), "xz"), (gzip.compress(KO), "gzip"), (b"\x28\xb5\x2f\xfd rest", "zstd")],
+)
+def test_a_compressed_module_is_not_signed_and_the_remedy_is_named(compressed: bytes, how: str) -> None:
+    with pytest.raises(
+        ConfigError, match=f"hello.ko: compressed with {how}; a module is signed first"
+    ) as error:
+        sign_module(compressed, KEY, CERTIFICATE, name="hello.ko")
+    assert "sign the .ko" in (error.value.hint or "")
+
+
+def test_an_ecdsa_key_is_refused_with_the_kernels_that_cannot_read_it() -> None:
+    with pytest.raises(ConfigError, match=r"ECDSA.*before 5\.13.*Debian 12's 6\.1"):
+        sign_module(KO, ec.generate_private_key(ec.SECP256R1()), ECDSA_SIGNER)
+
+
+def test_keys_that_kernels_cannot_verify_are_refused() -> None:
+    with pytest.raises(ConfigError, match="not an RSA key"):
+        sign_module(KO, ed25519.Ed25519PrivateKey.generate(), CERTIFICATE)
+    with pytest.raises(ConfigError, match="2560 bits"):
+        sign_module(KO, rsa.generate_private_key(65537, 2560), CERTIFICATE)
+
+
+def test_a_certificate_of_another_key_is_refused() -> None:
+    with pytest.raises(ConfigError, match="does not belong to this key"):
+        sign_module(KO, OTHER_KEY, CERTIFICATE)
+
+
+# The key pair
+
+
+def test_the_certificate_is_for_modules_and_not_for_boot_loaders() -> None:
+    usage = CERTIFICATE.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(usage) == [ExtendedKeyUsageOID.CODE_SIGNING, MODULES_ONLY]
+    assert not CERTIFICATE.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    assert KEY.key_size == 2048
+    CERTIFICATE.verify_directly_issued_by(CERTIFICATE)
+
+
+def test_the_certificate_is_valid_now_and_for_ten_years() -> None:
+    _, certificate = make_key_pair("dates", datetime(2026, 2, 28, 12, tzinfo=timezone.utc))
+    assert certificate.not_valid_before_utc == datetime(2026, 2, 27, 12, tzinfo=timezone.utc)
+    assert certificate.not_valid_after_utc.year == 2036
+
+
+@pytest.mark.parametrize("name", ["", "n" * 65])
+def test_a_name_that_x509_does_not_allow_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="1 to 64 characters"):
+        make_key_pair(name)
+
+
+def test_keys_are_called_as_the_kernel_calls_them() -> None:
+    digest = x509.SubjectKeyIdentifier.from_public_key(KEY.public_key()).digest.hex()
+    assert key_id(CERTIFICATE) == digest
+    assert kernel_name(CERTIFICATE) == f"kmlab test: {digest}"
+    assert kernel_name(SIGNER).startswith("kmlab tests: Recorded signer: ")
+
+
+# Reading what the kernel's own tool signed
+
+
+@pytest.mark.parametrize("name", ["issuer-serial", "ecdsa"])
+def test_the_signer_is_read_as_modinfo_reads_it(name: str) -> None:
+    lines = (line.split(":", 1) for line in (DATA / f"{name}.modinfo").read_text().splitlines())
+    modinfo = {field: value.strip() for field, value in lines}
+    signature = read_signature(recorded(name))
+    assert signature is not None
+    assert signature.well_formed
+    assert signature.signer == modinfo["signer"]
+    assert signature.serial == modinfo["sig_key"].replace(":", "").lower()
+    assert signature.digest == modinfo["sig_hashalgo"]
+
+
+def test_signatures_of_sign_file_verify() -> None:
+    assert verify(recorded("issuer-serial"), SIGNER) is Verdict.VALID
+    assert verify(recorded("key-id"), SIGNER) is Verdict.VALID
+    assert verify(recorded("ecdsa"), ECDSA_SIGNER) is Verdict.VALID
+    assert verify(recorded("ecdsa"), SIGNER) is Verdict.WRONG_KEY
+
+
+def test_a_signature_by_key_id_has_no_signer_but_the_id() -> None:
+    signature = read_signature(recorded("key-id"))
+    assert signature is not None
+    assert (signature.signer, signature.serial) == ("", "")
+    assert signature.key_id == key_id(SIGNER)
+    assert (signature.digest, signature.algorithm) == ("sha512", "rsa")
+
+
+def test_signed_attributes_are_malformed_for_a_module() -> None:
+    signature = read_signature(recorded("attributes"))
+    assert signature is not None
+    assert signature.signer == "Recorded signer"
+    assert "signed attributes" in (signature.problem or "")
+    assert verify(recorded("attributes"), SIGNER) is Verdict.MALFORMED
+
+
+def test_a_changed_module_or_signature_is_altered() -> None:
+    assert verify(KO[:-1] + b"!" + SIGNED[len(KO) :], CERTIFICATE) is Verdict.ALTERED
+    end = len(SIGNED) - len(MAGIC) - TRAILER.size
+    changed = SIGNED[: end - 1] + bytes([SIGNED[end - 1] ^ 1]) + SIGNED[end:]
+    assert verify(changed, CERTIFICATE) is Verdict.ALTERED
+
+
+@pytest.mark.parametrize(
+    ("tail", "problem"),
+    [
+        (MAGIC, "impossible length"),
+        (TRAILER.pack(0, 0, 2, 0, 0, bytes(3), 1 << 31) + MAGIC, "impossible length"),
+        (b"x" * 9 + TRAILER.pack(0, 0, 1, 0, 0, bytes(3), 9) + MAGIC, "of a kind"),
+        (b"x" * 9 + TRAILER.pack(0, 4, 2, 0, 0, bytes(3), 9) + MAGIC, "must be zero"),
+        (b"x" * 9 + TRAILER.pack(0, 0, 2, 0, 0, bytes(3), 9) + MAGIC, "not a PKCS#7 message"),
+    ],
+)
+def test_a_malformed_signature_says_what_is_wrong(tail: bytes, problem: str) -> None:
+    signature = read_signature(KO + tail)
+    assert signature is not None
+    assert problem in (signature.problem or "")
+    assert verify(KO + tail, CERTIFICATE) is Verdict.MALFORMED
+
+
+def test_a_signature_of_impossible_length_cannot_be_taken_off() -> None:
+    with pytest.raises(ConfigError, match="impossible length"):
+        strip_signature(KO + MAGIC)
+
+
+def test_a_file_of_nothing_but_the_magic_is_malformed() -> None:
+    assert verify(MAGIC, CERTIFICATE) is Verdict.MALFORMED
+
+
+@settings(max_examples=300, deadline=None)
+@given(at=st.integers(0, len(SIGNED) - 1), flip=st.integers(1, 255))
+def test_no_changed_byte_leaves_a_signature_valid(at: int, flip: int) -> None:
+    changed = bytearray(SIGNED)
+    changed[at] ^= flip
+    verdict = verify(bytes(changed), CERTIFICATE)
+    # The kernel and openssl look neither at the list of digests nor at the parameters of an algorithm.
+    assert verdict is not Verdict.VALID or len(KO) <= at < len(SIGNED) - 256 - TRAILER.size - len(MAGIC)
+
+
+@settings(max_examples=300, deadline=None)
+@given(message=st.binary(max_size=200))
+def test_no_message_makes_the_reader_fail(message: bytes) -> None:
+    ko = KO + message + TRAILER.pack(0, 0, 2, 0, 0, bytes(3), len(message)) + MAGIC
+    assert verify(ko, CERTIFICATE) is Verdict.MALFORMED
+
+
+@settings(max_examples=300, deadline=None)
+@given(at=st.integers(0, 63), value=st.integers(0, 255), cut=st.integers(0, len(KO)))
+def test_a_damaged_file_is_a_config_error_or_a_module(at: int, value: int, cut: int) -> None:
+    damaged = bytearray(KO)
+    damaged[at] = value
+    for ko in (bytes(damaged), bytes(damaged[:cut]), KO[:cut]):
+        try:
+            parse_module(ko)
+        except ConfigError as error:
+            assert error.hint
+
+
+# The file's own facts
+
+
+def test_a_module_tells_its_machine_release_and_debug_information() -> None:
+    module = parse_module(KO)
+    assert (module.machine, module.release) == ("x86_64", RELEASE)
+    assert module.modinfo["name"] == "signdata"
+    assert module.has_debug_info and module.has_symbols and module.has_versions
+
+
+def test_a_stripped_module_is_recognised() -> None:
+    assert describe(KO).stripped is False
+    assert describe(KO.replace(b".debug_info\0", b".dubeg_info\0")).stripped is True
+
+
+@pytest.mark.parametrize(("compress", "how"), [(lzma.compress, "xz"), (gzip.compress, "gzip")])
+def test_a_compressed_module_is_looked_into(compress: object, how: str) -> None:
+    assert callable(compress)
+    about = describe(compress(SIGNED), [OTHER, CERTIFICATE])
+    assert about.compressed == how
+    assert about.verdict is Verdict.VALID
+    assert about.certificate == CERTIFICATE
+    assert not about.signed_outside
+
+
+def test_a_signature_outside_the_compression_is_not_the_modules() -> None:
+    outside = lzma.compress(KO) + SIGNED[len(KO) :]
+    about = describe(outside, [CERTIFICATE])
+    assert about.signed_outside
+    assert about.verdict is Verdict.UNSIGNED
+    assert "compressed first and signed after" in explain(outside, guest(CERTIFICATE)).why
+
+
+# What a guest would do
+
+
+def test_an_enrolled_key_loads_under_secure_boot() -> None:
+    told = explain(SIGNED, guest(OTHER, CERTIFICATE))
+    assert told.loads is True
+    assert told.why == f"it is signed by '{kernel_name(CERTIFICATE)}', which is enrolled"
+    assert told.remedy == ""
+
+
+@pytest.mark.parametrize(
+    ("ko", "why"),
+    [
+        (KO, "it is not signed"),
+        (recorded("issuer-serial"), "signed by 'Recorded signer', whose key is not enrolled"),
+        (recorded("key-id"), f"signed by 'key {key_id(SIGNER)}', whose key is not enrolled"),
+        (KO[:-1] + b"!" + SIGNED[len(KO) :], "altered after 'kmlab test: "),
+        (recorded("attributes"), "carries signed attributes"),
+        (SIGNED + b"\n", "something was appended after its signature"),
+    ],
+)
+def test_what_secure_boot_refuses_is_told_apart(ko: bytes, why: str) -> None:
+    told = explain(ko, guest(CERTIFICATE))
+    assert told.loads is False
+    assert why in told.why
+    assert told.remedy
+
+
+def test_a_signature_that_was_there_before_was_stripped_off() -> None:
+    told = explain(KO, guest(CERTIFICATE), was_signed=True)
+    assert told.loads is False
+    assert "stripped off" in told.why
+    assert told.remedy.startswith("strip first, sign after")
+
+
+def test_an_unsigned_module_without_debug_information_may_have_been_stripped() -> None:
+    told = explain(KO.replace(b".debug_info\0", b".dubeg_info\0"), guest(CERTIFICATE))
+    assert "strip may have taken both" in told.why
+
+
+@pytest.mark.parametrize("ko", [KO, SIGNED, recorded("issuer-serial"), KO[:-1] + b"!" + SIGNED[len(KO) :]])
+def test_without_secure_boot_anything_well_formed_loads_and_taints(ko: bytes) -> None:
+    told = explain(ko, guest(CERTIFICATE, secure_boot=False))
+    assert told.loads is True
+    assert "taints the kernel (E)" in told.why
+
+
+def test_a_malformed_signature_is_refused_even_without_secure_boot() -> None:
+    assert explain(recorded("attributes"), guest(secure_boot=False)).loads is False
+
+
+@pytest.mark.parametrize("how", [{"sig_enforce": True}, {"lockdown": "integrity"}])
+def test_enforcement_without_secure_boot_does_not_read_the_enrolled_keys(how: dict[str, object]) -> None:
+    told = explain(SIGNED, guest(CERTIFICATE, secure_boot=False, **how))
+    assert told.loads is False
+    assert "only with Secure Boot on" in told.why
+
+
+def test_secure_boot_without_enforcement_takes_a_foreign_key() -> None:
+    assert explain(recorded("issuer-serial"), guest(CERTIFICATE, sig_enforce=False)).loads is True
+
+
+def test_the_kernels_own_key_can_only_be_checked_by_the_kernel() -> None:
+    keyring = guest(kernel_keys=(f"kmlab tests: Recorded signer: {key_id(SIGNER)}",))
+    for name in ("issuer-serial", "key-id"):
+        told = explain(recorded(name), keyring)
+        assert told.loads is None
+        assert "the kernel's own key" in told.why
+
+
+def test_another_machine_is_refused_whatever_the_signature() -> None:
+    told = explain(SIGNED, guest(CERTIFICATE, arch="aarch64"))
+    assert told.loads is False
+    assert told.why == "it was built for x86_64; this guest is aarch64"
+
+
+def test_another_release_is_refused_unless_symbol_versions_may_save_it() -> None:
+    told = explain(SIGNED, guest(CERTIFICATE, release="6.12.9-amd64"))
+    assert told.loads is None
+    assert f"built for kernel {RELEASE}; this guest runs 6.12.9-amd64" in told.why
+    unversioned = sign_module(without_section(b"__versions"), KEY, CERTIFICATE)
+    assert explain(unversioned, guest(CERTIFICATE, release="6.12.9-amd64")).loads is False
+
+
+def test_a_module_without_its_symbol_table_never_loads() -> None:
+    bare = sign_module(without_section(b".symtab"), KEY, CERTIFICATE)
+    told = explain(bare, guest(CERTIFICATE, secure_boot=False))
+    assert told.loads is False
+    assert "symbol table" in told.why
+
+
+def test_an_ecdsa_signature_depends_on_the_kernel() -> None:
+    assert explain(recorded("ecdsa"), guest(ECDSA_SIGNER)).loads is None
+    old = explain(recorded("ecdsa"), guest(ECDSA_SIGNER, release="5.10.0-30-amd64"))
+    assert old.loads is False
+    assert "5.13" in old.why
+
+
+def test_a_digest_other_than_sha256_may_be_missing() -> None:
+    told = explain(recorded("key-id"), guest(SIGNER))
+    assert told.loads is None
+    assert "sha512" in told.why
+
+
+def test_zstd_is_not_looked_into_and_that_is_said() -> None:
+    told = explain(b"\x28\xb5\x2f\xfd rest", guest(CERTIFICATE))
+    assert told.loads is None
+    assert "zstd" in told.why
+    assert told.description.verdict is None
+
+
+def test_what_is_no_module_is_not_explained() -> None:
+    with pytest.raises(ConfigError, match=r"notes\.txt: not a kernel module"):
+        explain(b"hello", guest(CERTIFICATE), name="notes.txt")
