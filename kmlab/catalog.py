@@ -104,7 +104,9 @@ def architecture(image: Image, wanted: str) -> Architecture:
     """How `image` comes about on an architecture."""
     found = image.architectures.get(wanted)
     if found is None:
-        raise ConfigError(f"image '{image.name}' is not there for {wanted}", f"it is for: {', '.join(image.architectures)}")
+        raise ConfigError(
+            f"image '{image.name}' is not there for {wanted}", f"it is for: {', '.join(image.architectures)}"
+        )
     return found
 
 

@@ -71,9 +71,7 @@ class Stage:
         self.report(Started(self.subject, self.what))
         return self
 
-    def progress(
-        self, done: float | None = None, total: float | None = None, unit: str = "", detail: str = ""
-    ) -> None:
+    def progress(self, done: float | None = None, total: float | None = None, unit: str = "", detail: str = "") -> None:
         self.report(Progress(self.subject, self.what, done, total, unit, detail))
 
     @property

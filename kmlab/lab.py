@@ -173,9 +173,7 @@ class Expect:
         if not self.outcome:
             raise ConfigError("has an empty list for 'outcome', which no run can meet")
         if self.outcome == ("pass",) and (self.kind or self.function):
-            raise ConfigError(
-                "names a crash, yet its outcome is pass", "add `outcome: oops`, or what it ends in"
-            )
+            raise ConfigError("names a crash, yet its outcome is pass", "add `outcome: oops`, or what it ends in")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

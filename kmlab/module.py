@@ -141,7 +141,8 @@ def sync(guest: Guest, name: str, source: Path, deadline: Deadline) -> tuple[int
     gone = [path for path, entry in known.items() if (now := wanted.get(path)) is None or now.kind != entry.kind]
     changed = [path for path, entry in wanted.items() if not entry.same(known.get(path))]
     if gone or known == {}:
-        line = f"mkdir -p {shlex.quote(str(workshop(name)))} && cd {shlex.quote(str(workshop(name)))} && xargs -0 rm -rf --"
+        place_there = shlex.quote(str(workshop(name)))
+        line = f"mkdir -p {place_there} && cd {place_there} && xargs -0 rm -rf --"
         names = b"\0".join(b"./" + os.fsencode(path) for path in gone)
         _must(guest.run(line, deadline, data=names), "remove old files")
     if changed:
@@ -203,7 +204,9 @@ def _must(answer: Answer, what: str) -> None:
 def build(guest: Guest, name: str, source: Path, deadline: Deadline, say: Callable[[str], None]) -> Built:
     """Run make for the guest's own kernel, and bring the .ko files to the host."""
     release, folder = guest.record.release, workshop(name)
-    texts = {f: (source / f).read_text("utf-8", "replace") for f in ("Kbuild", *kbuild.MAKEFILES) if (source / f).is_file()}
+    texts = {
+        f: (source / f).read_text("utf-8", "replace") for f in ("Kbuild", *kbuild.MAKEFILES) if (source / f).is_file()
+    }
     about = kbuild.inspect_folder(texts)
     ways = kbuild.make_commands(about.kind, folder, release, os.cpu_count() or 1)
     if not ways:
@@ -306,7 +309,13 @@ class Told:
 
 
 def load(
-    guest: Guest, folder: PurePosixPath, path: str, module: str, params: Sequence[str], around: Around, outside: Sequence[str] = ()
+    guest: Guest,
+    folder: PurePosixPath,
+    path: str,
+    module: str,
+    params: Sequence[str],
+    around: Around,
+    outside: Sequence[str] = (),
 ) -> Told:
     """insmod one module."""
     before = "".join(f"modprobe -- {shlex.quote(name)}; " for name in outside)
@@ -347,20 +356,22 @@ def _told(guest: Guest, line: str, module: str, around: Around) -> Told:
     taint, _, modules = rest.partition("\n")
     words = modules.split()
     answer = Answer(answer.code, output.encode(), answer.err, answer.lost)
-    holders = tuple(w for w in words[3].split(",") if w and w != "-") if len(words) > 4 else ()  # noqa: PLR2004
+    holders = tuple(w for w in words[3].split(",") if w and w != "-") if len(words) > 4 else ()
     return Told(
         answer,
         int(taint) if taint.isdigit() else None,
         holders,
-        int(words[2]) if len(words) > 2 and words[2].lstrip("-").isdigit() else None,  # noqa: PLR2004
-        words[4] if len(words) > 4 else None,  # noqa: PLR2004
+        int(words[2]) if len(words) > 2 and words[2].lstrip("-").isdigit() else None,
+        words[4] if len(words) > 4 else None,
     )
 
 
 def read_state(guest: Guest, deadline: Deadline) -> tuple[int, frozenset[str]]:
     """The taint mask and the names of the loaded modules."""
     facts = parse_facts(
-        guest.run("echo taint=$(cat /proc/sys/kernel/tainted); echo modules=$(cut -d' ' -f1 /proc/modules)", deadline).text
+        guest.run(
+            "echo taint=$(cat /proc/sys/kernel/tainted); echo modules=$(cut -d' ' -f1 /proc/modules)", deadline
+        ).text
     )
     taint = facts.get("taint", "")
     if not taint.isdigit():

@@ -44,7 +44,9 @@ def github_annotations(results: Sequence[RunResult]) -> list[str]:
         place = next(((c.file, c.line) for c in result.crashes if c.file), None)
         place = place or next(((d.file, d.line) for d in result.diagnostics if d.file), None)
         where = f"file={_property(f'{result.source}/{place[0]}')},line={place[1] or 1}," if place else ""
-        lines.append(f"::error {where}title={_property(f'{result.module} on {result.guest}')}::{_data(summary(result))}")
+        lines.append(
+            f"::error {where}title={_property(f'{result.module} on {result.guest}')}::{_data(summary(result))}"
+        )
     return lines
 
 

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -70,9 +70,7 @@ def modules_under(lab: Lab, folders: Sequence[Path]) -> list[Module]:
     return list({module.name: module for module in found}.values())
 
 
-def run(
-    host: Host, lab: Lab, spec: GuestSpec, wanted: Module, options: Options, report: Report
-) -> RunResult:
+def run(host: Host, lab: Lab, spec: GuestSpec, wanted: Module, options: Options, report: Report) -> RunResult:
     """One module through one guest; never raises for what the module, the guest or the lab does, but for bad input."""
     began = time.monotonic()
     files = provision.lab_files(lab)
@@ -105,9 +103,7 @@ def run(
 class _Run:
     """The state of one run while it goes through its steps."""
 
-    def __init__(
-        self, lab: Lab, guest: Guest, wanted: Module, options: Options, report: Report, began: float
-    ) -> None:
+    def __init__(self, lab: Lab, guest: Guest, wanted: Module, options: Options, report: Report, began: float) -> None:
         self.lab, self.guest, self.wanted, self.options, self.report = lab, guest, wanted, options, report
         self.began = began
         self.source = lab.locate(wanted.source)
@@ -289,7 +285,11 @@ class _Run:
         outcomes = [*self.outcomes, *(outcome_of(c) for c in crashes)]
         if crashes and "lost" in outcomes:
             outcomes = [o for o in outcomes if o != "lost"]
-        if any(o == "oops" for o in outcomes) and "hang" in self.outcomes and not any(c.kind == "hang" for c in crashes):
+        if (
+            any(o == "oops" for o in outcomes)
+            and "hang" in self.outcomes
+            and not any(c.kind == "hang" for c in crashes)
+        ):
             outcomes = [o for o in outcomes if o != "hang"]  # the step did not end because its task was killed
         fresh_taint = self.taint[1] & ~self.taint[0]
         if fresh_taint & taint_mask(["WARN"]) and not any(self._allowed_text(c.title) for c in crashes):
@@ -405,5 +405,3 @@ def _shown_source(lab: Lab, wanted: Module) -> str:
     with contextlib.suppress(ValueError):
         return str(PurePosixPath(place.resolve().relative_to(lab.folder.resolve())))
     return str(place)
-
-

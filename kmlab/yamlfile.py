@@ -36,9 +36,7 @@ def read(path: Path) -> Document:
         # Asked before the open: opening a FIFO that nobody writes to waits for ever.
         kind = os.stat(path).st_mode
         if not stat.S_ISREG(kind):
-            raise ConfigError(
-                f"{file}: {'a folder' if stat.S_ISDIR(kind) else 'a special file'}, not a YAML file"
-            )
+            raise ConfigError(f"{file}: {'a folder' if stat.S_ISDIR(kind) else 'a special file'}, not a YAML file")
         with path.open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)
     except OSError as error:

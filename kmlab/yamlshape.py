@@ -234,11 +234,7 @@ def _scalar(node: Text, kind: Any, spot: Spot) -> object:
         return Path(text)
     if kind is bool:
         if text.lower() not in {"true", "false"}:
-            hint = (
-                "write true or false"
-                if text.lower() in {"yes", "no", "on", "off", "y", "n", "1", "0"}
-                else None
-            )
+            hint = "write true or false" if text.lower() in {"yes", "no", "on", "off", "y", "n", "1", "0"} else None
             raise spot.error(f"must be true or false, not {_called(node)}", hint)
         return text.lower() == "true"
     if kind in (int, float):
@@ -315,8 +311,4 @@ def _called(node: Node) -> str:
 
 def _example(shape: type, given: Mapping[str, object]) -> str:
     required = [name for name, wanted in _fields(shape).items() if wanted.required and name not in given]
-    return (
-        f"write {{{', '.join(f'{name}: …' for name in required)}}}"
-        if required
-        else "write lines of `key: value`"
-    )
+    return f"write {{{', '.join(f'{name}: …' for name in required)}}}" if required else "write lines of `key: value`"

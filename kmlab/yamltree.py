@@ -25,9 +25,7 @@ MAX_DEPTH = 32
 def parse(data: bytes, file: str) -> Map:
     """The content of a YAML file that is in memory; `file` is what errors call it."""
     if len(data) > MAX_BYTES:
-        raise ConfigError(
-            f"{file}: larger than {MAX_BYTES >> 10} KiB", "a file that a person wrote is smaller"
-        )
+        raise ConfigError(f"{file}: larger than {MAX_BYTES >> 10} KiB", "a file that a person wrote is smaller")
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
@@ -122,9 +120,7 @@ class _Tree:
         self._count(event, 1)
         tag = getattr(event, "tag", None)
         if tag is not None:
-            raise self._error(
-                event, f"a tag ({printable(str(tag), 60)}) has no meaning here", "remove the tag"
-            )
+            raise self._error(event, f"a tag ({printable(str(tag), 60)}) has no meaning here", "remove the tag")
         if isinstance(event, yaml.MappingStartEvent):
             node = self._map(event, of, depth)
         elif isinstance(event, yaml.SequenceStartEvent):
@@ -180,9 +176,7 @@ class _Tree:
         node = self.anchors.get(str(event.anchor))
         if node is None:
             name = printable(str(event.anchor), 60)
-            raise self._error(
-                event, f"alias *{name} names nothing that ends above it", f"mark a value with &{name}"
-            )
+            raise self._error(event, f"alias *{name} names nothing that ends above it", f"mark a value with &{name}")
         self._count(event, node.size)
         return node
 
@@ -218,9 +212,7 @@ class _Tree:
             begun = f" ({error.context} that began on line {error.context_mark.line + 1})"
         problem = str(error.problem or error)
         if "'\\t'" in problem or (lines and re.match(r" *\t", lines[number - 1])):
-            return ConfigError(
-                f"{self.file}:{number}: a tab where YAML wants spaces", "indent with spaces only"
-            )
+            return ConfigError(f"{self.file}:{number}: a tab where YAML wants spaces", "indent with spaces only")
         return ConfigError(
             f"{self.file}:{number}: not valid YAML: {printable(problem + begun, 200)}",
             "look for a missing colon, bracket or quote, or an indentation that is off, here or just above",

@@ -113,9 +113,7 @@ Name = Annotated[
     ),
 ]
 """Of a lab or a guest: ends up in paths, sockets and libvirt's domain names."""
-ImageName = Annotated[
-    str, word("[a-z0-9][a-z0-9.-]{0,62}", "the name of an image, such as debian-12 or ubuntu-24.04")
-]
+ImageName = Annotated[str, word("[a-z0-9][a-z0-9.-]{0,62}", "the name of an image, such as debian-12 or ubuntu-24.04")]
 ModuleName = Annotated[
     str, word(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}", "letters, digits, `_`, `.`, `+` and `-`, at most 64")
 ]
@@ -132,9 +130,7 @@ Package = Annotated[
     str,
     word(r"[a-z0-9][a-z0-9+.-]{1,99}(:[a-z0-9-]+)?([=/][A-Za-z0-9.+~:-]+)?", "the name of an apt package"),
 ]
-Sysctl = Annotated[
-    str, word(r"[a-z0-9_-]+([./][A-Za-z0-9_-]+)+", "the name of a sysctl, such as kernel.panic")
-]
+Sysctl = Annotated[str, word(r"[a-z0-9_-]+([./][A-Za-z0-9_-]+)+", "the name of a sysctl, such as kernel.panic")]
 OneLine = Annotated[str, word(r"[^\x00-\x1f\x7f]{1,1000}", "one line of text")]
 Command = Annotated[str, word(r"(?s).*\S.*", "a command")]
 # The boot loader's configuration is shell, and the kernel splits at spaces and knows one kind of quotes.

@@ -86,9 +86,7 @@ def test_without_secure_boot_the_store_is_empty_and_smm_is_off(smm: bool) -> Non
     ],
 )
 @pytest.mark.parametrize("arch", ["aarch64", "arm64"])
-def test_arm64_has_its_own_firmware_and_never_smm(
-    arch: str, installed: set[str], secure: bool, code: str
-) -> None:
+def test_arm64_has_its_own_firmware_and_never_smm(arch: str, installed: set[str], secure: bool, code: str) -> None:
     firmware = choose(arch, secure_boot=secure, smm_available=True, exists=among(installed))
     assert firmware.code.name == code
     assert (firmware.machine, firmware.smm, firmware.secure) == ("virt", False, secure)
@@ -119,9 +117,7 @@ def test_an_architecture_that_is_not_known_is_said() -> None:
 
 
 def test_silence_is_explained_by_smm_where_the_firmware_needs_it() -> None:
-    message, hint = why_silent(
-        choose("x86_64", secure_boot=True, smm_available=True, exists=among(DEBIAN_12))
-    )
+    message, hint = why_silent(choose("x86_64", secure_boot=True, smm_available=True, exists=among(DEBIAN_12)))
     assert "OVMF_CODE_4M.secboot.fd says nothing: it does not run where SMM is missing" in message
     assert "without SMM" in hint
     _, hint = why_silent(choose("aarch64", secure_boot=True, smm_available=True, exists=among(DEBIAN_12)))

@@ -90,9 +90,7 @@ def test_an_empty_makefile_is_none() -> None:
 
 
 def test_old_ways_are_noticed() -> None:
-    folder = inspect_folder(
-        {"Makefile": "EXTRA_CFLAGS += -Iinc\nobj-m := a.o\nall:\n\tmake SUBDIRS=$(PWD)\n"}
-    )
+    folder = inspect_folder({"Makefile": "EXTRA_CFLAGS += -Iinc\nobj-m := a.o\nall:\n\tmake SUBDIRS=$(PWD)\n"})
     assert folder.extra_cflags and folder.old_subdirs
 
 
@@ -101,9 +99,7 @@ def test_kbuild_is_tried_first_then_its_own_make() -> None:
     build = f"/lib/modules/{OLD}/build"
     assert first.argv == ("make", "-C", build, "M=/root/m y", "modules", "-j4")
     assert second.argv[:2] == ("make", "-j4")
-    assert {f"KDIR={build}", f"KERNELDIR={build}", f"KERNEL_DIR={build}", f"KERNEL_SRC={build}"} < set(
-        second.argv
-    )
+    assert {f"KDIR={build}", f"KERNELDIR={build}", f"KERNEL_DIR={build}", f"KERNEL_SRC={build}"} < set(second.argv)
     assert {f"KVER={OLD}", f"KVERSION={OLD}"} < set(second.argv)
     assert all(("PWD", "/root/m y") in way.environment for way in (first, second))
 
@@ -149,9 +145,7 @@ def test_clang_s_diagnostics_are_read_relative_to_make_s_folder() -> None:
 
 
 def test_a_missing_header_is_an_error_with_its_place() -> None:
-    assert read("header-6.1") == [
-        Diagnostic("mod.c", 2, 10, "error", "linux/nothere.h: No such file or directory")
-    ]
+    assert read("header-6.1") == [Diagnostic("mod.c", 2, 10, "error", "linux/nothere.h: No such file or directory")]
 
 
 @pytest.mark.parametrize(
@@ -301,9 +295,7 @@ def test_an_unknown_failure_quotes_the_last_words() -> None:
 
 def test_a_version_test_in_the_sources_is_pointed_at() -> None:
     found = [Diagnostic("a.c", 3, 1, "error", "implicit declaration of function 'strlcpy'")]
-    said = build_reason(
-        "", 2, found, NEW, sources={"a.c": "#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 8, 0)"}
-    )
+    said = build_reason("", 2, found, NEW, sources={"a.c": "#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 8, 0)"})
     assert said is not None and "strscpy()" in said and "LINUX_VERSION_CODE" in said
 
 

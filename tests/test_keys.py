@@ -76,9 +76,7 @@ def open_umask() -> Iterator[None]:
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("key_encoding", [Encoding.PEM, Encoding.DER])
 @pytest.mark.parametrize("encoding", [Encoding.PEM, Encoding.DER])
-def test_pem_and_der_both_load(
-    tmp_path: Path, form: PrivateFormat, key_encoding: Encoding, encoding: Encoding
-) -> None:
+def test_pem_and_der_both_load(tmp_path: Path, form: PrivateFormat, key_encoding: Encoding, encoding: Encoding) -> None:
     key = write_key(tmp_path / "key", encoding=key_encoding, form=form)
     pair = load_pair(key, write_certificate(tmp_path / "cert", encoding), environ=NOBODY, now=NOW)
     assert pair.key.private_numbers() == KEY.private_numbers()
@@ -96,9 +94,7 @@ def test_key_and_certificate_may_share_a_file(tmp_path: Path, certificate_first:
 
 
 @pytest.mark.parametrize("encoding", [Encoding.PEM, Encoding.DER])
-def test_the_passphrase_comes_from_the_environment_before_anybody_is_asked(
-    tmp_path: Path, encoding: Encoding
-) -> None:
+def test_the_passphrase_comes_from_the_environment_before_anybody_is_asked(tmp_path: Path, encoding: Encoding) -> None:
     asked = []
 
     def ask(path: str) -> str:

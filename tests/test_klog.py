@@ -115,8 +115,7 @@ def test_binary_is_read_without_complaint() -> None:
 
 def test_kmsg_dictionaries_are_no_records_and_its_escapes_are_undone() -> None:
     log = parse_log(
-        b"6,10,1000000,-;one\\x0atwo \\xc3\\xa4\\x5c\n"
-        b" SUBSYSTEM=pci\n DEVICE=+pci:0000\n6,11,1000001,c;three\n"
+        b"6,10,1000000,-;one\\x0atwo \\xc3\\xa4\\x5c\n SUBSYSTEM=pci\n DEVICE=+pci:0000\n6,11,1000001,c;three\n"
     )
     assert [r.text for r in log.records] == ["one", "two \u00e4\\", "three"]
 
@@ -157,9 +156,7 @@ def test_fed_in_any_pieces_it_says_the_same() -> None:
     expected = whole.feed(data) + whole.close()
     for size in (1, 2, 3, 7, 64, 1000):
         reader = ConsoleReader()
-        pieces = [
-            r for i in range(0, len(data), size) for r in reader.feed(data[i : i + size])
-        ] + reader.close()
+        pieces = [r for i in range(0, len(data), size) for r in reader.feed(data[i : i + size])] + reader.close()
         assert pieces == expected
         assert reader.dropped == whole.dropped
 

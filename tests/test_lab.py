@@ -436,9 +436,7 @@ def test_no_lab_file_is_an_error_that_names_kmlab_init(tmp_path: Path) -> None:
     ("called", "name"),
     [("my-lab", "my-lab"), ("My Lab!", "my-lab"), ("äöü", "lab"), ("-x" * 40, "x" + "-x" * 15)],
 )
-def test_the_starter_files_are_a_lab_that_loads_in_a_folder_of_any_name(
-    folder: Path, called: str, name: str
-) -> None:
+def test_the_starter_files_are_a_lab_that_loads_in_a_folder_of_any_name(folder: Path, called: str, name: str) -> None:
     for path, text in starter_files(called).items():
         (folder / path).parent.mkdir(exist_ok=True)
         (folder / path).write_text(text)
@@ -453,9 +451,7 @@ def test_the_starter_files_are_a_lab_that_loads_in_a_folder_of_any_name(
 @given(st.data())
 def test_any_bytes_give_a_lab_or_one_clear_error(folder: Path, data: st.DataObject) -> None:
     """Arbitrary bytes hardly get past the first line, so most of the time a good lab is damaged instead."""
-    content = bytearray(
-        data.draw(st.sampled_from([INTERFACE, SHORT, starter_files("a")["lab.yaml"]])).encode()
-    )
+    content = bytearray(data.draw(st.sampled_from([INTERFACE, SHORT, starter_files("a")["lab.yaml"]])).encode())
     for _ in range(data.draw(st.integers(0, 4))):
         at = data.draw(st.integers(0, len(content)))
         content[at : at + data.draw(st.integers(0, 8))] = data.draw(st.binary(max_size=6) | _PIECES)

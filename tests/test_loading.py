@@ -32,9 +32,7 @@ def load(
     code: int | None = 1,
     already: bool | None = None,
 ) -> Failure:
-    failure = explain_load_failure(
-        insmod(words), code, log, "mod", RELEASE, modinfo, owners, already_loaded=already
-    )
+    failure = explain_load_failure(insmod(words), code, log, "mod", RELEASE, modinfo, owners, already_loaded=already)
     assert failure is not None
     assert failure.reason.endswith(".") and "\n" not in failure.reason
     return failure
@@ -56,9 +54,7 @@ def test_another_kernel_s_module_names_both_kernels() -> None:
 
 
 def test_the_same_release_with_other_options_is_said_otherwise() -> None:
-    failure = load(
-        "Invalid module format", f"mod: version magic '{RELEASE} SMP ' should be '{RELEASE} SMP preempt '"
-    )
+    failure = load("Invalid module format", f"mod: version magic '{RELEASE} SMP ' should be '{RELEASE} SMP preempt '")
     assert failure.kind == "vermagic" and "configured otherwise" in failure.reason
 
 

@@ -1,10 +1,10 @@
 """Every saved log of tests/data/oops is judged as its own header says.
 
-A log begins with lines `# expect: KEY: VALUE`, which are not part of it. Keys: `count` (findings in all; without
-it, as many as are described), `own` (the modules under test, comma-separated), `booted` (yes: the log begins
-in a running kernel) and any field of a Crash: kind, class, title, function, module, file, line, task, pid,
-cpu, fatal and truncated (yes, no), sections (names, comma-separated), fingerprint. `none` stands for an absent
-value. `and:` begins the next finding. A log with `count: 0` is benign.
+A log begins with lines `# expect: KEY: VALUE`, not part of it. The keys are `count` (findings in all;
+without it, as many as are described), `own` (the modules under test, comma-separated), `booted` (yes: the log
+begins in a running kernel) and any field of a Crash: kind, class, title, function, module, file, line, task,
+pid, cpu, fatal and truncated (yes, no), sections (names, comma-separated), fingerprint. `none` stands for an
+absent value. `and:` begins the next finding. A log with `count: 0` is benign.
 """
 
 from __future__ import annotations
@@ -94,9 +94,7 @@ def test_a_log_fed_byte_by_byte_is_judged_the_same(path: Path) -> None:
 @pytest.mark.parametrize("path", CORPUS, ids=lambda p: p.stem)
 def test_no_title_has_an_address_a_process_or_a_cpu_in_it(path: Path) -> None:
     for crash in judge(read_sample(path)):
-        assert not re.search(r"0x[0-9a-f]|\b[0-9a-f]{8,}\b|CPU#?\d|:\d|\+0x|\bpid\b", crash.title), (
-            crash.title
-        )
+        assert not re.search(r"0x[0-9a-f]|\b[0-9a-f]{8,}\b|CPU#?\d|:\d|\+0x|\bpid\b", crash.title), crash.title
         assert "\n" not in crash.title
         assert outcome_of(crash) in ("panic", "oops", "warning", "hang")
         assert outcome_of(crash) == crash.kind
@@ -148,9 +146,7 @@ def test_the_rip_line_is_exact_and_the_other_frames_are_return_addresses() -> No
     assert not any(f.exact for f in crash.frames[1:])
     guess = next(f for f in crash.frames if f.function == "__die")
     assert not guess.reliable
-    assert [f.function for f in crash.frames].count("nullinit_init") == 1, (
-        "the summary after the end is no frame"
-    )
+    assert [f.function for f in crash.frames].count("nullinit_init") == 1, "the summary after the end is no frame"
 
 
 def test_a_call_through_null_is_the_callers_fault() -> None:
@@ -167,9 +163,7 @@ def test_the_allocation_and_the_free_stay_with_a_kasan_report() -> None:
 
 
 def test_the_modules_under_test_are_blamed_before_others() -> None:
-    text = sample("null-deref-read-6.12").data.replace(
-        b"proc_reg_read+0x5a/0xa0", b"outer_read+0x5a/0xa0 [outer]"
-    )
+    text = sample("null-deref-read-6.12").data.replace(b"proc_reg_read+0x5a/0xa0", b"outer_read+0x5a/0xa0 [outer]")
     records = parse_log(text).records
     assert find_crashes(records)[0].function == "null_read"
     assert find_crashes(records, frozenset({"outer"}))[0].function == "outer_read"

@@ -101,9 +101,7 @@ def damaged(chance: random.Random) -> bytes:
             case 4:
                 data[at:at] = chance.randbytes(length)
             case 5:
-                data[at:at] = chance.choice(
-                    [b"\n", b"\x1b[", b"\x1b]0;", b"\x00", b"<0>[", b" [#1]", b"BUG: ", b"\r"]
-                )
+                data[at:at] = chance.choice([b"\n", b"\x1b[", b"\x1b]0;", b"\x00", b"<0>[", b" [#1]", b"BUG: ", b"\r"])
             case _:
                 del data[at:]
     return bytes(data)

@@ -144,9 +144,7 @@ def test_a_module_of_another_machine_is_not_signed_for_this_one() -> None:
     [(lzma.compress(KO), "xz"), (gzip.compress(KO), "gzip"), (b"\x28\xb5\x2f\xfd rest", "zstd")],
 )
 def test_a_compressed_module_is_not_signed_and_the_remedy_is_named(compressed: bytes, how: str) -> None:
-    with pytest.raises(
-        ConfigError, match=f"hello.ko: compressed with {how}; a module is signed first"
-    ) as error:
+    with pytest.raises(ConfigError, match=f"hello.ko: compressed with {how}; a module is signed first") as error:
         sign_module(compressed, KEY, CERTIFICATE, name="hello.ko")
     assert "sign the .ko" in (error.value.hint or "")
 

@@ -72,9 +72,7 @@ def part(line: str) -> Part:
     return read(f"parts:\n  one:\n    {line}\n").parts["one"]
 
 
-@pytest.mark.parametrize(
-    "text", ["6.10", "1:30", "no", "on", "010", "0x10", "1e3", "2026-11-23", "=", "+1", ".5"]
-)
+@pytest.mark.parametrize("text", ["6.10", "1:30", "no", "on", "010", "0x10", "1e3", "2026-11-23", "=", "+1", ".5"])
 def test_text_stays_as_it_stands_in_the_file_whatever_yaml_would_guess(text: str) -> None:
     assert part(f"text: {text}").text == text
     assert part(f"free: {{key: {text}}}").free == {"key": text}
@@ -125,9 +123,7 @@ def test_a_mapping_goes_to_the_alternative_whose_keys_it_has() -> None:
 
 
 def test_aliases_and_merge_keys_work_and_own_keys_win() -> None:
-    parts = read(
-        "parts:\n  a: &a {text: t, count: 1}\n  b: {<<: *a, count: 2}\n  c: {<<: [*a]}\n  d: *a\n"
-    ).parts
+    parts = read("parts:\n  a: &a {text: t, count: 1}\n  b: {<<: *a, count: 2}\n  c: {<<: [*a]}\n  d: *a\n").parts
     assert [(x.name, x.text, x.count) for x in parts.values()] == [
         ("a", "t", 1),
         ("b", "t", 2),
@@ -246,9 +242,7 @@ def test_yes_and_no_get_the_hint_to_write_true_or_false() -> None:
 
 
 def test_the_line_is_that_of_the_value_in_a_list_over_several_lines() -> None:
-    assert refused("parts:\n  one:\n    words:\n      - a\n      - {}\n").message.startswith(
-        "f.yaml:5: item 2"
-    )
+    assert refused("parts:\n  one:\n    words:\n      - a\n      - {}\n").message.startswith("f.yaml:5: item 2")
 
 
 def test_what_the_person_wrote_is_printed_without_its_control_characters() -> None:
@@ -299,9 +293,7 @@ def test_what_is_no_file_is_told_by_its_name(tmp_path: Path) -> None:
             yamlfile.load(path, File)
 
 
-def test_a_file_below_the_working_folder_is_named_shortly(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_below_the_working_folder_is_named_shortly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "f.yaml").write_text("x: y\n")
     with pytest.raises(ConfigError, match=r"^f\.yaml:1: unknown key"):
@@ -321,16 +313,12 @@ def test_where_finds_the_line_of_a_key_or_of_the_nearest_one_above_it() -> None:
     assert yamlfile.where("f.yaml", lines, "nowhere") == "f.yaml:1"
 
 
-@pytest.mark.parametrize(
-    ("text", "size"), [("512M", 512 << 20), ("1g", 1 << 30), ("2 GiB", 2 << 30), ("1.5K", 1536)]
-)
+@pytest.mark.parametrize(("text", "size"), [("512M", 512 << 20), ("1g", 1 << 30), ("2 GiB", 2 << 30), ("1.5K", 1536)])
 def test_sizes_are_binary(text: str, size: int) -> None:
     assert yamltypes.parse_size(text) == size
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("30", 30), ("30s", 30), ("1.5", 1.5), ("500ms", 0.5), ("1h", 3600)]
-)
+@pytest.mark.parametrize(("text", "seconds"), [("30", 30), ("30s", 30), ("1.5", 1.5), ("500ms", 0.5), ("1h", 3600)])
 def test_durations_are_seconds_unless_a_unit_says_otherwise(text: str, seconds: float) -> None:
     assert yamltypes.parse_duration(text) == seconds
 
@@ -343,9 +331,7 @@ def test_a_pattern_is_a_part_of_a_line_or_a_regular_expression_between_slashes()
     assert yamltypes.matches("/", "a/b")
 
 
-_YAML = st.text(
-    st.sampled_from("abtrue: -[]{}#&*!|>'\"%@`,?<\n\t\r~\\x019=\0\x1b\u2028é\ufeff"), max_size=200
-)
+_YAML = st.text(st.sampled_from("abtrue: -[]{}#&*!|>'\"%@`,?<\n\t\r~\\x019=\0\x1b\u2028é\ufeff"), max_size=200)
 
 
 @given(st.binary(max_size=200) | _YAML.map(lambda text: text.encode()))

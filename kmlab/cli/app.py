@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
@@ -28,15 +29,33 @@ app = typer.Typer(
 )
 images = typer.Typer(help="The catalogue of images, and the cache.", no_args_is_help=True, rich_markup_mode=None)
 
-for command in (lab.init, lab.doctor, lab.up):
+_COMMANDS: tuple[Callable[..., None], ...] = (
+    lab.init,
+    lab.doctor,
+    lab.up,
+    module.run,
+    module.test,
+    module.build,
+    module.load,
+    module.unload,
+    module.crashes,
+    look.status,
+    look.log,
+    look.ssh,
+    look.console,
+    lab.reset,
+    lab.down,
+    lab.destroy,
+)
+_IMAGE_COMMANDS: dict[str, Callable[..., None]] = {
+    "list": lab.image_list,
+    "build": lab.image_build,
+    "verify": lab.image_verify,
+    "prune": lab.image_prune,
+}
+for command in _COMMANDS:
     app.command()(command)
-for command in (module.run, module.test, module.build, module.load, module.unload, module.crashes):
-    app.command()(command)
-for command in (look.status, look.log, look.ssh, look.console):
-    app.command()(command)
-for command in (lab.reset, lab.down, lab.destroy):
-    app.command()(command)
-for name, command in (("list", lab.image_list), ("build", lab.image_build), ("verify", lab.image_verify), ("prune", lab.image_prune)):
+for name, command in _IMAGE_COMMANDS.items():
     images.command(name)(command)
 app.add_typer(images, name="image")
 

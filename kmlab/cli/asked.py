@@ -12,12 +12,16 @@ if TYPE_CHECKING:
     from kmlab.host import Host
     from kmlab.lab import GuestSpec, Lab
 
-LabFile = Annotated[Path | None, typer.Option("--lab", help="lab.yaml to use; default: here or in a folder above.", metavar="FILE")]
+LabFile = Annotated[
+    Path | None, typer.Option("--lab", help="lab.yaml to use; default: here or in a folder above.", metavar="FILE")
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 Connect = Annotated[str | None, typer.Option("--connect", help="libvirt URI instead of lab.yaml's.", metavar="URI")]
 GuestNames = Annotated[list[str] | None, typer.Argument(help="Guests; default: the lab's.", metavar="[GUEST]...")]
-GuestOptions = Annotated[list[str] | None, typer.Option("--guest", "-g", help="In this guest; may be repeated.", metavar="GUEST")]
+GuestOptions = Annotated[
+    list[str] | None, typer.Option("--guest", "-g", help="In this guest; may be repeated.", metavar="GUEST")
+]
 AllGuests = Annotated[bool, typer.Option("--all", help="All guests of the lab.")]
 Directory = Annotated[Path, typer.Argument(help="The module's folder.", metavar="DIR")]
 

@@ -47,7 +47,9 @@ def log(
 
 def ssh(
     guest: OneGuest = None,
-    command: Annotated[list[str] | None, typer.Argument(help="Run this instead of a shell.", metavar="[-- CMD...]")] = None,
+    command: Annotated[
+        list[str] | None, typer.Argument(help="Run this instead of a shell.", metavar="[-- CMD...]")
+    ] = None,
     lab: LabFile = None,
     debug: Debug = False,
 ) -> None:
@@ -59,7 +61,7 @@ def ssh(
 
     words = list(command or [])
     if guest is not None and "--" in sys.argv and sys.argv[sys.argv.index("--") + 1 :] == [guest, *words]:
-        guest, words = None, [guest, *words]  # kmlab ssh -- CMD: in the default guest
+        words, guest = [guest, *words], None  # kmlab ssh -- CMD: in the default guest
     _, record, files = _started(lab, guest)
     programs.become(client_argv(record.port, files.known_hosts, store.identity_key(), words))
 

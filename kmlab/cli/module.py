@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kmlab.cli.asked import AllGuests, Connect, Debug, Directory, GuestOptions, Json, LabFile, chosen, open_lab, real_host, speak
+from kmlab.cli.asked import (
+    AllGuests,
+    Connect,
+    Debug,
+    Directory,
+    GuestOptions,
+    Json,
+    LabFile,
+    chosen,
+    open_lab,
+    real_host,
+    speak,
+)
 
 if TYPE_CHECKING:
     from kmlab.result import RunResult
@@ -20,7 +32,7 @@ Fresh = Annotated[bool, typer.Option("--fresh", help="On a just-restored guest."
 Keep = Annotated[bool, typer.Option("--keep", help="Leave the module loaded.")]
 
 
-def run(  # noqa: PLR0913
+def run(
     directory: Directory,
     guest: GuestOptions = None,
     every: AllGuests = False,
@@ -48,8 +60,10 @@ def run(  # noqa: PLR0913
     _end(results, json)
 
 
-def test(  # noqa: PLR0913
-    directories: Annotated[list[Path] | None, typer.Argument(help="Only modules under these.", metavar="[DIR]...")] = None,
+def test(
+    directories: Annotated[
+        list[Path] | None, typer.Argument(help="Only modules under these.", metavar="[DIR]...")
+    ] = None,
     guest: GuestOptions = None,
     every: AllGuests = False,
     junit: Annotated[Path | None, typer.Option("--junit", help="Write a JUnit file.", metavar="FILE")] = None,
@@ -92,7 +106,7 @@ def build(
     _steps(directory, guest, lab, connect, json, ("build",))
 
 
-def load(  # noqa: PLR0913
+def load(
     directory: Directory,
     guest: GuestOptions = None,
     param: Params = None,
@@ -121,7 +135,9 @@ def unload(
 
 def crashes(
     file: Annotated[str, typer.Argument(help="A saved kernel log, - for stdin.", metavar="FILE")],
-    module: Annotated[Path | None, typer.Option("--module", help="For the lines: the .ko, or the folder it was built in.")] = None,
+    module: Annotated[
+        Path | None, typer.Option("--module", help="For the lines: the .ko, or the folder it was built in.")
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -135,7 +151,7 @@ def crashes(
     raise typer.Exit(1 if found else 0)
 
 
-def _steps(  # noqa: PLR0913
+def _steps(
     directory: Path,
     guest: list[str] | None,
     lab: Path | None,

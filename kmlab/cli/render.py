@@ -194,7 +194,11 @@ def table(results: Sequence[RunResult]) -> None:
     columns = {g: max([len(g)] + [len(cells.get((m, g), "")) for m in modules]) for g in guests}
     say("  ".join([f"{'module':<{width}}", *(f"{g:<{columns[g]}}" for g in guests)]))
     for module in modules:
-        say("  ".join([f"{module:<{width}}", *(f"{cells.get((module, g), '-'):<{columns[g]}}" for g in guests)]).rstrip())
+        say(
+            "  ".join(
+                [f"{module:<{width}}", *(f"{cells.get((module, g), '-'):<{columns[g]}}" for g in guests)]
+            ).rstrip()
+        )
     wrong = [r for r in results if not r.ok]
     say(f"{len(results) - len(wrong)} as expected, {len(wrong)} not" + (" (marked !)" if wrong else ""))
     for result in wrong:
@@ -252,7 +256,12 @@ def statuses(lab: Lab, found: Sequence[GuestStatus], *, as_json: bool) -> None:
     accel = {"name": choice.name, "why": choice.why} if choice else None
     if as_json:
         listed = [
-            {"name": g.name, "state": g.state, "in_use": g.in_use, **({"record": describe(g.record)} if g.record else {})}
+            {
+                "name": g.name,
+                "state": g.state,
+                "in_use": g.in_use,
+                **({"record": describe(g.record)} if g.record else {}),
+            }
             for g in found
         ]
         document({"schema": "kmlab.status/1", "lab": lab.name, "accel": accel, "guests": listed})
@@ -317,7 +326,13 @@ def images(found: Sequence[ListedImage], *, as_json: bool) -> None:
     """`kmlab image list`."""
     if as_json:
         listed = [
-            {"name": i.name, "family": i.family, "release": i.release, "architectures": list(i.architectures), "cached_bytes": i.cached}
+            {
+                "name": i.name,
+                "family": i.family,
+                "release": i.release,
+                "architectures": list(i.architectures),
+                "cached_bytes": i.cached,
+            }
             for i in found
         ]
         document({"schema": "kmlab.images/1", "images": listed})

@@ -68,7 +68,9 @@ def _firmware(arch: str) -> Finding:
     try:
         chosen = firmware.choose(arch, secure_boot=False, smm_available=False, exists=os.path.exists)
     except KmlabError as error:
-        return Finding("UEFI firmware", "broken", error.message, _apt("ovmf" if arch == "x86_64" else "qemu-efi-aarch64"))
+        return Finding(
+            "UEFI firmware", "broken", error.message, _apt("ovmf" if arch == "x86_64" else "qemu-efi-aarch64")
+        )
     return Finding("UEFI firmware", "fine", str(chosen.code))
 
 
@@ -101,7 +103,9 @@ def _namespaces() -> Finding:
     listed = Path("/etc/subuid")
     if not (listed.exists() and any(line.startswith(f"{name}:") for line in listed.read_text().splitlines())):
         ranges = ("--add-subuids", "100000-165535", "--add-subgids", "100000-165535")
-        return Finding("user namespaces", "broken", f"{name} has no range in /etc/subuid", (*_sudo(), "usermod", *ranges, name))
+        return Finding(
+            "user namespaces", "broken", f"{name} has no range in /etc/subuid", (*_sudo(), "usermod", *ranges, name)
+        )
     return Finding("user namespaces", "fine", "a range in /etc/subuid")
 
 

@@ -37,9 +37,7 @@ def make_seed(seed: Path, files: Mapping[str, str]) -> None:
     image.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident="cidata")
     for number, (name, text) in enumerate(sorted(files.items())):
         content = text.encode()
-        image.add_fp(
-            io.BytesIO(content), len(content), f"/FILE{number}.;1", rr_name=name, joliet_path=f"/{name}"
-        )
+        image.add_fp(io.BytesIO(content), len(content), f"/FILE{number}.;1", rr_name=name, joliet_path=f"/{name}")
     image.write(str(seed))
     image.close()
 

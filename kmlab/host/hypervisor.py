@@ -74,7 +74,7 @@ class Hypervisor:
 
     def monitor(self, name: str, command: str) -> str:
         """QEMU's answer to a command of its human monitor."""
-        return str(self._ask(f"ask QEMU '{command.split()[0]}'", "monitor", name, command))
+        return str(self._ask(f"ask QEMU '{command.split(maxsplit=1)[0]}'", "monitor", name, command))
 
     def dump(self, name: str, target: Path) -> None:
         """Write the guest's memory as an ELF core that crash and drgn read."""

@@ -167,12 +167,8 @@ def _decode(encoded: bytes, passphrase: bytes | None) -> PrivateKeyTypes:
 
 def _no_key(path: Path, encoded: bytes) -> ConfigError:
     if b"BEGIN CERTIFICATE" in encoded or b"BEGIN PUBLIC KEY" in encoded:
-        return ConfigError(
-            f"{path}: holds no private key", "--key takes the private key, --cert the certificate"
-        )
-    return ConfigError(
-        f"{path}: not a private key in PEM or DER", "give an RSA private key as openssl writes it"
-    )
+        return ConfigError(f"{path}: holds no private key", "--key takes the private key, --cert the certificate")
+    return ConfigError(f"{path}: not a private key in PEM or DER", "give an RSA private key as openssl writes it")
 
 
 def _rsa(path: Path, key: PrivateKeyTypes) -> rsa.RSAPrivateKey:
@@ -239,9 +235,7 @@ def _read(path: Path, what: str) -> bytes:
     except OSError as error:
         raise ConfigError(f"{path}: cannot read this {what}: {error.strerror}", "check the path") from error
     if not content or len(content) > _LARGEST:
-        raise ConfigError(
-            f"{path}: not a {what}: {'empty' if not content else 'far too large'}", "check the path"
-        )
+        raise ConfigError(f"{path}: not a {what}: {'empty' if not content else 'far too large'}", "check the path")
     return content
 
 

@@ -2,7 +2,8 @@
 
 A process can open one root of libvirt's embedded driver in its life ("already open with path"), and a root can be
 open in one process at a time. So each `hypervisor.opened` starts one of these, which lives as long as it is needed.
-It reads one JSON request a line, `[operation, arguments…]`, and answers `{"ok": value}` or `{"error": text, "code": N}`.
+It reads one JSON request a line, `[operation, arguments…]`, and answers `{"ok": value}` or
+`{"error": text, "code": N}`.
 """
 
 from __future__ import annotations

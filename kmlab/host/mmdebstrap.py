@@ -116,7 +116,10 @@ def _cause(error: CommandFailed) -> str:
 
 def _hint(error: CommandFailed) -> str | None:
     if "newuidmap" in error.tail or "subuid" in error.tail:
-        return "sudo apt-get install uidmap, and give yourself a range: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER"
+        return (
+            "sudo apt-get install uidmap, and give yourself a range of user ids: "
+            "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER"
+        )
     if "Could not resolve" in error.tail or "Failed to fetch" in error.tail or "Unable to connect" in error.tail:
         return "is the package archive reachable from here? apt's own configuration and http_proxy are used"
     if "Unable to locate package" in error.tail:

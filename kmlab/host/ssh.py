@@ -174,7 +174,8 @@ def _connect(port: int, host_key: str, identity: Path, deadline: Deadline) -> pa
             transport.set_keepalive(0)
             return transport
         except paramiko.AuthenticationException as error:
-            transport.close()
+            if transport is not None:
+                transport.close()
             raise LabError(f"127.0.0.1:{port}: the guest refuses the lab's ssh key: {error}", "kmlab reset") from None
         except (paramiko.SSHException, OSError, EOFError) as error:
             reason = str(error) or type(error).__name__
@@ -199,9 +200,7 @@ def ensure_identity(private: Path) -> str:
             serialization.PrivateFormat.OpenSSH,
             serialization.NoEncryption(),
         )
-        line = made.public_key().public_bytes(
-            serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
-        )
+        line = made.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
         store.write_text(private, text.decode(), 0o600)
         store.write_text(public, f"{line.decode()} kmlab\n")
     return public.read_text(encoding="utf-8").strip()
@@ -225,5 +224,3 @@ def client_argv(port: int, known_hosts: Path, identity: Path, command: list[str]
 
 def known_hosts_line(port: int, host_key: str) -> str:
     return f"[127.0.0.1]:{port} {' '.join(host_key.split()[:2])}\n"
-
-

@@ -36,9 +36,7 @@ def find_api_change(message: str, release: str) -> str | None:
         if version >= change.since and change.on_newer and re.search(change.on_newer, plain, re.DOTALL):
             return f"since Linux {name} {change.text}; this kernel is {release}"
         if version < change.since and change.on_older and re.search(change.on_older, plain, re.DOTALL):
-            return (
-                f"only since Linux {name} {change.text}; this kernel is {release}, so it needs the older form"
-            )
+            return f"only since Linux {name} {change.text}; this kernel is {release}, so it needs the older form"
     return None
 
 
@@ -101,9 +99,7 @@ _CHANGES = (
         _arguments("access_ok"),
     ),
     ApiChange((5, 0), "do_gettimeofday() is gone: use ktime_get_real_ts64()", _unknown("do_gettimeofday")),
-    ApiChange(
-        (5, 0), "dma_zalloc_coherent() is gone: dma_alloc_coherent() zeroes", _unknown("dma_zalloc_coherent")
-    ),
+    ApiChange((5, 0), "dma_zalloc_coherent() is gone: dma_alloc_coherent() zeroes", _unknown("dma_zalloc_coherent")),
     ApiChange(
         (5, 6),
         "proc_create() takes a struct proc_ops (proc_open, proc_read …) in place of file_operations",
@@ -114,8 +110,7 @@ _CHANGES = (
     ApiChange((5, 6), "ioremap_nocache() is gone: use ioremap()", _unknown("ioremap_nocache")),
     ApiChange(
         (5, 7),
-        "kallsyms_lookup_name() is not exported to modules: find the address with a kprobe, or use what is "
-        "exported",
+        "kallsyms_lookup_name() is not exported to modules: find the address with a kprobe, or use what is exported",
         _unknown("kallsyms_lookup_name", "kallsyms_on_each_symbol"),
     ),
     ApiChange(
@@ -214,9 +209,7 @@ _CHANGES = (
         _member("inode", "i_ctime"),
         _unknown("inode_set_ctime_to_ts", "inode_set_ctime_current", "inode_get_ctime"),
     ),
-    ApiChange(
-        (6, 6), "struct file_operations has iterate_shared only", _member("file_operations", "iterate")
-    ),
+    ApiChange((6, 6), "struct file_operations has iterate_shared only", _member("file_operations", "iterate")),
     ApiChange(
         (6, 7),
         "an inode's times are set with inode_set_atime_to_ts() and inode_set_mtime_to_ts()",
@@ -245,9 +238,7 @@ _CHANGES = (
         r"^asm/unaligned\.h: No such file|'asm/unaligned\.h' file not",
         r"^linux/unaligned\.h: No such file|'linux/unaligned\.h' file not",
     ),
-    ApiChange(
-        (6, 12), "the file of a struct fd is had with fd_file()", _member("fd", "file"), _unknown("fd_file")
-    ),
+    ApiChange((6, 12), "the file of a struct fd is had with fd_file()", _member("fd", "file"), _unknown("fd_file")),
     ApiChange(
         (6, 13),
         "MODULE_IMPORT_NS() and EXPORT_SYMBOL_NS() take the namespace as a string, in double quotes",

@@ -11,7 +11,7 @@ from kmlab.kernel.diagnostics import Diagnostic
 from kmlab.kernel.kbuild import Folder
 
 
-def build_reason(  # noqa: PLR0913
+def build_reason(
     log: str,
     exit_code: int | None,
     diagnostics: Sequence[Diagnostic],
@@ -31,11 +31,7 @@ def build_reason(  # noqa: PLR0913
     if exit_code is None:
         return "make did not end in time: see the last lines of the build log, or give it longer (--timeout)."
     errors = [diagnostic for diagnostic in diagnostics if diagnostic.severity == "error"]
-    return (
-        _no_headers(log, release)
-        or _cause(errors, release, folder, sources or {})
-        or _last_words(log, exit_code)
-    )
+    return _no_headers(log, release) or _cause(errors, release, folder, sources or {}) or _last_words(log, exit_code)
 
 
 def _nothing_built(folder: Folder | None, release: str) -> str:
@@ -57,27 +53,17 @@ def _nothing_built(folder: Folder | None, release: str) -> str:
 
 def _config_remedy(folder: Folder) -> str:
     first = folder.configs[0]
-    return (
-        f"its objects depend on {first}, which this kernel does not set to m; write obj-m, or give make "
-        f"{first}=m."
-    )
+    return f"its objects depend on {first}, which this kernel does not set to m; write obj-m, or give make {first}=m."
 
 
 def _no_headers(log: str, release: str) -> str | None:
     if re.search(r"\*\*\* /lib/modules/\S+/build: No such file or directory", log):
-        return (
-            f"the guest has no headers for {release}: kmlab up installs them; look at what it says about "
-            f"them."
-        )
-    if re.search(
-        r"Kernel configuration is invalid|include/generated/autoconf\.h.*(?:missing|are missing)", log
-    ):
+        return f"the guest has no headers for {release}: kmlab up installs them; look at what it says about them."
+    if re.search(r"Kernel configuration is invalid|include/generated/autoconf\.h.*(?:missing|are missing)", log):
         return f"the headers of {release} in the guest are not complete: install them anew (kmlab up)."
     if "No space left on device" in log:
         return "the guest's disk is full: make room in it or restore it (kmlab reset)."
-    if re.search(
-        r"(?:gcc|clang|cc1)\S*: .*(?:Killed|terminated) signal|internal compiler error: Killed", log
-    ):
+    if re.search(r"(?:gcc|clang|cc1)\S*: .*(?:Killed|terminated) signal|internal compiler error: Killed", log):
         return "the compiler was killed for want of memory: give the guest more (memory: in lab.yaml)."
     missing = re.search(
         r"(?m)^(?:make(?:\[\d+\])?|(?:/bin/)?sh: \d+): (\S+): (?:No such file|not found|Command not)", log
@@ -87,9 +73,7 @@ def _no_headers(log: str, release: str) -> str | None:
     return None
 
 
-def _cause(
-    errors: Sequence[Diagnostic], release: str, folder: Folder | None, sources: Mapping[str, str]
-) -> str | None:
+def _cause(errors: Sequence[Diagnostic], release: str, folder: Folder | None, sources: Mapping[str, str]) -> str | None:
     # What is behind an error says more than the error, so the first that has a known cause comes first.
     for error in errors:
         change = find_api_change("\n".join((error.message, *error.notes)), release)
@@ -106,9 +90,7 @@ def _cause(
     return f"{_place(first)}{printable(first.message, 300)}{more}: mend it there and run again."
 
 
-def _known(
-    error: Diagnostic, errors: Sequence[Diagnostic], release: str, folder: Folder | None
-) -> str | None:
+def _known(error: Diagnostic, errors: Sequence[Diagnostic], release: str, folder: Folder | None) -> str | None:
     place, message = _place(error), error.message
     for pattern, template in _KNOWN:
         found = re.search(pattern, message)
@@ -134,31 +116,18 @@ def _missing_file(error: Diagnostic, release: str, folder: Folder | None) -> str
     if header:
         name = printable(header[1] or header[2], 120)
         if folder and folder.extra_cflags:
-            return (
-                f"{_place(error)}{name} is not found: since Linux 6.15 EXTRA_CFLAGS is ignored; use "
-                f"ccflags-y."
-            )
-        if name.startswith(
-            ("linux/", "asm/", "uapi/", "net/", "crypto/", "media/", "scsi/", "sound/", "drm/")
-        ):
-            return (
-                f"{_place(error)}{release} has no {name}: see where that kernel declares what you use of it."
-            )
+            return f"{_place(error)}{name} is not found: since Linux 6.15 EXTRA_CFLAGS is ignored; use ccflags-y."
+        if name.startswith(("linux/", "asm/", "uapi/", "net/", "crypto/", "media/", "scsi/", "sound/", "drm/")):
+            return f"{_place(error)}{release} has no {name}: see where that kernel declares what you use of it."
         return f"{_place(error)}{name} is not found: it is missing, or wants ccflags-y += -I$(src)/FOLDER."
     rule = re.search(r"No rule to make target [`'](\S+)'", error.message)
     if rule:
         target = printable(rule[1], 200)
         if folder and folder.old_subdirs:
-            return (
-                "the Makefile calls the kernel's make with SUBDIRS=, which is gone since Linux 5.3: write M= "
-                "there."
-            )
+            return "the Makefile calls the kernel's make with SUBDIRS=, which is gone since Linux 5.3: write M= there."
         source = re.sub(r"\.o$", ".c", target.rsplit("/", 1)[-1])
         wanted = f"{source} is not in the folder" if target.endswith(".o") else "nothing says how to make it"
-        return (
-            f"make has no rule for {target.rsplit('/', 1)[-1]}: {wanted}; correct the name in obj-m or in "
-            f"NAME-y."
-        )
+        return f"make has no rule for {target.rsplit('/', 1)[-1]}: {wanted}; correct the name in obj-m or in NAME-y."
     return None
 
 
@@ -170,13 +139,11 @@ _KNOWN = (
     ),
     (
         r"GPL-incompatible module (\S+?)(?:\.ko)? uses GPL-only symbol '(\S+)'",
-        "{0} uses {1}(), which is for GPL modules only: "
-        'use MODULE_LICENSE("GPL") if that is true, else do without.',
+        '{0} uses {1}(), which is for GPL modules only: use MODULE_LICENSE("GPL") if that is true, else do without.',
     ),
     (
         r"module (\S+) uses symbol (\S+) from namespace (\S+), but does not import it",
-        "{0} uses {1}() of the namespace {2}: "
-        'add MODULE_IMPORT_NS({2}), from Linux 6.13 on MODULE_IMPORT_NS("{2}").',
+        '{0} uses {1}() of the namespace {2}: add MODULE_IMPORT_NS({2}), from Linux 6.13 on MODULE_IMPORT_NS("{2}").',
     ),
     (
         r"multiple definition of [`'](\S+)'",
@@ -194,8 +161,7 @@ _KNOWN = (
     (r"module name is too long", "the module's name is too long: the kernel takes 55 characters."),
     (
         r"unrecognized command-line option [\u2018'](\S+)[\u2019']",
-        "the compiler does not know {0}: the kernel {release} was built by another one, or the Makefile "
-        "asks for it.",
+        "the compiler does not know {0}: the kernel {release} was built by another one, or the Makefile asks for it.",
     ),
 )
 

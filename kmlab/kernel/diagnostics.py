@@ -166,9 +166,7 @@ _OTHERS: tuple[tuple[re.Pattern[str], Severity], ...] = (
     (re.compile(r"^(?:cc1|gcc\S*|clang\S*|as): (?:fatal )?error: (?P<message>.+)$"), "error"),
     (re.compile(r"^(?:/bin/)?sh: \d+: (?P<message>\S+: not found)$"), "error"),
     (
-        re.compile(
-            r"^make(?:\[\d+\])?: (?P<message>[^*\s]\S*: (?:No such file or directory|Command not found))$"
-        ),
+        re.compile(r"^make(?:\[\d+\])?: (?P<message>[^*\s]\S*: (?:No such file or directory|Command not found))$"),
         "error",
     ),
     (re.compile(r"^(?P<file>[^\s:]+):(?P<line>\d+): \*\*\* (?P<message>.+?)\.?(?:  Stop\.)?$"), "error"),

@@ -76,9 +76,7 @@ class DebugInfo:
             yield
         except _BROKEN as error:
             detail = str(error) or type(error).__name__
-            raise ConfigError(
-                f"{self._elf.name}: has debug information that cannot be read: {detail}"
-            ) from error
+            raise ConfigError(f"{self._elf.name}: has debug information that cannot be read: {detail}") from error
 
     @cached_property
     def _info(self) -> DWARFInfo:
@@ -294,9 +292,7 @@ def _function_name(die: DIE) -> str | None:
         name = die.attributes.get("DW_AT_name")
         if name is not None:
             return _text(name.value)
-        origin = next(
-            (key for key in ("DW_AT_abstract_origin", "DW_AT_specification") if key in die.attributes), None
-        )
+        origin = next((key for key in ("DW_AT_abstract_origin", "DW_AT_specification") if key in die.attributes), None)
         if origin is None:
             return None
         die = die.get_DIE_from_attribute(origin)
@@ -315,7 +311,7 @@ def _unit_path(unit: CompileUnit) -> PurePosixPath | None:
 def _path_of(unit: CompileUnit, program: LineProgram, number: int) -> str | None:
     """The path of file `number` of a line program: counted from 0 in DWARF 5, from 1 before."""
     header = program.header
-    five = header["version"] >= 5  # noqa: PLR2004
+    five = header["version"] >= 5
     files, folders = header["file_entry"], header["include_directory"]
     index = number if five else number - 1
     if not 0 <= index < len(files):

@@ -123,13 +123,9 @@ def read_object(image: bytes, name: str) -> ObjectFile:
     """The module in `image`; ConfigError, naming it `name`, for anything that is not one."""
     compression = find_compression(image)
     if compression:
-        raise ConfigError(
-            f"{name}: is compressed ({compression})", "decompress it first: xz -d, zstd -d, gunzip"
-        )
+        raise ConfigError(f"{name}: is compressed ({compression})", "decompress it first: xz -d, zstd -d, gunzip")
     if image[:4] != b"\x7fELF":
-        raise ConfigError(
-            f"{name}: is not a kernel module: it is no ELF file", "give the .ko that make built"
-        )
+        raise ConfigError(f"{name}: is not a kernel module: it is no ELF file", "give the .ko that make built")
     if len(image) < _HEADER_SIZE:
         raise ConfigError(f"{name}: is cut short: {len(image)} bytes", "build it again")
     if image[4] != _ELFCLASS64 or image[5] != _ELFDATA2LSB:
@@ -180,9 +176,7 @@ def _decompressed(raw: bytes, name: str) -> bytes:
             return zlib.decompressobj().decompress(raw[24:], size)
     except (struct.error, zlib.error) as error:
         raise ConfigError(f"{name}: has a broken compressed section: {error}", "build it again") from error
-    raise ConfigError(
-        f"{name}: has debug sections compressed by a way kmlab cannot read", "build with -gz=none"
-    )
+    raise ConfigError(f"{name}: has debug sections compressed by a way kmlab cannot read", "build with -gz=none")
 
 
 def _string(table: bytes, offset: int) -> str:

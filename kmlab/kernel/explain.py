@@ -109,9 +109,7 @@ def describe(ko: bytes, certificates: Sequence[Certificate] = (), *, name: str =
     )
 
 
-def explain(
-    ko: bytes, keyring: GuestKeyring, *, was_signed: bool = False, name: str = "the file"
-) -> Explanation:
+def explain(ko: bytes, keyring: GuestKeyring, *, was_signed: bool = False, name: str = "the file") -> Explanation:
     """Whether this guest would load the module and, if not, why and what to do.
 
     `was_signed`: the caller knows that this build was signed, so that a missing signature was stripped off.
@@ -147,17 +145,13 @@ def _build_findings(module: ModuleFile, keyring: GuestKeyring) -> list[_Finding]
         found.append(_Finding(False, why, "build it against the headers of this guest's kernel"))
     if not module.has_symbols:
         why = "it was stripped of its symbol table, without which no kernel loads a module"
-        found.append(
-            _Finding(False, why, "build it again; to make it small, strip --strip-debug and no more")
-        )
+        found.append(_Finding(False, why, "build it again; to make it small, strip --strip-debug and no more"))
     if keyring.release and module.release and module.release != keyring.release:
         why = f"it was built for kernel {module.release}; this guest runs {keyring.release}"
         remedy = "build it against the headers of this guest's kernel"
         if module.has_versions:
             # The release is then left out of the comparison: same_magic() in kernel/module/version.c.
-            found.append(
-                _Finding(None, f"{why}, which takes it only if every symbol's checksum agrees", remedy)
-            )
+            found.append(_Finding(None, f"{why}, which takes it only if every symbol's checksum agrees", remedy))
         else:
             found.append(_Finding(False, f'{why} ("Invalid module format")', remedy))
     return found
@@ -248,6 +242,6 @@ def _is_kernels_own(signature: Signature, keyring: GuestKeyring) -> bool:
 
 def _before(release: str, major: int, minor: int) -> bool:
     numbers = release.split("-", 1)[0].split(".")[:2]
-    if len(numbers) != 2 or not all(number.isdigit() for number in numbers):  # noqa: PLR2004
+    if len(numbers) != 2 or not all(number.isdigit() for number in numbers):
         return False
     return (int(numbers[0]), int(numbers[1])) < (major, minor)

@@ -67,15 +67,11 @@ def inspect_folder(files: Mapping[str, str]) -> Folder:
     objects = list(_OBJECTS.finditer(_joined(files[file]))) if file else []
     words = [word for found in objects for word in found["value"].split("#")[0].split()]
     calls_kernel = re.search(r"\bM=|\bSUBDIRS=|\bobj-m=|/build\b|\bmodules\b", text)
-    kind: Kind = (
-        "kbuild" if objects else "wrapper" if own and (calls_kernel or _TARGET.search(text)) else "none"
-    )
+    kind: Kind = "kbuild" if objects else "wrapper" if own and (calls_kernel or _TARGET.search(text)) else "none"
     return Folder(
         kind=kind,
         file=file,
-        modules=tuple(
-            dict.fromkeys(_module_name(word) for word in words if re.fullmatch(r"[\w./-]+\.o", word))
-        ),
+        modules=tuple(dict.fromkeys(_module_name(word) for word in words if re.fullmatch(r"[\w./-]+\.o", word))),
         subdirs=tuple(dict.fromkeys(word.rstrip("/") for word in words if re.fullmatch(r"[\w./-]+/", word))),
         configs=tuple(dict.fromkeys(config for found in objects if (config := found["config"]))),
         has_makefile=own is not None,

@@ -179,9 +179,7 @@ _STAMP = (
     r"(?:[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d(?:\.\d{1,9})?"
     r"|\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[\d.,]{0,10}(?:Z|[+-]\d\d:?\d\d)?)"
 )
-_JOURNAL = re.compile(
-    rf"(?:{_STAMP}|{_TIME}) (\S{{1,255}}) ([^\s:\[]{{1,64}})(?:\[\d{{1,10}}\])?: ?(.*)", re.DOTALL
-)
+_JOURNAL = re.compile(rf"(?:{_STAMP}|{_TIME}) (\S{{1,255}}) ([^\s:\[]{{1,64}})(?:\[\d{{1,10}}\])?: ?(.*)", re.DOTALL)
 _STAMPED = re.compile(rf"{_STAMP} ?(.*)", re.DOTALL)
 # In the middle of a line somebody else began, such as a login prompt.
 _WITHIN = re.compile(r"(?:<\d{1,5}>)?\[ {0,12}\d{1,10}\.\d{6}\](?:\[ {0,12}[TC]\d{1,9}[^\]\n]{0,40}\])? ")
@@ -234,9 +232,7 @@ def _other(line: str, first: str) -> Record | None:
     """A line that begins in one of the rarer ways of naming the kernel, or None."""
     if first == "<":
         bare = _BARE.match(line)
-        return (
-            Record(None, LEVELS[int(bare[1]) & 7], _clean(bare[2]), None, int(bare[1]) >> 3) if bare else None
-        )
+        return Record(None, LEVELS[int(bare[1]) & 7], _clean(bare[2]), None, int(bare[1]) >> 3) if bare else None
     if first == "[":
         day = _DAY.match(line)
         return Record(None, None, _clean(day[1]), None, 0) if day else None
@@ -265,11 +261,7 @@ def _journal(line: str) -> Record | None:
             return Record(None, None, _clean(line), None, None)
         # rsyslog keeps the kernel's own prefix behind its own.
         console = _CONSOLE.match(found[4]) if found[4][:1] == "[" else None
-        return (
-            _console(console)._replace(facility=0)
-            if console
-            else Record(None, None, _clean(found[4]), None, 0)
-        )
+        return _console(console)._replace(facility=0) if console else Record(None, None, _clean(found[4]), None, 0)
     stamped = _STAMPED.match(line) if line[0].isdigit() else None
     if not stamped or not stamped[1]:
         return None

@@ -28,7 +28,7 @@ SymbolOwner = Callable[[str], str | None]
 """Who exports a symbol: the name of a module, `vmlinux`, or None."""
 
 
-def explain_load_failure(  # noqa: PLR0913, PLR0917
+def explain_load_failure(
     stderr: str,
     exit_code: int | None,
     records_text: Sequence[str],
@@ -70,11 +70,11 @@ def parse_symbol_owners(text: str) -> dict[str, str]:
     for line in text.splitlines():
         if line.startswith("0x"):
             fields = line.split("\t")
-            if len(fields) > 2:  # noqa: PLR2004
+            if len(fields) > 2:
                 owners[fields[1]] = fields[2].rsplit("/", 1)[-1]
         elif line.startswith("alias symbol:"):
             fields = line.split()
-            if len(fields) > 2:  # noqa: PLR2004
+            if len(fields) > 2:
                 owners[fields[1].removeprefix("symbol:")] = fields[2]
     return owners
 
@@ -118,13 +118,10 @@ def _killed(exit_code: int | None, log: _Log, module: str) -> Failure | None:
     if log.find(_CRASH):
         return Failure(
             "init-crash",
-            f"{module}'s init crashed the kernel and insmod was killed with it: the crash names function "
-            "and line.",
+            f"{module}'s init crashed the kernel and insmod was killed with it: the crash names function and line.",
         )
     if log.find(r"[Oo]ut of memory: Kill(?:ed)? process"):
-        return Failure(
-            "memory", f"insmod of {module} was killed because the guest ran out of memory: give it more."
-        )
+        return Failure("memory", f"insmod of {module} was killed because the guest ran out of memory: give it more.")
     return Failure("killed", f"insmod of {module} was killed by a signal before the module's init returned.")
 
 
@@ -152,15 +149,13 @@ def _refused_signature(log: _Log, module: str) -> Failure | None:
     if log.find(r"Loading of module with unsupported crypto is rejected"):
         return Failure(
             "signature",
-            f"{module} is signed in a way that this kernel cannot check: use RSA and SHA-256, as kmlab sign "
-            "does.",
+            f"{module} is signed in a way that this kernel cannot check: use RSA and SHA-256, as kmlab sign does.",
             errno="EKEYREJECTED",
         )
     if log.find(r"Lockdown: \S+ unsigned module loading is restricted"):
         return Failure(
             "signature",
-            f"{module} is not signed by a key of this guest, and its kernel is locked down: sign it with "
-            "kmlab sign.",
+            f"{module} is not signed by a key of this guest, and its kernel is locked down: sign it with kmlab sign.",
             errno="EPERM",
         )
     return None
@@ -169,16 +164,10 @@ def _refused_signature(log: _Log, module: str) -> Failure | None:
 def _wrong_version(log: _Log, module: str, release: str, modinfo: ModInfo | None) -> Failure | None:
     magic = log.find(r"NAME: version magic '([^'\n]*)' should be '([^'\n]*)'")
     if magic:
-        return Failure(
-            "vermagic", _vermagic_reason(module, magic[1].strip(), magic[2].strip()), errno="ENOEXEC"
-        )
+        return Failure("vermagic", _vermagic_reason(module, magic[1].strip(), magic[2].strip()), errno="ENOEXEC")
     disagrees = log.find(r"NAME: disagrees about version of symbol (\S+)")
     if disagrees:
-        built = (
-            f" (it says {modinfo.release})"
-            if modinfo and modinfo.release and modinfo.release != release
-            else ""
-        )
+        built = f" (it says {modinfo.release})" if modinfo and modinfo.release and modinfo.release != release else ""
         what = (
             f"was built against the headers of another kernel than {release}{built}"
             if disagrees[1] == "module_layout"
@@ -186,8 +175,7 @@ def _wrong_version(log: _Log, module: str, release: str, modinfo: ModInfo | None
         )
         return Failure(
             "symbol-version",
-            f"{module} {what}: rebuild it in this guest (kmlab build), after removing what was built "
-            "elsewhere.",
+            f"{module} {what}: rebuild it in this guest (kmlab build), after removing what was built elsewhere.",
             symbol=disagrees[1],
             errno="ENOEXEC" if disagrees[1] == "module_layout" else "EINVAL",
         )
@@ -207,8 +195,7 @@ def _vermagic_reason(module: str, built: str, wanted: str) -> str:
     built_for, runs = built.partition(" ")[0], wanted.partition(" ")[0]
     if built_for != runs:
         return (
-            f"{module} was built for the kernel {built_for} and this guest runs {runs}: "
-            "rebuild it here (kmlab build)."
+            f"{module} was built for the kernel {built_for} and this guest runs {runs}: rebuild it here (kmlab build)."
         )
     return (
         f"{module} was built for a kernel configured otherwise ('{built}', this is '{wanted}'): "
@@ -264,8 +251,7 @@ def _unknown_symbol(module: str, symbols: list[str], modinfo: ModInfo | None, ow
     if home is not None and home != "vmlinux":
         return Failure(
             "unknown-symbol",
-            f"{module} needs {first}(){more}, which the module {home} exports: load {home} first (modprobe "
-            f"{home}).",
+            f"{module} needs {first}(){more}, which the module {home} exports: load {home} first (modprobe {home}).",
             symbol=first,
             errno="ENOENT",
             subject=home,
@@ -316,10 +302,7 @@ def _bad_parameter(log: _Log, module: str, modinfo: ModInfo | None) -> Failure |
 
 def find_ignored_params(records_text: Sequence[str], module: str) -> list[str]:
     """Parameters that the kernel did not know; it loads the module all the same."""
-    return [
-        found[1]
-        for found in _Log(records_text, module).find_all(r"NAME: unknown parameter '([^'\n]*)' ignored")
-    ]
+    return [found[1] for found in _Log(records_text, module).find_all(r"NAME: unknown parameter '([^'\n]*)' ignored")]
 
 
 def _other_refusal(log: _Log, module: str) -> Failure | None:
@@ -362,7 +345,7 @@ def _missing_firmware(stderr: str, log: _Log, module: str) -> Failure | None:
     )
 
 
-def _by_errno(  # noqa: PLR0911, PLR0913, PLR0917
+def _by_errno(
     stderr: str,
     exit_code: int | None,
     log: _Log,

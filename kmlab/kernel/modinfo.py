@@ -139,9 +139,7 @@ def load_order(modules: Iterable[ModInfo]) -> LoadOrder:
     named: dict[str, ModInfo] = {}
     for module in modules:
         if module.name in named:
-            raise ConfigError(
-                f"two modules are called '{module.name}'", "the kernel takes one of a name: rename one"
-            )
+            raise ConfigError(f"two modules are called '{module.name}'", "the kernel takes one of a name: rename one")
         named[module.name] = module
     outside: dict[str, None] = {}
     done: dict[str, ModInfo] = {}
@@ -187,9 +185,7 @@ def parse_param(text: str) -> tuple[str, str]:
 
 def _checked_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z_][\w.-]*", name, re.ASCII):
-        raise ConfigError(
-            f"parameter '{name}': is no name of a parameter", "letters, digits and underscores only"
-        )
+        raise ConfigError(f"parameter '{name}': is no name of a parameter", "letters, digits and underscores only")
     return name
 
 
@@ -201,16 +197,12 @@ def _format_value(name: str, value: ParamValue) -> str:
     if isinstance(value, str):
         bad = next((what for sign, what in _UNSPEAKABLE.items() if sign in value), None)
         if bad:
-            raise ConfigError(
-                f"parameter '{name}': has {bad} in its value", "the kernel has no way to write that"
-            )
+            raise ConfigError(f"parameter '{name}': has {bad} in its value", "the kernel has no way to write that")
         # The kernel's isspace() takes more than the blank for the end of a value, U+00A0 as latin-1 included.
         return f'"{value}"' if not value.isascii() or any(c.isspace() for c in value) else value
     parts = [_format_value(name, part) for part in value]
     if any(isinstance(part, str) and "," in part for part in value):
-        raise ConfigError(
-            f"parameter '{name}': has a comma inside an element", "the kernel splits arrays at commas"
-        )
+        raise ConfigError(f"parameter '{name}': has a comma inside an element", "the kernel splits arrays at commas")
     joined = ",".join(part.strip('"') for part in parts)
     return f'"{joined}"' if any('"' in part for part in parts) else joined
 

@@ -248,9 +248,7 @@ class Scanner:
     def _is_old(self, report: Report) -> bool:
         if self._seen - report.last_seen > LINGER_RECORDS:
             return True
-        return (
-            self._time is not None and report.last_time is not None and self._time > report.last_time + LINGER
-        )
+        return self._time is not None and report.last_time is not None and self._time > report.last_time + LINGER
 
     def _tell(self, order: int, crash: Crash) -> bool:
         """Keep a finding, unless it is one that is known already under another name."""

@@ -53,9 +53,7 @@ class Crash:
     @property
     def deadly(self) -> bool:
         """Whether the task that ran into it was killed."""
-        return (
-            self.class_ != "unexpected-reboot" and self.kind in ("oops", "panic") and is_deadly(self.class_)
-        )
+        return self.class_ != "unexpected-reboot" and self.kind in ("oops", "panic") and is_deadly(self.class_)
 
 
 class Report:
@@ -281,9 +279,7 @@ class Report:
             # The first line was lost; the address that was touched tells what it said.
             null = text.startswith("CR2: 0000000000000")
             self.class_ = "null-dereference" if null else "page-fault"
-            self.title = (
-                f"BUG: {'kernel NULL pointer dereference' if null else 'unable to handle page fault'}"
-            )
+            self.title = f"BUG: {'kernel NULL pointer dereference' if null else 'unable to handle page fault'}"
         elif not self._frames and "in-flight:" in text:
             working = _IN_FLIGHT.search(text)
             if working:
@@ -347,9 +343,7 @@ _NAMED = re.compile(
     r"by task (.{1,64}?)/(\d{1,9})(?!\S)|pid: (\d{1,9}), name: (.{1,64})$|comm \"(.{1,64}?)\", pid (\d{1,9})"
 )
 _UNLOADED = re.compile(r"\[last unloaded: ([\w-]{1,64})")
-_IN_FLIGHT = re.compile(
-    r"in-flight: ?(?:\d{1,9}(?:\(RESCUER\))?:)?([A-Za-z_][\w.]{0,127})(?: \[([\w-]{1,64})\])?"
-)
+_IN_FLIGHT = re.compile(r"in-flight: ?(?:\d{1,9}(?:\(RESCUER\))?:)?([A-Za-z_][\w.]{0,127})(?: \[([\w-]{1,64})\])?")
 
 # How the lines between the first and the last begin. A line that begins with a space is one of theirs, too.
 _VOCABULARY = (

@@ -263,7 +263,8 @@ SHAPES: tuple[Shape, ...] = (
            r"Kernel panic - not syncing: corrupted stack end detected"),
     _shape("panic", "panic", PANIC, "Kernel panic: {what}", rf"{PANIC}(?:: (?P<what>.{{0,200}}))?"),
     # Whatever else looks like a BUG or a die() is one if it brings a trace.
-    _shape("other", "oops", " [#", "{what}", rf"(?:Oops: )?(?P<what>[A-Za-z][\w ,-]{{1,60}}){_DIE}", ends=True),
+    _shape("other", "oops", " [#", "{what}",
+           rf"(?:Oops: )?(?P<what>[A-Za-z][\w ,-]{{1,60}}){_DIE}", ends=True),
     _shape("other", "oops", "BUG: ", "BUG: {what}", r"BUG: (?P<what>.{1,200})"),
 )
 # fmt: on

@@ -57,8 +57,7 @@ KERNEL_RSA_BITS = (2048, 3072, 4096)
 """Other lengths the kernel's RSA refuses, or refuses in FIPS mode (crypto/rsa.c, rsa_check_key_length)."""
 
 ECDSA_REFUSED = (
-    "kernels before 5.13, and later ones built without CONFIG_CRYPTO_ECDSA=y such as Debian 12's 6.1,"
-    " cannot read it"
+    "kernels before 5.13, and later ones built without CONFIG_CRYPTO_ECDSA=y such as Debian 12's 6.1, cannot read it"
 )
 
 _USE_RSA = "use an RSA key of 2048 bits; `kmlab sign --mok` makes one"
@@ -74,9 +73,7 @@ _OPTIONS = [
 ]
 
 
-def make_key_pair(
-    common_name: str, now: datetime | None = None
-) -> tuple[rsa.RSAPrivateKey, x509.Certificate]:
+def make_key_pair(common_name: str, now: datetime | None = None) -> tuple[rsa.RSAPrivateKey, x509.Certificate]:
     """A new RSA-2048 key and its certificate: valid ten years, for modules and not for boot loaders."""
     if not 0 < len(common_name) <= _LONGEST_NAME:
         raise ConfigError(
@@ -97,13 +94,9 @@ def make_key_pair(
         .not_valid_after(begin + timedelta(days=1 + 365 * _YEARS + _YEARS // 4))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_for_signatures(), critical=True)
-        .add_extension(
-            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING, MODULES_ONLY]), critical=False
-        )
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING, MODULES_ONLY]), critical=False)
         .add_extension(subject_key_id, critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(subject_key_id), critical=False
-        )
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(subject_key_id), critical=False)
     )
     return key, builder.sign(key, hashes.SHA256())
 

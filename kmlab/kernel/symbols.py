@@ -55,9 +55,7 @@ class ModuleSymbols:
     DWARF.
     """
 
-    def __init__(
-        self, image: bytes, name: str = "module.ko", source_root: PurePosixPath | None = None
-    ) -> None:
+    def __init__(self, image: bytes, name: str = "module.ko", source_root: PurePosixPath | None = None) -> None:
         self._image = image
         self._name = name
         self._source_root = source_root
@@ -77,9 +75,7 @@ class ModuleSymbols:
         if len(candidates) > 1:
             return [Location(plain_name(function), None, None, None, False)]
         symbol = candidates[0]
-        return self.locate_in(
-            symbol.section, symbol.value + (offset if exact else max(0, offset - 1)), function
-        )
+        return self.locate_in(symbol.section, symbol.value + (offset if exact else max(0, offset - 1)), function)
 
     def locate_in(self, section: int | str, offset: int, function: str = "?") -> list[Location]:
         """The frames at `offset` in a section; `function` is what to say where there is no DWARF."""
@@ -90,8 +86,7 @@ class ModuleSymbols:
             frames = self._debug.frames_at(index, offset) if self.has_lines else []
             name = plain_name(function)
             self._located[index, offset] = [
-                Location(f.function or name, self._relative(f.path), f.line, f.column, f.inlined)
-                for f in frames
+                Location(f.function or name, self._relative(f.path), f.line, f.column, f.inlined) for f in frames
             ] or [Location(name, None, None, None, False)]
         return self._located[index, offset]
 
@@ -137,7 +132,7 @@ class ModuleSymbols:
     def _debug(self) -> DebugInfo:
         # Imported here because pyelftools takes longer to import than the rest of kmlab, and most runs do
         # not crash.
-        from kmlab.kernel.dwarf import DebugInfo  # noqa: PLC0415
+        from kmlab.kernel.dwarf import DebugInfo
 
         return DebugInfo(self._elf)
 
@@ -269,12 +264,12 @@ def _is_mapping_symbol(name: str) -> bool:
 def _parse_kallsyms(text: str) -> Iterable[tuple[int, str, str | None]]:
     for line in text.splitlines():
         parts = line.split()
-        if len(parts) < 3 or parts[1] in "aA":  # noqa: PLR2004
+        if len(parts) < 3 or parts[1] in "aA":
             continue
         try:
             address = int(parts[0], 16)
         except ValueError:
             continue
         if address:
-            module = parts[3][1:-1] if len(parts) > 3 and parts[3].startswith("[") else None  # noqa: PLR2004
+            module = parts[3][1:-1] if len(parts) > 3 and parts[3].startswith("[") else None
             yield address, parts[2], module

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from kmlab.kernel.failure import Failure, last_line
 
 
-def explain_unload_failure(  # noqa: PLR0911, PLR0913, PLR0917
+def explain_unload_failure(
     stderr: str,
     exit_code: int | None,
     module: str,
@@ -26,9 +26,7 @@ def explain_unload_failure(  # noqa: PLR0911, PLR0913, PLR0917
         return None
     text = stderr.lower()
     if "not currently loaded" in text or "no such file" in text:
-        return Failure(
-            "not-loaded", f"{module} is not loaded: its init failed, or something unloaded it before."
-        )
+        return Failure("not-loaded", f"{module} is not loaded: its init failed, or something unloaded it before.")
     if state == "Loading":
         return Failure(
             "loading",
@@ -45,9 +43,7 @@ def explain_unload_failure(  # noqa: PLR0911, PLR0913, PLR0917
             "left a lock or a reference behind; restore the guest (kmlab reset).",
         )
     if state == "Unloading":
-        return Failure(
-            "unloading", f"{module} is being unloaded already and its exit function has not returned."
-        )
+        return Failure("unloading", f"{module} is being unloaded already and its exit function has not returned.")
     if "[permanent]" in holders or not has_exit:
         return Failure(
             "no-exit",
@@ -81,9 +77,7 @@ def explain_unload_failure(  # noqa: PLR0911, PLR0913, PLR0917
         )
     if "operation not permitted" in text:
         return Failure("permission", f"unloading {module} was not permitted: it takes root.", errno="EPERM")
-    return Failure(
-        "unload", f"{module} would not unload: {last_line(stderr) or f'rmmod ended with {exit_code}'}."
-    )
+    return Failure("unload", f"{module} would not unload: {last_line(stderr) or f'rmmod ended with {exit_code}'}.")
 
 
 def _users_in(stderr: str) -> list[str]:

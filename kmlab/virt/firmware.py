@@ -56,9 +56,7 @@ _BUILDS = (
     # The code that insists on SMM, then the one that knows Secure Boot without it.
     _Build("x86_64", True, True, f"{_DEBIAN}OVMF_CODE_4M.secboot.fd", f"{_DEBIAN}OVMF_VARS_4M.ms.fd"),
     _Build("x86_64", True, True, f"{_DEBIAN}OVMF_CODE_4M.ms.fd", f"{_DEBIAN}OVMF_VARS_4M.ms.fd"),
-    _Build(
-        "x86_64", True, True, f"{_FEDORA}OVMF_CODE_4M.secboot.qcow2", f"{_FEDORA}OVMF_VARS_4M.secboot.qcow2"
-    ),
+    _Build("x86_64", True, True, f"{_FEDORA}OVMF_CODE_4M.secboot.qcow2", f"{_FEDORA}OVMF_VARS_4M.secboot.qcow2"),
     _Build("x86_64", True, True, f"{_FEDORA}OVMF_CODE.secboot.fd", f"{_FEDORA}OVMF_VARS.secboot.fd"),
     _Build("x86_64", True, False, f"{_DEBIAN}OVMF_CODE_4M.fd", f"{_DEBIAN}OVMF_VARS_4M.ms.fd"),
     _Build("x86_64", False, False, f"{_DEBIAN}OVMF_CODE_4M.fd", f"{_DEBIAN}OVMF_VARS_4M.fd"),
@@ -69,9 +67,7 @@ _BUILDS = (
     _Build("aarch64", True, False, f"{_DEBIAN_ARM}AAVMF_CODE.ms.fd", f"{_DEBIAN_ARM}AAVMF_VARS.ms.fd"),
     _Build("aarch64", False, False, f"{_DEBIAN_ARM}AAVMF_CODE.no-secboot.fd", f"{_DEBIAN_ARM}AAVMF_VARS.fd"),
     _Build("aarch64", False, False, f"{_DEBIAN_ARM}AAVMF_CODE.fd", f"{_DEBIAN_ARM}AAVMF_VARS.fd"),
-    _Build(
-        "aarch64", False, False, f"{_FEDORA_ARM}QEMU_EFI-pflash.raw", f"{_FEDORA_ARM}vars-template-pflash.raw"
-    ),
+    _Build("aarch64", False, False, f"{_FEDORA_ARM}QEMU_EFI-pflash.raw", f"{_FEDORA_ARM}vars-template-pflash.raw"),
 )
 
 

@@ -1,0 +1,200 @@
+"""From an image to a running guest: image → base → checkpoint → guest, each made once and kept.
+
+Here is the last part, the guest; the rooms beside it make what it stands on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+
+from kmlab import store
+from kmlab.errors import GuestUnreachable, HypervisorError, LabError
+from kmlab.events import Deadline, Note, Report, Stage, printable
+from kmlab.guest import Guest, GuestRecord, read_record, write_record
+from kmlab.host import Host, disks, hypervisor, locks
+from kmlab.host.ssh import Shell, known_hosts_line
+from kmlab.lab import GuestSpec, Lab
+from kmlab.provision.base import Base, ensure_base
+from kmlab.provision.checkpoint import ensure_checkpoint
+from kmlab.provision.image import build_image
+from kmlab.provision.making import LOCK_PATIENCE, SSH, check, sweep
+from kmlab.provision.plan import Plan, lab_files, plan
+from kmlab.virt.domain import retarget
+
+__all__ = [
+    "build_image",
+    "check",
+    "destroy_lab",
+    "entered",
+    "lab_files",
+    "stop",
+    "sweep",
+    "take_down",
+]
+
+RESTORE_PATIENCE = 60.0
+
+
+@contextlib.contextmanager
+def entered(host: Host, lab: Lab, spec: GuestSpec, report: Report, *, fresh: bool = False) -> Iterator[Guest]:
+    """The guest, up and clean, with a shell; nobody else works in it meanwhile.
+
+    A guest that runs and is clean is taken as it is, unless `fresh`.
+    """
+    files = lab_files(lab).guest(spec.name)
+    with locks.held(files.lock, spec.name, report, Deadline(LOCK_PATIENCE)):
+        yield from _enter(host, plan(host, lab, spec), report, fresh)
+
+
+def _enter(host: Host, wanted: Plan, report: Report, fresh: bool) -> Iterator[Guest]:
+    files, record = wanted.files, read_record(wanted.files)
+    base = ensure_base(host, wanted, report)
+    checkpoint = ensure_checkpoint(host, wanted, base, report)
+    if record is not None and not fresh:
+        reason = _unusable(wanted, record, checkpoint)
+        if reason is None:
+            with contextlib.ExitStack() as stack:
+                try:
+                    shell = stack.enter_context(_shell(host, record, Deadline(10 * wanted.patience)))
+                except GuestUnreachable as error:
+                    reason = error.message
+                else:
+                    yield Guest(files, record, shell)
+                    return
+        report(Note(wanted.spec.name, f"restored, because {printable(reason)}"))
+    record = _restored(host, wanted, base, checkpoint, report)
+    with _shell(host, record, Deadline(RESTORE_PATIENCE * wanted.patience)) as shell:
+        yield Guest(files, record, shell)
+
+
+def _unusable(wanted: Plan, record: GuestRecord, checkpoint: str) -> str | None:
+    """Why a running guest may not be taken as it is."""
+    if record.checkpoint != checkpoint or record.uri != wanted.lab.libvirt:
+        return "the lab's settings have changed"
+    if record.pid is None or not hypervisor.alive(record.pid, wanted.files.root):
+        return "it was not running any more"
+    if record.state == "busy":
+        return "its last run was cut off"
+    if record.state == "dirty":
+        return record.reason or "the last module left it dirty"
+    return None
+
+
+def _shell(host: Host, record: GuestRecord, deadline: Deadline) -> AbstractContextManager[Shell]:
+    return host.shell(record.port, record.host_key, store.identity_key(), deadline)
+
+
+def _restored(host: Host, wanted: Plan, base: Base, checkpoint: str, report: Report) -> GuestRecord:
+    """The guest restored from its checkpoint; one that does not restore is made anew, once."""
+    try:
+        return _restore(host, wanted, base, checkpoint, report)
+    except (HypervisorError, GuestUnreachable) as error:
+        report(Note(wanted.spec.name, f"the checkpoint does not restore, so it is made anew ({error.message})"))
+        stop(host, wanted.lab, wanted.spec.name)
+        store.remove_tree(store.checkpoints() / checkpoint)
+        ensure_checkpoint(host, wanted, base, report)
+        return _restore(host, wanted, base, checkpoint, report)
+
+
+def _restore(host: Host, wanted: Plan, base: Base, checkpoint: str, report: Report) -> GuestRecord:
+    files, source = wanted.files, store.checkpoints() / checkpoint
+    deadline = Deadline(RESTORE_PATIENCE * wanted.patience)
+    with Stage(report, wanted.spec.name, "restoring the guest") as stage:
+        stop(host, wanted.lab, wanted.spec.name)
+        store.require_space(store.state_home(), 512 << 20, f"guest '{wanted.spec.name}'")
+        for stale in (files.disk, files.console, files.record):
+            stale.unlink(missing_ok=True)
+        store.make_folder(files.root, 0o700)
+        disks.make_overlay(files.disk, source / "disk.qcow2", deadline)
+        disks.copy(source / "nvram.fd", files.nvram)
+        with host.hypervisor(wanted.lab.libvirt, files.libvirt, deadline) as hv:
+
+            def ours(saved: str) -> str:
+                return retarget(saved, nvram=files.nvram, disk=files.disk, console=files.console)
+
+            hv.restore(source / "memory", ours)
+            port = hv.forward(wanted.domain_name, SSH)
+            tty = hv.console_tty(wanted.domain_name)
+        pids = hypervisor.processes(files.root)
+        record = GuestRecord(
+            name=wanted.spec.name,
+            uri=wanted.lab.libvirt,
+            domain=wanted.domain_name,
+            arch=wanted.arch,
+            release=base.release,
+            accel=wanted.acceleration.name,
+            why=wanted.acceleration.why,
+            firmware=wanted.firmware.why,
+            base=base.key,
+            checkpoint=checkpoint,
+            port=port,
+            host_key=base.host_key,
+            tty=tty,
+            pid=pids[0] if pids else None,
+            started=time.time(),
+        )
+        store.write_text(files.known_hosts, known_hosts_line(port, base.host_key), 0o600)
+        write_record(files, record)
+        with _shell(host, record, deadline) as shell:
+            guest = Guest(files, record, shell)
+            if not guest.wake(deadline).ok:
+                raise GuestUnreachable(f"guest '{wanted.spec.name}' did not wake up")
+        stage.detail = f"kernel {base.release}, {wanted.acceleration.name}"
+    return record
+
+
+def stop(host: Host, lab: Lab, name: str) -> bool:
+    """End the guest at once, whatever state it is in; whether there was one."""
+    files = lab_files(lab).guest(name)
+    record = read_record(files)
+    found = bool(hypervisor.processes(files.root))
+    if record is not None and (found or record.uri != hypervisor.EMBEDDED):
+        with contextlib.suppress(LabError), host.hypervisor(record.uri, files.libvirt, Deadline(20)) as hv:
+            hv.stop(record.domain)
+    hypervisor.kill(files.root)
+    if record is not None:
+        files.record.unlink(missing_ok=True)
+    return found
+
+
+def take_down(host: Host, lab: Lab, name: str, report: Report) -> bool:
+    """Stop the guest when nobody works in it; whether it was running."""
+    with locks.held(lab_files(lab).guest(name).lock, name, report, Deadline(LOCK_PATIENCE)):
+        return stop(host, lab, name)
+
+
+def destroy_lab(host: Host, lab: Lab, names: Sequence[str], *, all_state: bool, report: Report) -> list[str]:
+    """Nothing of these guests is left, or of any guest if none is named: domain, process, sockets, disks."""
+    files = lab_files(lab)
+    known = {*lab.guests, *files.guests()}
+    for name in names:
+        if name not in known:
+            lab.guest(name)
+    gone = []
+    for name in sorted(names or known):
+        guest = files.guest(name)
+        if not guest.root.exists() and not hypervisor.processes(guest.root):
+            continue
+        with locks.held(guest.lock, name, report, Deadline(LOCK_PATIENCE)):
+            stop(host, lab, name)
+            store.remove_tree(guest.root)
+        guest.lock.unlink(missing_ok=True)
+        gone.append(name)
+    if not names:
+        store.remove_tree(files.root)
+        sweep()
+    if all_state:
+        for folder in (
+            files.keys,
+            store.images(),
+            store.bases(),
+            store.checkpoints(),
+            store.work(),
+            store.capabilities(),
+        ):
+            store.remove_tree(folder)
+        gone.append("keys, images, bases and checkpoints")
+    return gone

@@ -1,0 +1,136 @@
+"""The base: an image booted once with a seed that makes it a guest that builds modules."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from kmlab import store
+from kmlab.errors import LabError
+from kmlab.events import Deadline, Report, Stage, printable
+from kmlab.host import Host, disks, hypervisor, locks
+from kmlab.provision.image import ensure_image
+from kmlab.provision.making import LOCK_PATIENCE, booted, check, last_line, read_console, record, sweep_key
+from kmlab.provision.plan import Plan
+from kmlab.virt import cloudinit, firmware
+from kmlab.virt.domain import Domain
+
+BASE_FORMAT = 1
+_BAKE_PATIENCE = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """An image plus a recipe, baked."""
+
+    key: str
+    release: str
+    """Of its kernel."""
+    host_key: str
+    """The public half, as its sshd shows it."""
+
+    @property
+    def folder(self) -> Path:
+        return store.bases() / self.key
+
+
+def ensure_base(host: Host, wanted: Plan, report: Report) -> Base:
+    """The base of this guest, baked when it is not there."""
+    image = ensure_image(host, wanted, report)
+    key = base_key(wanted, image)
+    folder = store.bases() / key
+    with locks.held(store.work() / f"base-{key}.lock", wanted.spec.name, report, Deadline(LOCK_PATIENCE)):
+        if not (folder / "base.json").exists():
+            store.require_space(store.bases(), 2 << 30, f"baking the base of '{wanted.spec.name}'")
+            with Stage(
+                report, wanted.spec.name, "baking the base: a first boot that installs what builds need"
+            ) as stage:
+                sweep_key(key)
+                with store.published(folder, store.work()) as half:
+                    said = {**_bake(host, wanted, image, half, stage), "image": image.parent.name}
+                    record(half / "base.json", half / "disk.qcow2", said)
+                    for made in ("disk.qcow2", "nvram.fd"):
+                        disks.freeze(half / made)
+                stage.detail = f"kernel {said['release']}"
+        known = check(folder / "base.json", folder / "disk.qcow2")
+    return Base(key, str(known["release"]), str(known["host_key"]))
+
+
+def base_key(wanted: Plan, image: Path) -> str:
+    """The name of a base: everything that went in."""
+    spec = wanted.spec
+    return store.digest_of(
+        BASE_FORMAT,
+        image.parent.name,
+        store.read_json(image.parent / "image.json"),
+        dataclasses.asdict(wanted.recipe),
+        spec.kernel,
+        spec.cmdline,
+        spec.packages,
+        dict(spec.sysctls),
+        wanted.public_key,
+    )
+
+
+def _bake(host: Host, wanted: Plan, image: Path, folder: Path, stage: Stage) -> dict[str, str]:
+    """Boot the image once with a seed that makes it a base; what it said of itself."""
+    deadline = Deadline(_BAKE_PATIENCE * wanted.patience)
+    seed = folder / "seed.iso"
+    values = {
+        "PACKAGES": [*wanted.recipe.packages, *wanted.spec.packages],
+        "HEADERS": [wanted.recipe.headers],
+        "CMDLINE": [*wanted.recipe.cmdline.split(), *wanted.spec.cmdline.split()],
+    }
+    disks.make_seed(
+        seed,
+        cloudinit.seed_files(
+            wanted.recipe.user_data,
+            script=wanted.recipe.bake,
+            values=values,
+            authorized_key=wanted.public_key,
+            instance=folder.name,
+        ),
+    )
+    disks.make_overlay(folder / "disk.qcow2", image, deadline)
+    disks.copy(wanted.firmware.variables, folder / "nvram.fd")
+    domain = wanted.domain(folder, seed)
+    with booted(host, wanted, domain, folder, deadline) as hv:
+        said = _watch_bake(wanted, domain, folder, hv, stage, deadline)
+    for scratch in (seed, folder / "console.log"):
+        scratch.unlink(missing_ok=True)
+    return said
+
+
+def _watch_bake(
+    wanted: Plan, domain: Domain, folder: Path, hv: hypervisor.Hypervisor, stage: Stage, deadline: Deadline
+) -> dict[str, str]:
+    said: dict[str, str] = {}
+    silent_until = Deadline(firmware.FIRST_LINE_SECONDS * wanted.patience)
+    while True:
+        console = read_console(folder / "console.log")
+        for line in console.splitlines():
+            _, found, words = line.partition("kmlab-bake: ")
+            if found:
+                what, _, rest = words.strip().partition(" ")
+                said[what] = rest
+        if "error" in said:
+            raise LabError(f"guest '{wanted.spec.name}' could not be baked: {printable(said['error'], 300)}")
+        if not hv.runs(domain.name):
+            break
+        stage.progress(detail=last_line(console))
+        if not console and silent_until.passed:
+            message, hint = firmware.why_silent(wanted.firmware)
+            raise LabError(f"guest '{wanted.spec.name}': {message}", hint)
+        if deadline.passed:
+            raise LabError(
+                f"guest '{wanted.spec.name}' was not baked within {deadline.seconds:.0f} s; "
+                f"last console line: '{last_line(console)}'"
+            )
+        time.sleep(0.3)
+    if "done" not in said or "hostkey" not in said:
+        raise LabError(
+            f"guest '{wanted.spec.name}' stopped before its base was baked; last console line: '{last_line(console)}'"
+        )
+    return {"release": said["done"], "host_key": " ".join(said["hostkey"].split()[:2])}

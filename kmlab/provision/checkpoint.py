@@ -1,0 +1,125 @@
+"""The checkpoint: a base booted to idle, its memory saved, so that a guest starts in a second."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from kmlab import store
+from kmlab.errors import GuestUnreachable, LabError
+from kmlab.events import Deadline, Report, Stage
+from kmlab.guest import parse_facts
+from kmlab.host import Host, command, disks, locks
+from kmlab.host.ssh import Shell
+from kmlab.provision.base import Base
+from kmlab.provision.making import (
+    BOOT_PATIENCE,
+    LOCK_PATIENCE,
+    SSH,
+    booted,
+    check,
+    last_line,
+    read_console,
+    record,
+    sweep_key,
+)
+from kmlab.provision.plan import Plan
+from kmlab.virt.domain import cpu_model, emulator, to_xml
+
+CHECKPOINT_FORMAT = 1
+
+
+def ensure_checkpoint(host: Host, wanted: Plan, base: Base, report: Report) -> str:
+    """The key of the checkpoint of this guest, made when it is not there."""
+    key = checkpoint_key(wanted, base)
+    folder = store.checkpoints() / key
+    with locks.held(store.work() / f"checkpoint-{key}.lock", wanted.spec.name, report, Deadline(LOCK_PATIENCE)):
+        if not (folder / "checkpoint.json").exists():
+            needed = wanted.spec.memory + (1 << 30)
+            store.require_space(store.checkpoints(), needed, f"the checkpoint of '{wanted.spec.name}'")
+            with Stage(
+                report, wanted.spec.name, "making the checkpoint: booting the base once, saving its memory"
+            ) as stage:
+                sweep_key(key)
+                with store.published(folder, store.work()) as half:
+                    facts = _save_booted(host, wanted, base, half, stage)
+                    record(half / "checkpoint.json", half / "memory", facts)
+                    for made in ("disk.qcow2", "nvram.fd", "memory"):
+                        disks.freeze(half / made)
+                stage.detail = f"{disks.size_on_disk(folder) / 2**20:.0f} MiB"
+        check(folder / "checkpoint.json", folder / "memory")
+    return key
+
+
+def checkpoint_key(wanted: Plan, base: Base) -> str:
+    """The name of a checkpoint: its base, and whatever would keep it from being restored."""
+    qemu = command.find(emulator(wanted.arch))
+    place = Path("/")
+    return store.digest_of(
+        CHECKPOINT_FORMAT,
+        base.key,
+        to_xml(wanted.domain(place), qemu),
+        _version(qemu),
+        _host_cpu() if wanted.acceleration.name == "kvm" else cpu_model("tcg"),
+        wanted.recipe.idle,
+    )
+
+
+def _save_booted(host: Host, wanted: Plan, base: Base, folder: Path, stage: Stage) -> dict[str, str]:
+    deadline = Deadline(BOOT_PATIENCE * wanted.patience)
+    disks.make_overlay(folder / "disk.qcow2", base.folder / "disk.qcow2", deadline)
+    disks.copy(base.folder / "nvram.fd", folder / "nvram.fd")
+    domain = wanted.domain(folder)
+    with booted(host, wanted, domain, folder, deadline) as hv:
+        port = hv.forward(domain.name, SSH)
+        with _shell_while_booting(host, wanted, base, folder, port, stage, deadline) as shell:
+            stage.progress(detail="waiting for the guest to be idle")
+            answer = shell.run("sh", deadline, data=wanted.recipe.idle.encode())
+            facts = parse_facts(answer.text)
+            if not answer.ok or facts.get("release") != base.release:
+                raise LabError(
+                    f"guest '{wanted.spec.name}' booted kernel {facts.get('release')} and not {base.release}",
+                    "kmlab image prune, then kmlab up",
+                )
+        stage.progress(detail="saving its memory")
+        hv.save(domain.name, folder / "memory")
+    (folder / "console.log").rename(folder / "boot.log")
+    return facts
+
+
+@contextlib.contextmanager
+def _shell_while_booting(
+    host: Host, wanted: Plan, base: Base, folder: Path, port: int, stage: Stage, deadline: Deadline
+) -> Iterator[Shell]:
+    """A shell as soon as the guest gives one, telling meanwhile what its console says."""
+    with contextlib.ExitStack() as stack:
+        shell = None
+        while shell is None:
+            last = last_line(read_console(folder / "console.log"))
+            stage.progress(detail=last)
+            try:
+                attempt = host.shell(port, base.host_key, store.identity_key(), deadline.within(2))
+                shell = stack.enter_context(attempt)
+            except GuestUnreachable as error:
+                if deadline.passed:
+                    raise GuestUnreachable(
+                        f"guest '{wanted.spec.name}' did not answer on ssh within {deadline.seconds:.0f} s; "
+                        f"last console line: '{last}'"
+                    ) from error
+        yield shell
+
+
+def _version(qemu: str) -> str:
+    return command.run([qemu, "--version"], deadline=Deadline(10)).output.splitlines()[0]
+
+
+def _host_cpu() -> str:
+    """What a guest with the host's own CPU depends on."""
+    wanted = ("model name", "flags", "microcode")
+    found: dict[str, str] = {}
+    for line in read_console(Path("/proc/cpuinfo")).splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in wanted:
+            found.setdefault(name.strip(), value.strip())
+    return store.digest_of(found)

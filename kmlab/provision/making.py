@@ -1,0 +1,91 @@
+"""How things of the cache are made: locked, in a folder of their own, recorded, and whole or not at all.
+
+Half-made things lie in `store.work()`, so that ^C and kill -9 leave nothing that counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from kmlab import store
+from kmlab.errors import ImageError, LabError
+from kmlab.events import Deadline, printable
+from kmlab.host import Host, command, disks, hypervisor, locks
+from kmlab.provision.plan import Plan
+from kmlab.virt.domain import Domain, emulator, to_xml
+
+LOCK_PATIENCE = 3600.0
+"""Seconds to wait for another kmlab that makes the same thing."""
+BOOT_PATIENCE = 300.0
+SSH = 22
+
+
+@contextlib.contextmanager
+def booted(
+    host: Host, wanted: Plan, domain: Domain, folder: Path, deadline: Deadline
+) -> Iterator[hypervisor.Hypervisor]:
+    """A domain that runs while the block does, and not after."""
+    with host.hypervisor(wanted.lab.libvirt, folder / "v", deadline) as hv:
+        hv.start(to_xml(domain, command.find(emulator(wanted.arch))))
+        try:
+            yield hv
+        finally:
+            with contextlib.suppress(LabError):
+                hv.stop(domain.name)
+            hypervisor.kill(folder)
+    store.remove_tree(folder / "v")
+
+
+def record(path: Path, file: Path, facts: dict[str, str]) -> None:
+    """Say what was made, and how its file looks now that it is whole."""
+    disks.freeze(file)
+    status = file.stat()
+    about = {**facts, "size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": disks.digest(file)}
+    store.write_json(path, about)
+
+
+def check(path: Path, file: Path) -> dict[str, object]:
+    """The record beside a cached file; ImageError if the file is not what was recorded."""
+    known = store.read_json(path)
+    remedy = f"remove it and it is made again: rm -rf {path.parent}"
+    if not isinstance(known, dict) or "sha256" not in known:
+        raise ImageError(f"{path}: this record of the cache is damaged", remedy)
+    try:
+        status = file.stat()
+    except OSError as error:
+        raise ImageError(f"{file}: {error.strerror}", remedy) from None
+    if status.st_size != known["size"]:
+        raise ImageError(f"{file}: cut short or altered: {status.st_size} bytes instead of {known['size']}", remedy)
+    if status.st_mtime_ns != known["mtime_ns"] and disks.digest(file) != known["sha256"]:
+        raise ImageError(f"{file}: altered since it was made", remedy)
+    return known
+
+
+def sweep() -> None:
+    """Clear away what a killed kmlab left half-made in the cache, with any QEMU that still runs there."""
+    if store.work().is_dir():
+        for lock in store.work().glob("*.lock"):
+            if locks.is_free(lock):
+                sweep_key(lock.stem.removeprefix("base-").removeprefix("checkpoint-"))
+
+
+def sweep_key(key: str) -> None:
+    """Remove half-made things of this key; its lock must be free or ours."""
+    for folder in store.work().glob(f"{key[:12]}.*"):
+        if folder.is_dir():
+            hypervisor.kill(folder)
+            store.remove_tree(folder)
+
+
+def read_console(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def last_line(console: str) -> str:
+    lines = console[-4000:].strip().splitlines()
+    return printable(lines[-1].strip(), 100) if lines else ""
