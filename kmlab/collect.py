@@ -16,9 +16,12 @@ from pathlib import Path, PurePosixPath
 
 from kmlab import store
 from kmlab.events import Deadline
+from kmlab.guest import GuestRecord
+from kmlab.host import Host
 from kmlab.kernel.klog import ConsoleReader, Record
 from kmlab.kernel.oops import Crash, Frame, Scanner
-from kmlab.kernel.symbols import ModuleSymbols
+from kmlab.kernel.registers import WINDOW, find_code, parse_bytes, parse_registers
+from kmlab.kernel.symbols import Kallsyms, ModuleSymbols
 
 _FIRST, _LAST = 2000, 20000
 """Records of a run that are kept: the first and the last ones; those between are counted."""
@@ -184,6 +187,69 @@ def located(crash: Crash, images: Mapping[str, bytes], folder: PurePosixPath | N
         elif file is not None:
             file = _relative(file, folder)
     return dataclasses.replace(crash, frames=tuple(frames), file=file, line=line)
+
+
+def place_of_cpus(
+    host: Host, record: GuestRecord, files: store.GuestFiles, images: Mapping[str, bytes], folder: PurePosixPath
+) -> tuple[str, list[Frame]]:
+    """QEMU's word on every CPU of a guest that does not answer, and where each that is not idle is, as frames."""
+    with host.hypervisor(record.uri, files.libvirt, Deadline(10)) as hv:
+        text = hv.monitor(record.domain, "info registers -a")
+        states = [state for state in parse_registers(text) if not state.halted]
+        codes = [parse_bytes(hv.monitor(record.domain, f"x /{WINDOW}xb 0x{s.address:x}")) for s in states]
+    table = store.checkpoints() / record.checkpoint / "kallsyms"
+    kallsyms = Kallsyms(table.read_text("utf-8", "replace")) if table.exists() else None
+    frames: list[Frame] = []
+    for state, code in zip(states, codes, strict=True):
+        found = find_code(images, state.address, code)
+        if found:
+            path, section, offset = found
+            symbols = ModuleSymbols(images[path], path, folder)
+            name = symbols.symbol_at(section, offset)
+            module = PurePosixPath(path).stem.replace("-", "_")
+            for place in symbols.locate_in(section, offset, name.function if name else "?"):
+                frames.append(
+                    Frame(
+                        place.function,
+                        name.offset if name else None,
+                        name.size if name else None,
+                        module,
+                        reliable=True,
+                        exact=True,
+                        file=place.file,
+                        line=place.line,
+                        inlined=place.inlined,
+                    )
+                )
+        elif kallsyms and (known := kallsyms.resolve(state.address)):
+            frames.append(Frame(known.function, known.offset, known.size, known.module, reliable=True, exact=True))
+    return text, frames
+
+
+def silent_hang(frames: Sequence[Frame], step: str) -> Crash:
+    """The finding for a guest whose kernel said nothing of the loop that it is in."""
+    mine = next((f for f in frames if f.module), None)
+    first = mine or next(iter(frames), None)
+    where = f" in {first.name}" if first else ""
+    return Crash(
+        kind="hang",
+        class_="silent",
+        title=f"hang{where}: the {step} did not end",
+        function=first.name if first else None,
+        module=mine.module if mine else None,
+        file=mine.file if mine else None,
+        line=mine.line if mine else None,
+        task=None,
+        pid=None,
+        cpu=None,
+        frames=tuple(frames),
+        sections=(),
+        text="",
+        fatal=False,
+        truncated=False,
+        fingerprint=store.digest_of("silent", mine.module if mine else None, first.name if first else None),
+        time=None,
+    )
 
 
 def _relative(path: str, folder: PurePosixPath | None) -> str:

@@ -18,6 +18,7 @@ from kmlab.errors import ConfigError, GuestUnreachable, LabError
 from kmlab.events import Deadline, Report, Stage, printable
 from kmlab.guest import Guest
 from kmlab.host import Host
+from kmlab.kernel.ladder import ladder
 from kmlab.kernel.loading import explain_load_failure, explain_unload_failure, find_ignored_params
 from kmlab.kernel.modinfo import ModInfo, format_params
 from kmlab.kernel.oops import Crash, outcome_of
@@ -28,8 +29,8 @@ from kmlab.result import RunResult
 from kmlab.yamltypes import matches
 
 _BUILD_PATIENCE = 300.0
-_STEP_PATIENCE = 45.0
-"""Seconds for a load, an exercise or an unload where the CPU is real. Longer than the kernel's own watchdogs take."""
+_EXERCISE_PATIENCE = 300.0
+"""Seconds for a person's own program; a load or an unload has the ladder's last rung."""
 _STATE_PATIENCE = 10.0
 _LINGER = 2.5
 """Seconds after the unload in which something that the module left behind may still go off."""
@@ -85,7 +86,7 @@ def run(host: Host, lab: Lab, spec: GuestSpec, wanted: Module, options: Options,
     )
     try:
         with provision.entered(host, lab, spec, report, fresh=options.fresh) as guest:
-            draft = _Run(lab, guest, wanted, options, report, began).through(draft)
+            draft = _Run(host, lab, guest, wanted, options, report, began).through(draft)
             if not draft.guest_survived:
                 provision.stop(host, lab, spec.name)
     except ConfigError:
@@ -103,7 +104,10 @@ def run(host: Host, lab: Lab, spec: GuestSpec, wanted: Module, options: Options,
 class _Run:
     """The state of one run while it goes through its steps."""
 
-    def __init__(self, lab: Lab, guest: Guest, wanted: Module, options: Options, report: Report, began: float) -> None:
+    def __init__(
+        self, host: Host, lab: Lab, guest: Guest, wanted: Module, options: Options, report: Report, began: float
+    ) -> None:
+        self.host = host
         self.lab, self.guest, self.wanted, self.options, self.report = lab, guest, wanted, options, report
         self.began = began
         self.source = lab.locate(wanted.source)
@@ -117,7 +121,9 @@ class _Run:
         self.taint: tuple[int, int] = (0, 0)
         self.witness = collect.Witness(guest.files.console)
         timeout = options.timeout or wanted.timeout
-        self.step_patience = timeout or _STEP_PATIENCE * self.patience
+        self.step_patience = timeout or float(ladder(guest.record.accel).silence)
+        self.exercise_patience = timeout or _EXERCISE_PATIENCE * self.patience
+        self.silent: list[Crash] = []
         self.build_patience = max(timeout or 0, _BUILD_PATIENCE * guest.slowness)
 
     @property
@@ -138,6 +144,9 @@ class _Run:
                 self.settle()
             found = self.witness.finish(frozenset(info.name for _, info in self.built.modules))
         crashes = [collect.located(c, self.built.images, self.folder) for c in found]
+        mine = {info.name for _, info in self.built.modules}
+        if self.silent and not any(c.module in mine for c in crashes):
+            crashes = [*self.silent, *crashes] if self.silent[0].module else crashes or self.silent
         crashes = [c for c in crashes if not self._allowed(c)]
         if self.witness.panicked:
             self.alive = False
@@ -212,7 +221,7 @@ class _Run:
     def exercise(self, what: str) -> None:
         with self.step("exercise") as step:
             step.detail = what
-            around = self.around()
+            around = self.around(self.exercise_patience)
             told = module.exercise(self.guest, self.folder, what, self.loaded[-1][1].name, around)
             if self.ended(step, told, around) and not told.answer.ok:
                 step.outcome = "failed"
@@ -277,7 +286,21 @@ class _Run:
         else:
             step.outcome = "hang"
             self.outcomes.append("hang")
+            self.look_at_cpus(step)
         return False
+
+    def look_at_cpus(self, step: _Timed) -> None:
+        """Where the CPUs are, before the guest is stopped; the kernel may not have said it, or not rightly."""
+        try:
+            text, frames = collect.place_of_cpus(
+                self.host, self.guest.record, self.guest.files, self.built.images, self.folder
+            )
+        except LabError:
+            return
+        self.registers = text
+        self.silent = [collect.silent_hang(frames, step.what.split()[0])]
+
+    registers = ""
 
     # --- the verdict -----------------------------------------------------------------------------------------------
 
@@ -308,6 +331,8 @@ class _Run:
         (folder / "console.log").write_bytes(self.witness.raw())
         (folder / "dmesg.txt").write_text(collect.dmesg(log), encoding="utf-8")
         (folder / "build.log").write_text(self.built.log, encoding="utf-8")
+        if self.registers:
+            (folder / "registers.txt").write_text(printable_lines(self.registers), encoding="utf-8")
         if self.exercise_log:
             (folder / "exercise.log").write_text(printable_lines(self.exercise_log), encoding="utf-8")
         if outcome in ("pass", "build-failed") or (outcome in ("test-failed", "load-failed") and not crashes):
@@ -361,8 +386,9 @@ class _Run:
     def patient(self, seconds: float) -> Deadline:
         return Deadline(seconds * self.patience)
 
-    def around(self) -> Around:
-        return Around(_Doom(self.step_patience, self.witness), self.witness.over, self.witness.new_mark())
+    def around(self, patience: float | None = None) -> Around:
+        deadline = _Doom(patience or self.step_patience, self.witness)
+        return Around(deadline, self.witness.over, self.witness.new_mark())
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[_Timed]:

@@ -3,6 +3,15 @@ systemctl is-system-running --wait > /run/kmlab-state 2>/dev/null
 state=$(cat /run/kmlab-state)
 failed=$(systemctl --failed --no-legend --plain | cut -d' ' -f1 | tr '\n' ' ')
 mkdir -p /var/lib/kmlab/modules
+
+# The ladder of watchdogs; kmlab says how high each rung is (kmlab/kernel/ladder.py).
+echo "$WATCHDOG_THRESH" > /proc/sys/kernel/watchdog_thresh
+echo "$RCU_STALL" > /sys/module/rcupdate/parameters/rcu_cpu_stall_timeout
+echo "$HUNG_TASK" > /proc/sys/kernel/hung_task_timeout_secs
+echo "$HUNG_TASK_INTERVAL" > /proc/sys/kernel/hung_task_check_interval_secs
+echo -1 > /proc/sys/kernel/hung_task_warnings
+echo 1 > /proc/sys/kernel/sysrq
+
 sync
 echo 3 > /proc/sys/vm/drop_caches
 printf 'state=%s\nfailed=%s\nrelease=%s\narch=%s\ntaint=%s\ncmdline=%s\n' "$state" "$failed" "$(uname -r)" "$(uname -m)" \

@@ -12,6 +12,7 @@ from kmlab.events import Deadline, Report, Stage
 from kmlab.guest import parse_facts
 from kmlab.host import Host, command, disks, locks
 from kmlab.host.ssh import Shell
+from kmlab.kernel.ladder import ladder
 from kmlab.provision.base import Base
 from kmlab.provision.making import (
     BOOT_PATIENCE,
@@ -27,7 +28,7 @@ from kmlab.provision.making import (
 from kmlab.provision.plan import Plan
 from kmlab.virt.domain import cpu_model, emulator, to_xml
 
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
 
 
 def ensure_checkpoint(host: Host, wanted: Plan, base: Base, report: Report) -> str:
@@ -63,6 +64,7 @@ def checkpoint_key(wanted: Plan, base: Base) -> str:
         _version(qemu),
         _host_cpu() if wanted.acceleration.name == "kvm" else cpu_model("tcg"),
         wanted.recipe.idle,
+        ladder(wanted.acceleration.name).settings(),
     )
 
 
@@ -75,13 +77,17 @@ def _save_booted(host: Host, wanted: Plan, base: Base, folder: Path, stage: Stag
         port = hv.forward(domain.name, SSH)
         with _shell_while_booting(host, wanted, base, folder, port, stage, deadline) as shell:
             stage.progress(detail="waiting for the guest to be idle")
-            answer = shell.run("sh", deadline, data=wanted.recipe.idle.encode())
+            variables = ladder(wanted.acceleration.name).settings()
+            settings = "".join(f"{name}={value}\n" for name, value in variables.items())
+            answer = shell.run("sh", deadline, data=(settings + wanted.recipe.idle).encode())
             facts = parse_facts(answer.text)
             if not answer.ok or facts.get("release") != base.release:
                 raise LabError(
                     f"guest '{wanted.spec.name}' booted kernel {facts.get('release')} and not {base.release}",
                     "kmlab image prune, then kmlab up",
                 )
+            # Every guest of this checkpoint has its kernel at these very addresses.
+            (folder / "kallsyms").write_bytes(shell.run("cat /proc/kallsyms", deadline).out)
         stage.progress(detail="saving its memory")
         hv.save(domain.name, folder / "memory")
     (folder / "console.log").rename(folder / "boot.log")
