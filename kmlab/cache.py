@@ -86,6 +86,7 @@ def verify(report: Report) -> list[tuple[str, str | None]]:
 def prune() -> tuple[list[str], int]:
     """Remove what no guest of any lab stands on, and what was left half-made; names and bytes."""
     provision.sweep()
+    provision.sweep_toolchains()
     records = [store.read_json(path) for path in (store.state_home() / "labs").glob("*/*/guest.json")]
     used = {record[key] for record in records if isinstance(record, dict) for key in ("base", "checkpoint")}
     removed, freed = [], 0
@@ -98,6 +99,12 @@ def prune() -> tuple[list[str], int]:
         freed += disks.size_on_disk(folder)
         store.remove_tree(folder)
         removed.append(f"{kind}/{folder.name}")
+    for folder in list(store.toolchains().iterdir()) if store.toolchains().is_dir() else []:
+        lock = store.work() / f"toolchain-{folder.name}.lock"
+        if folder.name not in used and (not lock.exists() or locks.is_free(lock)):
+            freed += disks.size_on_disk(folder)
+            store.remove_tree(folder)
+            removed.append(f"toolchains/{folder.name}")
     standing = {str(path) for path in _images_in_use()}
     for folder in list(store.images().iterdir()) if store.images().is_dir() else []:
         if str(folder) not in standing:

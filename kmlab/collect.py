@@ -20,7 +20,7 @@ from kmlab.guest import GuestRecord
 from kmlab.host import Host
 from kmlab.kernel.klog import ConsoleReader, Record
 from kmlab.kernel.oops import Crash, Frame, Scanner
-from kmlab.kernel.registers import WINDOW, find_code, parse_bytes, parse_registers
+from kmlab.kernel.registers import find_code, parse_bytes, parse_registers, window
 from kmlab.kernel.symbols import Kallsyms, ModuleSymbols
 
 _FIRST, _LAST = 2000, 20000
@@ -28,6 +28,8 @@ _FIRST, _LAST = 2000, 20000
 _POLL = 0.02
 _AFTER_PANIC = 1.0
 """Seconds of silence after which a panic that never said its last line is taken to be over."""
+_LARGEST_FUNCTION = 1 << 16
+"""Bytes; an address further behind the last symbol known is in something that was loaded later."""
 _AFTER_HANG = 3.0
 """Seconds that a reported hang gets to say more before its step is given up."""
 
@@ -196,7 +198,8 @@ def place_of_cpus(
     with host.hypervisor(record.uri, files.libvirt, Deadline(10)) as hv:
         text = hv.monitor(record.domain, "info registers -a")
         states = [state for state in parse_registers(text) if not state.halted]
-        codes = [parse_bytes(hv.monitor(record.domain, f"x /{WINDOW}xb 0x{s.address:x}")) for s in states]
+        asked = [window(state.address) for state in states]
+        codes = [parse_bytes(hv.monitor(record.domain, f"x /{size}xb 0x{first:x}")) for first, size in asked]
     table = store.checkpoints() / record.checkpoint / "kallsyms"
     kallsyms = Kallsyms(table.read_text("utf-8", "replace")) if table.exists() else None
     frames: list[Frame] = []
@@ -221,7 +224,7 @@ def place_of_cpus(
                         inlined=place.inlined,
                     )
                 )
-        elif kallsyms and (known := kallsyms.resolve(state.address)):
+        elif kallsyms and (known := kallsyms.resolve(state.address)) and known.offset < _LARGEST_FUNCTION:
             frames.append(Frame(known.function, known.offset, known.size, known.module, reliable=True, exact=True))
     return text, frames
 

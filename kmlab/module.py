@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import shlex
@@ -10,7 +11,7 @@ import stat
 import tarfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -19,10 +20,8 @@ from kmlab.errors import ConfigError, GuestUnreachable, LabError
 from kmlab.events import Deadline, printable
 from kmlab.guest import WORKSHOP, Guest, parse_facts
 from kmlab.host.ssh import Answer
-from kmlab.kernel import kbuild
-from kmlab.kernel.buildreason import build_reason
-from kmlab.kernel.diagnostics import Diagnostic, parse_diagnostics
-from kmlab.kernel.modinfo import LoadOrder, ModInfo, load_order, parse_modinfo
+from kmlab.kernel.diagnostics import Diagnostic
+from kmlab.kernel.modinfo import ModInfo
 
 SKIPPED = frozenset({".git", ".kmlab", ".venv", "__pycache__", ".tmp_versions"})
 """Folders of the host's that no build in a guest wants."""
@@ -136,8 +135,8 @@ def sync(guest: Guest, name: str, source: Path, deadline: Deadline) -> tuple[int
     What make left in the guest stays, so that it rebuilds only what it must.
     """
     wanted = read_folder(source)
-    place = guest.files.root / "synced" / f"{name}.json"
-    known = _read_manifest(place)
+    place = guest.files.synced / f"{name}.json"
+    known = read_manifest(place)
     gone = [path for path, entry in known.items() if (now := wanted.get(path)) is None or now.kind != entry.kind]
     changed = [path for path, entry in wanted.items() if not entry.same(known.get(path))]
     if gone or known == {}:
@@ -149,7 +148,7 @@ def sync(guest: Guest, name: str, source: Path, deadline: Deadline) -> tuple[int
         line = f"tar -C {shlex.quote(str(workshop(name)))} -xpf - --no-same-owner"
         _must(guest.run(line, deadline, data=_archive(source, wanted, changed)), "unpack the module's files")
     if gone or changed:
-        _write_manifest(place, wanted)
+        write_manifest(place, wanted)
     return len([p for p in changed if wanted[p].kind != "folder"]), len(gone)
 
 
@@ -182,13 +181,15 @@ def _archive(source: Path, wanted: Manifest, changed: Sequence[str]) -> bytes:
     return buffer.getvalue()
 
 
-def _read_manifest(place: Path) -> Manifest:
+def read_manifest(place: Path) -> Manifest:
     value = store.read_json(place)
     return {path: Entry(*entry) for path, entry in value.items()} if isinstance(value, dict) else {}
 
 
-def _write_manifest(place: Path, manifest: Manifest) -> None:
-    store.write_json(place, {p: [e.kind, e.mode, e.size, e.mtime_ns, e.target] for p, e in manifest.items()})
+def write_manifest(place: Path, manifest: Manifest) -> None:
+    # As ASCII: a file's name need not be UTF-8.
+    listed = {p: [e.kind, e.mode, e.size, e.mtime_ns, e.target] for p, e in manifest.items()}
+    store.write_text(place, json.dumps(listed))
 
 
 def _must(answer: Answer, what: str) -> None:
@@ -196,102 +197,6 @@ def _must(answer: Answer, what: str) -> None:
         raise GuestUnreachable(f"the guest went away: could not {what}")
     if not answer.ok:
         raise LabError(f"the guest could not {what}: {printable(answer.error_text.strip(), 300)}")
-
-
-# --- build ---------------------------------------------------------------------------------------------------------
-
-
-def build(guest: Guest, name: str, source: Path, deadline: Deadline, say: Callable[[str], None]) -> Built:
-    """Run make for the guest's own kernel, and bring the .ko files to the host."""
-    release, folder = guest.record.release, workshop(name)
-    texts = {
-        f: (source / f).read_text("utf-8", "replace") for f in ("Kbuild", *kbuild.MAKEFILES) if (source / f).is_file()
-    }
-    about = kbuild.inspect_folder(texts)
-    ways = kbuild.make_commands(about.kind, folder, release, os.cpu_count() or 1)
-    if not ways:
-        raise ConfigError(
-            f"{printable(str(source))}: no Kbuild file, and no Makefile with obj-m",
-            "write a Makefile with `obj-m := NAME.o`, or give the folder that has one",
-        )
-    tried: list[Built] = []
-    for way in ways:
-        tried.append(_make(guest, way, about, folder, release, deadline, say))
-        if tried[-1].ok or not about.has_makefile:
-            break
-    # The first way is the one whose words a person knows; the second only counts when it helped.
-    return tried[-1] if tried[-1].ok else tried[0]
-
-
-def _make(
-    guest: Guest,
-    way: kbuild.BuildCommand,
-    about: kbuild.Folder,
-    folder: PurePosixPath,
-    release: str,
-    deadline: Deadline,
-    say: Callable[[str], None],
-) -> Built:
-    argv = ["env", *(f"--unset={n}" for n in kbuild.quiet_environment()), *(f"{n}={v}" for n, v in way.environment)]
-    argv += ["LC_ALL=C", *way.argv]
-    # The log goes to stderr and, if all is well, the modules to stdout: one round trip for both.
-    line = (
-        f"cd {shlex.quote(str(way.folder))} || exit 90; {shlex.join(argv)} >&2 || exit $?; "
-        "find . \\( -name '*.ko' -o -name modules.order \\) -type f -print0 | tar -cf - --null --files-from=-"
-    )
-    answer = guest.run(line, deadline, on_output=_lines(say))
-    if answer.lost:
-        raise GuestUnreachable("the guest went away during the build")
-    log = answer.error_text
-    diagnostics = tuple(parse_diagnostics(log, folder))
-    images = _modules_in(answer.out) if answer.ok else {}
-    if answer.ok and images:
-        infos = {path: parse_modinfo(image, path) for path, image in images.items()}
-        order = load_order(infos.values())
-        return Built(True, log, way.how, diagnostics, None, images, _with_paths(infos, order), order.outside)
-    reason = build_reason(log, answer.code, diagnostics, release, folder=about)
-    return Built(False, log, way.how, diagnostics, reason)
-
-
-def _with_paths(infos: Mapping[str, ModInfo], order: LoadOrder) -> tuple[tuple[str, ModInfo], ...]:
-    paths = {info.name: path for path, info in infos.items()}
-    return tuple((paths[info.name], info) for info in order.modules)
-
-
-def _modules_in(archive: bytes) -> dict[str, bytes]:
-    """The .ko files that this build made: those that some modules.order names, or all if there is none."""
-    modules: dict[str, bytes] = {}
-    named: list[str] = []
-    orders = 0
-    try:
-        with tarfile.open(fileobj=io.BytesIO(archive)) as members:
-            for member in members:
-                content = members.extractfile(member) if member.isreg() else None
-                if content is None:
-                    continue
-                path = str(PurePosixPath(member.name))
-                if path.endswith(".ko"):
-                    modules[path] = content.read()
-                else:
-                    orders += 1
-                    named += content.read().decode("utf-8", "replace").split()
-    except tarfile.TarError:
-        return {}
-    endings = tuple(re.sub(r"\.o$", ".ko", word) for word in named)
-    made = {p: image for p, image in modules.items() if any(w == p or w.endswith(f"/{p}") for w in endings)}
-    return made if orders and made else ({} if orders and not endings else modules)
-
-
-def _lines(say: Callable[[str], None]) -> Callable[[bytes], None]:
-    """`say` the last whole line of what comes, if it is text."""
-
-    def hear(chunk: bytes) -> None:
-        if b"\0" not in chunk:
-            lines = chunk.decode("utf-8", "replace").strip().splitlines()
-            if lines:
-                say(printable(lines[-1].strip(), 100))
-
-    return hear
 
 
 # --- load, exercise, unload ----------------------------------------------------------------------------------------

@@ -25,7 +25,11 @@ def write_junit(path: Path, results: Sequence[RunResult]) -> None:
     )
     for result in results:
         case = ET.SubElement(
-            suite, "testcase", classname=result.guest, name=result.module, time=f"{result.seconds:.3f}"
+            suite,
+            "testcase",
+            classname=_xml_safe(result.guest),
+            name=_xml_safe(result.module),
+            time=f"{result.seconds:.3f}",
         )
         if not result.ok:
             kind = "error" if result.outcome == "error" else "failure"

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from kmlab import collect, module, provision, result, store
+from kmlab.build import build
 from kmlab.errors import ConfigError, GuestUnreachable, LabError
 from kmlab.events import Deadline, Report, Stage, printable
 from kmlab.guest import Guest
@@ -156,13 +157,14 @@ class _Run:
 
     def build_first(self) -> None:
         """Sync and build: nothing of the module's runs yet."""
+        toolchain = provision.toolchain_for(self.lab.build, self.guest.record, self.report)
         deadline = Deadline(self.build_patience)
         with self.step("sync") as step:
             sent, removed = module.sync(self.guest, self.wanted.name, self.source, deadline)
             step.detail = f"{sent} sent, {removed} removed" if sent or removed else "nothing changed"
         with self.step("build") as step:
-            self.built = module.build(
-                self.guest, self.wanted.name, self.source, deadline, lambda line: step.progress(detail=line)
+            self.built = build(
+                self.guest, self.wanted.name, self.source, deadline, lambda line: step.progress(detail=line), toolchain
             )
             step.detail = ", ".join(path for path, _ in self.built.modules) or "no module"
             if not self.built.ok:

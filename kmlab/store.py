@@ -75,6 +75,16 @@ class GuestFiles:
         return self.root / "known_hosts"
 
     @property
+    def synced(self) -> Path:
+        """What was sent of each module's folder; true only of the guest that it was sent to."""
+        return self.root / "synced"
+
+    @property
+    def builds(self) -> Path:
+        """What was built on the host: a folder for each module, which outlives a restore of the guest."""
+        return self.root / "build"
+
+    @property
     def libvirt(self) -> Path:
         """The root folder of this guest's own embedded libvirt."""
         return self.root / "v"
@@ -130,6 +140,11 @@ def bases() -> Path:
 def checkpoints() -> Path:
     """One folder a checkpoint, named by its base and by what could not restore it elsewhere."""
     return cache_home() / "checkpoints"
+
+
+def toolchains() -> Path:
+    """One folder for each base that modules were built for on the host: its compiler, tools and headers."""
+    return cache_home() / "toolchains"
 
 
 def work() -> Path:

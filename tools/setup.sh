@@ -15,7 +15,7 @@ esac
 # To build Python's libvirt binding; libvirt's QEMU driver, which needs no daemon; QEMU; to build an image; to enter it.
 run="python3 python3-venv python3-dev gcc libc6-dev make pkg-config libvirt-dev
 	libvirt-daemon-driver-qemu $emulator qemu-utils $firmware
-	mmdebstrap debian-archive-keyring e2fsprogs dosfstools mtools fdisk uidmap
+	mmdebstrap debian-archive-keyring e2fsprogs dosfstools mtools fdisk uidmap bubblewrap
 	openssh-client ca-certificates"
 # For the tests alone: a libvirtd for system mode, libvirt's own schema, a second reader of signatures.
 test="libvirt-daemon libvirt-clients libxml2-utils openssl"

@@ -14,6 +14,7 @@
 #include <linux/module.h>
 #include <linux/proc_fs.h>
 #include <linux/slab.h>
+#include <linux/smp.h>
 #include <linux/string.h>
 
 struct owner {
@@ -36,6 +37,15 @@ static void keep_apart(void *unused)
 {
 }
 
+static noinline int open_session(void)
+{
+	session = kmem_cache_alloc(sessions, GFP_ATOMIC);
+	if (!session)
+		return -ENOMEM;
+	session->owner = &somebody;
+	return 0;
+}
+
 static noinline void close_session(void)
 {
 	/* The bug: the pointer stays behind. */
@@ -47,7 +57,7 @@ static noinline void reuse_the_memory(void)
 	int i;
 
 	for (i = 0; i < ARRAY_SIZE(others); i++) {
-		others[i] = kmem_cache_alloc(sessions, GFP_KERNEL);
+		others[i] = kmem_cache_alloc(sessions, GFP_ATOMIC);
 		if (others[i])
 			memset(others[i], 0x5a, sizeof(*others[i]));
 	}
@@ -62,9 +72,18 @@ static ssize_t session_read(struct file *file, char __user *buffer, size_t lengt
 {
 	char text[16];
 	int used;
+	int err;
 
-	close_session();
-	reuse_the_memory();
+	/* On one CPU, as each hands out again first what was freed on it last. */
+	get_cpu();
+	err = open_session();
+	if (!err) {
+		close_session();
+		reuse_the_memory();
+	}
+	put_cpu();
+	if (err)
+		return err;
 	used = scnprintf(text, sizeof(text), "%d\n", read_after_free());
 	return simple_read_from_buffer(buffer, length, offset, text, used);
 }
@@ -80,26 +99,17 @@ static int __init use_after_free_init(void)
 	sessions = kmem_cache_create("use_after_free", sizeof(struct session), 0, 0, keep_apart);
 	if (!sessions)
 		return -ENOMEM;
-	session = kmem_cache_alloc(sessions, GFP_KERNEL);
-	if (!session)
-		goto no_session;
-	session->owner = &somebody;
 	entry = proc_create("use_after_free", 0400, NULL, &session_ops);
-	if (!entry)
-		goto no_entry;
+	if (!entry) {
+		kmem_cache_destroy(sessions);
+		return -ENOMEM;
+	}
 	return 0;
-
-no_entry:
-	kmem_cache_free(sessions, session);
-no_session:
-	kmem_cache_destroy(sessions);
-	return -ENOMEM;
 }
 
 static void __exit use_after_free_exit(void)
 {
 	proc_remove(entry);
-	kmem_cache_free(sessions, session);
 	kmem_cache_destroy(sessions);
 }
 

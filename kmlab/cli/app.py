@@ -65,7 +65,9 @@ def _version(
     version: bool = typer.Option(False, "--version", help="Say the version.", is_eager=True),
 ) -> None:
     if version:
-        typer.echo(f"kmlab {__version__}")
+        from kmlab.cli import render
+
+        render.say(f"kmlab {__version__}")
         raise typer.Exit
 
 
@@ -85,7 +87,9 @@ def main() -> NoReturn:
     except KmlabError as error:
         _fail(error)
     except (KeyboardInterrupt, typer.Abort):
-        print("\nkmlab: interrupted", file=sys.stderr)
+        from kmlab.cli import render
+
+        render.interrupted()
         sys.exit(INTERRUPTED)
     except Exception as error:
         _usage_error(error)

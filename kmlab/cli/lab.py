@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -41,11 +42,15 @@ def doctor(
     speak(json=json, debug=debug)
     from kmlab.cli import render
     from kmlab.host import checkup
+    from kmlab.virt import firmware
 
-    findings = checkup.examine()
+    def chosen_firmware(arch: str) -> Path:
+        return firmware.choose(arch, secure_boot=False, smm_available=False, exists=os.path.exists).code
+
+    findings = checkup.examine(chosen_firmware)
     if fix:
         checkup.mend(findings)
-        findings = checkup.examine()
+        findings = checkup.examine(chosen_firmware)
     render.findings(findings, as_json=json)
     raise typer.Exit(3 if any(f.state == "broken" for f in findings) else 0)
 

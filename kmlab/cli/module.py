@@ -181,15 +181,25 @@ def _options(
 ) -> Options:
     from kmlab.kernel.modinfo import parse_param
     from kmlab.run import Options
-    from kmlab.yamltypes import parse_duration
 
     return Options(
         fresh=fresh,
         keep=keep,
         params=dict(parse_param(text) for text in param or []),
         exercise=exercise,
-        timeout=parse_duration(timeout) if timeout else None,
+        timeout=_seconds(timeout) if timeout else None,
     )
+
+
+def _seconds(timeout: str) -> float:
+    from kmlab.errors import ConfigError
+    from kmlab.yamlfile import quoted
+    from kmlab.yamltypes import parse_duration
+
+    try:
+        return parse_duration(timeout)
+    except ConfigError as error:
+        raise ConfigError(f"--timeout {quoted(timeout)} {error.message}", error.hint) from None
 
 
 def _end(results: list[RunResult], json: bool, *, table: bool = False) -> None:

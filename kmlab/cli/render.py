@@ -51,6 +51,10 @@ def error(problem: KmlabError, *, as_json: bool) -> None:
         sys.stderr.write(f"  hint: {_lines(problem.hint)}\n")
 
 
+def interrupted() -> None:
+    sys.stderr.write("\nkmlab: interrupted\n")
+
+
 # --- while work goes on --------------------------------------------------------------------------------------------
 
 

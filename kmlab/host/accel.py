@@ -10,6 +10,7 @@ import os
 import platform
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,7 +18,6 @@ from kmlab import store
 from kmlab.errors import CommandFailed, LabError
 from kmlab.events import Deadline
 from kmlab.host import command
-from kmlab.virt import domain
 
 # Real mode to protected mode; twice: add to each dword of 16 MiB; then out 0xf4. In GNU assembler:
 #   cli; lgdtl; cr0 |= 1; ljmpl $8, 1f; 1: ds = es = 16; edx = 2
@@ -67,7 +67,7 @@ def _measured(arch: str) -> Acceleration:
     record = store.read_json(store.acceleration())
     if isinstance(record, dict) and situation in record:
         return Acceleration(**record[situation])
-    found = _measure(arch)
+    found = decide(arch, platform.machine(), _open_kvm, _seconds)
     store.write_json(store.acceleration(), {situation: asdict(found)})
     return found
 
@@ -75,27 +75,33 @@ def _measured(arch: str) -> Acceleration:
 def _situation(arch: str) -> str:
     """Whatever could change the answer: this boot, this QEMU, who may open the device."""
     boot = _read("/proc/sys/kernel/random/boot_id")
-    qemu = command.find(domain.emulator(arch))
+    qemu = command.find(command.emulator(arch))
     changed = os.stat(qemu).st_mtime_ns
     return store.digest_of(arch, boot, qemu, changed, os.access("/dev/kvm", os.R_OK | os.W_OK))
 
 
-def _measure(arch: str) -> Acceleration:
-    if arch != platform.machine():
-        return Acceleration("tcg", f"the guest is {arch}, this host is {platform.machine()}")
+def decide(
+    arch: str,
+    host: str,
+    open_kvm: Callable[[], None],
+    seconds: Callable[[str, str, Deadline], float | None],
+) -> Acceleration:
+    """What guests of `arch` run with: `open_kvm` raises OSError, `seconds` is how long accelerator and arch took."""
+    if arch != host:
+        return Acceleration("tcg", f"the guest is {arch}, this host is {host}")
     try:
-        os.close(os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC))
+        open_kvm()
     except FileNotFoundError:
         return Acceleration("tcg", "there is no /dev/kvm: virtualisation is off in the firmware, or this is a VM")
     except OSError as error:
         return Acceleration("tcg", f"/dev/kvm cannot be opened ({error.strerror}): add yourself to the group kvm")
     if arch != "x86_64":
         return Acceleration("kvm", "/dev/kvm opens")
-    emulated = _seconds("tcg", arch, Deadline(30))
+    emulated = seconds("tcg", arch, Deadline(30))
     if emulated is None:
         raise LabError("QEMU does not run at all: the measuring firmware did not end within 30 s")
     limit = max(2.0, 3 * emulated)
-    real = _seconds("kvm", arch, Deadline(limit))
+    real = seconds("kvm", arch, Deadline(limit))
     if real is None:
         return Acceleration("tcg", f"/dev/kvm opens, but ran nothing in {limit:.1f} s (tcg: {emulated:.2f} s)")
     if real > 2 * emulated:
@@ -103,12 +109,16 @@ def _measure(arch: str) -> Acceleration:
     return Acceleration("kvm", f"measured: kvm {real:.2f} s, tcg {emulated:.2f} s")
 
 
+def _open_kvm() -> None:
+    os.close(os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC))
+
+
 def _seconds(accel: str, arch: str, deadline: Deadline) -> float | None:
     """How long the fixed work took; None if it did not end in time or not by itself."""
     with tempfile.TemporaryDirectory(prefix="kmlab-accel-") as folder:
         rom = Path(folder) / "rom"
         rom.write_bytes(firmware())
-        argv = [domain.emulator(arch), "-accel", accel, "-machine", "q35", "-nodefaults", "-display", "none"]
+        argv = [command.emulator(arch), "-accel", accel, "-machine", "q35", "-nodefaults", "-display", "none"]
         argv += ["-m", "64", "-bios", str(rom), "-device", "isa-debug-exit,iobase=0xf4,iosize=4"]
         began = time.monotonic()
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
@@ -14,7 +14,6 @@ from kmlab import store
 from kmlab.errors import KmlabError
 from kmlab.events import Deadline
 from kmlab.host import accel, command, hypervisor
-from kmlab.virt import domain, firmware
 
 _SPACE = 8 << 30
 _GROUP = "kvm"
@@ -32,12 +31,12 @@ class Finding:
     """The command that mends it."""
 
 
-def examine() -> list[Finding]:
-    """Everything, in the order in which it is needed."""
+def examine(firmware: Callable[[str], Path]) -> list[Finding]:
+    """Everything, in the order in which it is needed; `firmware` chooses one for an architecture or says what to do."""
     arch = os.uname().machine
     return [
         *_programs(arch),
-        _firmware(arch),
+        _firmware(arch, firmware),
         _binding(),
         _driver(),
         _namespaces(),
@@ -55,7 +54,7 @@ def mend(findings: Sequence[Finding]) -> None:
 def _programs(arch: str) -> list[Finding]:
     found = []
     for program, package in command.PACKAGES.items():
-        if program.startswith("qemu-system") and program != domain.emulator(arch):
+        if program.startswith("qemu-system") and program != command.emulator(arch):
             continue
         try:
             found.append(Finding(program, "fine", command.find(program)))
@@ -64,14 +63,13 @@ def _programs(arch: str) -> list[Finding]:
     return found
 
 
-def _firmware(arch: str) -> Finding:
+def _firmware(arch: str, choose: Callable[[str], Path]) -> Finding:
     try:
-        chosen = firmware.choose(arch, secure_boot=False, smm_available=False, exists=os.path.exists)
+        return Finding("UEFI firmware", "fine", str(choose(arch)))
     except KmlabError as error:
         return Finding(
             "UEFI firmware", "broken", error.message, _apt("ovmf" if arch == "x86_64" else "qemu-efi-aarch64")
         )
-    return Finding("UEFI firmware", "fine", str(chosen.code))
 
 
 def _binding() -> Finding:

@@ -32,12 +32,18 @@ PACKAGES = {
     "mcopy": "mtools",
     "mmd": "mtools",
     "sfdisk": "fdisk",
+    "bwrap": "bubblewrap",
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",
 }
 """The Debian and Ubuntu package of each program that kmlab calls."""
 
 _TAIL = 4000
+
+
+def emulator(arch: str) -> str:
+    """The QEMU program for guests of an architecture, as `uname -m` calls it."""
+    return f"qemu-system-{arch}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,10 +20,11 @@ from kmlab import store
 from kmlab.errors import HypervisorError
 from kmlab.events import Deadline
 from kmlab.host.command import Conversation
-from kmlab.virt import domain
 
 EMBEDDED = "embedded"
 
+_NETWORK_DEVICE = "hostnet0"
+"""QEMU's name for the first network back end, as libvirt gives it."""
 _PATIENCE = 120.0
 """Seconds that one libvirt operation may take; saving a large guest on a slow disk is the longest."""
 
@@ -57,13 +58,13 @@ class Hypervisor:
     def names(self) -> list[str]:
         return list(self._ask("list the domains", "names"))
 
-    def console_tty(self, name: str) -> str | None:
-        """The host's pty of the guest's interactive console."""
-        return domain.console_tty(self._ask("read the guest's devices", "xml", name))
+    def xml(self, name: str) -> str:
+        """The running domain, with what libvirt and QEMU made of it."""
+        return str(self._ask("read the guest's devices", "xml", name))
 
     def forward(self, name: str, guest_port: int) -> int:
         """Forward a loopback port, chosen by the host's kernel, to the guest's port; returns the host's."""
-        answer = self.monitor(name, f"hostfwd_add {domain.NETWORK_DEVICE} tcp:127.0.0.1:0-:{guest_port}")
+        answer = self.monitor(name, f"hostfwd_add {_NETWORK_DEVICE} tcp:127.0.0.1:0-:{guest_port}")
         if answer.strip():
             raise HypervisorError(f"QEMU could not forward a port: {answer.strip()}")
         table = self.monitor(name, "info usernet")

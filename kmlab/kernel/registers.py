@@ -10,13 +10,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from kmlab.kernel.elf import ObjectFile, Section, read_object
+from kmlab.kernel.elf import ObjectFile, Relocation, Section, read_object
 
 PAGE = 4096
-WINDOW = 64
-"""Bytes of code that are compared, from the instruction on."""
+_WINDOW = 64
+"""Bytes of code before and after the instruction that are compared."""
 _ENOUGH = 12
 """Bytes that must agree outside of what relocation changes."""
+_FEW = 6
+"""The same where the place on the page fits and no byte differs."""
+_ABSOLUTE = 1
+_CALL_INDIRECT = b"\xff\x15"
+_CALLS = (4, 11)
+"""R_X86_64_PLT32 and _32S, as they stand in calls."""
 
 _CPU = re.compile(r"^CPU#(\d+)", re.MULTILINE)
 _RIP = re.compile(r"\b(?:RIP|EIP|PC)=\s*([0-9a-f]+)")
@@ -54,8 +60,15 @@ def parse_bytes(text: str) -> bytes:
     )
 
 
+def window(address: int) -> tuple[int, int]:
+    """Where to read code around an address, without leaving its page, and how many bytes."""
+    page = address - address % PAGE
+    first = max(page, address - _WINDOW)
+    return first, min(page + PAGE, address + _WINDOW) - first
+
+
 def find_code(images: Mapping[str, bytes], address: int, code: bytes) -> tuple[str, str, int] | None:
-    """The module (its path), the section and the offset in it whose bytes are `code` at `address`."""
+    """The module (its path), the section and the offset in it of `address`; `code` is what `window` says to read."""
     for path, image in images.items():
         elf = read_object(image, path)
         for section in elf.sections:
@@ -68,27 +81,31 @@ def find_code(images: Mapping[str, bytes], address: int, code: bytes) -> tuple[s
 
 def _offset_in(elf: ObjectFile, section: Section, address: int, code: bytes) -> int | None:
     content = elf.content(section)
-    # The kernel also rewrites the instruction around a relocation: calls to __fentry__ become nops, for one.
-    changed = {r.offset + i for r in elf.relocations(section) for i in range(-2, 8)}
-    # The first text section of a module begins on a page; those behind it in the same layout do not.
-    paged = range(address % PAGE, len(content), PAGE)
-    for offsets in (paged, range(len(content))):
-        agreeing = {offset: _agreeing(content, changed, offset, code) for offset in offsets}
-        best = max(agreeing, key=agreeing.__getitem__, default=None)
-        if best is not None and agreeing[best] >= min(_ENOUGH, max(1, (len(content) - best) // 2)):
-            return best
-    return None
+    changed = {at for relocation in elf.relocations(section) for at in _rewritten(relocation, content)}
+    before = address - window(address)[0]
+    # The first text section of a module begins on a page, those behind it in the same layout do not. Where the page
+    # offset fits already, few bytes are enough, and of many some may differ: alternatives leave no trace in the file.
+    for offset in range(address % PAGE, len(content), PAGE):
+        same, other = _compare(content, changed, offset - before, code)
+        if same >= (_FEW if other == 0 else max(_ENOUGH, 4 * other)):
+            return offset
+    exact = [o for o in range(len(content)) if _compare(content, changed, o - before, code)[1] == 0]
+    exact = [o for o in exact if _compare(content, changed, o - before, code)[0] >= _ENOUGH]
+    return exact[0] if len(exact) == 1 else None
 
 
-def _agreeing(content: bytes, changed: set[int], offset: int, code: bytes) -> int:
-    """How many bytes agree; 0 as soon as one that relocation leaves alone does not."""
-    same = 0
-    for at, byte in enumerate(code, offset):
-        if at >= len(content):
-            break
-        if at in changed:
-            continue
-        if content[at] != byte:
-            return 0
-        same += 1
-    return same
+def _rewritten(relocation: Relocation, content: bytes) -> range:
+    """The bytes that the kernel may change for one relocation.
+
+    Calls may become other instructions: those to __fentry__ turn into nops, paravirtual ones into what they stand for.
+    """
+    indirect = content[max(0, relocation.offset - 2) : relocation.offset] == _CALL_INDIRECT
+    before = 3 if relocation.type in _CALLS else 2 if indirect else 0
+    return range(relocation.offset - before, relocation.offset + (8 if relocation.type == _ABSOLUTE else 4))
+
+
+def _compare(content: bytes, changed: set[int], offset: int, code: bytes) -> tuple[int, int]:
+    """How many bytes agree and how many do not, of those that relocation leaves alone."""
+    pairs = [(content[at], b) for at, b in enumerate(code, offset) if 0 <= at < len(content) and at not in changed]
+    same = sum(a == b for a, b in pairs)
+    return same, len(pairs) - same

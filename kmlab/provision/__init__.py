@@ -22,7 +22,8 @@ from kmlab.provision.checkpoint import ensure_checkpoint
 from kmlab.provision.image import build_image
 from kmlab.provision.making import LOCK_PATIENCE, SSH, check, sweep
 from kmlab.provision.plan import Plan, lab_files, plan
-from kmlab.virt.domain import retarget
+from kmlab.provision.toolchain import sweep_toolchains, toolchain_for
+from kmlab.virt.domain import console_tty, retarget
 
 __all__ = [
     "build_image",
@@ -32,7 +33,9 @@ __all__ = [
     "lab_files",
     "stop",
     "sweep",
+    "sweep_toolchains",
     "take_down",
+    "toolchain_for",
 ]
 
 RESTORE_PATIENCE = 60.0
@@ -107,6 +110,7 @@ def _restore(host: Host, wanted: Plan, base: Base, checkpoint: str, report: Repo
         store.require_space(store.state_home(), 512 << 20, f"guest '{wanted.spec.name}'")
         for stale in (files.disk, files.console, files.record):
             stale.unlink(missing_ok=True)
+        store.remove_tree(files.synced)
         store.make_folder(files.root, 0o700)
         disks.make_overlay(files.disk, source / "disk.qcow2", deadline)
         disks.copy(source / "nvram.fd", files.nvram)
@@ -117,7 +121,7 @@ def _restore(host: Host, wanted: Plan, base: Base, checkpoint: str, report: Repo
 
             hv.restore(source / "memory", ours)
             port = hv.forward(wanted.domain_name, SSH)
-            tty = hv.console_tty(wanted.domain_name)
+            tty = console_tty(hv.xml(wanted.domain_name))
         pids = hypervisor.processes(files.root)
         record = GuestRecord(
             name=wanted.spec.name,
@@ -192,9 +196,10 @@ def destroy_lab(host: Host, lab: Lab, names: Sequence[str], *, all_state: bool, 
             store.images(),
             store.bases(),
             store.checkpoints(),
+            store.toolchains(),
             store.work(),
             store.capabilities(),
         ):
             store.remove_tree(folder)
-        gone.append("keys, images, bases and checkpoints")
+        gone.append("keys, images, bases, checkpoints and toolchains")
     return gone

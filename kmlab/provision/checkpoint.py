@@ -26,7 +26,7 @@ from kmlab.provision.making import (
     sweep_key,
 )
 from kmlab.provision.plan import Plan
-from kmlab.virt.domain import cpu_model, emulator, to_xml
+from kmlab.virt.domain import cpu_model, to_xml
 
 CHECKPOINT_FORMAT = 2
 
@@ -55,7 +55,7 @@ def ensure_checkpoint(host: Host, wanted: Plan, base: Base, report: Report) -> s
 
 def checkpoint_key(wanted: Plan, base: Base) -> str:
     """The name of a checkpoint: its base, and whatever would keep it from being restored."""
-    qemu = command.find(emulator(wanted.arch))
+    qemu = command.find(command.emulator(wanted.arch))
     place = Path("/")
     return store.digest_of(
         CHECKPOINT_FORMAT,

@@ -14,7 +14,7 @@ from kmlab.errors import ImageError, LabError
 from kmlab.events import Deadline, printable
 from kmlab.host import Host, command, disks, hypervisor, locks
 from kmlab.provision.plan import Plan
-from kmlab.virt.domain import Domain, emulator, to_xml
+from kmlab.virt.domain import Domain, to_xml
 
 LOCK_PATIENCE = 3600.0
 """Seconds to wait for another kmlab that makes the same thing."""
@@ -28,7 +28,7 @@ def booted(
 ) -> Iterator[hypervisor.Hypervisor]:
     """A domain that runs while the block does, and not after."""
     with host.hypervisor(wanted.lab.libvirt, folder / "v", deadline) as hv:
-        hv.start(to_xml(domain, command.find(emulator(wanted.arch))))
+        hv.start(to_xml(domain, command.find(command.emulator(wanted.arch))))
         try:
             yield hv
         finally:

@@ -12,7 +12,7 @@ from kmlab.host.accel import Acceleration
 from kmlab.host.ssh import ensure_identity
 from kmlab.lab import GuestSpec, Lab
 from kmlab.virt import firmware
-from kmlab.virt.domain import Domain, emulator
+from kmlab.virt.domain import Domain
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def plan(host: Host, lab: Lab, spec: GuestSpec) -> Plan:
         raise lab.error(("guests", spec.name, "image"), "an image of one's own is not supported yet")
     image = catalog.load_image(spec.image, lab.folder, where)
     arch = arch_of(image)
-    command.find(emulator(arch))
+    command.find(command.emulator(arch))
     return Plan(
         lab=lab,
         spec=spec,

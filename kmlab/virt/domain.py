@@ -15,10 +15,7 @@ from kmlab.virt.firmware import Firmware
 
 SERIAL_DEVICE = "charserial0"
 """QEMU's name for the first serial port, as libvirt gives it."""
-NETWORK_DEVICE = "hostnet0"
-"""QEMU's name for the first network back end, as libvirt gives it."""
 
-_EMULATORS = {"x86_64": "qemu-system-x86_64", "aarch64": "qemu-system-aarch64"}
 _NAMESPACE = uuid.UUID("4f1d3c1e-6e4e-5b52-9c6a-0a6b6d6c6162")
 
 
@@ -40,11 +37,6 @@ class Domain:
     console: Path
     seed: Path | None = None
     """The NoCloud volume, while a base is baked."""
-
-
-def emulator(arch: str) -> str:
-    """The QEMU program for a guest of this architecture."""
-    return _EMULATORS[arch]
 
 
 def cpu_model(accel: str) -> str:

@@ -1,0 +1,280 @@
+"""Building a module: by make in the guest, or in a sandbox on the host that has the guest's own toolchain.
+
+Both leave the same `Built`, and their .ko files at the same places of the module's folder in the guest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import shlex
+import tarfile
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
+
+from kmlab import store
+from kmlab.errors import ConfigError, GuestUnreachable, LabError
+from kmlab.events import Deadline, printable
+from kmlab.guest import Guest
+from kmlab.host.beneath import Beneath
+from kmlab.host.sandbox import Sandbox
+from kmlab.kernel import kbuild
+from kmlab.kernel.buildreason import build_reason
+from kmlab.kernel.diagnostics import parse_diagnostics
+from kmlab.kernel.modinfo import LoadOrder, ModInfo, load_order, parse_modinfo
+from kmlab.module import Built, Manifest, read_folder, read_manifest, workshop, write_manifest
+
+Say = Callable[[str], None]
+_LARGEST_PRODUCT = 256 << 20
+"""Bytes of one file that make leaves; no module is that large."""
+_MOST_PRODUCTS = 256
+
+
+def build(guest: Guest, name: str, source: Path, deadline: Deadline, say: Say, toolchain: Path | None = None) -> Built:
+    """Run make for the guest's own kernel, and bring the .ko files to the host.
+
+    With a toolchain make runs in a sandbox on the host, and the guest gets what it made.
+    """
+    release = guest.record.release
+    if toolchain is None:
+        # What the guest has is not what the sandbox sent any more.
+        _sent(guest, name).unlink(missing_ok=True)
+        return _first_good(
+            source, name, release, lambda way, about: _in_guest(guest, way, about, release, deadline, say)
+        )
+    folder = guest.files.builds / name
+    built, programs = build_in_sandbox(Sandbox(toolchain, folder, name), source, release, deadline, say)
+    if built.ok:
+        _deliver(guest, name, {**programs, **built.images}, deadline)
+    return built
+
+
+def build_in_sandbox(
+    box: Sandbox, source: Path, release: str, deadline: Deadline, say: Say
+) -> tuple[Built, dict[str, bytes]]:
+    """Build on the host alone, needing no guest; beside what it built, the programs that make left, by path."""
+    mirror(source, box.folder)
+    built = _first_good(
+        source, box.name, release, lambda way, about: _in_sandbox(box, way, about, release, deadline, say)
+    )
+    sources = read_folder(source)
+    with Beneath(box.folder) as folder:
+        paths = [path for path, status in folder.files() if status.st_mode & 0o111 and path not in sources]
+        found = {path: folder.read(path, _LARGEST_PRODUCT) for path in paths[:_MOST_PRODUCTS]}
+    return built, {path: content for path, content in found.items() if content and content.startswith(b"\x7fELF")}
+
+
+def _first_good(
+    source: Path, name: str, release: str, make: Callable[[kbuild.BuildCommand, kbuild.Folder], Built]
+) -> Built:
+    """Build in each way that there is for such a folder, until one gives modules."""
+    texts = {
+        f: (source / f).read_text("utf-8", "replace") for f in ("Kbuild", *kbuild.MAKEFILES) if (source / f).is_file()
+    }
+    about = kbuild.inspect_folder(texts)
+    ways = kbuild.make_commands(about.kind, workshop(name), release, os.cpu_count() or 1)
+    if not ways:
+        raise ConfigError(
+            f"{printable(str(source))}: no Kbuild file, and no Makefile with obj-m",
+            "write a Makefile with `obj-m := NAME.o`, or give the folder that has one",
+        )
+    tried: list[Built] = []
+    for way in ways:
+        tried.append(make(way, about))
+        if tried[-1].ok or not about.has_makefile:
+            break
+    # The first way is the one whose words a person knows; the second only counts when it helped.
+    return tried[-1] if tried[-1].ok else tried[0]
+
+
+# --- in the guest --------------------------------------------------------------------------------------------------
+
+
+def _in_guest(
+    guest: Guest, way: kbuild.BuildCommand, about: kbuild.Folder, release: str, deadline: Deadline, say: Say
+) -> Built:
+    argv = ["env", *(f"--unset={n}" for n in kbuild.quiet_environment()), *(f"{n}={v}" for n, v in way.environment)]
+    argv += ["LC_ALL=C", *way.argv]
+    # The log goes to stderr and, if all is well, the modules to stdout: one round trip for both.
+    line = (
+        f"cd {shlex.quote(str(way.folder))} || exit 90; {shlex.join(argv)} >&2 || exit $?; "
+        "find . \\( -name '*.ko' -o -name modules.order \\) -type f -print0 | tar -cf - --null --files-from=-"
+    )
+    answer = guest.run(line, deadline, on_output=_lines(say))
+    if answer.lost:
+        raise GuestUnreachable("the guest went away during the build")
+    files = _unpacked(answer.out) if answer.ok else {}
+    return _built(way, about, release, answer.error_text, answer.code, files)
+
+
+def _unpacked(archive: bytes) -> dict[str, bytes]:
+    files: dict[str, bytes] = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(archive)) as members:
+            for member in members:
+                content = members.extractfile(member) if member.isreg() else None
+                if content is not None:
+                    files[str(PurePosixPath(member.name))] = content.read()
+    except tarfile.TarError:
+        return {}
+    return files
+
+
+def _lines(say: Say) -> Callable[[bytes], None]:
+    """`say` the last whole line of what comes, if it is text."""
+
+    def hear(chunk: bytes) -> None:
+        if b"\0" not in chunk:
+            lines = chunk.decode("utf-8", "replace").strip().splitlines()
+            if lines:
+                say(printable(lines[-1].strip(), 100))
+
+    return hear
+
+
+# --- in a sandbox --------------------------------------------------------------------------------------------------
+
+
+def _in_sandbox(
+    box: Sandbox, way: kbuild.BuildCommand, about: kbuild.Folder, release: str, deadline: Deadline, say: Say
+) -> Built:
+    ended = box.run(
+        way.argv,
+        deadline,
+        cwd=way.folder,
+        environment=dict(way.environment),
+        on_line=lambda line: say(printable(line.strip(), 100)),
+    )
+    way = kbuild.BuildCommand(f"{way.how}, in a sandbox on the host", way.argv, way.folder, way.environment)
+    if ended.limit:
+        reason = f"the build was ended, as it used more than {ended.limit}: does its Makefile end by itself?"
+        return Built(False, ended.output, way.how, tuple(parse_diagnostics(ended.output, way.folder)), reason)
+    files: dict[str, bytes] = {}
+    if ended.code == 0:
+        with Beneath(box.folder) as folder:
+            for path, _ in folder.files():
+                wanted = path.endswith(".ko") or PurePosixPath(path).name == "modules.order"
+                content = folder.read(path, _LARGEST_PRODUCT) if wanted and len(files) < _MOST_PRODUCTS else None
+                if content is not None:
+                    files[path] = content
+    return _built(way, about, release, ended.output, ended.code, files)
+
+
+def mirror(source: Path, target: Path) -> tuple[int, int]:
+    """Make `target` hold what `source` holds, beside what make left there; (files copied, files removed).
+
+    Only what changed is copied, times are kept, and what vanished goes, so that make rebuilds only what it must.
+    """
+    wanted = read_folder(source)
+    record = target.parent / ".copied" / f"{target.name}.json"
+    known: Manifest = read_manifest(record) if target.is_dir() else {}
+    gone = [path for path, entry in known.items() if (now := wanted.get(path)) is None or now.kind != entry.kind]
+    changed = [path for path, entry in wanted.items() if not entry.same(known.get(path))]
+    if gone or changed:
+        # Cut off in the middle, the next one copies all.
+        record.unlink(missing_ok=True)
+        with Beneath(target) as folder:
+            for path in gone:
+                folder.remove(path)
+            for path in sorted(changed):
+                entry = wanted[path]
+                if entry.kind == "folder":
+                    folder.put_folder(path, entry.mode)
+                elif entry.kind == "link":
+                    folder.put_link(path, entry.target)
+                else:
+                    folder.put_file(path, _content(source / path), entry.mode, entry.mtime_ns)
+        write_manifest(record, wanted)
+    return len([path for path in changed if wanted[path].kind != "folder"]), len(gone)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{printable(str(path))}: {error.strerror}") from None
+
+
+def _deliver(guest: Guest, name: str, files: Mapping[str, bytes], deadline: Deadline) -> None:
+    """Put what a sandbox made into the module's folder in the guest; what is there already is not sent again.
+
+    One round trip as a rule: what the record says was never sent goes at once, and the rest is looked at there, as
+    an exercise may have removed or altered it.
+    """
+    digests = {path: hashlib.sha256(content).hexdigest() for path, content in files.items()}
+    record = _sent(guest, name)
+    known = _read_digests(record)
+    missing = {path for path in files if known.get(path) != digests[path]}
+    rest = sorted(files.keys() - missing)
+    if rest:
+        listed = b"".join(os.fsencode(f"./{path}\0") for path in rest)
+        line = f"cd {shlex.quote(str(workshop(name)))} && xargs -0 sha256sum -z --"
+        answer = guest.run(line, deadline, data=listed)
+        there = {entry[66:].removeprefix(b"./"): entry[:64].decode() for entry in answer.out.split(b"\0") if entry}
+        missing |= {path for path in rest if there.get(os.fsencode(path)) != digests[path]}
+    if missing:
+        record.unlink(missing_ok=True)
+        line = f"tar -C {shlex.quote(str(workshop(name)))} -xpf - --no-same-owner"
+        answer = guest.run(line, deadline, data=_packed({path: files[path] for path in sorted(missing)}))
+        if answer.lost or answer.code is None:
+            raise GuestUnreachable("the guest went away: could not take the built modules")
+        if not answer.ok:
+            raise LabError(f"the guest could not take the built modules: {printable(answer.error_text.strip(), 300)}")
+        store.write_text(record, json.dumps(digests))
+
+
+def _packed(files: Mapping[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for path, content in files.items():
+            member = tarfile.TarInfo(path)
+            member.mode, member.size = (0o644 if path.endswith(".ko") else 0o755), len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def _sent(guest: Guest, name: str) -> Path:
+    """The record of what a sandbox made and the guest was sent; it goes when the guest is restored."""
+    return guest.files.synced / "built" / f"{name}.json"
+
+
+def _read_digests(record: Path) -> Mapping[str, str]:
+    value = store.read_json(record)
+    return value if isinstance(value, dict) else {}
+
+
+# --- what make left ------------------------------------------------------------------------------------------------
+
+
+def _built(
+    way: kbuild.BuildCommand,
+    about: kbuild.Folder,
+    release: str,
+    log: str,
+    code: int | None,
+    files: Mapping[str, bytes],
+) -> Built:
+    diagnostics = tuple(parse_diagnostics(log, way.folder))
+    images = _made(files)
+    if code == 0 and images:
+        infos = {path: parse_modinfo(image, path) for path, image in images.items()}
+        order = load_order(infos.values())
+        return Built(True, log, way.how, diagnostics, None, images, _with_paths(infos, order), order.outside)
+    return Built(False, log, way.how, diagnostics, build_reason(log, code, diagnostics, release, folder=about))
+
+
+def _with_paths(infos: Mapping[str, ModInfo], order: LoadOrder) -> tuple[tuple[str, ModInfo], ...]:
+    paths = {info.name: path for path, info in infos.items()}
+    return tuple((paths[info.name], info) for info in order.modules)
+
+
+def _made(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The .ko files that this build made: those that some modules.order names, or all if there is none."""
+    modules = {path: content for path, content in files.items() if path.endswith(".ko")}
+    orders = [content.decode("utf-8", "replace") for path, content in files.items() if path not in modules]
+    endings = tuple(re.sub(r"\.o$", ".ko", word) for order in orders for word in order.split())
+    made = {p: image for p, image in modules.items() if any(w == p or w.endswith(f"/{p}") for w in endings)}
+    return made if orders and made else ({} if orders and not endings else modules)

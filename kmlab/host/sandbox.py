@@ -1,0 +1,294 @@
+"""Untrusted programs on the host, shut in by bubblewrap (bwrap(1)): a module's Makefile is one.
+
+They see a read-only root of our choice, one folder to write in, a private /tmp, no network, nothing of the person's.
+The kernel's own limits hold for each process (setrlimit(2)); the sum of all is watched from outside, because cgroups
+are not at every ordinary user's disposal. Where kmlab runs as root, they run as a user without any rights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import select
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from kmlab.errors import CommandFailed, LabError
+from kmlab.events import Deadline, printable
+from kmlab.host import command
+
+PLACES = ("proc", "dev", "tmp", "root", "var/lib/kmlab/modules")
+"""Folders that a sandbox's root must have, for something to be mounted on."""
+_WORKSHOP = "/var/lib/kmlab/modules"
+_EVERY = 0.02
+"""Seconds between two looks at how many threads the whole host has: one line to read, and a fork bomb is quick."""
+_THOROUGH = 10
+"""Every so many looks, what the sandbox's own processes use is added up."""
+_MOST_PROCESSES = 4096
+"""Where the kernel itself stops a fork bomb. Before Linux 5.14 it counts all processes of the person's."""
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_ULIMITS = (
+    # dash and busybox count processes with -p, which bash knows as another thing, and read-only.
+    "ulimit -c 0; ulimit -v {memory} 2>/dev/null; ulimit -f {file} 2>/dev/null; "
+    'ulimit -p {processes} 2>/dev/null || ulimit -u {processes} 2>/dev/null; exec "$@"'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What all programs of a sandbox may use together. Time is the deadline's."""
+
+    memory: int = 4 << 30
+    """Bytes in memory; also the address space of any one of them."""
+    processes: int = 512
+    disk: int = 8 << 30
+    """Bytes by which the room on the disk may shrink meanwhile."""
+    file: int = 1 << 30
+    """Bytes of any one file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a program in a sandbox ended."""
+
+    code: int | None
+    """None: not in time."""
+    output: str
+    limit: str | None = None
+    """What it used too much of, if that is what ended it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """A root to run programs in, and a folder of the host's that they may write in."""
+
+    root: Path
+    """A file system's tree on the host, with all of PLACES."""
+    folder: Path
+    name: str
+    """The folder is at /var/lib/kmlab/modules/NAME inside."""
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def inside(self) -> PurePosixPath:
+        """Where the folder is for the programs."""
+        return PurePosixPath(_WORKSHOP) / self.name
+
+    def run(
+        self,
+        argv: Sequence[str],
+        deadline: Deadline,
+        *,
+        cwd: PurePosixPath | None = None,
+        environment: Mapping[str, str] | None = None,
+        on_line: Callable[[str], None] | None = None,
+    ) -> Ended:
+        """Run one program to its end; never raises for what it does. All its children are gone afterwards."""
+        heard: list[str] = []
+
+        def hear(line: str) -> None:
+            heard.append(line)
+            if on_line:
+                on_line(line)
+
+        if os.geteuid() == 0:
+            _give(self.folder)
+        reader, writer = os.pipe()
+        watch = _Watch(reader, self.folder, self.limits)
+        try:
+            with watch:
+                ended = command.run(
+                    [*_bwrap(self, writer, cwd or self.inside, environment or {}), *argv],
+                    deadline=deadline,
+                    on_line=hear,
+                    accept=range(-64, 256),
+                    pass_files=(writer,),
+                )
+        except CommandFailed:
+            return Ended(None, "".join(f"{line}\n" for line in heard), watch.exceeded)
+        finally:
+            os.close(reader)
+            os.close(writer)
+        if ended.code == 1 and ended.output.startswith("bwrap: "):
+            raise _refused(ended.output)
+        return Ended(ended.code, ended.output, watch.exceeded)
+
+
+def check() -> None:
+    """LabError with a remedy unless bubblewrap works here, for this person."""
+    try:
+        command.run(
+            [
+                "bwrap",
+                *_ISOLATED,
+                *(("--unshare-user",) if os.geteuid() else ()),
+                "--ro-bind",
+                "/",
+                "/",
+                "--proc",
+                "/proc",
+                "--dev",
+                "/dev",
+                "--",
+                "true",
+            ],
+            deadline=Deadline(10),
+        )
+    except CommandFailed as error:
+        raise _refused(error.tail) from None
+
+
+_ISOLATED = ("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--die-with-parent", "--new-session")
+_ALIEN = 0x6B6D6C62
+"""The user that root's sandboxes run as, whom no host knows. Root itself is bound by no RLIMIT_NPROC (setrlimit(2)),
+and owns the files of /proc/sys even where it has no capability."""
+
+
+def _bwrap(box: Sandbox, info: int, cwd: PurePosixPath, environment: Mapping[str, str]) -> list[str]:
+    limits = box.limits
+    # bwrap's own environment is there for all to read in /proc/1/environ, so the person's tokens must not be in it.
+    argv = ["env", "--ignore-environment", command.find("bwrap"), *_ISOLATED, "--info-fd", str(info)]
+    if os.geteuid() == 0:
+        argv += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--hostname", "lab"]
+        become = ["setpriv", f"--reuid={_ALIEN}", f"--regid={_ALIEN}", "--clear-groups", "--inh-caps=-all"]
+        become += ["--no-new-privs", "--"]
+    else:
+        argv += ["--unshare-user", "--uid", "0", "--gid", "0", "--cap-drop", "ALL", "--hostname", "lab"]
+        argv += ["--disable-userns"] if _knows("--disable-userns") else []  # since bubblewrap 0.8.0
+        become = []
+    # bwrap covers /proc/sys only where that folder itself is writable, whoever owns the files in it.
+    argv += ["--ro-bind", str(box.root), "/", "--proc", "/proc", "--remount-ro", "/proc"]
+    argv += ["--dev", "/dev", "--remount-ro", "/dev"]
+    argv += [*_tmpfs("/tmp"), *_tmpfs("/root"), "--tmpfs", _WORKSHOP, "--bind", str(box.folder), str(box.inside)]
+    argv += ["--remount-ro", _WORKSHOP, "--chdir", str(cwd), "--clearenv"]
+    for key, value in {"PATH": _PATH, "HOME": "/root", "TMPDIR": "/tmp", "LC_ALL": "C", **environment}.items():
+        argv += ["--setenv", key, value]
+    script = _ULIMITS.format(memory=limits.memory >> 10, file=limits.file >> 9, processes=_MOST_PROCESSES)
+    return [*argv, "--", *become, "/bin/sh", "-c", script, "sh"]
+
+
+def _give(folder: Path) -> None:
+    """Let root's sandboxes write in it; no link is followed."""
+    for _, _, names, handle in os.fwalk(folder, follow_symlinks=False):
+        os.fchown(handle, _ALIEN, _ALIEN)
+        for name in [*names, *(entry.name for entry in os.scandir(handle) if entry.is_symlink())]:
+            os.chown(name, _ALIEN, _ALIEN, dir_fd=handle, follow_symlinks=False)
+
+
+def _tmpfs(place: str) -> list[str]:
+    # Since bubblewrap 0.7.0 a tmpfs may be given a size; before, it is half of the memory.
+    return [*(("--size", str(1 << 30)) if _knows("--size") else ()), "--perms", "1777", "--tmpfs", place]
+
+
+@functools.cache
+def _knows(option: str) -> bool:
+    with contextlib.suppress(LabError):
+        return option in command.run(["bwrap", "--help"], deadline=Deadline(10)).output
+    return False
+
+
+def _refused(said: str) -> LabError:
+    lines = [line for line in said.splitlines() if line.startswith("bwrap: ")]
+    what = printable(lines[0].removeprefix("bwrap: "), 200) if lines else "it did not run"
+    return LabError(f"bubblewrap cannot make a sandbox here: {what}", _remedy())
+
+
+def _remedy() -> str:
+    """The switch that this host's kernel forbids user namespaces with (user_namespaces(7), namespaces(7))."""
+    instead = "or build in the guest: `build: guest`"
+    switches = {
+        "kernel/apparmor_restrict_unprivileged_userns": ("1", "0"),
+        "kernel/unprivileged_userns_clone": ("0", "1"),
+        "user/max_user_namespaces": ("0", "10000"),
+    }
+    for switch, (bad, good) in switches.items():
+        with contextlib.suppress(OSError):
+            if Path("/proc/sys", switch).read_text(encoding="ascii").strip() == bad:
+                name = switch.replace("/", ".")
+                return f"user namespaces are forbidden: sudo sysctl -w {name}={good}, {instead}"
+    return f"does `bwrap --unshare-all --ro-bind / / --proc /proc --dev /dev true` run? {instead}"
+
+
+class _Watch:
+    """Looks at a sandbox's processes and disk until it ends, and ends it when they are too much."""
+
+    def __init__(self, info: int, folder: Path, limits: Limits) -> None:
+        self.exceeded: str | None = None
+        self._info, self._folder, self._limits = info, folder, limits
+        self._over = threading.Event()
+        self._free = shutil.disk_usage(folder).free
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> _Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        first, turn, before = None, 0, _threads()
+        while not self._over.wait(_EVERY):
+            first, turn = first or _child_pid(self._info), turn + 1
+            more = _threads() - before
+            if first is None or (turn % _THOROUGH and more <= self._limits.processes):
+                continue
+            count, memory = _used_by(first)
+            limits, taken = self._limits, self._free - shutil.disk_usage(self._folder).free
+            if count > limits.processes:
+                self._end(first, f"{limits.processes} processes")
+            elif memory > limits.memory:
+                self._end(first, f"{limits.memory / 2**30:.1f} GiB of memory")
+            elif taken > limits.disk:
+                self._end(first, f"{limits.disk / 2**30:.1f} GiB of disk")
+            if self.exceeded:
+                return
+
+    def _end(self, first: int, what: str) -> None:
+        self.exceeded = what
+        # The first process of a pid namespace takes all others with it (pid_namespaces(7)).
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(first, signal.SIGKILL)
+
+
+def _child_pid(info: int) -> int | None:
+    """What bwrap tells, in one piece, as soon as it has made the namespaces."""
+    if not select.select([info], [], [], 0)[0]:
+        return None
+    return int(json.loads(os.read(info, 4096))["child-pid"])
+
+
+def _threads() -> int:
+    """All threads of this host (proc(5), /proc/loadavg)."""
+    return int(Path("/proc/loadavg").read_text(encoding="ascii").split()[3].partition("/")[2])
+
+
+def _used_by(first: int) -> tuple[int, int]:
+    """How many processes there are beneath one, and their bytes in memory (proc(5), /proc/PID/stat)."""
+    children: dict[int, list[int]] = {}
+    resident: dict[int, int] = {}
+    for pid, parent, pages in _processes():
+        children.setdefault(parent, []).append(pid)
+        resident[pid] = pages
+    count, memory, todo = 0, 0, [first]
+    while todo:
+        for pid in children.get(todo.pop(), ()):
+            todo.append(pid)
+            count += 1
+            memory += resident[pid] * os.sysconf("SC_PAGESIZE")
+    return count, memory
+
+
+def _processes() -> Iterator[tuple[int, int, int]]:
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError, IndexError, ValueError):
+                words = Path("/proc", name, "stat").read_bytes().rpartition(b")")[2].split()
+                yield int(name), int(words[1]), int(words[21])

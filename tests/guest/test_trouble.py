@@ -1,0 +1,113 @@
+"""Trouble in the middle: a dead guest, ^C, kill -9, two kmlabs at once. The next command works; nothing is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from kmlab import store
+from tests.guest.conftest import REPOSITORY, Lab, interrupt, wait_until
+
+HELLO = str(REPOSITORY / "examples/hello")
+PANIC = str(REPOSITORY / "examples/panic")
+
+
+def test_a_panicked_guest_is_stopped_at_once_and_the_next_run_works(lab: Lab) -> None:
+    result = lab("run", PANIC, "-p", "reason=enough", "--json", code=1).result
+    assert result["outcome"] == "panic" and not result["guest_survived"]
+    assert "enough" in result["title"]
+    assert any("end Kernel panic" in record["text"] for record in result["log"]), "the log is complete"
+    assert lab("status", "--json").json["guests"][0]["state"] == "stopped"
+    assert not list((lab.state / "labs").glob("t-*/debian/guest.json"))
+    assert lab("run", HELLO, "--json").result["outcome"] == "pass"
+
+
+def test_a_guest_that_is_killed_in_the_middle_of_a_step_is_lost_and_the_next_run_works(lab: Lab) -> None:
+    pid = lab("up", "--json").json["guests"][0]["pid"]
+    run = lab.start("run", HELLO, "--exercise", "sleep 100", "--json")
+    wait_until("the module to say hello", lambda: "Hello, world." in lab("log").out, 180)
+    os.kill(pid, signal.SIGKILL)
+    out, _ = run.communicate(timeout=60)
+    assert run.returncode == 1
+    assert '"outcome": "lost"' in out
+    assert lab("run", HELLO, "--json").result["outcome"] == "pass"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_run_that_is_cut_off_leaves_a_lab_that_the_next_run_uses(lab: Lab, number: signal.Signals) -> None:
+    lab("up")
+    run = lab.start("run", HELLO, "--exercise", "sleep 100")
+    wait_until("the module to say hello", lambda: "Hello, world." in lab("log").out, 180)
+    code, out = interrupt(run, number)
+    assert code == (130 if number == signal.SIGINT else -9), out
+    assert "Traceback" not in out
+    after = lab("run", HELLO, "--json")
+    assert after.result["outcome"] == "pass"
+    assert "restored, because its last run was cut off" in after.err
+    lab("destroy")
+    assert not [p for p in (lab.state / "labs").glob("t-*") if p.exists()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_restore_that_is_cut_off_leaves_nothing_that_destroy_does_not_clear(lab: Lab, number: signal.Signals) -> None:
+    for delay in (0.4, 0.9, 1.6):
+        up = lab.start("reset")
+        time.sleep(delay)
+        code, out = interrupt(up, number)
+        assert "Traceback" not in out
+        assert code in (0, 130, -9)
+    lab("destroy")
+    folder = lab.state / "labs"
+    assert not list(folder.glob("t-*"))
+    assert lab("up", "--json").json["guests"][0]["state"] == "clean"
+
+
+def test_a_half_made_checkpoint_is_cleared_away_by_the_next_command(lab: Lab) -> None:
+    lab.write("name: t\nguests:\n  debian: {image: debian-12, memory: 640M}\n")
+    up = lab.start("up")
+    wait_until("the base to boot", lambda: list(store.work().glob("*/console.log")), 60)
+    time.sleep(1)
+    interrupt(up, signal.SIGKILL)
+    (half,) = [path.parent for path in store.work().glob("*/console.log")]
+    lab("destroy")
+    assert not half.exists()
+    assert not [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(half).encode() in _words(p)]
+
+
+def test_another_kmlab_in_the_same_guest_waits_and_says_so(lab: Lab) -> None:
+    lab("up")
+    run = lab.start("run", HELLO, "--exercise", "sleep 8")
+    wait_until("the module to say hello", lambda: "Hello, world." in lab("log").out, 180)
+    second = lab("run", HELLO, "--json")
+    assert second.result["outcome"] == "pass"
+    assert "another kmlab (process" in second.err and "waiting for it" in second.err
+    run.communicate(timeout=60)
+    assert run.returncode == 0
+
+
+def test_a_checkpoint_that_does_not_restore_is_made_anew_once(lab: Lab) -> None:
+    lab.write("name: t\nguests:\n  debian: {image: debian-12, memory: 768M}\n")
+    key = lab("up", "--json", timeout=900).json["guests"][0]["checkpoint"]
+    lab("down")
+    memory = store.checkpoints() / key / "memory"
+    status = memory.stat()
+    memory.chmod(0o600)
+    with memory.open("r+b") as file:
+        file.seek(status.st_size // 2)
+        file.write(os.urandom(1 << 20))
+    os.utime(memory, ns=(status.st_atime_ns, status.st_mtime_ns))
+    memory.chmod(0o444)
+    answer = lab("up", "--json", timeout=900)
+    assert "made anew" in answer.err
+    assert lab("ssh", "--", "echo", "up").out == "up\n"
+
+
+def _words(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""

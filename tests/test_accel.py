@@ -1,0 +1,132 @@
+"""Which accelerator guests get: a device that opens is not yet one that works."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kmlab import store
+from kmlab.errors import LabError
+from kmlab.events import Deadline
+from kmlab.host import accel
+
+Seconds = Callable[[str, str, Deadline], float | None]
+
+
+def opens() -> None:
+    """A /dev/kvm that opens."""
+
+
+def fails(number: type[OSError]) -> Callable[[], None]:
+    def refuse() -> None:
+        raise number(13, "Permission denied") if number is PermissionError else number()
+
+    return refuse
+
+
+def takes(**seconds: float | None) -> Seconds:
+    return lambda name, arch, deadline: seconds[name]
+
+
+def unmeasured(name: str, arch: str, deadline: Deadline) -> float | None:
+    raise AssertionError(f"{name} was measured")
+
+
+def decided(open_kvm: Callable[[], None], seconds: Seconds = unmeasured, arch: str = "x86_64") -> accel.Acceleration:
+    return accel.decide(arch, "x86_64", open_kvm, seconds)
+
+
+def test_without_the_device_guests_are_emulated() -> None:
+    found = decided(fails(FileNotFoundError))
+    assert found.name == "tcg"
+    assert "there is no /dev/kvm" in found.why
+
+
+def test_a_device_that_may_not_be_opened_says_what_to_do() -> None:
+    found = decided(fails(PermissionError))
+    assert found.name == "tcg"
+    assert found.why == "/dev/kvm cannot be opened (Permission denied): add yourself to the group kvm"
+
+
+def test_a_device_that_opens_but_runs_nothing_is_not_taken() -> None:
+    found = decided(opens, takes(tcg=0.2, kvm=None))
+    assert found.name == "tcg"
+    assert found.why == "/dev/kvm opens, but ran nothing in 2.0 s (tcg: 0.20 s)"
+
+
+def test_kvm_that_is_slower_than_emulation_is_not_taken() -> None:
+    found = decided(opens, takes(tcg=0.2, kvm=0.5))
+    assert (found.name, found.why) == ("tcg", "kvm took 0.50 s for what tcg does in 0.20 s")
+
+
+def test_kvm_that_works_is_taken() -> None:
+    assert decided(opens, takes(tcg=0.2, kvm=0.1)) == accel.Acceleration("kvm", "measured: kvm 0.10 s, tcg 0.20 s")
+
+
+def test_kvm_gets_longer_where_emulation_is_slow() -> None:
+    asked: list[float] = []
+
+    def seconds(name: str, arch: str, deadline: Deadline) -> float | None:
+        asked.append(deadline.seconds)
+        return 4.0 if name == "tcg" else 1.0
+
+    assert decided(opens, seconds).name == "kvm"
+    assert asked == [30, 12]
+
+
+def test_a_guest_of_another_architecture_is_emulated() -> None:
+    assert decided(opens, arch="aarch64").why == "the guest is aarch64, this host is x86_64"
+
+
+def test_a_qemu_that_runs_nothing_at_all_is_an_error() -> None:
+    with pytest.raises(LabError, match="QEMU does not run at all"):
+        decided(opens, takes(tcg=None))
+
+
+def test_the_firmware_fills_64_kib_and_starts_with_a_jump_at_the_reset_vector() -> None:
+    image = accel.firmware()
+    assert len(image) == 65536
+    assert image[-16] == 0xE9
+    target = (0xFFF0 + 3 + int.from_bytes(image[-15:-13], "little")) & 0xFFFF
+    assert image[target : target + 2] == b"\xfa\x2e"  # cli; then lgdt through cs
+
+
+def test_the_firmware_does_its_work_in_a_real_qemu() -> None:
+    if platform.machine() == "x86_64":  # setup brings the emulator of the host's own architecture
+        took = accel._seconds("tcg", "x86_64", Deadline(30))
+        assert took is not None and took < 30
+
+
+def test_what_lab_yaml_says_is_not_measured(xdg: Path) -> None:
+    assert accel.choose("tcg") == accel.Acceleration("tcg", "lab.yaml says so")
+    assert accel.last_choice("tcg") == accel.choose("tcg")
+    assert not store.acceleration().exists()
+
+
+def test_a_choice_is_remembered_for_this_boot_of_the_host(xdg: Path) -> None:
+    assert accel.last_choice("auto") is None
+    found = accel.choose("auto")
+    assert accel.last_choice("auto") == found
+    known = json.loads(store.acceleration().read_text())
+    store.write_json(store.acceleration(), {key: {"name": "kvm", "why": "remembered"} for key in known})
+    assert accel.choose("auto").why == "remembered"
+    assert accel.choose("kvm").name == "kvm"
+
+
+def test_a_choice_of_another_boot_counts_as_none(xdg: Path) -> None:
+    store.write_json(store.acceleration(), {"0123456789abcdef": {"name": "kvm", "why": "long ago"}})
+    assert accel.last_choice("auto") is None
+    assert accel.choose("auto").why != "long ago"
+
+
+def test_kvm_that_was_asked_for_and_is_not_there_is_an_error(xdg: Path) -> None:
+    accel.choose("auto")
+    known = json.loads(store.acceleration().read_text())
+    store.write_json(store.acceleration(), {key: {"name": "tcg", "why": "there is no /dev/kvm"} for key in known})
+    with pytest.raises(LabError, match="accel: kvm, but there is no /dev/kvm") as caught:
+        accel.choose("kvm")
+    assert caught.value.hint == "accel: auto takes kvm where it works, tcg elsewhere"

@@ -1,0 +1,231 @@
+"""Trouble of the host's: each ends in one clear error, and leaves nothing half-made behind."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from kmlab import cache, provision, store
+from kmlab.errors import ConfigError, HypervisorError, ImageError, KmlabError, LabError
+from kmlab.events import Deadline, silent
+from kmlab.host import hypervisor
+from kmlab.lab import Lab, load_lab
+from kmlab.testing import World
+
+
+class Space(NamedTuple):
+    total: int
+    used: int
+    free: int
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with World() as made:
+        yield made
+
+
+@pytest.fixture
+def lab(xdg: Path) -> Lab:
+    (xdg / "lab.yaml").write_text("name: t\nguests:\n  debian: {image: debian-12, memory: 256M}\n")
+    return load_lab(xdg / "lab.yaml")
+
+
+def up(world: World, lab: Lab) -> None:
+    with provision.entered(world.host, lab, lab.guest("debian"), silent):
+        pass
+
+
+def refused(kind: type[KmlabError], work: Callable[[], object]) -> KmlabError:
+    with pytest.raises(kind) as caught:
+        work()
+    assert "\n" not in caught.value.message
+    return caught.value
+
+
+def half_made() -> list[Path]:
+    return [path for path in store.work().glob("*") if path.is_dir()]
+
+
+def only(pattern: str) -> Path:
+    (found,) = store.cache_home().glob(pattern)
+    return found
+
+
+def alter(path: Path, content: bytes) -> None:
+    path.chmod(0o600)
+    path.write_bytes(content)
+
+
+# --- the host ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("home", ["state", "cache"])
+def test_a_state_or_cache_folder_that_is_a_file_is_said(xdg: Path, world: World, lab: Lab, home: str) -> None:
+    (xdg / home).write_text("")
+    error = refused(LabError, lambda: up(world, lab))
+    assert error.message.startswith(f"{xdg / home}/kmlab")
+    assert "cannot make this folder: Not a directory" in error.message
+    assert error.hint is not None and "XDG_STATE_HOME" in error.hint
+
+
+def test_a_path_that_is_too_long_for_a_socket_is_said_before_libvirt_is_asked(xdg: Path) -> None:
+    root = xdg / ("x" * 90) / "v"
+
+    def open_it() -> None:
+        with hypervisor.opened(hypervisor.EMBEDDED, root, Deadline(5)):
+            pass
+
+    error = refused(LabError, open_it)
+    assert "the path is too long for a socket" in error.message
+    assert not root.exists()
+
+
+def test_a_program_that_is_missing_is_said_with_its_package(
+    world: World, lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    error = refused(LabError, lambda: up(world, lab))
+    assert error.message.startswith("qemu-system-")
+    assert error.hint is not None and "apt-get install qemu-system-" in error.hint
+    assert world.asked == []
+
+
+def test_no_room_for_the_image_is_said_before_it_is_built(
+    world: World, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Space(100 << 30, 99 << 30, 1 << 30))
+    error = refused(LabError, lambda: up(world, lab))
+    assert error.message.endswith("building image 'debian-12' needs 4.0 GiB, 1.0 GiB are free")
+    assert error.hint is not None and "kmlab image prune" in error.hint
+    assert world.asked == []
+    assert half_made() == []
+
+
+def test_a_build_that_fails_leaves_nothing_and_the_next_one_works(world: World, lab: Lab) -> None:
+    world.refusals["build-image"] = ImageError("could not build bookworm for x86_64: no network")
+    refused(ImageError, lambda: up(world, lab))
+    assert half_made() == []
+    assert list(store.images().iterdir()) == []
+    world.refusals.clear()
+    up(world, lab)
+
+
+def test_a_bake_that_is_interrupted_leaves_nothing_and_the_next_one_works(world: World, lab: Lab) -> None:
+    world.refusals["start"] = HypervisorError("libvirt could not start the guest: no")
+    refused(HypervisorError, lambda: up(world, lab))
+    assert half_made() == []
+    assert list(store.bases().iterdir()) == []
+    world.refusals.clear()
+    up(world, lab)
+
+
+def test_what_a_killed_kmlab_left_half_made_is_swept(world: World, lab: Lab) -> None:
+    up(world, lab)
+    key = only("bases/*").name
+    left = store.work() / f"{key[:12]}.abcdef"
+    left.mkdir()
+    (left / "disk.qcow2").write_text("half")
+    provision.sweep()
+    assert half_made() == []
+
+
+# --- the cache -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pattern", ["images/*/image.json", "bases/*/base.json", "checkpoints/*/checkpoint.json"])
+@pytest.mark.parametrize("content", [b"", b'{"sha256": "00', b"\xff\xfe", b"[]", b'{"release": "6.1"}'])
+def test_a_damaged_record_is_said_with_the_remedy(world: World, lab: Lab, pattern: str, content: bytes) -> None:
+    up(world, lab)
+    record = only(pattern)
+    alter(record, content)
+    error = refused(ImageError, lambda: up(world, lab))
+    assert error.message == f"{record}: this record of the cache is damaged"
+    assert error.hint == f"remove it and it is made again: rm -rf {record.parent}"
+    store.remove_tree(record.parent)
+    up(world, lab)
+
+
+@pytest.mark.parametrize("pattern", ["images/*/disk.qcow2", "bases/*/disk.qcow2", "checkpoints/*/memory"])
+def test_a_file_of_the_cache_that_was_cut_short_is_said(world: World, lab: Lab, pattern: str) -> None:
+    up(world, lab)
+    file = only(pattern)
+    size = file.stat().st_size
+    alter(file, file.read_bytes()[:-10])
+    error = refused(ImageError, lambda: up(world, lab))
+    assert error.message == f"{file}: cut short or altered: {size - 10} bytes instead of {size}"
+
+
+@pytest.mark.parametrize("pattern", ["images/*/disk.qcow2", "bases/*/disk.qcow2", "checkpoints/*/memory"])
+def test_a_file_of_the_cache_that_was_altered_is_said(world: World, lab: Lab, pattern: str) -> None:
+    up(world, lab)
+    file = only(pattern)
+    alter(file, b"\xee" * file.stat().st_size)
+    error = refused(ImageError, lambda: up(world, lab))
+    assert error.message == f"{file}: altered since it was made"
+
+
+def test_a_file_that_was_only_copied_is_still_good(world: World, lab: Lab) -> None:
+    up(world, lab)
+    file = only("bases/*/disk.qcow2")
+    alter(file, file.read_bytes())
+    up(world, lab)
+
+
+def test_a_file_of_the_cache_that_is_gone_is_said(world: World, lab: Lab) -> None:
+    up(world, lab)
+    only("checkpoints/*/memory").unlink()
+    error = refused(ImageError, lambda: up(world, lab))
+    assert error.message.endswith("memory: No such file or directory")
+
+
+def test_verify_reads_every_byte_even_where_size_and_time_are_right(world: World, lab: Lab) -> None:
+    up(world, lab)
+    assert [problem for _, problem in cache.verify(silent)] == [None, None, None]
+    file = only("images/*/disk.qcow2")
+    known = store.read_json(only("images/*/image.json"))
+    alter(file, b"\xee" * file.stat().st_size)
+    store.write_json(only("images/*/image.json"), {**known, "mtime_ns": file.stat().st_mtime_ns})
+    assert [problem for name, problem in cache.verify(silent) if name.startswith("images/")] == [
+        "altered since it was made"
+    ]
+
+
+def test_prune_keeps_what_a_guest_stands_on_and_takes_the_rest(world: World, lab: Lab) -> None:
+    up(world, lab)
+    assert cache.prune() == ([], 0)
+    provision.destroy_lab(world.host, lab, [], all_state=False, report=silent)
+    removed, freed = cache.prune()
+    assert sorted(name.split("/")[0] for name in removed) == ["bases", "checkpoints", "images"]
+    assert freed > 0
+
+
+# --- the guest's record --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"name": "debian"}', b'{"from": "another version"}'])
+def test_a_damaged_record_of_a_guest_only_costs_a_restore(world: World, lab: Lab, content: bytes) -> None:
+    up(world, lab)
+    record = provision.lab_files(lab).guest("debian").record
+    record.write_bytes(content)
+    world.asked.clear()
+    up(world, lab)
+    assert "restore" in world.asked
+    assert len([m for m in world.machines.values() if m.process is not None]) == 1
+
+
+def test_an_image_of_the_lab_that_is_not_there_is_said_before_anything_is_made(xdg: Path, world: World) -> None:
+    (xdg / "lab.yaml").write_text("name: t\nguests:\n  g: {image: debain-12}\n")
+    lab = load_lab(xdg / "lab.yaml")
+
+    def enter() -> None:
+        with provision.entered(world.host, lab, lab.guest("g"), silent):
+            pass
+
+    error = refused(ConfigError, enter)
+    assert error.message.endswith("lab.yaml:3: unknown image 'debain-12'")
+    assert not store.cache_home().exists()

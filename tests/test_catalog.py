@@ -1,0 +1,99 @@
+"""What can be booted: every entry loads, and what is not there is said with the nearest that is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kmlab import catalog
+from kmlab.errors import ConfigError
+from kmlab.lab import load_lab
+from kmlab.provision.plan import plan
+from kmlab.testing import World
+
+HOME = Path(catalog.__file__).parent.parent
+IMAGES = sorted(path.stem for path in (HOME / "images").glob("*.yaml"))
+FAMILIES = sorted(path.parent.name for path in (HOME / "guests").glob("*/recipe.yaml"))
+
+
+def test_the_catalogue_has_entries() -> None:
+    assert "debian-12" in IMAGES
+    assert catalog.image_names() == IMAGES
+    assert "debian" in FAMILIES
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_every_image_loads_and_its_family_has_a_recipe(name: str) -> None:
+    image = catalog.load_image(name)
+    assert image.name == name
+    assert image.architectures
+    assert catalog.load_recipe(image.family).family == image.family
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_recipe_says_how_to_bake_and_when_it_is_idle(family: str) -> None:
+    recipe = catalog.load_recipe(family)
+    assert recipe.user_data and recipe.bake and recipe.idle
+    assert "{release}" in recipe.headers
+    assert "console=tty" in recipe.cmdline
+
+
+def test_an_unknown_image_is_said_with_its_place_and_the_nearest_name() -> None:
+    with pytest.raises(ConfigError, match=r"^lab\.yaml:4: unknown image 'debain-12'$") as caught:
+        catalog.load_image("debain-12", None, "lab.yaml:4")
+    assert caught.value.hint is not None and "debian-12" in caught.value.hint
+
+
+def test_a_guest_s_unknown_image_is_said_with_the_line_in_lab_yaml(xdg: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(xdg)
+    (xdg / "lab.yaml").write_text("name: a\nguests:\n  g:\n    cpus: 1\n    image: debian-1\n")
+    lab = load_lab(Path("lab.yaml"))
+    with World() as world, pytest.raises(ConfigError, match=r"^lab\.yaml:5: unknown image 'debian-1'$"):
+        plan(world.host, lab, lab.guest("g"))
+
+
+def test_an_unknown_recipe_says_where_to_write_one() -> None:
+    with pytest.raises(ConfigError, match="no recipe for the family 'plan9'") as caught:
+        catalog.load_recipe("plan9")
+    assert caught.value.hint == "write guests/plan9/recipe.yaml beside lab.yaml"
+
+
+def test_a_lab_s_own_image_wins(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    text = (HOME / "images" / "debian-12.yaml").read_text().replace('release: "12"', 'release: "mine"')
+    (tmp_path / "images" / "debian-12.yaml").write_text(text)
+    (tmp_path / "images" / "own.yaml").write_text(text)
+    assert catalog.load_image("debian-12", tmp_path).release == "mine"
+    assert catalog.load_image("debian-12").release == "12"
+    assert "own" in catalog.image_names(tmp_path)
+
+
+def test_an_entry_with_an_unknown_key_is_said_with_file_and_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    text = (HOME / "images" / "debian-12.yaml").read_text().replace("family:", "famly:")
+    (tmp_path / "images" / "own.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"^images/own\.yaml:\d+: .*famly"):
+        catalog.load_image("own", tmp_path)
+
+
+def test_an_architecture_that_an_image_lacks_is_said_with_those_it_has() -> None:
+    with pytest.raises(ConfigError, match="image 'debian-12' is not there for riscv64") as caught:
+        catalog.architecture(catalog.load_image("debian-12"), "riscv64")
+    assert caught.value.hint == "it is for: x86_64, aarch64"
+
+
+def test_what_builds_need_is_in_the_image_already() -> None:
+    image, recipe = catalog.load_image("debian-12"), catalog.load_recipe("debian")
+    source = catalog.architecture(image, "x86_64").packages
+    packages = catalog.built_packages(source, recipe)
+    assert {"gcc", "make", "linux-image-cloud-amd64", "linux-headers-cloud-amd64", "shim-signed"} <= set(packages)
+    assert packages == sorted(set(packages))
+    assert set(catalog.built_packages(source, recipe, ["bpftrace"])) - set(packages) == {"bpftrace"}
+
+
+def test_the_script_that_makes_the_root_comes_with_kmlab() -> None:
+    assert "mke2fs" in catalog.root_script()

@@ -1,0 +1,104 @@
+"""Programs that are run: what they say, how they end, and that none is left behind."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from kmlab.errors import CommandFailed, LabError
+from kmlab.events import Deadline
+from kmlab.host import command
+
+
+def test_both_streams_come_in_order() -> None:
+    done = command.run(["sh", "-c", "echo one; echo two >&2; echo three"], deadline=Deadline(5))
+    assert (done.code, done.output) == (0, "one\ntwo\nthree\n")
+
+
+def test_lines_are_heard_as_they_come() -> None:
+    heard: list[str] = []
+    command.run(["printf", "10%%\\r20%%\\r\\nlast\\n\\n"], deadline=Deadline(5), on_line=heard.append)
+    assert heard == ["10%", "20%", "last"]
+
+
+def test_an_unexpected_code_is_an_error_with_the_last_words() -> None:
+    with pytest.raises(CommandFailed, match="sh ended with code 3: it broke") as caught:
+        command.run(["sh", "-c", "echo it broke; exit 3"], deadline=Deadline(5), hint="mend it")
+    assert (caught.value.code, caught.value.tail, caught.value.hint) == (3, "it broke\n", "mend it")
+    assert command.run(["sh", "-c", "exit 3"], deadline=Deadline(5), accept=(3,)).code == 3
+
+
+def test_a_program_that_is_not_there_names_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(LabError, match="qemu-img is not installed") as caught:
+        command.run(["qemu-img", "--version"], deadline=Deadline(5))
+    assert caught.value.hint is not None and "qemu-utils" in caught.value.hint
+
+
+def test_every_child_ends_at_the_deadline(tmp_path: Path) -> None:
+    began = time.monotonic()
+    with pytest.raises(CommandFailed, match="did not end in time"):
+        command.run(["sh", "-c", f"sleep 300 & echo $! > {tmp_path}/pid; wait"], deadline=Deadline(0.3))
+    assert time.monotonic() - began < 5
+    assert not _runs(int((tmp_path / "pid").read_text()))
+
+
+def test_a_program_that_ignores_sigterm_is_killed() -> None:
+    began = time.monotonic()
+    with pytest.raises(CommandFailed):
+        command.run(["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"], deadline=Deadline(0.2))
+    assert time.monotonic() - began < 10
+
+
+def test_input_folder_environment_and_files_are_handed_over(tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    given.write_text("words\n")
+    with given.open() as file:
+        line = f"cat; pwd; echo $KMLAB_X; cat /proc/self/fd/{file.fileno()}"
+        done = command.run(
+            ["sh", "-c", line],
+            deadline=Deadline(5),
+            cwd=tmp_path,
+            environment={"KMLAB_X": "x"},
+            stdin=given,
+            pass_files=(file.fileno(),),
+        )
+    assert done.output == f"words\n{tmp_path}\nx\nwords\n"
+
+
+def test_no_program_waits_for_the_person_s_terminal() -> None:
+    assert command.run(["cat"], deadline=Deadline(5)).output == ""
+
+
+def test_bytes_that_are_no_text_are_shown_and_do_not_raise() -> None:
+    assert command.run(["printf", "\\377\\n"], deadline=Deadline(5)).output == "\ufffd\n"
+
+
+def test_a_conversation_answers_line_by_line() -> None:
+    with command.Conversation(["cat"], {}) as cat:
+        assert cat.ask("one", Deadline(5)) == "one"
+        assert cat.ask("two", Deadline(5)) == "two"
+
+
+def test_a_conversation_with_one_who_left_is_the_empty_text() -> None:
+    with command.Conversation(["sh", "-c", "echo gone wrong >&2; exit 1"], {}) as program:
+        assert program.ask("hello", Deadline(5)) == ""
+        assert program.last_words() == "gone wrong"
+
+
+def test_a_conversation_s_program_ends_with_its_block(tmp_path: Path) -> None:
+    with command.Conversation(["sh", "-c", "echo $$; read line"], {}) as program:
+        pid = int(program.listen(Deadline(5)))
+        assert _runs(pid)
+    assert not _runs(pid)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

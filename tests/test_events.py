@@ -1,0 +1,65 @@
+"""What happened, told upwards: stages, deadlines and text that is safe to show."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from kmlab.events import Deadline, Event, Finished, Progress, Stage, Started, printable
+
+
+def test_a_stage_says_that_it_began_and_that_it_ended_well() -> None:
+    heard: list[Event] = []
+    with Stage(heard.append, "debian", "baking the base") as stage:
+        stage.progress(1, 2, "MiB", detail="half")
+        stage.detail = "kernel 6.1"
+    assert heard[:2] == [
+        Started("debian", "baking the base"),
+        Progress("debian", "baking the base", 1, 2, "MiB", "half"),
+    ]
+    ended = heard[2]
+    assert isinstance(ended, Finished)
+    assert (ended.subject, ended.what, ended.detail) == ("debian", "baking the base", "kernel 6.1")
+    assert ended.seconds >= 0
+
+
+def test_a_stage_that_raised_has_not_ended_well() -> None:
+    heard: list[Event] = []
+    with pytest.raises(ValueError, match="no"), Stage(heard.append, "debian", "booting"):
+        raise ValueError("no")
+    assert heard == [Started("debian", "booting")]
+
+
+def test_a_deadline_passes_and_is_never_negative() -> None:
+    deadline = Deadline(0.01)
+    assert 0 < deadline.left <= 0.01
+    time.sleep(0.02)
+    assert deadline.passed
+    assert deadline.left == 0
+
+
+def test_a_part_never_outlasts_the_whole() -> None:
+    assert Deadline(1).within(100).seconds <= 1
+    assert Deadline(100).within(1).seconds == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("plain, tab\tand Grüße", "plain, tab\tand Grüße"),
+        ("\x1b[31mred", "\\x1b[31mred"),
+        ("line\nbreak\r", "line\\x0abreak\\x0d"),
+        ("\x9b2J", "\\x9b2J"),
+        ("right\u202eto left", "right\\u202eto left"),
+        ("\U000e0041", "\\U000e0041"),
+        ("\udcff", "\\udcff"),
+    ],
+)
+def test_what_a_guest_says_cannot_steer_a_terminal(said: str, shown: str) -> None:
+    assert printable(said) == shown
+
+
+def test_a_limit_caps_what_is_shown() -> None:
+    assert printable("abcdef", 4) == "abc…"
+    assert printable("abcd", 4) == "abcd"

@@ -1,0 +1,87 @@
+"""Two kmlabs at one thing: the second says so and waits; one that was killed holds nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from kmlab.errors import LabError
+from kmlab.events import Deadline, Event, Note, silent
+from kmlab.host import locks
+
+HOLD = """\
+import sys
+from pathlib import Path
+from kmlab.events import Deadline, silent
+from kmlab.host import locks
+with locks.held(Path(sys.argv[1]), "debian", silent, Deadline(5)):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@contextmanager
+def another(lock: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the lock until it is told a line, or is killed."""
+    argv = [sys.executable, "-c", HOLD, str(lock)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_a_free_lock_is_taken_without_a_word(tmp_path: Path) -> None:
+    heard: list[Event] = []
+    lock = tmp_path / "new" / "debian.lock"
+    with locks.held(lock, "debian", heard.append, Deadline(1)):
+        assert not locks.is_free(lock)
+    assert heard == []
+    assert locks.is_free(lock)
+
+
+def test_who_waits_says_for_whom_and_then_goes_on(tmp_path: Path) -> None:
+    lock = tmp_path / "debian.lock"
+    heard: list[Event] = []
+    with another(lock) as other:
+        assert other.stdin is not None
+        threading.Timer(0.3, other.stdin.close).start()
+        with locks.held(lock, "debian", heard.append, Deadline(10)):
+            pass
+        assert heard == [Note("debian", f"another kmlab (process {other.pid}) is at work here: waiting for it")]
+
+
+def test_who_waited_too_long_gives_up_with_the_name_of_the_holder(tmp_path: Path) -> None:
+    lock = tmp_path / "debian.lock"
+    with another(lock) as other:
+        with (
+            pytest.raises(LabError, match=f"still in use by another kmlab .process {other.pid}"),
+            locks.held(lock, "debian", silent, Deadline(0.2)),
+        ):
+            pass
+        assert not locks.is_free(lock)
+
+
+def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
+    lock = tmp_path / "debian.lock"
+    with another(lock) as other:
+        os.kill(other.pid, signal.SIGKILL)
+        other.wait()
+        assert locks.is_free(lock)
+        with locks.held(lock, "debian", silent, Deadline(1)):
+            pass
+
+
+def test_a_lock_is_let_go_when_its_block_raises(tmp_path: Path) -> None:
+    lock = tmp_path / "debian.lock"
+    with pytest.raises(KeyboardInterrupt), locks.held(lock, "debian", silent, Deadline(1)):
+        raise KeyboardInterrupt
+    assert locks.is_free(lock)

@@ -1,0 +1,324 @@
+"""The story of a run, told with fake doors: what each thing that a module or a guest may do comes to."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from kmlab import provision, run, store
+from kmlab.errors import ConfigError, HypervisorError, LabError
+from kmlab.events import Event, Note
+from kmlab.guest import GuestRecord, read_record, write_record
+from kmlab.lab import Lab, load_lab
+from kmlab.result import RunResult, to_json
+from kmlab.testing import RELEASE, Act, FakeModule, World, module_image
+
+PANIC = ("Kernel panic - not syncing: had enough", "---[ end Kernel panic - not syncing: had enough ]---")
+OOPS = (
+    "<1>BUG: kernel NULL pointer dereference, address: 0000000000000000",
+    "<1>#PF: supervisor read access in kernel mode",
+    "<4>Oops: 0000 [#1] PREEMPT SMP NOPTI",
+    "<4>CPU: 0 PID: 321 Comm: insmod Tainted: G           OE      6.1.0-0-fake-amd64 #1",
+    "<4>RIP: 0010:hello_init+0x5/0x10 [hello]",
+    "<4>Call Trace:",
+    "<4> <TASK>",
+    "<4> do_one_initcall+0x56/0x230",
+    "<4> </TASK>",
+    "<4>---[ end trace 0000000000000000 ]---",
+)
+LAB = """\
+name: fake
+guests:
+  debian: {image: debian-12, memory: 256M}
+  other: {image: debian-12, memory: 256M}
+keep_runs: 3
+build: guest
+modules:
+  params: {source: params, params: {count: 3}, exercise: ./check.sh, expect: {outcome: pass, log: ["count is 3"]}}
+"""
+Go = Callable[..., RunResult]
+
+
+@pytest.fixture
+def lab(xdg: Path) -> Lab:
+    """A lab with the folders of two modules, hello and params."""
+    for name in ("hello", "params"):
+        folder = xdg / "lab" / name
+        folder.mkdir(parents=True)
+        (folder / "Kbuild").write_text(f"obj-m := {name}.o\n")
+        (folder / f"{name}.c").write_text("/* nothing */\n")
+    (xdg / "lab" / "lab.yaml").write_text(LAB)
+    return load_lab(xdg / "lab" / "lab.yaml")
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with World() as made:
+        yield made
+
+
+@pytest.fixture
+def events() -> list[Event]:
+    return []
+
+
+@pytest.fixture
+def go(lab: Lab, world: World, events: list[Event]) -> Go:
+    """Run a module that behaves in this way; the rest are the run's options."""
+
+    def story(name: str = "hello", *, guest: str = "debian", options: object = None, **acts: object) -> RunResult:
+        world.modules[name] = FakeModule(name=name, **acts)  # type: ignore[arg-type]
+        wanted = lab.module_for(lab.folder / name)
+        chosen = options if isinstance(options, run.Options) else run.Options()
+        return run.run(world.host, lab, lab.guest(guest), wanted, chosen, events.append)
+
+    return story
+
+
+def notes(events: list[Event]) -> list[str]:
+    return [event.text for event in events if isinstance(event, Note)]
+
+
+def record_of(lab: Lab) -> GuestRecord:
+    record = read_record(provision.lab_files(lab).guest("debian"))
+    assert record is not None
+    return record
+
+
+def step(result: RunResult, name: str) -> str:
+    return next(s.outcome for s in result.steps if s.name == name)
+
+
+def test_a_module_that_does_nothing_wrong_passes(go: Go) -> None:
+    result = go(load=Act(kernel=("Hello, world.",), taint=1 << 12), unload=Act(kernel=("Goodbye, world.",)))
+    assert (result.outcome, result.ok, result.title, result.reason) == ("pass", True, None, None)
+    assert [s.name for s in result.steps] == ["sync", "build", "load", "unload"]
+    assert [r.text for r in result.log] == ["Hello, world.", "Goodbye, world."]
+    assert (result.taint_before, result.taint_after) == (0, 1 << 12)
+    assert result.kernel == RELEASE
+    assert result.guest_survived
+
+
+def test_image_base_and_checkpoint_are_made_once(go: Go, world: World) -> None:
+    go()
+    assert world.asked == ["build-image", "start", "stop", "start", "save", "stop", "restore"]
+    world.asked.clear()
+    go()
+    go(guest="other")
+    assert world.asked == ["restore"]
+
+
+def test_a_clean_guest_is_used_as_it_is(go: Go, lab: Lab, world: World, events: list[Event]) -> None:
+    go()
+    before = record_of(lab)
+    assert before.state == "clean"
+    go()
+    assert record_of(lab).port == before.port
+    assert notes(events) == []
+    assert len([line for line in world.lines if line.startswith("tar ")]) == 1
+
+
+def test_fresh_restores_a_clean_guest(go: Go, world: World) -> None:
+    go()
+    world.asked.clear()
+    assert go(options=run.Options(fresh=True)).outcome == "pass"
+    assert world.asked == ["stop", "restore"]
+
+
+def test_the_files_are_sent_again_to_a_guest_that_was_restored(go: Go) -> None:
+    go()
+    result = go(options=run.Options(fresh=True))
+    assert result.outcome == "pass"
+    assert result.steps[0].detail == "2 sent, 0 removed"
+
+
+def test_a_build_that_fails_is_the_module_s_own_outcome(go: Go, lab: Lab, world: World) -> None:
+    log = "/var/lib/kmlab/modules/hello/hello.c:3:1: error: expected ';' before 'return'\nmake: *** [hello.o] Error 1\n"
+    result = go(build=Act(code=2, error=log))
+    assert result.outcome == "build-failed"
+    assert [(d.file, d.line, d.column) for d in result.diagnostics] == [("hello.c", 3, 1)]
+    assert [s.name for s in result.steps] == ["sync", "build"]
+    assert result.directory is not None
+    assert (result.directory / "build.log").read_text() == log
+    assert record_of(lab).state == "clean"
+    assert not any("insmod" in line for line in world.lines)
+
+
+def test_a_module_that_is_refused_is_load_failed_with_a_reason(go: Go, lab: Lab) -> None:
+    error = "insmod: ERROR: could not insert module ./hello.ko: No such device\n"
+    result = go(load=Act(code=1, error=error))
+    assert (result.outcome, step(result, "load")) == ("load-failed", "failed")
+    assert result.reason
+    assert "unload" not in [s.name for s in result.steps]
+    assert record_of(lab).state == "clean"
+
+
+def test_a_module_that_will_not_unload_leaves_the_guest_dirty(go: Go, lab: Lab) -> None:
+    result = go(unload=Act(code=1, error="rmmod: ERROR: Module hello is in use\n"))
+    assert result.outcome == "unload-failed"
+    assert result.reason
+    assert record_of(lab).state == "dirty"
+
+
+def test_an_exercise_that_fails_is_test_failed(go: Go) -> None:
+    result = go("params", exercise=Act(code=7, output="count was 4\n"), load=Act(kernel=("params: count is 3",)))
+    assert result.outcome == "test-failed"
+    assert result.reason == "the exercise `./check.sh` ended with 7: count was 4"
+    assert result.directory is not None
+    assert (result.directory / "exercise.log").read_text() == "count was 4\n"
+    assert step(result, "unload") == "ok"
+
+
+def test_a_line_that_was_expected_and_did_not_come_is_said(go: Go) -> None:
+    result = go("params")
+    assert result.outcome == "pass"
+    assert not result.ok
+    assert result.unmet == ("expected in the log: count is 3",)
+
+
+def test_a_panic_while_loading_is_read_from_the_console(go: Go, lab: Lab, world: World) -> None:
+    result = go(load=Act(kernel=("about to give up", *PANIC), ends="hangs"))
+    assert (result.outcome, result.guest_survived) == ("panic", False)
+    assert result.title == "Kernel panic: had enough"
+    assert [r.text for r in result.log] == ["about to give up", *PANIC]
+    assert world.asked[-1] == "stop"
+    assert read_record(provision.lab_files(lab).guest("debian")) is None
+    assert result.seconds < 20
+    assert go().outcome == "pass"
+
+
+def test_an_oops_while_loading_is_found_and_the_next_run_restores_first(
+    go: Go, lab: Lab, world: World, events: list[Event]
+) -> None:
+    result = go(load=Act(code=137, kernel=OOPS, taint=1 << 7))
+    assert result.outcome == "oops"
+    assert (result.crashes[0].function, result.crashes[0].module) == ("hello_init", "hello")
+    assert record_of(lab).state == "dirty"
+    world.asked.clear()
+    assert go().outcome == "pass"
+    assert world.asked == ["stop", "restore"]
+    assert notes(events) == ["restored, because the last run ended in oops"]
+
+
+def test_a_warning_leaves_the_guest_dirty(go: Go, lab: Lab) -> None:
+    result = go(load=Act(taint=1 << 9))
+    assert result.outcome == "warning"
+    assert record_of(lab).state == "dirty"
+
+
+def test_a_guest_that_vanishes_without_a_word_is_lost(go: Go) -> None:
+    result = go(load=Act(ends="lost"))
+    assert (result.outcome, step(result, "load"), result.guest_survived) == ("lost", "lost", False)
+    assert go().outcome == "pass"
+
+
+def test_a_step_that_does_not_end_is_a_hang(go: Go) -> None:
+    result = go(load=Act(ends="hangs"), options=run.Options(timeout=0.3))
+    assert (result.outcome, step(result, "load")) == ("hang", "hang")
+    assert go().outcome == "pass"
+
+
+def test_what_the_lab_cannot_do_is_the_outcome_error(go: Go, world: World) -> None:
+    world.refusals["restore"] = HypervisorError("libvirt could not restore the checkpoint: no", "mend it")
+    result = go()
+    assert (result.outcome, result.ok, result.guest_survived) == ("error", False, False)
+    assert result.title == "libvirt could not restore the checkpoint: no"
+    assert result.reason == "libvirt could not restore the checkpoint: no (hint: mend it)"
+    assert result.directory is not None
+    assert (result.directory / "result.json").exists()
+
+
+def test_a_checkpoint_that_does_not_restore_is_made_anew_once(go: Go, world: World) -> None:
+    go(options=run.Options(steps=()))
+    world.asked.clear()
+    world.refusals["restore"] = HypervisorError("no")
+    go(options=run.Options(fresh=True))
+    assert world.asked == ["stop", "restore", "start", "save", "stop", "restore"]
+
+
+def test_a_guest_that_cannot_be_entered_is_an_error_and_no_verdict_on_the_module(go: Go, world: World) -> None:
+    go()
+    world.refusals["shell"] = LabError("127.0.0.1:40001 answers with another ssh host key than this guest's")
+    result = go(options=run.Options(fresh=True))
+    assert result.outcome == "error"
+    assert result.title == "127.0.0.1:40001 answers with another ssh host key than this guest's"
+
+
+def test_a_run_that_was_killed_leaves_a_busy_guest_that_is_restored_first(
+    go: Go, lab: Lab, events: list[Event]
+) -> None:
+    go()
+    write_record(provision.lab_files(lab).guest("debian"), dataclasses.replace(record_of(lab), state="busy"))
+    assert go().outcome == "pass"
+    assert notes(events) == ["restored, because its last run was cut off"]
+
+
+def test_a_guest_whose_qemu_died_is_restored_first(go: Go, world: World, events: list[Event]) -> None:
+    go()
+    for machine in world.machines.values():
+        machine.end()
+    assert go().outcome == "pass"
+    assert notes(events) == ["restored, because it was not running any more"]
+
+
+def test_bad_input_is_no_result_and_leaves_no_folder(go: Go, lab: Lab) -> None:
+    (lab.folder / "hello" / "Kbuild").write_text("# nothing to build\n")
+    with pytest.raises(ConfigError, match="no Kbuild file, and no Makefile with obj-m"):
+        go()
+    assert list(provision.lab_files(lab).runs.iterdir()) == []
+
+
+def test_result_json_says_what_the_command_says(go: Go) -> None:
+    result = go()
+    assert result.directory is not None
+    written = json.loads((result.directory / "result.json").read_text())
+    assert written == {"schema": "kmlab.run/1", "results": [to_json(result)]}
+    for name in ("console", "kernel_log", "build_log"):
+        assert (result.directory / written["results"][0]["artifacts"][name]).exists()
+
+
+def test_the_oldest_runs_are_removed(go: Go, lab: Lab) -> None:
+    runs = provision.lab_files(lab).runs
+    for year in range(2001, 2006):
+        (runs / f"{year}0101-000000-abcd-hello-debian").mkdir(parents=True)
+    newest = go().directory
+    left = sorted(path.name[:4] for path in runs.iterdir() if path != newest)
+    assert left == ["2004", "2005"]
+
+
+def test_several_modules_load_in_the_order_they_depend_and_unload_in_reverse(go: Go, world: World) -> None:
+    images = {"user.ko": module_image("user", depends="base"), "base.ko": module_image("base")}
+    result = go(images=images)
+    assert result.outcome == "pass"
+    assert [(s.name, s.detail) for s in result.steps[2:]] == [
+        ("load", "base"),
+        ("load", "user"),
+        ("unload", "user"),
+        ("unload", "base"),
+    ]
+
+
+def test_keep_leaves_the_module_loaded_and_the_guest_dirty(go: Go, lab: Lab, world: World) -> None:
+    result = go(options=run.Options(keep=True))
+    assert result.outcome == "pass"
+    assert "unload" not in [s.name for s in result.steps]
+    assert (record_of(lab).state, record_of(lab).reason) == ("dirty", "a module was left loaded")
+
+
+def test_parameters_of_the_lab_and_of_the_command_line_reach_insmod(go: Go, world: World) -> None:
+    image = module_image("params", parmtype="count:int")
+    go("params", images={"params.ko": image}, options=run.Options(params={"count": 5}))
+    assert any("insmod ./params.ko count=5" in line for line in world.lines)
+
+
+def test_destroy_leaves_nothing_of_the_lab(go: Go, lab: Lab, world: World, events: list[Event]) -> None:
+    go()
+    gone = provision.destroy_lab(world.host, lab, [], all_state=True, report=events.append)
+    assert gone[0] == "debian"
+    assert [m for m in world.machines.values() if m.process is not None] == []
+    left = [p for p in (*store.state_home().rglob("*"), *store.cache_home().rglob("*")) if p.is_file()]
+    assert [p.name for p in left if p.parent.name not in ("keys",)] == []

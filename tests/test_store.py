@@ -1,0 +1,136 @@
+"""Where everything lies, and that nothing there is ever half there."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from kmlab import store
+from kmlab.errors import LabError
+
+pytestmark = pytest.mark.usefixtures("xdg")
+
+
+def test_state_and_cache_follow_xdg(xdg: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert store.state_home() == xdg / "state" / "kmlab"
+    assert store.cache_home() == xdg / "cache" / "kmlab"
+    monkeypatch.setenv("HOME", str(xdg))
+    monkeypatch.delenv("XDG_STATE_HOME")
+    assert store.state_home() == xdg / ".local" / "state" / "kmlab"
+
+
+def test_a_relative_xdg_folder_counts_as_none(xdg: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(xdg))
+    monkeypatch.setenv("XDG_CACHE_HOME", "here")
+    assert store.cache_home() == xdg / ".cache" / "kmlab"
+
+
+def test_labs_of_one_name_in_two_places_have_two_folders(xdg: Path) -> None:
+    one = store.LabFiles.of("lab", xdg / "one" / "lab.yaml")
+    two = store.LabFiles.of("lab", xdg / "two" / "lab.yaml")
+    assert one.root != two.root
+    assert one.root == store.LabFiles.of("lab", xdg / "two" / ".." / "one" / "lab.yaml").root
+    assert one.runs == xdg / "one" / ".kmlab" / "runs"
+    assert store.state_home() in one.keys.parents
+
+
+def test_a_lock_is_beside_what_it_guards(xdg: Path) -> None:
+    guest = store.LabFiles.of("lab", xdg / "lab.yaml").guest("debian")
+    assert guest.lock.parent == guest.root.parent
+
+
+def test_a_file_is_written_whole_or_not_at_all(xdg: Path) -> None:
+    place = xdg / "new" / "file.json"
+    store.write_text(place, "one", 0o600)
+    assert place.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(UnicodeEncodeError):
+        store.write_text(place, "two \udcff")
+    assert place.read_text() == "one"
+    assert [path.name for path in place.parent.iterdir()] == ["file.json"]
+
+
+def test_a_record_that_was_cut_short_counts_as_none(xdg: Path) -> None:
+    place = xdg / "record.json"
+    store.write_json(place, {"name": "Grüße"})
+    assert store.read_json(place) == {"name": "Grüße"}
+    place.write_bytes(place.read_bytes()[:-4])
+    assert store.read_json(place) is None
+    place.write_bytes(b"\xff\xfe")
+    assert store.read_json(place) is None
+    assert store.read_json(xdg / "absent.json") is None
+
+
+def test_a_file_in_the_place_of_a_folder_is_one_clear_error(xdg: Path) -> None:
+    (xdg / "state").write_text("")
+    with pytest.raises(LabError, match="cannot make this folder: Not a directory") as caught:
+        store.make_folder(store.state_home())
+    assert caught.value.hint is not None and "XDG_STATE_HOME" in caught.value.hint
+
+
+def test_read_only_things_are_removed_too(xdg: Path) -> None:
+    folder = xdg / "tree"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub" / "file").write_text("x")
+    (folder / "sub" / "file").chmod(0o444)
+    (folder / "sub").chmod(0o555)
+    store.remove_tree(folder)
+    store.remove_tree(folder)
+    assert not folder.exists()
+
+
+def test_removing_a_folder_leaves_what_its_links_point_to(xdg: Path) -> None:
+    (xdg / "kept").mkdir()
+    (xdg / "kept" / "file").write_text("x")
+    (xdg / "gone").mkdir()
+    (xdg / "gone" / "link").symlink_to(xdg / "kept")
+    store.remove_tree(xdg / "gone")
+    assert (xdg / "kept" / "file").exists()
+
+
+def test_a_name_by_content_changes_with_any_part() -> None:
+    name = store.digest_of(1, "a", {"x": 1, "y": 2})
+    assert len(name) == 16
+    assert name == store.digest_of(1, "a", {"y": 2, "x": 1})
+    assert name != store.digest_of(1, "a", {"x": 1, "y": 3})
+    assert store.digest_of("ab", "c") != store.digest_of("a", "bc")
+
+
+def test_what_failed_half_way_is_not_published(xdg: Path) -> None:
+    final, scratch = xdg / "final", xdg / "work"
+    with pytest.raises(KeyboardInterrupt), store.published(final, scratch) as folder:
+        (folder / "part").write_text("x")
+        raise KeyboardInterrupt
+    assert not final.exists()
+    assert list(scratch.iterdir()) == []
+
+
+def test_what_went_well_takes_the_place_of_what_was_there(xdg: Path) -> None:
+    final, scratch = xdg / "final", xdg / "work"
+    for text in ("old", "new"):
+        with store.published(final, scratch) as folder:
+            (folder / "whole").write_text(text)
+    assert (final / "whole").read_text() == "new"
+    assert list(scratch.iterdir()) == []
+
+
+def test_half_made_things_bear_the_name_by_which_they_are_swept(xdg: Path) -> None:
+    with store.published(xdg / "0123456789abcdef", xdg / "work") as folder:
+        assert folder.name.startswith("0123456789ab.")
+
+
+def test_json_keeps_every_character(xdg: Path) -> None:
+    store.write_json(xdg / "a.json", ["\x00\u202e\U0001f600"])
+    assert json.loads((xdg / "a.json").read_bytes()) == ["\x00\u202e\U0001f600"]
+
+
+def test_a_socket_s_path_is_measured_in_bytes(xdg: Path) -> None:
+    fitting = store.SOCKET_PATH_LIMIT - len("/lib/domain-99-kmlab/monitor.sock")
+    store.check_socket_path(Path("/" + "a" * (fitting - 1)))
+    with pytest.raises(LabError, match="too long for a socket"):
+        store.check_socket_path(Path("/" + "a" * fitting))
+    with pytest.raises(LabError, match="too long for a socket"):
+        store.check_socket_path(Path("/" + "ä" * (fitting // 2 + 1)))
+    assert len(os.fsencode("ä")) == 2
