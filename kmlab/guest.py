@@ -50,7 +50,9 @@ class GuestRecord:
     started: float
     """Seconds since the epoch."""
     state: str = "clean"
-    """clean: as restored, or as good as. busy: a run is on, or was killed. dirty: a module did something to it."""
+    """clean: as restored, or as good as. busy: a run is on, or was killed. kept: modules were left loaded on purpose.
+    dirty: a module did something to it.
+    """
     reason: str = ""
     """Why it is dirty."""
 

@@ -86,7 +86,8 @@ def run(host: Host, lab: Lab, spec: GuestSpec, wanted: Module, options: Options,
         directory=folder,
     )
     try:
-        with provision.entered(host, lab, spec, report, fresh=options.fresh) as guest:
+        kept = "load" not in options.steps
+        with provision.entered(host, lab, spec, report, fresh=options.fresh, kept=kept) as guest:
             draft = _Run(host, lab, guest, wanted, options, report, began).through(draft)
             if not draft.guest_survived:
                 provision.stop(host, lab, spec.name)
@@ -337,10 +338,7 @@ class _Run:
             (folder / "registers.txt").write_text(printable_lines(self.registers), encoding="utf-8")
         if self.exercise_log:
             (folder / "exercise.log").write_text(printable_lines(self.exercise_log), encoding="utf-8")
-        if outcome in ("pass", "build-failed") or (outcome in ("test-failed", "load-failed") and not crashes):
-            state, why = ("dirty", "a module was left loaded") if self._left_loaded() else ("clean", "")
-        else:
-            state, why = "dirty", f"the last run ended in {outcome}"
+        state, why = self._state_left(outcome, crashes)
         if self.alive:
             self.guest.mark(state, why)
         return dataclasses.replace(
@@ -362,6 +360,15 @@ class _Run:
             kernel_log="dmesg.txt",
             build_log="build.log",
         )
+
+    def _state_left(self, outcome: str, crashes: Sequence[Crash]) -> tuple[str, str]:
+        """In which state the guest is now, and why."""
+        harmless = outcome in ("pass", "build-failed") or (outcome in ("test-failed", "load-failed") and not crashes)
+        if not harmless:
+            return "dirty", f"the last run ended in {outcome}"
+        if not self._left_loaded():
+            return "clean", ""
+        return ("kept", "") if self.options.keep or self.wanted.keep else ("dirty", "a module was left loaded")
 
     def _left_loaded(self) -> bool:
         unloaded = {s.detail for s in self.steps if s.name == "unload" and s.outcome == "ok"}

@@ -316,30 +316,6 @@ class FakeShell(Shell):
         return Answer(None if act.ends == "hangs" else act.code, act.output.encode(), act.error.encode())
 
 
-class LocalShell(Shell):
-    """Runs a guest's lines with this host's sh; `folder` stands for the guest's folder of modules."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    alive = True
-
-    def run(
-        self,
-        command: str,
-        deadline: Deadline,
-        *,
-        data: bytes = b"",
-        on_output: Callable[[bytes], None] | None = None,
-        abandon: threading.Event | None = None,
-    ) -> Answer:
-        given = self._folder.with_suffix(".input")
-        given.write_bytes(data)
-        line = command.replace(str(WORKSHOP), str(self._folder))
-        done = run_program(["sh", "-c", line], deadline=deadline, stdin=given, accept=range(256))
-        return Answer(done.code, done.output.encode(), done.output.encode())
-
-
 def module_image(name: str, *, imports: Sequence[str] = (), has_exit: bool = True, **tags: str) -> bytes:
     """The smallest .ko that says what it is: an ELF object with .modinfo and a symbol table (elf(5))."""
     said = {"name": name, "license": "GPL", "vermagic": f"{RELEASE} SMP mod_unload ", **tags}

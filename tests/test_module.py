@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import os
 import tarfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,37 @@ import pytest
 from kmlab import module, store
 from kmlab.errors import ConfigError, GuestUnreachable, LabError
 from kmlab.events import Deadline
-from kmlab.guest import Guest, GuestRecord
+from kmlab.guest import WORKSHOP, Guest, GuestRecord
+from kmlab.host.command import run as command_run
+from kmlab.host.ssh import Answer, Shell
 from kmlab.module import Entry, read_folder, sync
-from kmlab.testing import HOST_KEY, RELEASE, FakeModule, FakeShell, LocalShell, Machine, World
+from kmlab.testing import HOST_KEY, RELEASE, FakeModule, FakeShell, Machine, World
 
 ODD = ("a b", "new\nline", "-rf", "quote'\"$(x)`", "Grüße.c", "back\\slash", "*", "..x", "\udcff\udcfe.c")
+
+
+class LocalShell(Shell):
+    """Runs a guest's lines with this host's sh; `folder` stands for the guest's folder of modules."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    alive = True
+
+    def run(
+        self,
+        command: str,
+        deadline: Deadline,
+        *,
+        data: bytes = b"",
+        on_output: Callable[[bytes], None] | None = None,
+        abandon: threading.Event | None = None,
+    ) -> Answer:
+        given = self._folder.with_suffix(".input")
+        given.write_bytes(data)
+        line = command.replace(str(WORKSHOP), str(self._folder))
+        done = command_run(["sh", "-c", line], deadline=deadline, stdin=given, accept=range(256))
+        return Answer(done.code, done.output.encode(), done.output.encode())
 
 
 @pytest.fixture

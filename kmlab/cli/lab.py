@@ -73,7 +73,7 @@ def up(
     provision.sweep()
     with render.reporting() as report:
         for spec in chosen(opened, guests, every):
-            with provision.entered(host, opened, spec, report) as guest:
+            with provision.entered(host, opened, spec, report, kept=True) as guest:
                 records.append(guest.record)
     render.guests(opened, records, as_json=json, what="kmlab.up/1")
 

@@ -122,24 +122,10 @@ class Sandbox:
 
 def check() -> None:
     """LabError with a remedy unless bubblewrap works here, for this person."""
+    userns = ("--unshare-user",) if os.geteuid() else ()
+    mounts = ("--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev")
     try:
-        command.run(
-            [
-                "bwrap",
-                *_ISOLATED,
-                *(("--unshare-user",) if os.geteuid() else ()),
-                "--ro-bind",
-                "/",
-                "/",
-                "--proc",
-                "/proc",
-                "--dev",
-                "/dev",
-                "--",
-                "true",
-            ],
-            deadline=Deadline(10),
-        )
+        command.run(["bwrap", *_ISOLATED, *userns, *mounts, "--", "true"], deadline=Deadline(10))
     except CommandFailed as error:
         raise _refused(error.tail) from None
 
@@ -169,7 +155,9 @@ def _bwrap(box: Sandbox, info: int, cwd: PurePosixPath, environment: Mapping[str
     argv += ["--remount-ro", _WORKSHOP, "--chdir", str(cwd), "--clearenv"]
     for key, value in {"PATH": _PATH, "HOME": "/root", "TMPDIR": "/tmp", "LC_ALL": "C", **environment}.items():
         argv += ["--setenv", key, value]
-    script = _ULIMITS.format(memory=limits.memory >> 10, file=limits.file >> 9, processes=_MOST_PROCESSES)
+    # That user's processes are this sandbox's alone, so that they may be counted closely.
+    processes = _MOST_PROCESSES if os.geteuid() else 2 * limits.processes
+    script = _ULIMITS.format(memory=limits.memory >> 10, file=limits.file >> 9, processes=processes)
     return [*argv, "--", *become, "/bin/sh", "-c", script, "sh"]
 
 

@@ -42,38 +42,45 @@ RESTORE_PATIENCE = 60.0
 
 
 @contextlib.contextmanager
-def entered(host: Host, lab: Lab, spec: GuestSpec, report: Report, *, fresh: bool = False) -> Iterator[Guest]:
+def entered(
+    host: Host, lab: Lab, spec: GuestSpec, report: Report, *, fresh: bool = False, kept: bool = False
+) -> Iterator[Guest]:
     """The guest, up and clean, with a shell; nobody else works in it meanwhile.
 
-    A guest that runs and is clean is taken as it is, unless `fresh`.
+    One that runs and is clean is taken as it is, unless `fresh`; with `kept` also one with modules left loaded in it.
     """
     files = lab_files(lab).guest(spec.name)
-    with locks.held(files.lock, spec.name, report, Deadline(LOCK_PATIENCE)):
-        yield from _enter(host, plan(host, lab, spec), report, fresh)
+    with (
+        locks.held(files.lock, spec.name, report, Deadline(LOCK_PATIENCE)),
+        contextlib.ExitStack() as stack,
+    ):
+        yield _enter(host, plan(host, lab, spec), report, stack, fresh=fresh, kept=kept)
 
 
-def _enter(host: Host, wanted: Plan, report: Report, fresh: bool) -> Iterator[Guest]:
+def _enter(host: Host, wanted: Plan, report: Report, stack: contextlib.ExitStack, *, fresh: bool, kept: bool) -> Guest:
     files, record = wanted.files, read_record(wanted.files)
     base = ensure_base(host, wanted, report)
     checkpoint = ensure_checkpoint(host, wanted, base, report)
     if record is not None and not fresh:
-        reason = _unusable(wanted, record, checkpoint)
+        reason = _unusable(wanted, record, checkpoint, kept)
         if reason is None:
-            with contextlib.ExitStack() as stack:
-                try:
-                    shell = stack.enter_context(_shell(host, record, Deadline(10 * wanted.patience)))
-                except GuestUnreachable as error:
-                    reason = error.message
-                else:
-                    yield Guest(files, record, shell)
-                    return
+            try:
+                shell = stack.enter_context(_shell(host, record, Deadline(10 * wanted.patience)))
+                return Guest(files, record, shell)
+            except GuestUnreachable as error:
+                reason = error.message
         report(Note(wanted.spec.name, f"restored, because {printable(reason)}"))
-    record = _restored(host, wanted, base, checkpoint, report)
-    with _shell(host, record, Deadline(RESTORE_PATIENCE * wanted.patience)) as shell:
-        yield Guest(files, record, shell)
+    try:
+        return _restore(host, wanted, base, checkpoint, report, stack)
+    except (HypervisorError, GuestUnreachable) as error:
+        report(Note(wanted.spec.name, f"the checkpoint does not restore, so it is made anew ({error.message})"))
+        stop(host, wanted.lab, wanted.spec.name)
+        store.remove_tree(store.checkpoints() / checkpoint)
+        ensure_checkpoint(host, wanted, base, report)
+        return _restore(host, wanted, base, checkpoint, report, stack)
 
 
-def _unusable(wanted: Plan, record: GuestRecord, checkpoint: str) -> str | None:
+def _unusable(wanted: Plan, record: GuestRecord, checkpoint: str, kept: bool) -> str | None:
     """Why a running guest may not be taken as it is."""
     if record.checkpoint != checkpoint or record.uri != wanted.lab.libvirt:
         return "the lab's settings have changed"
@@ -81,6 +88,8 @@ def _unusable(wanted: Plan, record: GuestRecord, checkpoint: str) -> str | None:
         return "it was not running any more"
     if record.state == "busy":
         return "its last run was cut off"
+    if record.state == "kept" and not kept:
+        return "modules were left loaded in it"
     if record.state == "dirty":
         return record.reason or "the last module left it dirty"
     return None
@@ -90,19 +99,9 @@ def _shell(host: Host, record: GuestRecord, deadline: Deadline) -> AbstractConte
     return host.shell(record.port, record.host_key, store.identity_key(), deadline)
 
 
-def _restored(host: Host, wanted: Plan, base: Base, checkpoint: str, report: Report) -> GuestRecord:
-    """The guest restored from its checkpoint; one that does not restore is made anew, once."""
-    try:
-        return _restore(host, wanted, base, checkpoint, report)
-    except (HypervisorError, GuestUnreachable) as error:
-        report(Note(wanted.spec.name, f"the checkpoint does not restore, so it is made anew ({error.message})"))
-        stop(host, wanted.lab, wanted.spec.name)
-        store.remove_tree(store.checkpoints() / checkpoint)
-        ensure_checkpoint(host, wanted, base, report)
-        return _restore(host, wanted, base, checkpoint, report)
-
-
-def _restore(host: Host, wanted: Plan, base: Base, checkpoint: str, report: Report) -> GuestRecord:
+def _restore(
+    host: Host, wanted: Plan, base: Base, checkpoint: str, report: Report, stack: contextlib.ExitStack
+) -> Guest:
     files, source = wanted.files, store.checkpoints() / checkpoint
     deadline = Deadline(RESTORE_PATIENCE * wanted.patience)
     with Stage(report, wanted.spec.name, "restoring the guest") as stage:
@@ -142,12 +141,11 @@ def _restore(host: Host, wanted: Plan, base: Base, checkpoint: str, report: Repo
         )
         store.write_text(files.known_hosts, known_hosts_line(port, base.host_key), 0o600)
         write_record(files, record)
-        with _shell(host, record, deadline) as shell:
-            guest = Guest(files, record, shell)
-            if not guest.wake(deadline).ok:
-                raise GuestUnreachable(f"guest '{wanted.spec.name}' did not wake up")
+        guest = Guest(files, record, stack.enter_context(_shell(host, record, deadline)))
+        if not guest.wake(deadline).ok:
+            raise GuestUnreachable(f"guest '{wanted.spec.name}' did not wake up")
         stage.detail = f"kernel {base.release}, {wanted.acceleration.name}"
-    return record
+    return guest
 
 
 def stop(host: Host, lab: Lab, name: str) -> bool:

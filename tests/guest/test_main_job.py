@@ -76,7 +76,9 @@ def test_sync_sends_only_what_changed_and_takes_away_what_vanished(lab: Lab, hel
     (hello / "deep" / "er").mkdir(parents=True)
     (hello / "deep" / "er" / "tool.sh").write_text("#!/bin/sh\necho deep\n")
     (hello / "deep" / "er" / "tool.sh").chmod(0o750)
-    first = lab("run", str(hello), "--exercise", "deep/er/tool.sh && readlink link out && ls -1 --quoting-style=c", "--json")
+    first = lab(
+        "run", str(hello), "--exercise", "deep/er/tool.sh && readlink link out && ls -1 --quoting-style=c", "--json"
+    )
     log = (Path(first.result["artifacts"]["directory"]) / "exercise.log").read_text().splitlines()
     assert log[:3] == ["deep", "hello.c", "/etc/hostname"]
     assert '"-rf"' in log and any(line.startswith('"a b') and "\\n-" in line for line in log)
@@ -113,7 +115,7 @@ def test_a_build_error_is_on_the_persons_own_path(lab: Lab, hello: Path) -> None
     (hello / "hello.c").write_text(text + "\nint broken(void) { return nothing; }\n")
     result = lab("run", str(hello), "--json", code=1).result
     assert result["outcome"] == "build-failed"
-    (error,) = [d for d in result["diagnostics"] if d["severity"] == "error"]
+    error = next(d for d in result["diagnostics"] if d["severity"] == "error")
     assert (error["file"], error["line"]) == ("hello.c", text.count("\n") + 2)
     assert "nothing" in error["message"]
 
