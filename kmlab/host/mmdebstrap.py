@@ -101,11 +101,15 @@ def build(image: PackageImage, target: Path, deadline: Deadline, on_line: Callab
 
 
 def _mode() -> str:
-    """unshare where the host allows user namespaces, also for root: then the host's mounts are never touched."""
-    try:
-        command.run(["unshare", "--user", "--map-root-user", "--mount", "true"], deadline=Deadline(10))
-    except CommandFailed:
-        return "auto"
+    """unshare, which never touches the host's mounts; as root, where that is forbidden, mmdebstrap's own choice.
+
+    Nobody else is asked first: some distributions allow namespaces to mmdebstrap and not to unshare(1).
+    """
+    if os.geteuid() == 0:
+        try:
+            command.run(["unshare", "--user", "--map-root-user", "--mount", "true"], deadline=Deadline(10))
+        except CommandFailed:
+            return "auto"
     return "unshare"
 
 
@@ -120,6 +124,8 @@ def _hint(error: CommandFailed) -> str | None:
             "sudo apt-get install uidmap, and give yourself a range of user ids: "
             "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER"
         )
+    if "unshare" in error.tail and "not permitted" in error.tail.lower():
+        return "this host forbids user namespaces: see `kmlab doctor`; kmlab image build as root works without"
     if "Could not resolve" in error.tail or "Failed to fetch" in error.tail or "Unable to connect" in error.tail:
         return "is the package archive reachable from here? apt's own configuration and http_proxy are used"
     if "Unable to locate package" in error.tail:
