@@ -152,6 +152,16 @@ def work() -> Path:
     return cache_home() / "work"
 
 
+def half_made(name: str) -> str:
+    """What the folders of a half-made thing in `work()` begin with: its key, which ends its name."""
+    return name[-16:]
+
+
+def failed_boot() -> Path:
+    """The console of the last base or checkpoint that could not be made."""
+    return state_home() / "failed-boot.log"
+
+
 def capabilities() -> Path:
     """What libvirt found out about QEMU, shared by all embedded roots: probing anew costs seconds."""
     return cache_home() / "libvirt"
@@ -247,7 +257,7 @@ def published(final: Path, scratch: Path) -> Iterator[Path]:
     """A folder to fill under `scratch`, renamed to `final` only if all went well."""
     make_folder(scratch)
     make_folder(final.parent)
-    folder = Path(tempfile.mkdtemp(dir=scratch, prefix=f"{final.name[:12]}."))
+    folder = Path(tempfile.mkdtemp(dir=scratch, prefix=f"{half_made(final.name)}."))
     try:
         yield folder
         if final.exists():

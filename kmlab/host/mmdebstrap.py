@@ -6,6 +6,7 @@ GPT, an EFI system partition with the signed boot chain, an ext4 root with cloud
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ def build(image: PackageImage, target: Path, deadline: Deadline, on_line: Callab
     root = folder / "root.img"
     # In the namespace the builder is another user, who must not need a way into the person's folders: it gets the
     # open file, and nothing else.
+    script = base64.b64encode(image.hook.encode()).decode()
     with root.open("w+b") as file:
         file.truncate(image.root_size)
         os.fchmod(file.fileno(), 0o666)
@@ -69,7 +71,7 @@ def build(image: PackageImage, target: Path, deadline: Deadline, on_line: Callab
             "--dpkgopt=path-exclude=/usr/share/locale/*",
             "--dpkgopt=path-include=/usr/share/locale/locale.alias",
             f"--include={','.join(image.packages)}",
-            f'--customize-hook=set -- "$1" /proc/self/fd/{file.fileno()}\n{image.hook}',
+            f'--customize-hook=echo {script} | base64 --decode | sh -s -- "$1" /proc/self/fd/{file.fileno()}',
             image.suite,
             os.devnull,
         ]

@@ -38,7 +38,7 @@ __all__ = [
     "toolchain_for",
 ]
 
-RESTORE_PATIENCE = 60.0
+RESTORE_PATIENCE = 30.0
 
 
 @contextlib.contextmanager

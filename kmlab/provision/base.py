@@ -12,7 +12,16 @@ from kmlab.errors import LabError
 from kmlab.events import Deadline, Report, Stage, printable
 from kmlab.host import Host, disks, hypervisor, locks
 from kmlab.provision.image import ensure_image
-from kmlab.provision.making import LOCK_PATIENCE, booted, check, last_line, read_console, record, sweep_key
+from kmlab.provision.making import (
+    LOCK_PATIENCE,
+    booted,
+    check,
+    last_line,
+    read_console,
+    record,
+    require_life,
+    sweep_key,
+)
 from kmlab.provision.plan import Plan
 from kmlab.virt import cloudinit, firmware
 from kmlab.virt.domain import Domain
@@ -116,7 +125,11 @@ def _watch_bake(
                 what, _, rest = words.strip().partition(" ")
                 said[what] = rest
         if "error" in said:
-            raise LabError(f"guest '{wanted.spec.name}' could not be baked: {printable(said['error'], 300)}")
+            raise LabError(
+                f"guest '{wanted.spec.name}' could not be baked: {printable(said['error'], 300)}",
+                f"its whole console: {store.failed_boot()}",
+            )
+        require_life(wanted, console)
         if not hv.runs(domain.name):
             break
         stage.progress(detail=last_line(console))

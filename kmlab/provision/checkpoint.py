@@ -23,6 +23,7 @@ from kmlab.provision.making import (
     last_line,
     read_console,
     record,
+    require_life,
     sweep_key,
 )
 from kmlab.provision.plan import Plan
@@ -102,7 +103,9 @@ def _shell_while_booting(
     with contextlib.ExitStack() as stack:
         shell = None
         while shell is None:
-            last = last_line(read_console(folder / "console.log"))
+            console = read_console(folder / "console.log")
+            require_life(wanted, console)
+            last = last_line(console)
             stage.progress(detail=last)
             try:
                 attempt = host.shell(port, base.host_key, store.identity_key(), deadline.within(2))
@@ -111,7 +114,8 @@ def _shell_while_booting(
                 if deadline.passed:
                     raise GuestUnreachable(
                         f"guest '{wanted.spec.name}' did not answer on ssh within {deadline.seconds:.0f} s; "
-                        f"last console line: '{last}'"
+                        f"last console line: '{last}'",
+                        f"its whole console: {store.failed_boot()}",
                     ) from error
         yield shell
 

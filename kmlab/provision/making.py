@@ -6,6 +6,8 @@ Half-made things lie in `store.work()`, so that ^C and kill -9 leave nothing tha
 from __future__ import annotations
 
 import contextlib
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,13 +15,16 @@ from kmlab import store
 from kmlab.errors import ImageError, LabError
 from kmlab.events import Deadline, printable
 from kmlab.host import Host, command, disks, hypervisor, locks
+from kmlab.kernel.klog import parse_log
+from kmlab.kernel.oops import find_crashes, outcome_of
 from kmlab.provision.plan import Plan
 from kmlab.virt.domain import Domain, to_xml
 
 LOCK_PATIENCE = 3600.0
 """Seconds to wait for another kmlab that makes the same thing."""
-BOOT_PATIENCE = 300.0
+BOOT_PATIENCE = 120.0
 SSH = 22
+_ESCAPE = re.compile(r"\x1b\[[0-9;?=]*[A-Za-z]")
 
 
 @contextlib.contextmanager
@@ -31,6 +36,10 @@ def booted(
         hv.start(to_xml(domain, command.find(command.emulator(wanted.arch))))
         try:
             yield hv
+        except LabError:
+            with contextlib.suppress(OSError):
+                shutil.copyfile(domain.console, store.failed_boot())
+            raise
         finally:
             with contextlib.suppress(LabError):
                 hv.stop(domain.name)
@@ -68,15 +77,28 @@ def sweep() -> None:
     if store.work().is_dir():
         for lock in store.work().glob("*.lock"):
             if locks.is_free(lock):
-                sweep_key(lock.stem.removeprefix("base-").removeprefix("checkpoint-"))
+                sweep_key(lock.stem)
 
 
 def sweep_key(key: str) -> None:
     """Remove half-made things of this key; its lock must be free or ours."""
-    for folder in store.work().glob(f"{key[:12]}.*"):
+    for folder in store.work().glob(f"{store.half_made(key)}.*"):
         if folder.is_dir():
             hypervisor.kill(folder)
             store.remove_tree(folder)
+
+
+def require_life(wanted: Plan, console: str) -> None:
+    """LabError if the kernel on this console has panicked: waiting for it makes no sense."""
+    if "Kernel panic" not in console:
+        return
+    crashes = find_crashes(parse_log(console.encode()).records)
+    title = next((crash.title for crash in crashes if outcome_of(crash) == "panic"), None)
+    if title is not None:
+        raise LabError(
+            f"guest '{wanted.spec.name}' panicked while it booted: {printable(title, 200)}",
+            f"look at its cmdline and kernel in lab.yaml; its console: {store.failed_boot()}",
+        )
 
 
 def read_console(path: Path) -> str:
@@ -88,4 +110,4 @@ def read_console(path: Path) -> str:
 
 def last_line(console: str) -> str:
     lines = console[-4000:].strip().splitlines()
-    return printable(lines[-1].strip(), 100) if lines else ""
+    return printable(_ESCAPE.sub("", lines[-1]).strip(), 100) if lines else ""

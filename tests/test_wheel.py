@@ -1,0 +1,35 @@
+"""What `pip install kmlab` brings."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def test_the_wheel_carries_the_catalogue_and_the_recipes(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(REPOSITORY)],
+        check=True,
+        timeout=300,
+    )
+    (wheel,) = tmp_path.glob("kmlab-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        archive.extractall(tmp_path / "there")
+    assert {
+        "kmlab/images/debian-12.yaml",
+        "kmlab/images/root.sh",
+        "kmlab/guests/debian/bake.sh",
+        "kmlab/py.typed",
+    } <= names
+    code = (
+        "from kmlab import catalog; print(*catalog.image_names()); catalog.load_recipe('debian'); catalog.root_script()"
+    )
+    listed = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "there", capture_output=True, text=True, check=True
+    )
+    assert "debian-12" in listed.stdout.split()
