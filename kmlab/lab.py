@@ -189,7 +189,7 @@ class Module:
     """Runs as root in the module's folder in the guest, between load and unload."""
     expect: Expect = field(default_factory=Expect)
     timeout: Duration | None = None
-    """Seconds for one run."""
+    """Seconds for each step of a run."""
     guests: tuple[Name, ...] | None = None
     """None is the lab's default."""
     keep: bool = False
@@ -286,12 +286,10 @@ default: debian                 # the guest, or a list of them, that commands me
 guests:
   debian:
     image: debian-12            # one of `kmlab image list`
-    kernel: default             # or a version (6.12), a flavour (rt), a suite (backports), {local: DIR}
     cpus: 2
     memory: 1G
-  # secure:                     # the same, with Secure Boot on; `kmlab run` signs the module by itself
-  #   image: debian-12
-  #   secure_boot: true
+    # cmdline: slub_debug=FZPU  # added to the kernel's command line
+    # packages: [kexec-tools]   # installed besides those that builds need
 
 # A folder with a Makefile or a Kbuild file runs without an entry. An entry adds parameters and expectations.
 modules:

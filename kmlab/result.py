@@ -72,24 +72,29 @@ def worst(outcomes: Iterable[str]) -> str:
     return max(outcomes, key=WORST_LAST.index, default="pass")
 
 
-def unmet(expect: Expect, outcome: str, crashes: Sequence[Crash], log: Sequence[Record]) -> list[str]:
-    """Which expectations beside the outcome were not met."""
+def unmet_crash(expect: Expect, outcome: str, crashes: Sequence[Crash]) -> list[str]:
+    """What was expected of the findings and is not so; a sentence each."""
+    if outcome not in expect.outcome or outcome == "pass":
+        return []
     found: list[str] = []
-    if outcome in expect.outcome and outcome != "pass":
-        kinds = {word for crash in crashes for word in (crash.kind, crash.class_)}
-        functions = {crash.function for crash in crashes} | {f.function for c in crashes for f in c.frames[:1]}
-        if expect.kind and expect.kind not in kinds:
-            found.append(f"expected a finding of kind {expect.kind}, found {', '.join(sorted(kinds)) or 'none'}")
-        if expect.function and expect.function not in functions:
-            said = ", ".join(sorted(f for f in functions if f)) or "none"
-            found.append(f"expected the guilty function {expect.function}, found {said}")
-    for pattern in expect.log:
-        if not any(matches(pattern, record.text) for record in log):
-            found.append(f"expected in the log: {pattern}")
-    for pattern in expect.not_log:
-        if any(matches(pattern, record.text) for record in log):
-            found.append(f"not expected in the log: {pattern}")
+    kinds = {word for crash in crashes for word in (crash.kind, crash.class_)}
+    functions = {crash.function for crash in crashes} | {f.function for c in crashes for f in c.frames[:1]}
+    if expect.kind and expect.kind not in kinds:
+        found.append(f"expected a finding of kind {expect.kind}, found {', '.join(sorted(kinds)) or 'none'}")
+    if expect.function and expect.function not in functions:
+        said = ", ".join(sorted(f for f in functions if f)) or "none"
+        found.append(f"expected the guilty function {expect.function}, found {said}")
     return found
+
+
+def unmet_log(expect: Expect, log: Sequence[Record]) -> list[str]:
+    """What was expected of the kernel's log and is not so; a sentence each."""
+    missing = [p for p in expect.log if not any(matches(p, record.text) for record in log)]
+    unwanted = [p for p in expect.not_log if any(matches(p, record.text) for record in log)]
+    return [
+        *(f"expected in the log: {pattern}" for pattern in missing),
+        *(f"not expected in the log: {pattern}" for pattern in unwanted),
+    ]
 
 
 def document(results: Sequence[RunResult]) -> dict[str, Any]:

@@ -126,6 +126,7 @@ class _Run:
         self.step_patience = timeout or float(ladder(guest.record.accel).silence)
         self.exercise_patience = timeout or _EXERCISE_PATIENCE * self.patience
         self.silent: list[Crash] = []
+        self.allowed: list[Crash] = []
         self.build_patience = max(timeout or 0, _BUILD_PATIENCE * guest.slowness)
 
     @property
@@ -149,7 +150,8 @@ class _Run:
         mine = {info.name for _, info in self.built.modules}
         if self.silent and not any(c.module in mine for c in crashes):
             crashes = [*self.silent, *crashes] if self.silent[0].module else crashes or self.silent
-        crashes = [c for c in crashes if not self._allowed(c)]
+        self.allowed = [c for c in crashes if self._allowed(c)]
+        crashes = [c for c in crashes if c not in self.allowed]
         if self.witness.panicked:
             self.alive = False
         return self.judged(draft, crashes, before)
@@ -318,17 +320,18 @@ class _Run:
         ):
             outcomes = [o for o in outcomes if o != "hang"]  # the step did not end because its task was killed
         fresh_taint = self.taint[1] & ~self.taint[0]
-        if fresh_taint & taint_mask(["WARN"]) and not any(self._allowed_text(c.title) for c in crashes):
+        if fresh_taint & taint_mask(["WARN"]) and not self.allowed:
             outcomes.append("warning")
         log = self.witness.records
-        outcome = result.worst(outcomes)
+        missed = result.unmet_log(self.wanted.expect, log)
+        outcome = result.worst([*outcomes, *(["test-failed"] if missed else [])])
         step = next((s for s in self.steps if s.outcome in ("failed", "hang", "lost")), None)
         title = crashes[0].title if crashes else None
         if title is None and outcome != "pass":
             title = self.reason or (f"{outcome} in step '{step.name}'" if step else outcome)
         if outcome == "hang" and not crashes and step:
             self.reason = self.reason or f"step '{step.name}' did not end within {self.step_patience:.0f} s"
-        unmet = result.unmet(self.wanted.expect, outcome, crashes, log)
+        unmet = [*result.unmet_crash(self.wanted.expect, outcome, crashes), *missed]
         folder = draft.directory
         assert folder is not None
         (folder / "console.log").write_bytes(self.witness.raw())
@@ -375,10 +378,8 @@ class _Run:
         return any(info.name not in unloaded for _, info in self.loaded)
 
     def _allowed(self, crash: Crash) -> bool:
-        return outcome_of(crash) == "warning" and self._allowed_text(crash.title)
-
-    def _allowed_text(self, title: str) -> bool:
-        return any(matches(p, title) for p in (*self.lab.allow, *self.wanted.expect.allow))
+        patterns = (*self.lab.allow, *self.wanted.expect.allow)
+        return outcome_of(crash) == "warning" and any(matches(p, crash.title) for p in patterns)
 
     def _imports(self, info: ModInfo) -> Sequence[str]:
         image = next(self.built.images[path] for path, known in self.built.modules if known is info)

@@ -12,7 +12,7 @@ from kmlab.kernel.klog import Record, parse_log
 from kmlab.kernel.oops import Crash, Frame, Scanner
 from kmlab.lab import Expect
 from kmlab.module import Step
-from kmlab.result import LOG_CAP, WORST_LAST, RunResult, document, to_json, unmet, worst
+from kmlab.result import LOG_CAP, WORST_LAST, RunResult, document, to_json, unmet_crash, unmet_log, worst
 
 OOPS = Path(__file__).parent / "data" / "oops" / "null-deref-read-6.12.txt"
 KEYS = {
@@ -152,11 +152,12 @@ def test_the_worst_outcome_wins_in_the_interface_s_order() -> None:
     ],
 )
 def test_an_expectation_that_was_not_met_is_a_sentence(expect: Expect, outcome: str, missed: list[str]) -> None:
-    assert unmet(expect, outcome, (), [record("Hello, world.")]) == missed
+    found = [*unmet_crash(expect, outcome, ()), *unmet_log(expect, [record("Hello, world.")])]
+    assert found == missed
 
 
 def test_the_guilty_function_and_the_fine_kind_are_recognised() -> None:
     found = crash()
     expect = Expect(outcome=("oops",), function=found.function, kind=found.class_)
-    assert unmet(expect, "oops", [found], []) == []
+    assert unmet_crash(expect, "oops", [found]) == []
     assert found.kind == "oops"

@@ -175,7 +175,7 @@ def test_an_exercise_that_fails_is_test_failed(go: Go) -> None:
 
 def test_a_line_that_was_expected_and_did_not_come_is_said(go: Go) -> None:
     result = go("params")
-    assert result.outcome == "pass"
+    assert result.outcome == "test-failed"
     assert not result.ok
     assert result.unmet == ("expected in the log: count is 3",)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -102,10 +103,10 @@ def _interrupt(number: int, frame: Any) -> NoReturn:
 
 
 def _fail(error: KmlabError) -> NoReturn:
-    if manner.debug:
-        raise error
     from kmlab.cli import render
 
+    if manner.debug:
+        traceback.print_exception(error)
     render.error(error, as_json=manner.json)
     sys.exit(error.exit_code)
 
@@ -115,6 +116,11 @@ def _usage_error(error: Exception) -> None:
     show = getattr(error, "show", None)
     if show is not None:
         show()
+        if "--json" in sys.argv:
+            from kmlab.cli import render
+
+            said = getattr(error, "message", str(error))
+            render.document({"schema": "kmlab.error/1", "error": {"message": said, "hint": None}})
         sys.exit(getattr(error, "exit_code", 2))
 
 

@@ -13,28 +13,31 @@ from kmlab.cli.asked import AllGuests, Connect, Debug, GuestNames, Json, LabFile
 
 def init(
     directory: Annotated[Path, typer.Argument(help="Where; default: here.", metavar="[DIR]")] = Path("."),
+    lab: LabFile = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Write a commented lab.yaml and a first module."""
     speak(json=json, debug=debug)
-    from kmlab import lab, store
+    from kmlab import store
     from kmlab.cli import render
     from kmlab.errors import ConfigError
+    from kmlab.lab import starter_files
 
-    files = lab.starter_files(directory.resolve().name)
+    files = starter_files(directory.resolve().name)
     for name in files:
         if (directory / name).exists():
             raise ConfigError(f"{directory / name} is there already", "kmlab init never overwrites")
     for name, text in files.items():
         store.write_text(directory / name, text)
     render.document({"schema": "kmlab.init/1", "written": sorted(files)}) if json else render.say(
-        f"wrote {', '.join(sorted(files))} in {directory}; now: kmlab run hello"
+        f"wrote {', '.join(sorted(files))} in {directory}; now, there: kmlab run hello"
     )
 
 
 def doctor(
     fix: Annotated[bool, typer.Option("--fix", help="Run the commands that mend it.")] = False,
+    lab: LabFile = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -170,7 +173,7 @@ def image_build(
     render.document({"schema": "kmlab.image/1", "name": name, "path": str(path)}) if json else render.say(str(path))
 
 
-def image_verify(json: Json = False, debug: Debug = False) -> None:
+def image_verify(lab: LabFile = None, json: Json = False, debug: Debug = False) -> None:
     """Read every file of the cache again and compare it with what was recorded when it was made."""
     speak(json=json, debug=debug)
     from kmlab import cache
@@ -182,7 +185,7 @@ def image_verify(json: Json = False, debug: Debug = False) -> None:
     raise typer.Exit(3 if any(problem for _, problem in found) else 0)
 
 
-def image_prune(json: Json = False, debug: Debug = False) -> None:
+def image_prune(lab: LabFile = None, json: Json = False, debug: Debug = False) -> None:
     """Remove from the cache whatever no guest stands on."""
     speak(json=json, debug=debug)
     from kmlab import cache

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from kmlab.guest import GuestRecord
     from kmlab.lab import Lab
 
+_PATIENCE = 3600.0
+"""Seconds for a command whose output is wanted as JSON."""
+
 OneGuest = Annotated[str | None, typer.Argument(help="The guest; default: the lab's.", metavar="[GUEST]")]
 
 
@@ -51,11 +54,14 @@ def ssh(
         list[str] | None, typer.Argument(help="Run this instead of a shell.", metavar="[-- CMD...]")
     ] = None,
     lab: LabFile = None,
+    json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Enter a guest as root. With a command its exit code is this one's."""
-    speak(json=False, debug=debug)
+    """Enter a guest as root. With a command its exit code is this one's; --json tells what it printed."""
+    speak(json=json, debug=debug)
     from kmlab import store
+    from kmlab.cli import render
+    from kmlab.events import Deadline
     from kmlab.host import command as programs
     from kmlab.host.ssh import client_argv
 
@@ -63,18 +69,30 @@ def ssh(
     if guest is not None and "--" in sys.argv and sys.argv[sys.argv.index("--") + 1 :] == [guest, *words]:
         words, guest = [guest, *words], None  # kmlab ssh -- CMD: in the default guest
     _, record, files = _started(lab, guest)
-    programs.become(client_argv(record.port, files.known_hosts, store.identity_key(), words))
+    argv = client_argv(record.port, files.known_hosts, store.identity_key(), words)
+    if not json:
+        programs.become(argv)
+    done = programs.run(argv, deadline=Deadline(_PATIENCE), accept=range(256))
+    render.document({"schema": "kmlab.ssh/1", "guest": record.name, "code": done.code, "output": done.output})
+    raise typer.Exit(done.code)
 
 
-def console(guest: OneGuest = None, lab: LabFile = None, debug: Debug = False) -> None:
-    """A login on the guest's virtio console, which works when its network does not. Leave with Ctrl-]."""
-    speak(json=False, debug=debug)
+def console(guest: OneGuest = None, lab: LabFile = None, json: Json = False, debug: Debug = False) -> None:
+    """A login on the guest's virtio console, which works when its network does not. Leave with Ctrl-].
+
+    With --json it only says where the console is.
+    """
+    speak(json=json, debug=debug)
+    from kmlab.cli import render
     from kmlab.errors import LabError
     from kmlab.host import terminal
 
     _, record, _ = _started(lab, guest)
     if record.tty is None:
         raise LabError(f"guest '{record.name}' has no console of its own", "kmlab reset")
+    if json:
+        render.document({"schema": "kmlab.console/1", "guest": record.name, "tty": record.tty})
+        return
     terminal.attach(record.tty)
 
 

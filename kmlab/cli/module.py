@@ -138,6 +138,7 @@ def crashes(
     module: Annotated[
         Path | None, typer.Option("--module", help="For the lines: the .ko, or the folder it was built in.")
     ] = None,
+    lab: LabFile = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:

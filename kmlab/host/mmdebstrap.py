@@ -131,5 +131,5 @@ def _hint(error: CommandFailed) -> str | None:
     if "Could not resolve" in error.tail or "Failed to fetch" in error.tail or "Unable to connect" in error.tail:
         return "is the package archive reachable from here? apt's own configuration and http_proxy are used"
     if "Unable to locate package" in error.tail:
-        return "the archive has no such package today: see kmlab image kernels"
+        return "the archive has no such package today: look at the image's entry in images/"
     return None

@@ -189,15 +189,15 @@ def destroy_lab(host: Host, lab: Lab, names: Sequence[str], *, all_state: bool, 
         store.remove_tree(files.root)
         sweep()
     if all_state:
-        for folder in (
-            files.keys,
-            store.images(),
-            store.bases(),
-            store.checkpoints(),
-            store.toolchains(),
-            store.work(),
-            store.capabilities(),
-        ):
-            store.remove_tree(folder)
-        gone.append("keys, images, bases, checkpoints and toolchains")
+        gone += _destroy_state(files)
     return gone
+
+
+def _destroy_state(files: store.LabFiles) -> list[str]:
+    """The lab's keys, and all that no other lab's guest stands on."""
+    store.remove_tree(files.keys)
+    if list((store.state_home() / "labs").glob("*/*/guest.json")):
+        return ["its keys (guests of other labs stand on the cached bases)"]
+    store.remove_tree(store.cache_home())
+    store.remove_tree(store.state_home())
+    return ["keys, images, bases, checkpoints and toolchains"]

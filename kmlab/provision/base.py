@@ -78,7 +78,6 @@ def base_key(wanted: Plan, image: Path) -> str:
         spec.kernel,
         spec.cmdline,
         spec.packages,
-        dict(spec.sysctls),
         wanted.public_key,
     )
 

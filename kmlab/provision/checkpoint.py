@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 from kmlab import store
 from kmlab.errors import GuestUnreachable, LabError
-from kmlab.events import Deadline, Report, Stage
+from kmlab.events import Deadline, Report, Stage, printable
 from kmlab.guest import parse_facts
 from kmlab.host import Host, command, disks, locks
 from kmlab.host.ssh import Shell
@@ -65,6 +66,7 @@ def checkpoint_key(wanted: Plan, base: Base) -> str:
         _version(qemu),
         _host_cpu() if wanted.acceleration.name == "kvm" else cpu_model("tcg"),
         wanted.recipe.idle,
+        dict(wanted.spec.sysctls),
         ladder(wanted.acceleration.name).settings(),
     )
 
@@ -80,9 +82,15 @@ def _save_booted(host: Host, wanted: Plan, base: Base, folder: Path, stage: Stag
             stage.progress(detail="waiting for the guest to be idle")
             variables = ladder(wanted.acceleration.name).settings()
             settings = "".join(f"{name}={value}\n" for name, value in variables.items())
-            answer = shell.run("sh", deadline, data=(settings + wanted.recipe.idle).encode())
+            sysctls = "".join(
+                f"sysctl --quiet --write {shlex.quote(f'{k}={v}')} || exit 1\n" for k, v in wanted.spec.sysctls.items()
+            )
+            answer = shell.run("sh", deadline, data=(settings + sysctls + wanted.recipe.idle).encode())
             facts = parse_facts(answer.text)
-            if not answer.ok or facts.get("release") != base.release:
+            if not answer.ok:
+                said = printable(answer.error_text.strip(), 300)
+                raise LabError(f"guest '{wanted.spec.name}' could not be made ready: {said}")
+            if facts.get("release") != base.release:
                 raise LabError(
                     f"guest '{wanted.spec.name}' booted kernel {facts.get('release')} and not {base.release}",
                     "kmlab image prune, then kmlab up",

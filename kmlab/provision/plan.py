@@ -66,9 +66,9 @@ def lab_files(lab: Lab) -> store.LabFiles:
 
 def plan(host: Host, lab: Lab, spec: GuestSpec) -> Plan:
     """Look up all that decides how this guest is made; nothing is made yet, but the accelerator may be measured."""
+    _refuse_what_is_not_there_yet(lab, spec)
     where = lab.where("guests", spec.name, "image")
-    if not isinstance(spec.image, str):
-        raise lab.error(("guests", spec.name, "image"), "an image of one's own is not supported yet")
+    assert isinstance(spec.image, str)
     image = catalog.load_image(spec.image, lab.folder, where)
     arch = arch_of(image)
     command.find(command.emulator(arch))
@@ -82,6 +82,23 @@ def plan(host: Host, lab: Lab, spec: GuestSpec) -> Plan:
         firmware=firmware.choose(arch, secure_boot=spec.secure_boot, smm_available=False, exists=os.path.exists),
         public_key=ensure_identity(store.identity_key()),
     )
+
+
+def _refuse_what_is_not_there_yet(lab: Lab, spec: GuestSpec) -> None:
+    """ConfigError for a key that is understood but does nothing so far: better than to pass over it in silence."""
+    guest = ("guests", spec.name)
+    asked = {
+        (*guest, "image"): not isinstance(spec.image, str),
+        (*guest, "kernel"): spec.kernel != "default",
+        (*guest, "secure_boot"): spec.secure_boot,
+        (*guest, "disk"): spec.disk is not None,
+        ("matrix",): bool(lab.matrix),
+        ("mirror",): lab.mirror is not None,
+        ("vmcore",): lab.vmcore == "always",
+    }
+    for keys, there in asked.items():
+        if there:
+            raise lab.error(keys, f"this value of '{keys[-1]}' is not supported yet", "leave it out")
 
 
 def arch_of(image: catalog.Image) -> str:
