@@ -127,7 +127,7 @@ def test_a_bake_that_is_interrupted_leaves_nothing_and_the_next_one_works(world:
 def test_what_a_killed_kmlab_left_half_made_is_swept(world: World, lab: Lab) -> None:
     up(world, lab)
     key = only("bases/*").name
-    left = store.work() / f"{key[:12]}.abcdef"
+    left = store.work() / f"{key}.abcdef"
     left.mkdir()
     (left / "disk.qcow2").write_text("half")
     provision.sweep()

@@ -302,11 +302,11 @@ def test_several_modules_load_in_the_order_they_depend_and_unload_in_reverse(go:
     ]
 
 
-def test_keep_leaves_the_module_loaded_and_the_guest_dirty(go: Go, lab: Lab, world: World) -> None:
+def test_keep_leaves_the_module_loaded_and_the_guest_kept(go: Go, lab: Lab, world: World) -> None:
     result = go(options=run.Options(keep=True))
     assert result.outcome == "pass"
     assert "unload" not in [s.name for s in result.steps]
-    assert (record_of(lab).state, record_of(lab).reason) == ("dirty", "a module was left loaded")
+    assert (record_of(lab).state, record_of(lab).reason) == ("kept", "")
 
 
 def test_parameters_of_the_lab_and_of_the_command_line_reach_insmod(go: Go, world: World) -> None:
