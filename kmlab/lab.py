@@ -52,6 +52,7 @@ Outcome = Literal[
     "lost",
     "error",
 ]
+"""What a run can come to, worst last."""
 ParamValue = str | int | bool
 Param = ParamValue | tuple[ParamValue, ...]
 

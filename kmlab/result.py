@@ -5,30 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from kmlab.kernel.diagnostics import Diagnostic
 from kmlab.kernel.klog import Record
 from kmlab.kernel.oops import Crash
 from kmlab.kernel.taint import taint_names
-from kmlab.lab import Expect
+from kmlab.lab import Expect, Outcome
 from kmlab.module import Step
 from kmlab.yamltypes import matches
 
 SCHEMA = "kmlab.run/1"
-WORST_LAST = (
-    "pass",
-    "warning",
-    "test-failed",
-    "unload-failed",
-    "load-failed",
-    "build-failed",
-    "oops",
-    "hang",
-    "panic",
-    "lost",
-    "error",
-)
+WORST_LAST: tuple[str, ...] = get_args(Outcome)
+"""Every outcome, in the order in which the worst one seen wins."""
 LOG_CAP = 5000
 """Records in the JSON; the files of the run have them all."""
 

@@ -31,6 +31,7 @@ STOREYS = (
     # A run's acts, and what they come to.
     ("provision", "module", "collect"),
     ("result", "build"),
+    ("steps",),
     ("run", "judge", "report", "cache"),
     # Imported by nobody.
     ("cli", "testing"),

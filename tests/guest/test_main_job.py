@@ -120,6 +120,21 @@ def test_a_build_error_is_on_the_persons_own_path(lab: Lab, hello: Path) -> None
     assert "nothing" in error["message"]
 
 
+def test_a_makefile_that_only_wraps_kbuild_gets_what_it_asks_for(lab: Lab, hello: Path) -> None:
+    source = hello / "driver"
+    source.mkdir()
+    (hello / "hello.c").rename(source / "hello.c")
+    (hello / "Makefile").rename(source / "Kbuild")
+    (source / "Kbuild").write_text("obj-m := hello.o\n")
+    (hello / "Makefile").write_text(
+        "ifndef KERNELDIR\n$(error KERNELDIR is not set)\nendif\n"
+        "default:\n\t$(MAKE) -C $(KERNELDIR) M=$(PWD)/driver modules\n\t@echo for $(KVERSION) > driver/built\n"
+    )
+    result = lab("run", str(hello), "--json").result
+    assert [r["text"] for r in result["log"]][-2:] == ["Hello, world.", "Goodbye, world."]
+    assert result["steps"][1]["detail"] == "driver/hello.ko"
+
+
 def test_two_guests_have_two_ports_and_share_one_base(lab: Lab) -> None:
     lab.write("name: t\nguests:\n  one: {image: debian-12}\n  two: {image: debian-12}\n")
     one, two = lab("up", "--all", "--json").json["guests"]

@@ -1,0 +1,310 @@
+"""The steps of one run in a guest: what is done, what came of each, and what the guest said meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from kmlab import collect, module, provision
+from kmlab.build import build
+from kmlab.errors import GuestUnreachable, LabError
+from kmlab.events import Deadline, Report, Stage, printable
+from kmlab.guest import Guest
+from kmlab.host import Host
+from kmlab.kernel.elf import read_object
+from kmlab.kernel.ladder import ladder
+from kmlab.kernel.loading import explain_load_failure, explain_unload_failure, find_ignored_params
+from kmlab.kernel.modinfo import ModInfo, format_params
+from kmlab.kernel.oops import Crash
+from kmlab.lab import Lab, Module, Param
+from kmlab.module import Around, Built, Step, Told
+
+_BUILD_PATIENCE = 300.0
+_EXERCISE_PATIENCE = 300.0
+"""Seconds for a person's own program; a load or an unload has the ladder's last rung."""
+_STATE_PATIENCE = 10.0
+_LINGER = 2.5
+"""Seconds after the unload in which something that the module left behind may still go off."""
+_DEFERRING = re.compile(
+    r"(timer|hrtimer|work|tasklet|kthread|wake_up_process|request_.*irq|register|notifier|call_rcu|kprobe|proc_|sysfs|debugfs|"
+    r"misc_|cdev|class_|device_|netdev|irq_work|smp_call|completion|swait)"
+)
+"""Kernel functions through which code of a module can run after its unload has returned."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the person asked of this run beyond lab.yaml."""
+
+    fresh: bool = False
+    keep: bool = False
+    params: Mapping[str, Param] = field(default_factory=dict)
+    exercise: str | None = None
+    timeout: float | None = None
+    steps: tuple[str, ...] = ("build", "load", "exercise", "unload")
+    """Which of them; syncing comes before all."""
+
+
+class Steps:
+    """One module's way through one guest; `go` once, then read what came of it."""
+
+    def __init__(
+        self, host: Host, lab: Lab, guest: Guest, wanted: Module, options: Options, report: Report, began: float
+    ) -> None:
+        self.host = host
+        self.lab, self.guest, self.wanted, self.options, self.report = lab, guest, wanted, options, report
+        self.began = began
+        self.source = lab.locate(wanted.source)
+        self.folder = module.workshop(wanted.name)
+        self.steps: list[Step] = []
+        self.outcomes: list[str] = []
+        self.reason: str | None = None
+        self.built = Built(False, "", "")
+        self.loaded: list[tuple[str, ModInfo]] = []
+        self.alive = True
+        self.taint: tuple[int, int] = (0, 0)
+        self.witness = collect.Witness(guest.files.console)
+        timeout = options.timeout or wanted.timeout
+        self.step_patience = timeout or float(ladder(guest.record.accel).silence)
+        self.exercise_patience = timeout or _EXERCISE_PATIENCE * self.patience
+        self.loaded_before: frozenset[str] = frozenset()
+        self.silent: list[Crash] = []
+        """What the CPUs of a guest that does not answer are in."""
+        self.registers = ""
+        self.exercise_log = ""
+        self.build_patience = max(timeout or 0, _BUILD_PATIENCE * guest.slowness)
+
+    @property
+    def patience(self) -> float:
+        return 2.0 if self.guest.record.accel == "tcg" else 1.0
+
+    def go(self) -> list[Crash]:
+        """All the steps; the findings in what the kernel said, with the lines of the module."""
+        self.build_first()
+        taint, self.loaded_before = module.read_state(self.guest, self.patient(_STATE_PATIENCE))
+        self.taint = (taint, taint)
+        self.guest.mark("busy")
+        with self.witness:
+            if self.built.ok:
+                self.load_use_unload()
+            if self.alive and not self.witness.panicked:
+                self.settle()
+            found = self.witness.finish(frozenset(info.name for _, info in self.built.modules))
+        if self.witness.panicked:
+            self.alive = False
+        crashes = [collect.located(c, self.built.images, self.folder) for c in found]
+        mine = {info.name for _, info in self.built.modules}
+        if self.silent and not any(c.module in mine for c in crashes):
+            return [*self.silent, *crashes] if self.silent[0].module else crashes or self.silent
+        return crashes
+
+    @property
+    def left_loaded(self) -> bool:
+        """Whether a module that was loaded is there still."""
+        unloaded = {s.detail for s in self.steps if s.name == "unload" and s.outcome == "ok"}
+        return any(info.name not in unloaded for _, info in self.loaded)
+
+    def build_first(self) -> None:
+        """Sync and build: nothing of the module's runs yet."""
+        toolchain = provision.toolchain_for(self.lab.build, self.guest.record, self.report)
+        deadline = Deadline(self.build_patience)
+        with self.step("sync") as step:
+            sent, removed = module.sync(self.guest, self.wanted.name, self.source, deadline)
+            step.detail = f"{sent} sent, {removed} removed" if sent or removed else "nothing changed"
+        with self.step("build") as step:
+            self.built = build(
+                self.guest, self.wanted.name, self.source, deadline, lambda line: step.progress(detail=line), toolchain
+            )
+            step.detail = ", ".join(path for path, _ in self.built.modules) or "no module"
+            if not self.built.ok:
+                step.outcome = "failed"
+                self.outcomes.append("build-failed")
+                self.reason = self.built.reason
+
+    def load_use_unload(self) -> None:
+        wanted = self.options.steps
+        if "load" not in wanted:
+            self.loaded = list(self.built.modules) if "unload" in wanted else []
+            for path, info in reversed(self.loaded):
+                if not self.unload(path, info):
+                    break
+            return
+        for number, (path, info) in enumerate(self.built.modules):
+            if not self.load(path, info, self.built.outside if number == 0 else ()):
+                break
+        else:
+            exercise = self.options.exercise or self.wanted.exercise
+            if exercise and self.usable:
+                self.exercise(exercise)
+        if not (self.options.keep or self.wanted.keep):
+            for path, info in reversed(self.loaded):
+                if not self.usable or not self.unload(path, info):
+                    break
+
+    def load(self, path: str, info: ModInfo, outside: Sequence[str]) -> bool:
+        position = self.witness.position()
+        with self.step("load") as step:
+            step.detail = info.name
+            around = self.around()
+            params = format_params(self.params_of(path, info))
+            told = module.load(self.guest, self.folder, path, info.name, params, around, outside)
+            if not self.ended(step, told, around):
+                return False
+            said = [r.text for r in self.witness.since(position)]
+            failure = explain_load_failure(
+                told.answer.error_text,
+                told.answer.code,
+                said,
+                info.name,
+                self.guest.record.release,
+                info,
+                already_loaded=info.name in self.loaded_before,
+            )
+            if told.answer.ok:
+                self.loaded.append((path, info))
+                ignored = find_ignored_params(said, info.name)
+                if ignored and not failure:
+                    self.reason = f"{info.name} has no parameter {', '.join(ignored)}: it was ignored"
+            if failure:
+                self.reason = failure.reason
+                if not told.answer.ok:
+                    step.outcome = "failed"
+                    self.outcomes.append("load-failed")
+            return told.answer.ok
+
+    def params_of(self, path: str, info: ModInfo) -> dict[str, Param]:
+        """What was asked for that this module has; the last one also gets what none has, to be complained of."""
+        asked = {**self.wanted.params, **self.options.params}
+        known = {p.name for _, each in self.built.modules for p in each.params}
+        own = {p.name for p in info.params} | (set(asked) - known if path == self.built.modules[-1][0] else set())
+        return {name: value for name, value in asked.items() if name in own}
+
+    def exercise(self, what: str) -> None:
+        with self.step("exercise") as step:
+            step.detail = what
+            around = self.around(self.exercise_patience)
+            told = module.exercise(self.guest, self.folder, what, self.loaded[-1][1].name, around)
+            if self.ended(step, told, around) and not told.answer.ok:
+                step.outcome = "failed"
+                self.outcomes.append("test-failed")
+                words = (told.answer.text + told.answer.error_text).strip().splitlines()
+                tail = f": {printable(words[-1], 200)}" if words else ""
+                self.reason = f"the exercise `{what}` ended with {told.answer.code}{tail}"
+            self.exercise_log = told.answer.text + told.answer.error_text
+
+    def unload(self, path: str, info: ModInfo) -> bool:
+        with self.step("unload") as step:
+            step.detail = info.name
+            around = self.around()
+            told = module.unload(self.guest, info.name, around)
+            if not self.ended(step, told, around):
+                return False
+            failure = explain_unload_failure(
+                told.answer.error_text,
+                told.answer.code,
+                info.name,
+                told.holders,
+                told.refcount,
+                told.state,
+                info.has_exit,
+            )
+            if failure:
+                step.outcome = "failed"
+                self.outcomes.append("unload-failed")
+                self.reason = self.reason or failure.reason
+            return failure is None
+
+    def settle(self) -> None:
+        """What the module left behind may go off now; then the taint as it is at the end."""
+        deferring = any(_DEFERRING.search(name) for _, info in self.built.modules for name in self._imports(info))
+        if self.loaded and deferring:
+            self.witness.over.wait(_LINGER)
+        try:
+            taint, _ = module.read_state(self.guest, self.patient(_STATE_PATIENCE))
+        except GuestUnreachable:
+            self.alive = False
+            self.witness.over.wait(2.0)
+            if not self.witness.panicked:
+                self.outcomes.append("lost")
+            return
+        self.taint = (self.taint[0], taint)
+
+    def ended(self, step: _Timed, told: Told, around: Around) -> bool:
+        """Whether the guest is still there after a step; if not, what that means is noted."""
+        if told.answer.code is not None and not told.answer.lost:
+            self.witness.wait_for(around.mark, self.patient(5.0))
+            return True
+        if told.answer.lost:
+            self.witness.over.wait(2.0)
+        self.alive = False
+        if self.witness.panicked:
+            step.outcome = "failed"
+        elif told.answer.lost:
+            step.outcome = "lost"
+            self.outcomes.append("lost")
+        else:
+            step.outcome = "hang"
+            self.outcomes.append("hang")
+            self.look_at_cpus(step)
+        return False
+
+    def look_at_cpus(self, step: _Timed) -> None:
+        """Where the CPUs are, before the guest is stopped; the kernel may not have said it, or not rightly."""
+        try:
+            text, frames = collect.place_of_cpus(
+                self.host, self.guest.record, self.guest.files, self.built.images, self.folder
+            )
+        except LabError:
+            return
+        self.registers = text
+        self.silent = [collect.silent_hang(frames, step.what.split()[0])]
+
+    def _imports(self, info: ModInfo) -> Sequence[str]:
+        image = next(self.built.images[path] for path, known in self.built.modules if known is info)
+        return [symbol.name for symbol in read_object(image, info.name).symbols if not symbol.section]
+
+    # --- time ---
+
+    @property
+    def usable(self) -> bool:
+        return self.alive and not self.witness.over.is_set()
+
+    def patient(self, seconds: float) -> Deadline:
+        return Deadline(seconds * self.patience)
+
+    def around(self, patience: float | None = None) -> Around:
+        deadline = _Doom(patience or self.step_patience, self.witness)
+        return Around(deadline, self.witness.over, self.witness.new_mark())
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[_Timed]:
+        timed = _Timed(self.report, self.guest.record.name, f"{name} {self.wanted.name}")
+        began = time.monotonic()
+        try:
+            with timed:
+                yield timed
+        finally:
+            took = time.monotonic() - began
+            self.steps.append(Step(name, timed.outcome, took, timed.detail, began - self.began))
+
+
+@dataclass(slots=True)
+class _Timed(Stage):
+    outcome: str = "ok"
+
+
+class _Doom(Deadline):
+    """A step's deadline, which has also passed once the kernel has said that the step will not end."""
+
+    __slots__ = ("_witness",)
+
+    def __init__(self, seconds: float, witness: collect.Witness) -> None:
+        super().__init__(seconds)
+        self._witness = witness
+
+    @property
+    def passed(self) -> bool:
+        return super().passed or self._witness.doomed
