@@ -20,8 +20,8 @@ unit: setup  ## The tests that need no guest
 	$(PYTHON_TOOL) pytest -m 'not guest' $(ARGS)
 
 check: setup  ## Format, lint, types, import rules
-	$(PYTHON_TOOL) ruff format --check kmlab tests
-	$(PYTHON_TOOL) ruff check kmlab tests
+	$(PYTHON_TOOL) ruff format --check kmlab tests tools
+	$(PYTHON_TOOL) ruff check kmlab tests tools
 	$(PYTHON_TOOL) mypy
 	$(PYTHON_TOOL) pytest -q tests/test_house.py
 

@@ -6,6 +6,7 @@ Here is the last part, the guest; the rooms beside it make what it stands on.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -119,6 +120,12 @@ def _restore(
                 return retarget(saved, nvram=files.nvram, disk=files.disk, console=files.console)
 
             hv.restore(source / "memory", ours)
+            if not os.access(files.console, os.R_OK):
+                hv.stop(wanted.domain_name)
+                raise LabError(
+                    f"libvirt at {wanted.lab.libvirt} writes the guest's console so that you may not read it",
+                    "use `libvirt: embedded` or qemu:///session, where QEMU runs as you",
+                )
             port = hv.forward(wanted.domain_name, SSH)
             tty = console_tty(hv.xml(wanted.domain_name))
         pids = hypervisor.processes(files.root)
