@@ -79,6 +79,9 @@ def build_host() -> Host:
     return real_host()
 
 
+manner.build_host = build_host
+
+
 def main() -> NoReturn:
     """Run the command of this process's arguments and exit with its code."""
     signal.signal(signal.SIGTERM, _interrupt)

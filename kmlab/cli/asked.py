@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -32,6 +33,8 @@ class Manner:
 
     json: bool = False
     debug: bool = False
+    build_host: Callable[[], Host] | None = None
+    """Set by `app`, the only one that knows the real one."""
 
 
 manner = Manner()
@@ -60,6 +63,6 @@ def chosen(lab: Lab, names: list[str] | None, every: bool = False) -> list[Guest
 
 
 def real_host() -> Host:
-    from kmlab.cli import app
-
-    return app.build_host()
+    """The world, as `app` builds it."""
+    assert manner.build_host is not None
+    return manner.build_host()
