@@ -30,6 +30,8 @@ _AFTER_PANIC = 1.0
 """Seconds of silence after which a panic that never said its last line is taken to be over."""
 _LARGEST_FUNCTION = 1 << 16
 """Bytes; an address further behind the last symbol known is in something that was loaded later."""
+_KERNEL_FOLDERS = ("arch/", "include/")
+"""Where inlined frames come from that are not the module's own source."""
 _AFTER_HANG = 3.0
 """Seconds that a reported hang gets to say more before its step is given up."""
 
@@ -231,7 +233,9 @@ def place_of_cpus(
 
 def silent_hang(frames: Sequence[Frame], step: str) -> Crash:
     """The finding for a guest whose kernel said nothing of the loop that it is in."""
-    mine = next((f for f in frames if f.module), None)
+    own = [f for f in frames if f.module]
+    mine = next((f for f in own if not f.inlined), None)
+    place = next((f for f in own if f.file and not f.file.startswith(_KERNEL_FOLDERS)), mine)
     first = mine or next(iter(frames), None)
     where = f" in {first.name}" if first else ""
     return Crash(
@@ -240,8 +244,8 @@ def silent_hang(frames: Sequence[Frame], step: str) -> Crash:
         title=f"hang{where}: the {step} did not end",
         function=first.name if first else None,
         module=mine.module if mine else None,
-        file=mine.file if mine else None,
-        line=mine.line if mine else None,
+        file=place.file if place else None,
+        line=place.line if place else None,
         task=None,
         pid=None,
         cpu=None,
