@@ -27,3 +27,8 @@ objcopy --strip-debug "$here/frames.ko" "$here/frames-stripped.ko"
 cd "$here/arm64"
 aarch64-linux-gnu-gcc -O2 -g -ffreestanding -fno-pic -ffile-prefix-map="$here=/module" \
 	-c sample.c -o "$here/arm64.ko"
+
+# For the bytes of its code alone.
+cp -r "$here/../../../examples/irq_off_loop" "$work/"
+make -C "/lib/modules/$release/build" M="$work/irq_off_loop" -s modules
+strip -g -o "$here/irq_off_loop.ko" "$work/irq_off_loop/irq_off_loop.ko"
