@@ -91,9 +91,6 @@ class Lab:
     def state(self) -> Path:
         return Path(self.environment["XDG_STATE_HOME"]) / "kmlab"
 
-    def qemus(self) -> list[int]:
-        return hypervisor.processes(self.state)
-
     def write(self, text: str) -> None:
         self.file.write_text(text)
 
