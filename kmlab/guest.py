@@ -107,10 +107,6 @@ class Guest:
         with contextlib.suppress(OSError):
             write_record(self.files, self.record)
 
-    def facts(self, line: str, deadline: Deadline) -> dict[str, str]:
-        """`key=value` lines that a command in the guest prints."""
-        return parse_facts(self.shell.run(line, deadline).text)
-
 
 def parse_facts(text: str) -> dict[str, str]:
     """`key=value` lines as a dictionary; other lines are left out."""

@@ -10,7 +10,6 @@ import shlex
 import stat
 import tarfile
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -282,7 +281,3 @@ def read_state(guest: Guest, deadline: Deadline) -> tuple[int, frozenset[str]]:
     if not taint.isdigit():
         raise GuestUnreachable("the guest did not say its taint")
     return int(taint), frozenset(facts.get("modules", "").split())
-
-
-def elapsed(since: float) -> float:
-    return time.monotonic() - since

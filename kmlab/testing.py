@@ -198,11 +198,6 @@ class FakeHypervisor(Hypervisor):
     def runs(self, name: str) -> bool:
         return self._machine(name).process is not None
 
-    def names(self) -> list[str]:
-        return [
-            name for (root, name), machine in self._world.machines.items() if root == self._root and machine.process
-        ]
-
     def xml(self, name: str) -> str:
         return self._machine(name).xml
 
@@ -213,10 +208,6 @@ class FakeHypervisor(Hypervisor):
     def monitor(self, name: str, command: str) -> str:
         self._world.ask(f"monitor {command}")
         return ""
-
-    def dump(self, name: str, target: Path) -> None:
-        self._world.ask("dump")
-        target.write_bytes(b"\x7fELF")
 
     def _begin(self, xml: str) -> Machine:
         machine = Machine(xml, self._root)

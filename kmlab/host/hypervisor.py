@@ -55,9 +55,6 @@ class Hypervisor:
     def runs(self, name: str) -> bool:
         return bool(self._ask("ask for the guest's state", "runs", name))
 
-    def names(self) -> list[str]:
-        return list(self._ask("list the domains", "names"))
-
     def xml(self, name: str) -> str:
         """The running domain, with what libvirt and QEMU made of it."""
         return str(self._ask("read the guest's devices", "xml", name))
@@ -76,10 +73,6 @@ class Hypervisor:
     def monitor(self, name: str, command: str) -> str:
         """QEMU's answer to a command of its human monitor."""
         return str(self._ask(f"ask QEMU '{command.split(maxsplit=1)[0]}'", "monitor", name, command))
-
-    def dump(self, name: str, target: Path) -> None:
-        """Write the guest's memory as an ELF core that crash and drgn read."""
-        self._ask("dump the guest's memory", "dump", name, str(target))
 
     def _ask(self, what: str, *request: str) -> Any:
         try:

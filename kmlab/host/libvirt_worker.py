@@ -58,17 +58,9 @@ class Operations:
     def xml(self, name: str) -> str:
         return str(self._domain(name).XMLDesc(0))
 
-    def names(self) -> list[str]:
-        return [str(domain.name()) for domain in self._connection.listAllDomains(0)]
-
     def monitor(self, name: str, command: str) -> str:
         flags = libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
         return str(libvirt_qemu.qemuMonitorCommand(self._domain(name), command, flags))
-
-    def dump(self, name: str, target: str) -> None:
-        self._domain(name).coreDumpWithFormat(
-            target, libvirt.VIR_DOMAIN_CORE_DUMP_FORMAT_RAW, libvirt.VIR_DUMP_MEMORY_ONLY
-        )
 
     def _domain(self, name: str) -> libvirt.virDomain:
         return self._connection.lookupByName(name)
