@@ -46,6 +46,8 @@ class Image:
     release: str
     architectures: dict[str, Architecture]
     """By `uname -m`."""
+    kernel_suites: tuple[str, ...] = ()
+    """Suites, beside those that the image's own apt asks, that kernels may be taken from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

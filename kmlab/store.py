@@ -147,6 +147,11 @@ def toolchains() -> Path:
     return cache_home() / "toolchains"
 
 
+def archives() -> Path:
+    """One folder for each image that kernels were looked up for: its archive's indexes, renewed when they change."""
+    return cache_home() / "archives"
+
+
 def work() -> Path:
     """Half-made things. Each has a lock while somebody works on it; without one it is rubbish."""
     return cache_home() / "work"

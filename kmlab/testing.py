@@ -26,6 +26,7 @@ from kmlab.events import Deadline
 from kmlab.guest import WORKSHOP
 from kmlab.host import Host
 from kmlab.host.accel import Acceleration
+from kmlab.host.apt import Archive
 from kmlab.host.command import Conversation
 from kmlab.host.command import run as run_program
 from kmlab.host.hypervisor import Hypervisor
@@ -82,12 +83,25 @@ class World:
         """Every line that a guest's shell was given."""
         self.refusals: dict[str, KmlabError] = {}
         """What a door raises instead, by what is asked; `shell` is the connection."""
+        self.seeds: list[bytes] = []
+        """Of every base that was baked."""
+        self.indexes: dict[str, str] = {}
+        """The archive of every image: a Packages file for each suite."""
         self.machines: dict[tuple[Path, str], Machine] = {}
         self._next_port = 40000
 
     @property
     def host(self) -> Host:
-        return Host(self._open, self._connect, lambda wanted, arch: self.acceleration, self._build_image)
+        def accelerate(wanted: str, arch: str) -> Acceleration:
+            return self.acceleration
+
+        return Host(
+            self._open,
+            self._connect,
+            accelerate,
+            self._build_image,
+            lambda folder, arch: FakeArchive(self, folder, arch),
+        )
 
     def ask(self, what: str) -> None:
         """Note it, and refuse where that was wanted."""
@@ -125,6 +139,33 @@ class World:
         self.ask("build-image")
         on_line(f"I: unpacking {image.suite}")
         run_program(["qemu-img", "create", "-q", "-f", "qcow2", target, "1M"], deadline=deadline)
+
+
+class FakeArchive(Archive):
+    """apt without a network: the World's indexes, and packages of no content."""
+
+    def __init__(self, world: World, folder: Path, arch: str) -> None:
+        super().__init__(folder, arch)
+        self._world = world
+
+    @property
+    def status(self) -> str:
+        return f"Package: linux-image-{self._world.release}\nVersion: 1\n"
+
+    def update(self, disk: Path, further: Sequence[str], deadline: Deadline, on_line: Callable[[str], None]) -> None:
+        self._world.ask("update")
+
+    def indexes(self) -> Iterator[tuple[str, str]]:
+        yield from self._world.indexes.items()
+
+    def fetch(
+        self, packages: Sequence[str], suite: str | None, deadline: Deadline, on_line: Callable[[str], None]
+    ) -> list[Path]:
+        self._world.ask(f"fetch {' '.join(packages)}" + (f" from {suite}" if suite else ""))
+        made = [self.folder / f"{package.partition('=')[0]}.deb" for package in packages]
+        for path in made:
+            path.write_bytes(b"a package")
+        return made
 
 
 class Machine:
@@ -176,6 +217,8 @@ class FakeHypervisor(Hypervisor):
         self._world.ask("start")
         machine = self._begin(xml)
         if machine.baking:
+            *_, seed = (source.get("file", "") for source in ET.fromstring(xml).iterfind("devices/disk/source"))
+            self._world.seeds.append(Path(seed).read_bytes())
             for words in (f"kernel {self._world.release}", f"hostkey {HOST_KEY}", f"done {self._world.release}"):
                 machine.say(f"<5>kmlab-bake: {words}", facility=1)
         else:

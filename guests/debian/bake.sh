@@ -1,14 +1,31 @@
 # Runs once as root in the guest that becomes a base; every line it says about itself begins with "kmlab-bake:".
-# @PACKAGES@, @HEADERS@ and @CMDLINE@ come from recipe.yaml.
+# @PACKAGES@, @HEADERS@ and @CMDLINE@ come from recipe.yaml. @KERNEL@ is the kernel that was asked for, whose packages
+# are in the seed then; empty is the one that runs.
 set -u
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C
-release=$(uname -r)
-headers=$(printf '%s' '@HEADERS@' | sed "s/{release}/$release/")
+release=@KERNEL@
 
 say() { printf '<5>kmlab-bake: %s\n' "$*" > /dev/kmsg; }
 die() { say "error $*"; sync; poweroff --force --force; sleep 60; }
 apt() { apt-get --quiet --option DPkg::Lock::Timeout=300 --option Acquire::Retries=3 "$@" 2>&1; }
 missing() { for package in "$@"; do dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null | grep -q '^installed$' || echo "$package"; done; }
+
+if [ -n "$release" ]; then
+	say "step installing kernel $release"
+	mkdir -p /run/kmlab/seed
+	mount -o ro LABEL=cidata /run/kmlab/seed || die "the seed with the packages of kernel $release cannot be mounted"
+	set -- /run/kmlab/seed/*.deb
+	# Without any, the image has this kernel already.
+	if [ -e "$1" ]; then
+		apt install --yes --no-install-recommends --allow-downgrades "$@" > /run/kmlab/apt.log ||
+			die "installing kernel $release: $(grep -m1 -E '^(E:|dpkg: error)' /run/kmlab/apt.log)"
+	fi
+	umount /run/kmlab/seed
+else
+	release=$(uname -r)
+fi
+headers=$(printf '%s' '@HEADERS@' | sed "s/{release}/$release/")
+[ -e "/boot/vmlinuz-$release" ] || die "kernel $release is not in /boot"
 
 say "kernel $release"
 wanted=$(missing @PACKAGES@ "$headers")
@@ -59,7 +76,11 @@ mkdir -p /etc/systemd/system/getty.target.wants
 ln --symbolic --force /lib/systemd/system/serial-getty@.service /etc/systemd/system/getty.target.wants/serial-getty@hvc0.service
 mkdir -p /etc/systemd/journald.conf.d /etc/default/grub.d
 printf '[Journal]\nStorage=volatile\nReadKMsg=no\nForwardToConsole=no\n' > /etc/systemd/journald.conf.d/kmlab.conf
-cat > /etc/default/grub.d/99-kmlab.cfg <<'END'
+# Of all kernels that are installed, this one.
+entry=gnulinux-$release-advanced-$(grub-probe --target=fs_uuid /)
+cat > /etc/default/grub.d/99-kmlab.cfg <<END
+GRUB_DEFAULT=$entry
+GRUB_DISABLE_SUBMENU=y
 GRUB_TIMEOUT=0
 GRUB_RECORDFAIL_TIMEOUT=0
 GRUB_TERMINAL="serial"
@@ -72,6 +93,7 @@ GRUB_CMDLINE_LINUX="@CMDLINE@"
 END
 say "step update-grub"
 update-grub > /run/kmlab/grub.log 2>&1 || die "update-grub: $(tail -n 1 /run/kmlab/grub.log)"
+grep -q "'$entry'" /boot/grub/grub.cfg || die "update-grub made no entry for kernel $release"
 mkdir -p /var/lib/kmlab
 touch /etc/cloud/cloud-init.disabled
 say "hostkey $(cat /etc/ssh/ssh_host_ed25519_key.pub)"

@@ -173,6 +173,24 @@ def image_build(
     render.document({"schema": "kmlab.image/1", "name": name, "path": str(path)}) if json else render.say(str(path))
 
 
+def image_kernels(
+    name: Annotated[str, typer.Argument(help="An image of the catalogue.", metavar="IMAGE")],
+    lab: LabFile = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """The kernels that `kernel:` can name for an image: those that its archive has with their headers."""
+    speak(json=json, debug=debug)
+    from kmlab import provision
+    from kmlab.cli import render
+    from kmlab.lab import find_lab
+
+    file = lab or find_lab(Path.cwd())
+    with render.reporting() as report:
+        found, own = provision.available(real_host(), name, file.parent if file else None, report)
+    render.kernels(name, found, own, as_json=json)
+
+
 def image_verify(lab: LabFile = None, json: Json = False, debug: Debug = False) -> None:
     """Read every file of the cache again and compare it with what was recorded when it was made."""
     speak(json=json, debug=debug)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kmlab.guest import GuestRecord
     from kmlab.host.checkup import Finding
     from kmlab.kernel.oops import Crash
+    from kmlab.kernel.releases import Release
     from kmlab.lab import Lab
     from kmlab.result import RunResult
 
@@ -344,6 +345,18 @@ def images(found: Sequence[ListedImage], *, as_json: bool) -> None:
     for image in found:
         cached = f"{image.cached / 2**20:.0f} MiB in the cache" if image.cached else "not in the cache"
         say(f"{image.name:<14} {image.family:<8} {','.join(image.architectures):<16} {cached}")
+
+
+def kernels(image: str, found: Sequence[Release], own: str, *, as_json: bool) -> None:
+    """`kmlab image kernels`."""
+    if as_json:
+        listed = [{"release": r.name, "flavour": r.flavour, "version": r.version, "suite": r.suite} for r in found]
+        document({"schema": "kmlab.kernels/1", "image": image, "default": own, "kernels": listed})
+        return
+    for suite in dict.fromkeys(r.suite for r in found):
+        say(f"{suite}:")
+        for release in [r for r in found if r.suite == suite]:
+            say(f"  {release.name:<32} {release.version}" + ("  (default)" if release.name == own else ""))
 
 
 def verified(found: Sequence[tuple[str, str | None]], *, as_json: bool) -> None:

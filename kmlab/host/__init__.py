@@ -12,6 +12,7 @@ from kmlab.events import Deadline
 
 if TYPE_CHECKING:
     from kmlab.host.accel import Acceleration
+    from kmlab.host.apt import Archive
     from kmlab.host.hypervisor import Hypervisor
     from kmlab.host.mmdebstrap import PackageImage
     from kmlab.host.ssh import Shell
@@ -25,10 +26,11 @@ class Host:
     shell: Callable[[int, str, Path, Deadline], AbstractContextManager[Shell]]
     accelerate: Callable[[str, str], Acceleration]
     build_image: Callable[[PackageImage, Path, Deadline, Callable[[str], None]], None]
+    archive: Callable[[Path, str], Archive]
 
 
 def real_host() -> Host:
     """The world as it is. Libraries are loaded when a door is first opened."""
-    from kmlab.host import accel, hypervisor, mmdebstrap, ssh
+    from kmlab.host import accel, apt, hypervisor, mmdebstrap, ssh
 
-    return Host(hypervisor.opened, ssh.connected, accel.choose, mmdebstrap.build)
+    return Host(hypervisor.opened, ssh.connected, accel.choose, mmdebstrap.build, apt.Archive)

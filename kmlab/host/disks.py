@@ -26,8 +26,8 @@ def make_overlay(overlay: Path, backing: Path, deadline: Deadline) -> None:
     command.run(argv, deadline=deadline)
 
 
-def make_seed(seed: Path, files: Mapping[str, str]) -> None:
-    """A NoCloud volume: an ISO 9660 image labelled "cidata" with these files.
+def make_seed(seed: Path, files: Mapping[str, str | Path]) -> None:
+    """A NoCloud volume: an ISO 9660 image labelled "cidata" with these files, given as text or by their place.
 
     https://cloudinit.readthedocs.io/en/latest/reference/datasources/nocloud.html
     """
@@ -35,9 +35,13 @@ def make_seed(seed: Path, files: Mapping[str, str]) -> None:
 
     image = pycdlib.PyCdlib()
     image.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident="cidata")
-    for number, (name, text) in enumerate(sorted(files.items())):
-        content = text.encode()
-        image.add_fp(io.BytesIO(content), len(content), f"/FILE{number}.;1", rr_name=name, joliet_path=f"/{name}")
+    for number, (name, given) in enumerate(sorted(files.items())):
+        place, joliet = f"/FILE{number}.;1", f"/{name}"
+        if isinstance(given, Path):
+            image.add_file(str(given), place, rr_name=name, joliet_path=joliet)
+        else:
+            content = given.encode()
+            image.add_fp(io.BytesIO(content), len(content), place, rr_name=name, joliet_path=joliet)
     image.write(str(seed))
     image.close()
 

@@ -21,12 +21,14 @@ from kmlab.lab import GuestSpec, Lab
 from kmlab.provision.base import Base, ensure_base
 from kmlab.provision.checkpoint import ensure_checkpoint
 from kmlab.provision.image import build_image
+from kmlab.provision.kernels import available
 from kmlab.provision.making import LOCK_PATIENCE, SSH, check, sweep
 from kmlab.provision.plan import Plan, lab_files, plan
 from kmlab.provision.toolchain import sweep_toolchains, toolchain_for
 from kmlab.virt.domain import console_tty, retarget
 
 __all__ = [
+    "available",
     "build_image",
     "check",
     "destroy_lab",

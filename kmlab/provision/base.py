@@ -12,6 +12,7 @@ from kmlab.errors import LabError
 from kmlab.events import Deadline, Report, Stage, printable
 from kmlab.host import Host, disks, hypervisor, locks
 from kmlab.provision.image import ensure_image
+from kmlab.provision.kernels import asked_for, ensure_kernel
 from kmlab.provision.making import (
     LOCK_PATIENCE,
     booted,
@@ -75,7 +76,7 @@ def base_key(wanted: Plan, image: Path) -> str:
         image.parent.name,
         store.read_json(image.parent / "image.json"),
         dataclasses.asdict(wanted.recipe),
-        spec.kernel,
+        asked_for(wanted),
         spec.cmdline,
         spec.packages,
         wanted.public_key,
@@ -84,23 +85,25 @@ def base_key(wanted: Plan, image: Path) -> str:
 
 def _bake(host: Host, wanted: Plan, image: Path, folder: Path, stage: Stage) -> dict[str, str]:
     """Boot the image once with a seed that makes it a base; what it said of itself."""
+    kernel = ensure_kernel(host, wanted, image, folder, stage)
     deadline = Deadline(_BAKE_PATIENCE * wanted.patience)
     seed = folder / "seed.iso"
     values = {
+        "KERNEL": [kernel.release],
         "PACKAGES": [*wanted.recipe.packages, *wanted.spec.packages],
         "HEADERS": [wanted.recipe.headers],
         "CMDLINE": [*wanted.recipe.cmdline.split(), *wanted.spec.cmdline.split()],
     }
-    disks.make_seed(
-        seed,
-        cloudinit.seed_files(
-            wanted.recipe.user_data,
-            script=wanted.recipe.bake,
-            values=values,
-            authorized_key=wanted.public_key,
-            instance=folder.name,
-        ),
+    files = cloudinit.seed_files(
+        wanted.recipe.user_data,
+        script=wanted.recipe.bake,
+        values=values,
+        authorized_key=wanted.public_key,
+        instance=folder.name,
     )
+    disks.make_seed(seed, {**files, **{f"{number}.deb": path for number, path in enumerate(kernel.debs)}})
+    for deb in kernel.debs:
+        deb.unlink()
     disks.make_overlay(folder / "disk.qcow2", image, deadline)
     disks.copy(wanted.firmware.variables, folder / "nvram.fd")
     domain = wanted.domain(folder, seed)

@@ -89,7 +89,6 @@ def _refuse_what_is_not_there_yet(lab: Lab, spec: GuestSpec) -> None:
     guest = ("guests", spec.name)
     asked = {
         (*guest, "image"): not isinstance(spec.image, str),
-        (*guest, "kernel"): spec.kernel != "default",
         (*guest, "secure_boot"): spec.secure_boot,
         (*guest, "disk"): spec.disk is not None,
         ("matrix",): bool(lab.matrix),

@@ -1,22 +1,19 @@
 """The toolchain of a sandbox: the compiler, tools and headers of a base, as a tree of files on the host.
 
 A build on the host takes a tenth of the time of one in an emulated guest. It is the same build: the same programs
-on the same headers, under the same paths. The files are read out of the base's disk by debugfs(8), without root and
-without mounts, so owners are not kept and need not be.
+on the same headers, under the same paths. The files are read out of the base's disk.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from kmlab import store
-from kmlab.errors import CommandFailed, ImageError, LabError
-from kmlab.events import Deadline, Note, Report, Stage, printable
+from kmlab.errors import ImageError, LabError
+from kmlab.events import Deadline, Note, Report, Stage
 from kmlab.guest import GuestRecord
-from kmlab.host import command, disks, locks, sandbox
+from kmlab.host import disks, locks, rootfs, sandbox
 from kmlab.provision.making import LOCK_PATIENCE
 
 _TOP = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32")
@@ -38,20 +35,6 @@ _ETC = (
 _SCRATCH = "toolchains"
 _PATIENCE = 600.0
 _NEEDED = 3 << 30
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    name: str
-    mode: int
-
-    @property
-    def is_folder(self) -> bool:
-        return self.mode & 0o170000 == 0o040000
-
-    @property
-    def is_link(self) -> bool:
-        return self.mode & 0o170000 == 0o120000
 
 
 def toolchain_for(wanted: str, record: GuestRecord, report: Report) -> Path | None:
@@ -109,20 +92,17 @@ def _read_out(disk: Path, release: str, folder: Path, stage: Stage, deadline: De
     if not disk.exists():
         raise ImageError(f"{disk}: the base's disk is not there", "kmlab up makes it")
     stage.progress(detail="unpacking the disk")
-    raw = folder / "disk.raw"
-    command.run(["qemu-img", "convert", "-O", "raw", disk, raw], deadline=deadline)
-    filesystem = _Filesystem(folder, f"{raw.name}?offset={_root_offset(raw, deadline)}", deadline)
-    wanted: list[tuple[str, str]] = []
-    for entry in filesystem.entries("/"):
-        if entry.name in _TOP:
-            _select(filesystem, f"/{entry.name}", entry, wanted)
-    wanted += [(f"/etc/{entry.name}", "/etc") for entry in filesystem.entries("/etc") if entry.name in _ETC]
-    lib = "/lib" if any(e.name == "lib" and not e.is_link for e in filesystem.entries("/")) else "/usr/lib"
-    modules = f"{lib}/modules/{release}"
-    wanted += [(f"{modules}/{name}", modules) for name in ("build", "source")]
-    stage.progress(detail="copying compiler and headers")
-    filesystem.copy(wanted, folder / "root")
-    raw.unlink()
+    with rootfs.opened(disk, folder, deadline) as filesystem:
+        wanted: list[tuple[str, str]] = []
+        for entry in filesystem.entries("/"):
+            if entry.name in _TOP:
+                _select(filesystem, f"/{entry.name}", entry, wanted)
+        wanted += [(f"/etc/{entry.name}", "/etc") for entry in filesystem.entries("/etc") if entry.name in _ETC]
+        lib = "/lib" if any(e.name == "lib" and not e.is_link for e in filesystem.entries("/")) else "/usr/lib"
+        modules = f"{lib}/modules/{release}"
+        wanted += [(f"{modules}/{name}", modules) for name in ("build", "source")]
+        stage.progress(detail="copying compiler and headers")
+        filesystem.copy(wanted, folder / "root")
     for place in sandbox.PLACES:
         (folder / "root" / place).mkdir(parents=True, exist_ok=True)
     for program in folder.glob("root/usr/bin/*-lto-dump-*"):
@@ -131,7 +111,7 @@ def _read_out(disk: Path, release: str, folder: Path, stage: Stage, deadline: De
         raise ImageError(f"{disk}: no make or no headers of {release} found in it", "build in the guest: build: guest")
 
 
-def _select(filesystem: _Filesystem, path: str, entry: _Entry, wanted: list[tuple[str, str]]) -> None:
+def _select(filesystem: rootfs.Filesystem, path: str, entry: rootfs.Entry, wanted: list[tuple[str, str]]) -> None:
     """Add what is wanted of `path`, as (path, folder that it goes into): whole folders where nothing is left out."""
     relative = path.removeprefix("/usr") + "/"
     if relative.rstrip("/") in _LEFT_OUT:
@@ -141,57 +121,3 @@ def _select(filesystem: _Filesystem, path: str, entry: _Entry, wanted: list[tupl
             _select(filesystem, f"{path}/{below.name}", below, wanted)
     else:
         wanted.append((path, str(Path(path).parent)))
-
-
-class _Filesystem:
-    """An ext4 file system in a file, read by debugfs."""
-
-    def __init__(self, folder: Path, name: str, deadline: Deadline) -> None:
-        # Relative to the folder that debugfs runs in: its commands know no way to write every path.
-        self.folder, self.name, self.deadline = folder, name, deadline
-
-    def entries(self, path: str) -> list[_Entry]:
-        """What lies in a folder; `ls -p` says /inode/mode/user/group/name/size/."""
-        output = command.run(
-            ["debugfs", "-R", f'ls -p "{path}"', self.name], cwd=self.folder, deadline=self.deadline
-        ).output
-        rows = [line.split("/") for line in output.splitlines() if line.startswith("/")]
-        found = [_Entry(row[5], int(row[2], 8)) for row in rows if len(row) > 5 and row[5] not in (".", "..")]
-        if not found:
-            last = output.strip().splitlines()[-1:] or [""]
-            raise ImageError(f"the base's root is not a file system that debugfs can read: {printable(last[0], 200)}")
-        return found
-
-    def copy(self, wanted: list[tuple[str, str]], target: Path) -> None:
-        """Copy files, links and folders with all that is in them, each into its folder beneath `target`."""
-        lines = []
-        for path, parent in wanted:
-            (target / parent[1:]).mkdir(parents=True, exist_ok=True)
-            lines.append(f'rdump "{path}" "{target.name}{parent}"\n')
-        script = self.folder / "commands"
-        script.write_text("".join(lines), encoding="utf-8")
-        # An ordinary user may not give files away: debugfs says so for each of them, and goes on.
-        command.run(["debugfs", "-f", script.name, self.name], cwd=self.folder, deadline=self.deadline)
-        script.unlink()
-
-
-def _root_offset(raw: Path, deadline: Deadline) -> int:
-    """Where the root file system begins: the largest Linux partition; 0 where there is no partition table."""
-    try:
-        output = command.run(["sfdisk", "--json", raw], deadline=deadline).output
-        table = json.loads(output[output.index("{") :])["partitiontable"]
-    except (CommandFailed, ValueError):
-        return 0
-    linux = [part for part in table["partitions"] if part["type"].upper() in _LINUX] or table["partitions"]
-    return int(max(linux, key=lambda part: part["size"])["start"]) * int(table.get("sectorsize", 512))
-
-
-_LINUX = frozenset(
-    {
-        "83",
-        "0FC63DAF-8483-4772-8E79-3D69D8477DE4",
-        "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709",
-        "B921B045-1DF0-41C3-AF44-4C6F280D3FAE",
-    }
-)
-"""Partition types of root file systems: MBR, Linux at all, x86-64 root, arm64 root (the Discoverable Partitions)."""
