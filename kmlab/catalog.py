@@ -5,12 +5,15 @@ A lab may bring its own `images/` and `guests/` beside lab.yaml; they win over t
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kmlab import yamlfile
 from kmlab.errors import ConfigError
+from kmlab.yamltypes import AnyDigest, FileName, Fingerprint, FolderName, HttpsUrl, Name, OneLine, Serial, Time
 
 _PACKAGE = Path(__file__).parent
 
@@ -30,10 +33,69 @@ class PackageSource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Architecture:
-    """How the image comes about on one architecture."""
+class Pin:
+    """The release of a published image that this catalogue knows."""
 
-    packages: PackageSource
+    serial: Serial
+    digest: AnyDigest
+    """Of the image, by the publisher's own kind of sums."""
+    signed: Time | None = None
+    """When the publisher signed its sums: nothing older is taken instead of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Download:
+    """An image that its publisher made."""
+
+    file: FileName
+    """In the publisher's folder of the newest release."""
+    dated_file: FileName | None = None
+    """In the folder of one release, where it has another name there."""
+    pin: Pin | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publisher:
+    """Where images lie, and who says which bytes are right."""
+
+    server: HttpsUrl
+    newest: FolderName
+    """The folder of the newest release."""
+    dated: FolderName
+    """The folder of the release `{serial}`."""
+    sums: FileName
+    """In each of these folders: SHA256SUMS or SHA512SUMS."""
+    signature: FileName | None = None
+    """Of the sums, detached; None where the publisher signs nothing."""
+    key: FileName | None = None
+    """images/keys/KEY.gpg, described in KEY.yaml: the only key whose signature counts."""
+
+    def __post_init__(self) -> None:
+        if (self.signature is None) != (self.key is None):
+            raise ConfigError("needs both 'signature' and 'key', or neither", "a publisher that signs nothing has none")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """A publisher's public key: images/keys/NAME.yaml, and NAME.gpg beside it."""
+
+    name: str
+    keyring: Path
+    fingerprint: Fingerprint
+    origin: OneLine
+    """Where it was taken from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """How the image comes about on one architecture: built here, or downloaded."""
+
+    packages: PackageSource | None = None
+    download: Download | None = None
+
+    def __post_init__(self) -> None:
+        if (self.packages is None) == (self.download is None):
+            raise ConfigError("needs one of 'packages' and 'download'")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +110,12 @@ class Image:
     """By `uname -m`."""
     kernel_suites: tuple[str, ...] = ()
     """Suites, beside those that the image's own apt asks, that kernels may be taken from."""
+    publisher: Publisher | None = None
+    """Of an image that is downloaded."""
+
+    def __post_init__(self) -> None:
+        if self.publisher is None and any(a.download for a in self.architectures.values()):
+            raise ConfigError("has a 'download' and no 'publisher'", "say where it lies: publisher: {server: …}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,12 +130,31 @@ class Recipe:
     headers: str
     """The headers package of the kernel `{release}`."""
     cmdline: str
+    optional: tuple[str, ...] = ()
+    """Packages to install where the archive has them; `{release}` is the kernel's."""
     user_data: str = ""
     """cloud-init's configuration, as YAML."""
     bake: str = ""
     """The script that runs once in the guest that becomes a base."""
     idle: str = ""
     """The script that runs in a booted base before its memory is saved."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Written:
+    """A recipe.yaml. What it leaves out is that of the recipe that it is like."""
+
+    family: str
+    like: Name | None = None
+    system: tuple[str, ...] | None = None
+    packages: tuple[str, ...] | None = None
+    headers: str | None = None
+    cmdline: str | None = None
+    optional: tuple[str, ...] | None = None
+
+
+_COPIED = ("system", "packages", "headers", "cmdline", "optional")
+_TEXTS = {"user_data": "user-data.yaml", "bake": "bake.sh", "idle": "idle.sh"}
 
 
 def root_script() -> str:
@@ -92,14 +179,32 @@ def load_image(name: str, beside: Path | None = None, where: str = "") -> Image:
 
 
 def load_recipe(family: str, beside: Path | None = None) -> Recipe:
-    """The recipe of a family of distributions."""
+    """The recipe of a family of distributions, with what it takes from the one that it is `like`."""
     for folder in _folders("guests", beside):
         home = folder / family
-        if (home / "recipe.yaml").is_file():
-            texts = {"user_data": "user-data.yaml", "bake": "bake.sh", "idle": "idle.sh"}
-            given = {field: _text(home / name) for field, name in texts.items()}
-            return yamlfile.load(home / "recipe.yaml", Recipe, **given)
+        path = home / "recipe.yaml"
+        if path.is_file():
+            written = yamlfile.load(path, _Written)
+            given: dict[str, Any] = {name: value for name in _COPIED if (value := getattr(written, name)) is not None}
+            texts: dict[str, Any] = {
+                name: _text(home / file) for name, file in _TEXTS.items() if (home / file).is_file()
+            }
+            if written.like is not None:
+                return dataclasses.replace(load_recipe(written.like, beside), family=written.family, **given, **texts)
+            for name in _COPIED:
+                if name not in given and name != "optional":
+                    raise ConfigError(f"{path}: the recipe has no '{name}'", "add it, or `like: debian`")
+            return Recipe(family=written.family, **given, **texts)
     raise ConfigError(f"no recipe for the family '{family}'", f"write guests/{family}/recipe.yaml beside lab.yaml")
+
+
+def load_key(name: str, beside: Path | None = None) -> Key:
+    """A publisher's key that the catalogue ships."""
+    for folder in _folders("images", beside):
+        path = folder / "keys" / f"{name}.yaml"
+        if path.is_file():
+            return yamlfile.load(path, Key, name=name, keyring=path.with_suffix(".gpg"))
+    raise ConfigError(f"there is no key '{name}'", f"put it into images/keys/{name}.gpg, and say whose in {name}.yaml")
 
 
 def architecture(image: Image, wanted: str) -> Architecture:

@@ -6,6 +6,7 @@ Each is the plain type to a type checker, and a `Reads` to `yamlshape`.
 from __future__ import annotations
 
 import re
+from datetime import datetime, timezone
 from typing import Annotated
 
 from kmlab.errors import ConfigError
@@ -94,6 +95,20 @@ def _parse_digest(text: str) -> str:
     return text.lower()
 
 
+def _parse_any_digest(text: str) -> str:
+    if not re.fullmatch("[0-9a-fA-F]{64}|[0-9a-fA-F]{128}", text, re.ASCII):
+        raise ConfigError("must be the hex digits that sha256sum or sha512sum prints")
+    return text.lower()
+
+
+def parse_time(text: str) -> int:
+    """Seconds since 1970 of a time in UTC: 2026-11-24T20:15:00Z."""
+    try:
+        return int(datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc).timestamp())
+    except ValueError:
+        raise ConfigError("must be a time in UTC, such as 2026-11-24T20:15:00Z") from None
+
+
 _SIZE = re.compile(r"(?P<number>[0-9]{1,12}(\.[0-9]{1,6})?) ?(?P<unit>[KMGTkmgt])(i?B)?", re.ASCII)
 _DURATION = re.compile(r"(?P<number>[0-9]{1,9}(\.[0-9]{1,6})?) ?(?P<unit>ms|s|m|h|)", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
@@ -101,9 +116,13 @@ _LONGEST = 7 * 24 * 3600.0
 
 Size = Annotated[int, Reads(parse_size)]
 Duration = Annotated[float, Reads(parse_duration)]
+Time = Annotated[int, Reads(parse_time)]
+"""Seconds since 1970."""
 Pattern = Annotated[str, Reads(parse_pattern)]
 Digest = Annotated[str, Reads(_parse_digest)]
 """SHA-256, in small letters."""
+AnyDigest = Annotated[str, Reads(_parse_any_digest)]
+"""SHA-256 or SHA-512, told apart by their length; in small letters."""
 Name = Annotated[
     str,
     word(
@@ -142,6 +161,17 @@ CommandLine = Annotated[
     ),
 ]
 Url = Annotated[str, word(r"https?://[^\s\x00-\x1f\x7f\"'\\<>`]+", "an http or https URL")]
+HttpsUrl = Annotated[str, word(r"https://[A-Za-z0-9.:-]+(/[A-Za-z0-9._~/-]*)?", "an https URL")]
+FileName = Annotated[
+    str, word(r"[A-Za-z0-9][A-Za-z0-9._+-]*(\{serial\}[A-Za-z0-9._+-]*)?", "the name of a file, without folders")
+]
+"""A publisher's; `{serial}` stands for a release's."""
+FolderName = Annotated[
+    str,
+    word(r"[A-Za-z0-9{][A-Za-z0-9._+{}-]*(/[A-Za-z0-9{][A-Za-z0-9._+{}-]*)*", "a folder on the server, such as a/b"),
+]
+Serial = Annotated[str, word("[0-9][0-9A-Za-z.-]{0,40}", "a release's serial, such as 20260423 or 20260423-2447")]
+Fingerprint = Annotated[str, word("[0-9A-F]{40}", "the 40 hex digits of a key's fingerprint, without spaces")]
 LibvirtUri = Annotated[
     str,
     word(

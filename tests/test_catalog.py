@@ -18,9 +18,10 @@ FAMILIES = sorted(path.parent.name for path in (HOME / "guests").glob("*/recipe.
 
 
 def test_the_catalogue_has_entries() -> None:
-    assert "debian-12" in IMAGES
+    wanted = {"debian-12", "debian-12-cloud", "debian-13-cloud", "ubuntu-22.04", "ubuntu-24.04", "ubuntu-26.04"}
+    assert wanted <= set(IMAGES)
     assert catalog.image_names() == IMAGES
-    assert "debian" in FAMILIES
+    assert FAMILIES == ["debian", "ubuntu"]
 
 
 @pytest.mark.parametrize("name", IMAGES)
@@ -37,6 +38,56 @@ def test_every_recipe_says_how_to_bake_and_when_it_is_idle(family: str) -> None:
     assert recipe.user_data and recipe.bake and recipe.idle
     assert "{release}" in recipe.headers
     assert "console=tty" in recipe.cmdline
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_a_published_image_is_there_for_both_architectures_in_the_publisher_s_layout(name: str) -> None:
+    image = catalog.load_image(name)
+    if image.publisher is None:
+        return
+    assert set(image.architectures) == {"x86_64", "aarch64"}
+    assert "{serial}" in image.publisher.dated
+    for arch, dpkg in (("x86_64", "amd64"), ("aarch64", "arm64")):
+        download = image.architectures[arch].download
+        assert download is not None and dpkg in download.file and image.release in download.file
+    if image.publisher.key is not None:
+        key = catalog.load_key(image.publisher.key)
+        assert key.keyring.is_file() and key.origin
+
+
+def test_a_recipe_takes_from_the_one_it_is_like_whatever_it_does_not_say() -> None:
+    ubuntu, debian = catalog.load_recipe("ubuntu"), catalog.load_recipe("debian")
+    assert ubuntu.family == "ubuntu"
+    assert ubuntu.optional == ("linux-modules-extra-{release}",)
+    assert (ubuntu.bake, ubuntu.idle, ubuntu.cmdline) == (debian.bake, debian.idle, debian.cmdline)
+
+
+@pytest.mark.parametrize(
+    ("part", "wrong"),
+    [
+        ("server: https://a.example", "server: http://a.example"),
+        ("newest: a/b", "newest: ../b"),
+        ("file: a.img", "file: ../a.img"),
+        ("sums: SHA256SUMS", "sums: /etc/passwd"),
+        ("pin: null", "pin: {serial: '20260101', digest: abc}"),
+        ("pin: null", "pin: {serial: ../.., digest: " + "0" * 64 + "}"),
+        ("key: k", "key: null"),
+        ("download: {", "packages: {distribution: d, suite: s, kernel: k}, download: {"),
+    ],
+)
+def test_an_entry_that_would_leave_its_place_or_its_word_is_refused(tmp_path: Path, part: str, wrong: str) -> None:
+    (tmp_path / "images").mkdir()
+    text = (
+        "family: debian\nrelease: '1'\npublisher:\n  server: https://a.example\n  newest: a/b\n"
+        "  dated: a/{serial}\n  sums: SHA256SUMS\n  signature: SHA256SUMS.gpg\n  key: k\n"
+        "architectures: {x86_64: {download: {file: a.img, pin: null}}}\n"
+    )
+    (tmp_path / "images" / "a.yaml").write_text(text)
+    assert catalog.load_image("a", tmp_path).publisher is not None
+    assert part in text
+    (tmp_path / "images" / "a.yaml").write_text(text.replace(part, wrong))
+    with pytest.raises(ConfigError, match=r"a\.yaml:\d+"):
+        catalog.load_image("a", tmp_path)
 
 
 def test_an_unknown_image_is_said_with_its_place_and_the_nearest_name() -> None:
@@ -89,6 +140,7 @@ def test_an_architecture_that_an_image_lacks_is_said_with_those_it_has() -> None
 def test_what_builds_need_is_in_the_image_already() -> None:
     image, recipe = catalog.load_image("debian-12"), catalog.load_recipe("debian")
     source = catalog.architecture(image, "x86_64").packages
+    assert source is not None
     packages = catalog.built_packages(source, recipe)
     assert {"gcc", "make", "linux-image-cloud-amd64", "linux-headers-cloud-amd64", "shim-signed"} <= set(packages)
     assert packages == sorted(set(packages))

@@ -29,7 +29,8 @@ def test_the_three_files_are_yaml() -> None:
     assert yaml.safe_load(made["network-config"])["ethernets"]["all"] == {"match": {"name": "e*"}, "dhcp4": True}
 
 
-def test_root_takes_the_person_s_key_and_is_not_locked() -> None:
+def test_the_image_s_user_and_root_take_the_person_s_key_and_root_is_not_locked() -> None:
+    assert config()["ssh_authorized_keys"] == [KEY]
     assert config()["users"] == ["default", {"name": "root", "lock_passwd": False, "ssh_authorized_keys": [KEY]}]
 
 
@@ -55,6 +56,7 @@ def test_a_script_with_every_kind_of_character_survives() -> None:
 def test_the_recipe_of_debian_makes_a_seed_that_bakes() -> None:
     recipe = catalog.load_recipe("debian")
     values = {"PACKAGES": recipe.packages, "HEADERS": [recipe.headers], "CMDLINE": recipe.cmdline.split()}
+    values |= {"OPTIONAL": recipe.optional, "KERNEL": [], "EXACT": []}
     made = seed_files(recipe.user_data, script=recipe.bake, values=values, authorized_key=KEY, instance="a")
     loaded = yaml.safe_load(made["user-data"])
     script = loaded["write_files"][-1]["content"]

@@ -1,14 +1,54 @@
 # Runs once as root in the guest that becomes a base; every line it says about itself begins with "kmlab-bake:".
-# @PACKAGES@, @HEADERS@ and @CMDLINE@ come from recipe.yaml. @KERNEL@ is the kernel that was asked for, whose packages
-# are in the seed then; empty is the one that runs.
+# @PACKAGES@, @OPTIONAL@, @HEADERS@ and @CMDLINE@ come from recipe.yaml. @KERNEL@ is the kernel that was asked for, whose
+# packages are in the seed then; empty is the one that runs. @EXACT@ is not empty where it may be no other.
 set -u
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C
 release=@KERNEL@
 
 say() { printf '<5>kmlab-bake: %s\n' "$*" > /dev/kmsg; }
 die() { say "error $*"; sync; poweroff --force --force; sleep 60; }
-apt() { apt-get --quiet --option DPkg::Lock::Timeout=300 --option Acquire::Retries=3 "$@" 2>&1; }
+apt() { apt-get --quiet --option DPkg::Lock::Timeout=300 --option Acquire::Retries=3 "$@" > /run/kmlab/apt.log 2>&1; }
+why() { grep -m1 -E '^(E:|Err|dpkg: error)' /run/kmlab/apt.log; }
+install() { apt install --yes --no-install-recommends "$@" || die "apt-get install $*: $(why)"; }
 missing() { for package in "$@"; do dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null | grep -q '^installed$' || echo "$package"; done; }
+offered() { for package in "$@"; do if apt-cache show "$package" > /dev/null 2>&1; then echo "$package"; fi; done; }
+for_release() { printf '%s' "$1" | sed "s/{release}/$release/g"; }
+
+# Of the running kernel the archive may have no headers any more: then it is the newest of its flavour, with its own.
+newer_kernel() {
+	[ -z '@EXACT@' ] || die "the archive has no $headers any more, and \`kernel: exact\` wants the image's own kernel $release"
+	kernel=$(dpkg-query --show --showformat='${db:Status-Status} ${Package}\n' 'linux-image-*' | sed -n 's/^installed \(linux-image-[a-z].*\)/\1/p' | head -n 1)
+	[ -n "$kernel" ] || kernel=linux-image-$(printf '%s' "$release" | sed 's/^[0-9][^-]*-\([0-9]*-\)\{0,1\}//')
+	say "step installing a newer kernel: $kernel"
+	apt install --yes --no-install-recommends "$kernel" "linux-headers-${kernel#linux-image-}" ||
+		die "the archive has no $headers any more, nor a newer kernel: $(why)"
+	old=$release
+	release=$(ls -v /lib/modules | tail -n 1)
+	headers=$(for_release '@HEADERS@')
+	[ "$release" != "$old" ] || die "the archive has neither $headers nor a kernel newer than $old"
+	say "note the archive has no headers of the image's own kernel $old any more: it restarts into $release"
+}
+
+# Ubuntu's sysctls keep such lines off the console.
+echo 8 > /proc/sys/kernel/printk
+say "kernel ${release:-$(uname -r)}"
+# What one of the distributions does not have is switched off in vain.
+for unit in apt-daily.timer apt-daily-upgrade.timer unattended-upgrades.service dpkg-db-backup.timer e2scrub_all.timer \
+	fstrim.timer man-db.timer systemd-tmpfiles-clean.timer motd-news.timer serial-getty@ttyS0.service getty@tty1.service \
+	systemd-networkd-wait-online.service e2scrub_reap.service systemd-timesyncd.service cron.service \
+	snapd.service snapd.socket snapd.seeded.service snapd.apparmor.service snapd.autoimport.service snapd.core-fixup.service \
+	snapd.recovery-chooser-trigger.service snapd.snap-repair.timer snapd.system-shutdown.service \
+	apport.service apport-autoreport.timer ua-timer.timer ubuntu-advantage.service esm-cache.service update-notifier-download.timer \
+	update-notifier-motd.timer fwupd-refresh.timer logrotate.timer sysstat.service sysstat-collect.timer sysstat-summary.timer \
+	multipathd.service multipathd.socket ModemManager.service udisks2.service packagekit.service lxd-installer.socket \
+	pollinate.service secureboot-db.service open-iscsi.service iscsid.socket open-vm-tools.service vgauth.service \
+	networkd-dispatcher.service thermald.service irqbalance.service rsyslog.service syslog.socket plymouth-quit-wait.service \
+	grub-common.service grub-initrd-fallback.service keyboard-setup.service console-setup.service ssh.socket chrony.service; do
+	ln --symbolic --force /dev/null "/etc/systemd/system/$unit"
+done
+systemctl daemon-reload
+# They would hold apt's lock, and the only processor, for minutes.
+systemctl stop --no-block snapd.service snapd.socket snapd.seeded.service unattended-upgrades.service apt-daily.timer apt-daily-upgrade.timer 2> /dev/null
 
 if [ -n "$release" ]; then
 	say "step installing kernel $release"
@@ -17,33 +57,29 @@ if [ -n "$release" ]; then
 	set -- /run/kmlab/seed/*.deb
 	# Without any, the image has this kernel already.
 	if [ -e "$1" ]; then
-		apt install --yes --no-install-recommends --allow-downgrades "$@" > /run/kmlab/apt.log ||
-			die "installing kernel $release: $(grep -m1 -E '^(E:|dpkg: error)' /run/kmlab/apt.log)"
+		apt install --yes --no-install-recommends --allow-downgrades "$@" || die "installing kernel $release: $(why)"
 	fi
 	umount /run/kmlab/seed
 else
 	release=$(uname -r)
 fi
-headers=$(printf '%s' '@HEADERS@' | sed "s/{release}/$release/")
-[ -e "/boot/vmlinuz-$release" ] || die "kernel $release is not in /boot"
-
-say "kernel $release"
+headers=$(for_release '@HEADERS@')
 wanted=$(missing @PACKAGES@ "$headers")
 if [ -n "$wanted" ]; then
+	say "step reading the package lists"
+	apt update || die "apt-get update: $(why)"
+	if [ -n "$(missing "$headers")" ] && [ -z "$(offered "$headers")" ]; then newer_kernel; fi
+	wanted=$(missing @PACKAGES@ "$headers" $(offered $(for_release '@OPTIONAL@')))
 	say "step installing" $wanted
-	apt update > /run/kmlab/apt.log || die "apt-get update: $(grep -m1 -E '^(E|Err)' /run/kmlab/apt.log)"
-	for package in $wanted; do
-		if ! apt install --yes --no-install-recommends "$package" > /run/kmlab/apt.log; then
-			if [ "$package" = "$headers" ]; then die "no headers for kernel $release: $(grep -m1 '^E:' /run/kmlab/apt.log)"; fi
-			die "apt-get install $package: $(grep -m1 '^E:' /run/kmlab/apt.log)"
-		fi
-	done
+	install $wanted
 	apt clean
 fi
+[ -e "/boot/vmlinuz-$release" ] || die "kernel $release is not in /boot"
 [ -e "/lib/modules/$release/build/Makefile" ] || die "no headers for kernel $release: $headers is installed but /lib/modules/$release/build is empty"
 
 say "step configuring"
-usermod --password '*' root
+# Nobody has a password, and nobody is locked: without PAM sshd takes a "!" for a locked account, key or not.
+for home in /root /home/*; do usermod --password '*' "${home##*/}" 2> /dev/null; done
 rm -f /etc/ssh/ssh_host_rsa_key* /etc/ssh/ssh_host_ecdsa_key* /etc/ssh/ssh_host_dsa_key*
 cat > /etc/ssh/sshd_config <<'END'
 # Made for a lab: one kind of key, and nothing that waits (sshd_config(5)).
@@ -60,11 +96,7 @@ MaxSessions 64
 MaxStartups 64
 Subsystem sftp internal-sftp
 END
-for unit in apt-daily.timer apt-daily-upgrade.timer unattended-upgrades.service dpkg-db-backup.timer e2scrub_all.timer \
-	fstrim.timer man-db.timer systemd-tmpfiles-clean.timer motd-news.timer serial-getty@ttyS0.service getty@tty1.service \
-	systemd-networkd-wait-online.service e2scrub_reap.service systemd-timesyncd.service cron.service; do
-	ln --symbolic --force /dev/null "/etc/systemd/system/$unit"
-done
+systemctl --quiet enable ssh.service 2> /dev/null
 # The first serial port is the kernel's alone; people get a login of their own on the virtio console.
 mkdir -p /etc/systemd/system/serial-getty@hvc0.service.d
 cat > /etc/systemd/system/serial-getty@hvc0.service.d/kmlab.conf <<'END'
@@ -76,18 +108,21 @@ mkdir -p /etc/systemd/system/getty.target.wants
 ln --symbolic --force /lib/systemd/system/serial-getty@.service /etc/systemd/system/getty.target.wants/serial-getty@hvc0.service
 mkdir -p /etc/systemd/journald.conf.d /etc/default/grub.d
 printf '[Journal]\nStorage=volatile\nReadKMsg=no\nForwardToConsole=no\n' > /etc/systemd/journald.conf.d/kmlab.conf
-# Of all kernels that are installed, this one.
+# Of all kernels that are installed, this one. GRUB_FORCE_PARTUUID is Ubuntu's: it boots without an initrd first, and
+# with panic=-1, which restarts a guest before its panic can be read.
 entry=gnulinux-$release-advanced-$(grub-probe --target=fs_uuid /)
 cat > /etc/default/grub.d/99-kmlab.cfg <<END
 GRUB_DEFAULT=$entry
 GRUB_DISABLE_SUBMENU=y
 GRUB_TIMEOUT=0
 GRUB_RECORDFAIL_TIMEOUT=0
+GRUB_TIMEOUT_STYLE=menu
 GRUB_TERMINAL="serial"
 GRUB_SERIAL_COMMAND="serial --unit=0 --speed=115200"
 GRUB_GFXPAYLOAD_LINUX=text
 GRUB_DISABLE_OS_PROBER=true
 GRUB_DISABLE_RECOVERY=true
+GRUB_FORCE_PARTUUID=
 GRUB_CMDLINE_LINUX_DEFAULT=
 GRUB_CMDLINE_LINUX="@CMDLINE@"
 END
@@ -96,6 +131,7 @@ update-grub > /run/kmlab/grub.log 2>&1 || die "update-grub: $(tail -n 1 /run/kml
 grep -q "'$entry'" /boot/grub/grub.cfg || die "update-grub made no entry for kernel $release"
 mkdir -p /var/lib/kmlab
 touch /etc/cloud/cloud-init.disabled
+say "root $(df --output=size --block-size=1 / | tail -n 1 | tr -d ' ')"
 say "hostkey $(cat /etc/ssh/ssh_host_ed25519_key.pub)"
 say "done $release"
 sync

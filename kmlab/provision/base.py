@@ -27,7 +27,7 @@ from kmlab.provision.plan import Plan
 from kmlab.virt import cloudinit, firmware
 from kmlab.virt.domain import Domain
 
-BASE_FORMAT = 1
+BASE_FORMAT = 2
 _BAKE_PATIENCE = 900.0
 
 
@@ -91,7 +91,9 @@ def _bake(host: Host, wanted: Plan, image: Path, folder: Path, stage: Stage) -> 
     values = {
         "KERNEL": [kernel.release],
         "PACKAGES": [*wanted.recipe.packages, *wanted.spec.packages],
+        "OPTIONAL": wanted.recipe.optional,
         "HEADERS": [wanted.recipe.headers],
+        "EXACT": ["yes"] if wanted.spec.kernel == "exact" else [],
         "CMDLINE": [*wanted.recipe.cmdline.split(), *wanted.spec.cmdline.split()],
     }
     files = cloudinit.seed_files(

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from kmlab import catalog, store
+from kmlab.errors import ImageError
 from kmlab.events import Deadline, Report, Stage, printable
 from kmlab.host import Host, disks, locks
 from kmlab.host.mmdebstrap import PackageImage
@@ -30,6 +31,8 @@ def build_image(host: Host, name: str, beside: Path | None, report: Report) -> P
 
 def _built_image(host: Host, image: catalog.Image, recipe: catalog.Recipe, arch: str, report: Report) -> Path:
     source = catalog.architecture(image, arch).packages
+    if source is None:
+        raise ImageError(f"image '{image.name}' is not built from packages", "kmlab image pull brings it")
     packages = catalog.built_packages(source, recipe)
     script = catalog.root_script()
     key = store.digest_of(IMAGE_FORMAT, image.name, arch, dataclasses.asdict(source), packages, script)

@@ -14,6 +14,8 @@ def seed_files(
 ) -> dict[str, str]:
     """The files of the seed. `values` fill in the @NAME@ of the script, each quoted for the shell."""
     config: dict[str, Any] = yaml.safe_load(user_data) or {}
+    # The image's own user, who may use sudo, and root.
+    config["ssh_authorized_keys"] = [*config.get("ssh_authorized_keys", []), authorized_key]
     config["users"] = [
         *config.get("users", ["default"]),
         # Not locked: without PAM sshd takes a "!" in the password field for a locked account, key or not.
