@@ -13,6 +13,7 @@ import re
 import shlex
 import tarfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from kmlab import store
@@ -24,7 +25,8 @@ from kmlab.host.sandbox import Sandbox
 from kmlab.kernel import kbuild
 from kmlab.kernel.buildreason import build_reason
 from kmlab.kernel.diagnostics import parse_diagnostics
-from kmlab.kernel.modinfo import LoadOrder, ModInfo, load_order, parse_modinfo
+from kmlab.kernel.modinfo import LoadOrder, ModInfo, is_signed, load_order, parse_modinfo
+from kmlab.kernel.signature import strip_signature
 from kmlab.module import Built, Manifest, read_folder, read_manifest, workshop, write_manifest
 
 Say = Callable[[str], None]
@@ -36,20 +38,23 @@ _MOST_PRODUCTS = 256
 def build(guest: Guest, name: str, source: Path, deadline: Deadline, say: Say, toolchain: Path | None = None) -> Built:
     """Run make for the guest's own kernel, and bring the .ko files to the host.
 
-    With a toolchain make runs in a sandbox on the host, and the guest gets what it made.
+    With a toolchain make runs in a sandbox on the host; `deliver` then brings the guest what it made.
     """
     release = guest.record.release
     if toolchain is None:
-        # What the guest has is not what the sandbox sent any more.
+        # What the guest has is not what was delivered any more.
+        known = _read_digests(_sent(guest, name))
         _sent(guest, name).unlink(missing_ok=True)
-        return _first_good(
+        built = _first_good(
             source, name, release, lambda way, about: _in_guest(guest, way, about, release, deadline, say)
         )
+        # A module that make left as it was still has the signature that it was delivered with.
+        ours = [p for p, image in built.images.items() if is_signed(image) and known.get(p) == _digest(image)]
+        bare = {path: strip_signature(built.images[path]) for path in ours}
+        return replace(built, images={**built.images, **bare}, undelivered=bare)
     folder = guest.files.builds / name
     built, programs = build_in_sandbox(Sandbox(toolchain, folder, name), source, release, deadline, say)
-    if built.ok:
-        _deliver(guest, name, {**programs, **built.images}, deadline)
-    return built
+    return replace(built, undelivered={**programs, **built.images} if built.ok else {})
 
 
 def build_in_sandbox(
@@ -198,13 +203,15 @@ def _content(path: Path) -> bytes:
         raise ConfigError(f"{printable(str(path))}: {error.strerror}") from None
 
 
-def _deliver(guest: Guest, name: str, files: Mapping[str, bytes], deadline: Deadline) -> None:
-    """Put what a sandbox made into the module's folder in the guest; what is there already is not sent again.
+def deliver(guest: Guest, name: str, files: Mapping[str, bytes], deadline: Deadline) -> None:
+    """Put what was made on the host into the module's folder in the guest; what is there already is not sent again.
 
     One round trip as a rule: what the record says was never sent goes at once, and the rest is looked at there, as
     an exercise may have removed or altered it.
     """
-    digests = {path: hashlib.sha256(content).hexdigest() for path, content in files.items()}
+    if not files:
+        return
+    digests = {path: _digest(content) for path, content in files.items()}
     record = _sent(guest, name)
     known = _read_digests(record)
     missing = {path for path in files if known.get(path) != digests[path]}
@@ -236,8 +243,12 @@ def _packed(files: Mapping[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
 def _sent(guest: Guest, name: str) -> Path:
-    """The record of what a sandbox made and the guest was sent; it goes when the guest is restored."""
+    """The record of what was made on the host and the guest was sent; it goes when the guest is restored."""
     return guest.files.synced / "built" / f"{name}.json"
 
 

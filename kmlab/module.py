@@ -76,6 +76,8 @@ class Built:
     """Path and what it says of itself, in the order to load them."""
     outside: tuple[str, ...] = ()
     """Modules of the kernel's own to load before."""
+    undelivered: Mapping[str, bytes] = field(default_factory=dict)
+    """What the module's folder in the guest has not got yet, by path."""
 
 
 def workshop(name: str) -> PurePosixPath:

@@ -19,6 +19,7 @@ from kmlab.kernel.oops import Crash, outcome_of
 from kmlab.kernel.taint import taint_mask
 from kmlab.lab import GuestSpec, Lab, Module
 from kmlab.result import RunResult
+from kmlab.signing import signer_for
 from kmlab.steps import Options, Steps
 from kmlab.yamltypes import matches
 
@@ -46,6 +47,7 @@ def run(host: Host, lab: Lab, spec: GuestSpec, wanted: Module, options: Options,
     """One module through one guest; never raises for what the module, the guest or the lab does, but for bad input."""
     began = time.monotonic()
     files = provision.lab_files(lab)
+    signer = signer_for(files, lab.name, spec, options.sign, options.ask)
     collect.keep_latest(files.runs, lab.keep_runs - 1, lab.keep_runs_size)
     folder = collect.new_run_folder(files.runs, wanted.name, spec.name)
     draft = RunResult(
@@ -58,7 +60,7 @@ def run(host: Host, lab: Lab, spec: GuestSpec, wanted: Module, options: Options,
     try:
         kept = "load" not in options.steps
         with provision.entered(host, lab, spec, report, fresh=options.fresh, kept=kept) as guest:
-            steps = Steps(host, lab, guest, wanted, options, report, began)
+            steps = Steps(host, lab, guest, wanted, options, report, began, signer)
             draft = _judged(draft, lab, wanted, steps, steps.go())
             if not draft.guest_survived:
                 provision.stop(host, lab, spec.name)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kmlab import collect, module, provision
-from kmlab.build import build
+from kmlab.build import build, deliver
 from kmlab.errors import GuestUnreachable, LabError
 from kmlab.events import Deadline, Report, Stage, printable
 from kmlab.guest import Guest
 from kmlab.host import Host
+from kmlab.host.keys import Ask
 from kmlab.kernel.elf import read_object
 from kmlab.kernel.ladder import ladder
 from kmlab.kernel.loading import explain_load_failure, explain_unload_failure, find_ignored_params
@@ -21,6 +23,7 @@ from kmlab.kernel.modinfo import ModInfo, format_params
 from kmlab.kernel.oops import Crash
 from kmlab.lab import Lab, Module, Param
 from kmlab.module import Around, Built, Step, Told
+from kmlab.signing import Signer, keyring_of, why_refused
 
 _BUILD_PATIENCE = 300.0
 _EXERCISE_PATIENCE = 300.0
@@ -44,6 +47,10 @@ class Options:
     params: Mapping[str, Param] = field(default_factory=dict)
     exercise: str | None = None
     timeout: float | None = None
+    sign: str = "auto"
+    """auto: with the lab's key, where the guest has Secure Boot; no; wrong-key; or the file of another key."""
+    ask: Ask | None = field(default=None, repr=False, compare=False)
+    """Asks for the passphrase of an encrypted key."""
     steps: tuple[str, ...] = ("build", "load", "exercise", "unload")
     """Which of them; syncing comes before all."""
 
@@ -52,11 +59,21 @@ class Steps:
     """One module's way through one guest; `go` once, then read what came of it."""
 
     def __init__(
-        self, host: Host, lab: Lab, guest: Guest, wanted: Module, options: Options, report: Report, began: float
+        self,
+        host: Host,
+        lab: Lab,
+        guest: Guest,
+        wanted: Module,
+        options: Options,
+        report: Report,
+        began: float,
+        signer: Signer | None = None,
     ) -> None:
         self.host = host
         self.lab, self.guest, self.wanted, self.options, self.report = lab, guest, wanted, options, report
         self.began = began
+        self.signer = signer
+        self.keyring = keyring_of(guest.files, guest.record.name)
         self.source = lab.locate(wanted.source)
         self.folder = module.workshop(wanted.name)
         self.steps: list[Step] = []
@@ -123,6 +140,18 @@ class Steps:
                 step.outcome = "failed"
                 self.outcomes.append("build-failed")
                 self.reason = self.built.reason
+            elif self.signer is None:
+                deliver(self.guest, self.wanted.name, self.built.undelivered, deadline)
+        if self.built.ok and self.signer is not None:
+            self.sign(self.signer, deadline)
+
+    def sign(self, signer: Signer, deadline: Deadline) -> None:
+        """Sign what was built, here on the host: the guest gets the signed modules, and never the key."""
+        with self.step("sign") as step:
+            step.detail = signer.name
+            signed = {path: signer.sign(image, path) for path, image in self.built.images.items()}
+            self.built = dataclasses.replace(self.built, images=signed)
+            deliver(self.guest, self.wanted.name, {**self.built.undelivered, **signed}, deadline)
 
     def load_use_unload(self) -> None:
         wanted = self.options.steps
@@ -170,6 +199,9 @@ class Steps:
                     self.reason = f"{info.name} has no parameter {', '.join(ignored)}: it was ignored"
             if failure:
                 self.reason = failure.reason
+                if failure.kind == "signature" and self.keyring is not None:
+                    known = provision.lab_files(self.lab)
+                    self.reason = why_refused(known, self.built.images[path], info.name, self.keyring) or failure.reason
                 if not told.answer.ok:
                     step.outcome = "failed"
                     self.outcomes.append("load-failed")

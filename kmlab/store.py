@@ -26,6 +26,10 @@ _LONGEST_SOCKET = "lib/domain-99-kmlab/monitor.sock"
 """The longest socket that libvirt's embedded driver makes under its root."""
 
 
+SET_ASIDE = ".before-"
+"""In the name of the folder of a key pair that another one has replaced."""
+
+
 def state_home() -> Path:
     """`$XDG_STATE_HOME/kmlab`."""
     return _xdg("XDG_STATE_HOME", ".local/state")
@@ -73,6 +77,11 @@ class GuestFiles:
     @property
     def known_hosts(self) -> Path:
         return self.root / "known_hosts"
+
+    @property
+    def keyring(self) -> Path:
+        """Which keys the guest's kernel knows and whether it asks for a signature; stays when the guest stops."""
+        return self.root / "keyring.json"
 
     @property
     def synced(self) -> Path:

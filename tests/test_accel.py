@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -130,3 +132,23 @@ def test_kvm_that_was_asked_for_and_is_not_there_is_an_error(xdg: Path) -> None:
     with pytest.raises(LabError, match="accel: kvm, but there is no /dev/kvm") as caught:
         accel.choose("kvm")
     assert caught.value.hint == "accel: auto takes kvm where it works, tcg elsewhere"
+
+
+def test_emulation_has_smm_and_arm64_has_none() -> None:
+    assert accel.has_smm("tcg", "x86_64")
+    assert not accel.has_smm("tcg", "aarch64")
+    assert not accel.has_smm("kvm", "aarch64")
+
+
+@pytest.mark.parametrize(("answer", "smm"), [(1, True), (0, False), (OSError(25, "not a KVM"), False)])
+def test_of_kvm_smm_is_asked(monkeypatch: pytest.MonkeyPatch, answer: int | OSError, smm: bool) -> None:
+    def ioctl(device: int, request: int, argument: int) -> int:
+        assert (request, argument) == (0xAE03, 117)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    real = os.open
+    monkeypatch.setattr(os, "open", lambda path, flags: real("/dev/null" if path == "/dev/kvm" else path, flags))
+    monkeypatch.setattr(fcntl, "ioctl", ioctl)
+    assert accel.has_smm("kvm", "x86_64") is smm

@@ -27,12 +27,12 @@ STOREYS = (
     ("yamlfile",),
     # What was asked for; the doors; what is known of kernels.
     ("lab", "catalog", "host", "kernel"),
-    ("virt", "guest"),
+    ("virt", "guest", "signing"),
     # A run's acts, and what they come to.
     ("provision", "module", "collect"),
     ("result", "build"),
     ("steps",),
-    ("run", "judge", "report", "cache"),
+    ("run", "judge", "report", "cache", "enrolment"),
     # Imported by nobody.
     ("cli", "testing"),
     ("__main__",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,3 +67,15 @@ def real_host() -> Host:
     """The world, as `app` builds it."""
     assert manner.build_host is not None
     return manner.build_host()
+
+
+def passphrase(path: str) -> str | None:
+    """Ask the person for the passphrase of a key, once; None where nobody is there to ask."""
+    if not sys.stdin.isatty():
+        return None
+    if path not in _answers:
+        _answers[path] = typer.prompt(f"Passphrase of {path}", hide_input=True, err=True)
+    return _answers[path]
+
+
+_answers: dict[str, str] = {}

@@ -17,6 +17,7 @@ from kmlab.cli.asked import (
     LabFile,
     chosen,
     open_lab,
+    passphrase,
     real_host,
     speak,
 )
@@ -29,6 +30,11 @@ Params = Annotated[list[str] | None, typer.Option("-p", "--param", help="A modul
 Exercise = Annotated[str | None, typer.Option("--exercise", help="Run this between load and unload.", metavar="CMD")]
 Timeout = Annotated[str | None, typer.Option("--timeout", help="For each step: 30, 90s, 2m.", metavar="S")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="On a just-restored guest.")]
+NoSign = Annotated[bool, typer.Option("--no-sign", help="Load it as make left it, Secure Boot or not.")]
+SignWith = Annotated[
+    str | None,
+    typer.Option("--sign-with", help="Sign with this key's file; wrong-key: with one no guest knows.", metavar="KEY"),
+]
 Keep = Annotated[bool, typer.Option("--keep", help="Leave the module loaded.")]
 
 
@@ -41,18 +47,20 @@ def run(
     param: Params = None,
     exercise: Exercise = None,
     timeout: Timeout = None,
+    no_sign: NoSign = False,
+    sign_with: SignWith = None,
     lab: LabFile = None,
     connect: Connect = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Sync, build, load, exercise, unload, collect, judge."""
+    """Sync, build, sign where the guest has Secure Boot, load, exercise, unload, collect, judge."""
     speak(json=json, debug=debug)
     from kmlab import run as story
     from kmlab.cli import render
 
     opened, host = open_lab(lab, connect), real_host()
-    options = _options(param, exercise, timeout, fresh=fresh, keep=keep)
+    options = _options(param, exercise, timeout, fresh=fresh, keep=keep, sign="no" if no_sign else sign_with)
     wanted = opened.module_for(directory)
     specs = chosen(opened, guest or list(wanted.guests or ()), every)
     with render.reporting() as report:
@@ -178,7 +186,13 @@ def _steps(
 
 
 def _options(
-    param: list[str] | None, exercise: str | None, timeout: str | None, *, fresh: bool = False, keep: bool = False
+    param: list[str] | None,
+    exercise: str | None,
+    timeout: str | None,
+    *,
+    fresh: bool = False,
+    keep: bool = False,
+    sign: str | None = None,
 ) -> Options:
     from kmlab.kernel.modinfo import parse_param
     from kmlab.run import Options
@@ -189,6 +203,8 @@ def _options(
         params=dict(parse_param(text) for text in param or []),
         exercise=exercise,
         timeout=_seconds(timeout) if timeout else None,
+        sign=sign or "auto",
+        ask=passphrase,
     )
 
 

@@ -6,6 +6,7 @@ broken KVM opens, creates a VM, and then runs nothing; libvirt and `kvm-ok` are 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import platform
 import tempfile
@@ -28,6 +29,8 @@ _CODE = bytes.fromhex(
     "010f83c7044975f84a75ebb83100000066baf400eff4900000000000000000ffff0000009bcf00ffff00000093cf001700"
     "48ffffff"
 )
+_KVM_CHECK_EXTENSION, _KVM_CAP_X86_SMM = 0xAE03, 117
+"""include/uapi/linux/kvm.h; a host's kernel can be built without it (CONFIG_KVM_SMM)."""
 _RESET = bytes.fromhex("e90dff")
 _DONE = (0x31 << 1) | 1
 """The exit status of isa-debug-exit: the value written, shifted, with the lowest bit set."""
@@ -51,6 +54,22 @@ def choose(wanted: str, arch: str = "") -> Acceleration:
     if wanted == "kvm" and found.name != "kvm":
         raise LabError(f"accel: kvm, but {found.why}", "accel: auto takes kvm where it works, tcg elsewhere")
     return found
+
+
+def has_smm(accelerator: str, arch: str) -> bool:
+    """Whether guests can have System Management Mode: QEMU's own emulation has it, of KVM it is asked."""
+    if arch != "x86_64":
+        return False
+    if accelerator == "tcg":
+        return True
+    try:
+        device = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            return fcntl.ioctl(device, _KVM_CHECK_EXTENSION, _KVM_CAP_X86_SMM) > 0
+        finally:
+            os.close(device)
+    except OSError:
+        return False
 
 
 def last_choice(wanted: str) -> Acceleration | None:

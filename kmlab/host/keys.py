@@ -65,6 +65,11 @@ class KeyPair:
     notes: tuple[str, ...] = ()
     """What a person should know of it: expired, readable by others."""
 
+    @property
+    def der(self) -> bytes:
+        """The certificate, as mokutil and the firmware want it."""
+        return self.certificate.public_bytes(serialization.Encoding.DER)
+
     def __repr__(self) -> str:
         return f"KeyPair({self.certificate.subject.rfc4514_string()!r})"
 
@@ -82,7 +87,7 @@ def load_pair(
     """
     private = _rsa(key, _private(key, ask, os.environ if environ is None else environ))
     place = certificate or key
-    public = _certificate(place)
+    public = load_certificate(place)
     if _public_key(place, public) != private.public_key():
         raise ConfigError(
             f"{place}: this certificate does not belong to the key in {key}",
@@ -96,11 +101,20 @@ def save_pair(key: rsa.RSAPrivateKey, certificate: x509.Certificate, folder: Pat
 
     Both files appear at once, by renaming a folder. ConfigError if there is a pair: it may be enrolled.
     """
+    return _keep(certificate, folder, lambda place: _write(place, _pem(key), 0o600))
+
+
+def link_pair(key: Path, certificate: x509.Certificate, folder: Path) -> KeyPaths:
+    """As `save_pair`, for a key that stays where it is: `folder` gets a symbolic link to it, and the certificate."""
+    return _keep(certificate, folder, lambda place: place.symlink_to(key.resolve()))
+
+
+def _keep(certificate: x509.Certificate, folder: Path, put_key: Callable[[Path], None]) -> KeyPaths:
     make_folder(folder.parent, 0o700)
     try:
         scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         try:
-            _write(scratch / _KEY, _pem(key), 0o600)
+            put_key(scratch / _KEY)
             _write(scratch / _CERTIFICATE, certificate.public_bytes(serialization.Encoding.DER), 0o644)
             _publish(scratch, folder)
         finally:
@@ -187,7 +201,8 @@ def _rsa(path: Path, key: PrivateKeyTypes) -> rsa.RSAPrivateKey:
     return key
 
 
-def _certificate(path: Path) -> x509.Certificate:
+def load_certificate(path: Path) -> x509.Certificate:
+    """A certificate in PEM or DER."""
     encoded = _read(path, "certificate")
     try:
         if _PEM in encoded:

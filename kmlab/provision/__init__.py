@@ -32,6 +32,7 @@ __all__ = [
     "build_image",
     "check",
     "destroy_lab",
+    "enrol_by_mokmanager",
     "entered",
     "lab_files",
     "stop",
@@ -150,11 +151,21 @@ def _restore(
         )
         store.write_text(files.known_hosts, known_hosts_line(port, base.host_key), 0o600)
         write_record(files, record)
+        store.write_json(files.keyring, (store.read_json(source / "checkpoint.json") or {}).get("keyring"))
         guest = Guest(files, record, stack.enter_context(_shell(host, record, deadline)))
         if not guest.wake(deadline).ok:
             raise GuestUnreachable(f"guest '{wanted.spec.name}' did not wake up")
         stage.detail = f"kernel {base.release}, {wanted.acceleration.name}"
     return guest
+
+
+def enrol_by_mokmanager(host: Host, lab: Lab, spec: GuestSpec, report: Report) -> str:
+    """Make the guest's checkpoint anew, the lab's key enrolled in it through MokManager's screens; its key."""
+    with locks.held(lab_files(lab).guest(spec.name).lock, spec.name, report, Deadline(LOCK_PATIENCE)):
+        stop(host, lab, spec.name)
+        wanted = plan(host, lab, spec)
+        base = ensure_base(host, wanted, report)
+        return ensure_checkpoint(host, wanted, base, report, by_mokmanager=True)
 
 
 def stop(host: Host, lab: Lab, name: str) -> bool:
@@ -204,7 +215,8 @@ def destroy_lab(host: Host, lab: Lab, names: Sequence[str], *, all_state: bool, 
 
 def _destroy_state(files: store.LabFiles) -> list[str]:
     """The lab's keys, and all that no other lab's guest stands on."""
-    store.remove_tree(files.keys)
+    for keys in (files.keys, *files.keys.parent.glob(f"{files.keys.name}{store.SET_ASIDE}*")):
+        store.remove_tree(keys)
     if list((store.state_home() / "labs").glob("*/*/guest.json")):
         return ["its keys (guests of other labs stand on the cached bases)"]
     store.remove_tree(store.cache_home())

@@ -21,6 +21,7 @@ from kmlab.provision.making import (
     read_console,
     record,
     require_life,
+    require_voice,
     sweep_key,
 )
 from kmlab.provision.plan import Plan
@@ -107,7 +108,7 @@ def _bake(host: Host, wanted: Plan, image: Path, folder: Path, stage: Stage) -> 
     for deb in kernel.debs:
         deb.unlink()
     disks.make_overlay(folder / "disk.qcow2", image, deadline)
-    disks.copy(wanted.firmware.variables, folder / "nvram.fd")
+    disks.copy(wanted.baking.variables, folder / "nvram.fd")
     domain = wanted.domain(folder, seed)
     with booted(host, wanted, domain, folder, deadline) as hv:
         said = _watch_bake(wanted, domain, folder, hv, stage, deadline)
@@ -137,9 +138,8 @@ def _watch_bake(
         if not hv.runs(domain.name):
             break
         stage.progress(detail=last_line(console))
-        if not console and silent_until.passed:
-            message, hint = firmware.why_silent(wanted.firmware)
-            raise LabError(f"guest '{wanted.spec.name}': {message}", hint)
+        if silent_until.passed:
+            require_voice(wanted, wanted.baking, console)
         if deadline.passed:
             raise LabError(
                 f"guest '{wanted.spec.name}' was not baked within {deadline.seconds:.0f} s; "

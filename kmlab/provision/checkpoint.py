@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +12,12 @@ from kmlab import store
 from kmlab.errors import GuestUnreachable, LabError
 from kmlab.events import Deadline, Report, Stage, printable
 from kmlab.guest import parse_facts
-from kmlab.host import Host, command, disks, locks
+from kmlab.host import Host, command, disks, locks, varstore
 from kmlab.host.ssh import Shell
+from kmlab.kernel.explain import GuestKeyring
+from kmlab.kernel.guestkeys import QUESTION, der, parse_keyring, to_json
 from kmlab.kernel.ladder import ladder
+from kmlab.provision import mokmanager
 from kmlab.provision.base import Base
 from kmlab.provision.making import (
     BOOT_PATIENCE,
@@ -25,20 +29,26 @@ from kmlab.provision.making import (
     read_console,
     record,
     require_life,
+    require_voice,
     sweep_key,
 )
 from kmlab.provision.plan import Plan
+from kmlab.signing import digest
+from kmlab.virt import firmware
 from kmlab.virt.domain import cpu_model, to_xml
 
-CHECKPOINT_FORMAT = 2
+CHECKPOINT_FORMAT = 3
 
 
-def ensure_checkpoint(host: Host, wanted: Plan, base: Base, report: Report) -> str:
-    """The key of the checkpoint of this guest, made when it is not there."""
+def ensure_checkpoint(host: Host, wanted: Plan, base: Base, report: Report, *, by_mokmanager: bool = False) -> str:
+    """The key of the checkpoint of this guest, made when it is not there.
+
+    `by_mokmanager`: made in any case, with its key enrolled as a person would do it.
+    """
     key = checkpoint_key(wanted, base)
     folder = store.checkpoints() / key
     with locks.held(store.work() / f"checkpoint-{key}.lock", wanted.spec.name, report, Deadline(LOCK_PATIENCE)):
-        if not (folder / "checkpoint.json").exists():
+        if by_mokmanager or not (folder / "checkpoint.json").exists():
             needed = wanted.spec.memory + (1 << 30)
             store.require_space(store.checkpoints(), needed, f"the checkpoint of '{wanted.spec.name}'")
             with Stage(
@@ -46,7 +56,7 @@ def ensure_checkpoint(host: Host, wanted: Plan, base: Base, report: Report) -> s
             ) as stage:
                 sweep_key(key)
                 with store.published(folder, store.work()) as half:
-                    facts = _save_booted(host, wanted, base, half, stage)
+                    facts = _save_booted(host, wanted, base, half, stage, by_mokmanager)
                     record(half / "checkpoint.json", half / "memory", facts)
                     for made in ("disk.qcow2", "nvram.fd", "memory"):
                         disks.freeze(half / made)
@@ -68,13 +78,29 @@ def checkpoint_key(wanted: Plan, base: Base) -> str:
         wanted.recipe.idle,
         dict(wanted.spec.sysctls),
         ladder(wanted.acceleration.name).settings(),
+        _enrolled(wanted),
     )
 
 
-def _save_booted(host: Host, wanted: Plan, base: Base, folder: Path, stage: Stage) -> dict[str, str]:
+def _enrolled(wanted: Plan) -> list[str]:
+    """What its store of UEFI variables begins with, where that is not the base's."""
+    if wanted.certificate is None:
+        return []
+    return [digest(wanted.certificate), disks.digest(wanted.firmware.variables)]
+
+
+def _save_booted(
+    host: Host, wanted: Plan, base: Base, folder: Path, stage: Stage, by_mokmanager: bool
+) -> dict[str, object]:
     deadline = Deadline(BOOT_PATIENCE * wanted.patience)
     disks.make_overlay(folder / "disk.qcow2", base.folder / "disk.qcow2", deadline)
-    disks.copy(base.folder / "nvram.fd", folder / "nvram.fd")
+    if wanted.certificate is None:
+        disks.copy(base.folder / "nvram.fd", folder / "nvram.fd")
+    elif by_mokmanager:
+        disks.copy(wanted.firmware.variables, folder / "nvram.fd")
+        _enrol_by_mokmanager(host, wanted, base, folder, wanted.certificate, stage)
+    else:
+        varstore.make_store(wanted.firmware.variables, wanted.certificate, folder / "nvram.fd", deadline)
     domain = wanted.domain(folder)
     with booted(host, wanted, domain, folder, deadline) as hv:
         port = hv.forward(domain.name, SSH)
@@ -97,10 +123,44 @@ def _save_booted(host: Host, wanted: Plan, base: Base, folder: Path, stage: Stag
                 )
             # Every guest of this checkpoint has its kernel at these very addresses.
             (folder / "kallsyms").write_bytes(shell.run("cat /proc/kallsyms", deadline).out)
+            keyring = parse_keyring(wanted.spec.name, shell.run(QUESTION, deadline).text)
+            require_enrolled(wanted, keyring)
         stage.progress(detail="saving its memory")
         hv.save(domain.name, folder / "memory")
     (folder / "console.log").rename(folder / "boot.log")
-    return facts
+    return {**facts, "keyring": to_json(keyring)}
+
+
+def _enrol_by_mokmanager(host: Host, wanted: Plan, base: Base, folder: Path, certificate: Path, stage: Stage) -> None:
+    """One boot to ask for the certificate, one to answer MokManager; both leave the store of variables in `folder`."""
+    deadline = Deadline(2 * BOOT_PATIENCE * wanted.patience)
+    domain = wanted.domain(folder)
+    with booted(host, wanted, domain, folder, deadline) as hv:
+        port = hv.forward(domain.name, SSH)
+        with _shell_while_booting(host, wanted, base, folder, port, stage, deadline) as shell:
+            password = mokmanager.ask_for(shell, certificate, deadline)
+        mokmanager.wait_until_off(hv, domain.name, deadline)
+    with booted(host, wanted, domain, folder, deadline) as hv:
+        mokmanager.answer_screens(hv, domain.name, password, stage, deadline)
+        mokmanager.wait_until_off(hv, domain.name, deadline)
+
+
+def require_enrolled(wanted: Plan, keyring: GuestKeyring) -> None:
+    """LabError unless a guest that was asked to have Secure Boot has it, and its kernel has the lab's key."""
+    if wanted.certificate is None:
+        return
+    name = wanted.spec.name
+    if not (keyring.secure_boot and keyring.sig_enforce and keyring.lockdown == "integrity"):
+        raise LabError(
+            f"guest '{name}' booted without Secure Boot in force: firmware {'on' if keyring.secure_boot else 'off'}, "
+            f"sig_enforce {keyring.sig_enforce}, lockdown {keyring.lockdown}",
+            f"its kernel must be one that the distribution signed; its console: {store.failed_boot()}",
+        )
+    if digest(wanted.certificate) not in [hashlib.sha256(der(c)).hexdigest() for c in keyring.certificates]:
+        raise LabError(
+            f"guest '{name}': its kernel has not loaded the lab's certificate, {wanted.certificate}",
+            'look for "Problem loading X.509 certificate" on its console: ' + str(store.failed_boot()),
+        )
 
 
 @contextlib.contextmanager
@@ -110,9 +170,12 @@ def _shell_while_booting(
     """A shell as soon as the guest gives one, telling meanwhile what its console says."""
     with contextlib.ExitStack() as stack:
         shell = None
+        patience = Deadline(firmware.FIRST_LINE_SECONDS * wanted.patience)
         while shell is None:
             console = read_console(folder / "console.log")
             require_life(wanted, console)
+            if patience.passed:
+                require_voice(wanted, wanted.firmware, console)
             last = last_line(console)
             stage.progress(detail=last)
             try:

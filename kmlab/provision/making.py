@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from kmlab import store
@@ -19,6 +19,7 @@ from kmlab.kernel.klog import parse_log
 from kmlab.kernel.oops import find_crashes, outcome_of
 from kmlab.provision.plan import Plan
 from kmlab.virt.domain import Domain, to_xml
+from kmlab.virt.firmware import Firmware, why_silent
 
 LOCK_PATIENCE = 3600.0
 """Seconds to wait for another kmlab that makes the same thing."""
@@ -47,7 +48,7 @@ def booted(
     store.remove_tree(folder / "v")
 
 
-def record(path: Path, file: Path, facts: dict[str, str]) -> None:
+def record(path: Path, file: Path, facts: Mapping[str, object]) -> None:
     """Say what was made, and how its file looks now that it is whole."""
     disks.freeze(file)
     status = file.stat()
@@ -99,6 +100,13 @@ def require_life(wanted: Plan, console: str) -> None:
             f"guest '{wanted.spec.name}' panicked while it booted: {printable(title, 200)}",
             f"look at its cmdline and kernel in lab.yaml; its console: {store.failed_boot()}",
         )
+
+
+def require_voice(wanted: Plan, chosen: Firmware, console: str) -> None:
+    """LabError if the firmware has not said a word: asked when it has had time for it."""
+    if not console:
+        message, hint = why_silent(chosen)
+        raise LabError(f"guest '{wanted.spec.name}': {message}", hint)
 
 
 def read_console(path: Path) -> str:

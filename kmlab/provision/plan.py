@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kmlab import catalog, store
-from kmlab.host import Host, command, hypervisor
+from kmlab.host import Host, accel, command, hypervisor
 from kmlab.host.accel import Acceleration
 from kmlab.host.ssh import ensure_identity
 from kmlab.lab import GuestSpec, Lab
-from kmlab.virt import firmware
+from kmlab.signing import ensure_pair
 from kmlab.virt.domain import Domain
+from kmlab.virt.firmware import Firmware, choose
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +26,12 @@ class Plan:
     recipe: catalog.Recipe
     arch: str
     acceleration: Acceleration
-    firmware: firmware.Firmware
+    firmware: Firmware
+    baking: Firmware
+    """The firmware of the base's boot: never Secure Boot, so that guests with and without it share the base."""
     public_key: str
+    certificate: Path | None
+    """What is enrolled in the guest (MokList): the lab's, where there is Secure Boot."""
 
     @property
     def files(self) -> store.GuestFiles:
@@ -52,7 +57,7 @@ class Plan:
             accel=self.acceleration.name,
             cpus=self.spec.cpus,
             memory=self.spec.memory,
-            firmware=self.firmware,
+            firmware=self.firmware if seed is None else self.baking,
             nvram=folder / "nvram.fd",
             disk=folder / "disk.qcow2",
             console=folder / "console.log",
@@ -72,15 +77,19 @@ def plan(host: Host, lab: Lab, spec: GuestSpec) -> Plan:
     image = catalog.load_image(spec.image, lab.folder, where)
     arch = arch_of(image)
     command.find(command.emulator(arch))
+    acceleration = host.accelerate(lab.accel, arch)
+    baking = choose(arch, secure_boot=False, smm_available=False, exists=os.path.exists)
     return Plan(
         lab=lab,
         spec=spec,
         image=image,
         recipe=catalog.load_recipe(spec.recipe or image.family, lab.folder),
         arch=arch,
-        acceleration=host.accelerate(lab.accel, arch),
-        firmware=firmware.choose(arch, secure_boot=spec.secure_boot, smm_available=False, exists=os.path.exists),
+        acceleration=acceleration,
+        firmware=_secure_firmware(acceleration, arch) if spec.secure_boot else baking,
+        baking=baking,
         public_key=ensure_identity(store.identity_key()),
+        certificate=ensure_pair(lab_files(lab), lab.name).certificate if spec.secure_boot else None,
     )
 
 
@@ -89,7 +98,6 @@ def _refuse_what_is_not_there_yet(lab: Lab, spec: GuestSpec) -> None:
     guest = ("guests", spec.name)
     asked = {
         (*guest, "image"): not isinstance(spec.image, str),
-        (*guest, "secure_boot"): spec.secure_boot,
         (*guest, "disk"): spec.disk is not None,
         ("matrix",): bool(lab.matrix),
         ("mirror",): lab.mirror is not None,
@@ -98,6 +106,11 @@ def _refuse_what_is_not_there_yet(lab: Lab, spec: GuestSpec) -> None:
     for keys, there in asked.items():
         if there:
             raise lab.error(keys, f"this value of '{keys[-1]}' is not supported yet", "leave it out")
+
+
+def _secure_firmware(acceleration: Acceleration, arch: str) -> Firmware:
+    smm = accel.has_smm(acceleration.name, arch)
+    return choose(arch, secure_boot=True, smm_available=smm, exists=os.path.exists)
 
 
 def arch_of(image: catalog.Image) -> str:

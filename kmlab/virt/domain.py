@@ -109,6 +109,12 @@ def console_tty(live: str) -> str | None:
     return None
 
 
+def serial_tty(live: str) -> str | None:
+    """The host's pty of the first serial port, from a running domain's XML."""
+    source = ET.fromstring(live).find("devices/serial/source")
+    return source.get("path") if source is not None else None
+
+
 def _boot(root: ET.Element, domain: Domain) -> None:
     boot = ET.SubElement(root, "os")
     _text(boot, "type", "hvm", arch=domain.arch, machine=domain.firmware.machine)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from kmlab.errors import LabError
 
-FIRST_LINE_SECONDS = 30.0
+FIRST_LINE_SECONDS = 15.0
 """A firmware that is silent for so long stays so: its first line on the serial port takes 3.3 s under TCG."""
 
 _ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
