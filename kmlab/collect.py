@@ -5,33 +5,27 @@ The console file is the witness: it lies on the host, so that it is complete eve
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import secrets
 import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from kmlab import store
 from kmlab.events import Deadline
-from kmlab.guest import GuestRecord
-from kmlab.host import Host
 from kmlab.kernel.klog import ConsoleReader, Record
 from kmlab.kernel.oops import Crash, Frame, Scanner
-from kmlab.kernel.registers import find_code, parse_bytes, parse_registers, window
-from kmlab.kernel.symbols import Kallsyms, ModuleSymbols
+from kmlab.kernel.symbols import ModuleSymbols
 
 _FIRST, _LAST = 2000, 20000
 """Records of a run that are kept: the first and the last ones; those between are counted."""
 _POLL = 0.02
 _AFTER_PANIC = 1.0
 """Seconds of silence after which a panic that never said its last line is taken to be over."""
-_LARGEST_FUNCTION = 1 << 16
-"""Bytes; an address further behind the last symbol known is in something that was loaded later."""
-_KERNEL_FOLDERS = ("arch/", "include/")
-"""Where inlined frames come from that are not the module's own source."""
 _AFTER_HANG = 3.0
 """Seconds that a reported hang gets to say more before its step is given up."""
 
@@ -53,6 +47,7 @@ class Witness:
         self._marks: dict[str, int] = {}
         self._doomed: float | None = None
         self._last_byte = time.monotonic()
+        self._aside: list[Record] | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="console")
 
@@ -75,6 +70,20 @@ class Witness:
         while self._marks[mark] < 0 and not deadline.passed and not self.over.is_set():
             time.sleep(_POLL)
         return self._marks[mark] >= 0
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[list[Record]]:
+        """What the kernel says meanwhile is an answer to us: it is kept here and is no part of the run's log."""
+        self._aside = []
+        try:
+            yield self._aside
+        finally:
+            self._aside = None
+
+    @property
+    def quiet(self) -> float:
+        """Seconds since the console's last byte."""
+        return time.monotonic() - self._last_byte
 
     def position(self) -> int:
         """How many records there were so far."""
@@ -137,6 +146,10 @@ class Witness:
                 if word in self._marks:
                     self._marks[word] = self._seen
                     continue
+            if self._aside is not None:
+                if len(self._aside) < _LAST:
+                    self._aside.append(record)
+                continue
             fresh.append(record)
             self._seen += 1
             if len(self._head) < _FIRST:
@@ -148,13 +161,12 @@ class Witness:
 
     def _judge(self) -> None:
         """Whether the guest is past waiting for."""
-        quiet = time.monotonic() - self._last_byte
-        if self._scanner.panicked and (self._scanner.panic_complete or quiet > _AFTER_PANIC):
+        if self._scanner.panicked and (self._scanner.panic_complete or self.quiet > _AFTER_PANIC):
             self.panicked = True
             self.over.set()
         if self._doomed is None and any(c.kind == "hang" or c.deadly for c in self._scanner.crashes):
             self._doomed = time.monotonic()
-        if self._doomed is None and self._scanner.suspect and quiet > _AFTER_PANIC:
+        if self._doomed is None and self._scanner.suspect and self.quiet > _AFTER_PANIC:
             copy = Scanner(booted=True)
             copy.feed(self.records)
             copy.close()
@@ -191,72 +203,6 @@ def located(crash: Crash, images: Mapping[str, bytes], folder: PurePosixPath | N
         elif file is not None:
             file = _relative(file, folder)
     return dataclasses.replace(crash, frames=tuple(frames), file=file, line=line)
-
-
-def place_of_cpus(
-    host: Host, record: GuestRecord, files: store.GuestFiles, images: Mapping[str, bytes], folder: PurePosixPath
-) -> tuple[str, list[Frame]]:
-    """QEMU's word on every CPU of a guest that does not answer, and where each that is not idle is, as frames."""
-    with host.hypervisor(record.uri, files.libvirt, Deadline(10)) as hv:
-        text = hv.monitor(record.domain, "info registers -a")
-        states = [state for state in parse_registers(text) if not state.halted]
-        asked = [window(state.address) for state in states]
-        codes = [parse_bytes(hv.monitor(record.domain, f"x /{size}xb 0x{first:x}")) for first, size in asked]
-    table = store.checkpoints() / record.checkpoint / "kallsyms"
-    kallsyms = Kallsyms(table.read_text("utf-8", "replace")) if table.exists() else None
-    frames: list[Frame] = []
-    for state, code in zip(states, codes, strict=True):
-        found = find_code(images, state.address, code)
-        if found:
-            path, section, offset = found
-            symbols = ModuleSymbols(images[path], path, folder)
-            name = symbols.symbol_at(section, offset)
-            module = PurePosixPath(path).stem.replace("-", "_")
-            for place in symbols.locate_in(section, offset, name.function if name else "?"):
-                frames.append(
-                    Frame(
-                        place.function,
-                        name.offset if name else None,
-                        name.size if name else None,
-                        module,
-                        reliable=True,
-                        exact=True,
-                        file=place.file,
-                        line=place.line,
-                        inlined=place.inlined,
-                    )
-                )
-        elif kallsyms and (known := kallsyms.resolve(state.address)) and known.offset < _LARGEST_FUNCTION:
-            frames.append(Frame(known.function, known.offset, known.size, known.module, reliable=True, exact=True))
-    return text, frames
-
-
-def silent_hang(frames: Sequence[Frame], step: str) -> Crash:
-    """The finding for a guest whose kernel said nothing of the loop that it is in."""
-    own = [f for f in frames if f.module]
-    mine = next((f for f in own if not f.inlined), None)
-    place = next((f for f in own if f.file and not f.file.startswith(_KERNEL_FOLDERS)), mine)
-    first = mine or next(iter(frames), None)
-    where = f" in {first.name}" if first else ""
-    return Crash(
-        kind="hang",
-        class_="silent",
-        title=f"hang{where}: the {step} did not end",
-        function=first.name if first else None,
-        module=mine.module if mine else None,
-        file=place.file if place else None,
-        line=place.line if place else None,
-        task=None,
-        pid=None,
-        cpu=None,
-        frames=tuple(frames),
-        sections=(),
-        text="",
-        fatal=False,
-        truncated=False,
-        fingerprint=store.digest_of("silent", mine.module if mine else None, first.name if first else None),
-        time=None,
-    )
 
 
 def _relative(path: str, folder: PurePosixPath | None) -> str:

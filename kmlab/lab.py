@@ -240,8 +240,11 @@ class Lab:
     def module_for(self, directory: Path) -> Module:
         """The entry whose source is that folder, else a plain module named after the folder.
 
-        Of several entries for one folder it is the one of the folder's name, or else the first.
+        Of several entries for one folder it is the one of the folder's name, or else the first. Where there is no such
+        folder it may be an entry's name.
         """
+        if str(directory) in self.modules and not os.path.exists(directory):
+            return self.modules[str(directory)]
         wanted = os.path.realpath(directory)
         called = os.path.basename(wanted)
         entries = [m for m in self.modules.values() if os.path.realpath(self.locate(m.source)) == wanted]

@@ -20,6 +20,7 @@ from kmlab.events import Deadline, printable
 from kmlab.guest import WORKSHOP, Guest, parse_facts
 from kmlab.host.ssh import Answer
 from kmlab.kernel.diagnostics import Diagnostic
+from kmlab.kernel.loading import parse_symbol_owners
 from kmlab.kernel.modinfo import ModInfo
 
 SKIPPED = frozenset({".git", ".kmlab", ".venv", "__pycache__", ".tmp_versions"})
@@ -283,3 +284,10 @@ def read_state(guest: Guest, deadline: Deadline) -> tuple[int, frozenset[str]]:
     if not taint.isdigit():
         raise GuestUnreachable("the guest did not say its taint")
     return int(taint), frozenset(facts.get("modules", "").split())
+
+
+def owner_of(guest: Guest, symbol: str, deadline: Deadline) -> str | None:
+    """Who exports a symbol, as the guest's kernel and its headers list it: a module, `vmlinux`, or None."""
+    name = shlex.quote(symbol)
+    line = f"cd /lib/modules/$(uname -r) && grep -h -F -w -- {name} build/Module.symvers modules.symbols 2> /dev/null"
+    return parse_symbol_owners(guest.run(line, deadline).text).get(symbol)

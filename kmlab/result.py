@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -40,6 +40,11 @@ class RunResult:
     diagnostics: tuple[Diagnostic, ...] = ()
     taint_before: int = 0
     taint_after: int = 0
+    tainted_by: Mapping[int, str] = field(default_factory=dict)
+    """The step after which each new bit was first seen."""
+    modules_before: frozenset[str] = frozenset()
+    modules_after: frozenset[str] | None = None
+    """None where the guest could not be asked any more."""
     log: tuple[Record, ...] = ()
     lost_records: int = 0
     steps: tuple[Step, ...] = ()
@@ -111,6 +116,11 @@ def to_json(result: RunResult) -> dict[str, Any]:
             for d in result.diagnostics
         ],
         "taint": {"before": taint_names(result.taint_before), "after": taint_names(result.taint_after)},
+        "taint_set_by": {taint_names(1 << bit)[0]: step for bit, step in sorted(result.tainted_by.items())},
+        "modules": {
+            "before": sorted(result.modules_before),
+            "after": None if result.modules_after is None else sorted(result.modules_after),
+        },
         "log": [{"time": r.time, "level": r.level, "text": r.text} for r in shown],
         "log_truncated": result.lost_records + len(result.log) - len(shown),
         "steps": [

@@ -11,9 +11,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from kmlab import collect, provision, result, store
+from kmlab import collect, postmortem, provision, result, store
 from kmlab.errors import ConfigError, LabError
-from kmlab.events import Report, printable
+from kmlab.events import Note, Report, Stage, printable
 from kmlab.host import Host
 from kmlab.kernel.oops import Crash, outcome_of
 from kmlab.kernel.taint import taint_mask
@@ -32,6 +32,9 @@ def modules_under(lab: Lab, folders: Sequence[Path]) -> list[Module]:
         return list(lab.modules.values())
     found: list[Module] = []
     for folder in folders:
+        if str(folder) in lab.modules and not folder.exists():
+            found.append(lab.modules[str(folder)])
+            continue
         top = folder.resolve()
         listed = [m for m in lab.modules.values() if lab.locate(m.source).resolve().is_relative_to(top)]
         if not listed:
@@ -62,6 +65,7 @@ def run(host: Host, lab: Lab, spec: GuestSpec, wanted: Module, options: Options,
         with provision.entered(host, lab, spec, report, fresh=options.fresh, kept=kept) as guest:
             steps = Steps(host, lab, guest, wanted, options, report, began, signer)
             draft = _judged(draft, lab, wanted, steps, steps.go())
+            draft = dataclasses.replace(draft, vmcore=_dumped(host, lab, spec, steps, draft, report))
             if not draft.guest_survived:
                 provision.stop(host, lab, spec.name)
     except ConfigError:
@@ -109,6 +113,9 @@ def _judged(draft: RunResult, lab: Lab, wanted: Module, steps: Steps, found: lis
         diagnostics=steps.built.diagnostics,
         taint_before=steps.taint[0],
         taint_after=steps.taint[1],
+        tainted_by=dict(steps.tainted_by),
+        modules_before=steps.modules[0],
+        modules_after=steps.modules[1],
         log=tuple(r for r in log if r.from_kernel),
         lost_records=steps.witness.lost_records,
         steps=tuple(steps.steps),
@@ -117,6 +124,23 @@ def _judged(draft: RunResult, lab: Lab, wanted: Module, steps: Steps, found: lis
         kernel_log="dmesg.txt",
         build_log="build.log",
     )
+
+
+def _dumped(host: Host, lab: Lab, spec: GuestSpec, steps: Steps, draft: RunResult, report: Report) -> str | None:
+    """The name of the guest's memory in the run's folder, where it was wanted and could be had."""
+    wanted = lab.vmcore == "always" or (lab.vmcore == "auto" and draft.outcome in ("panic", "hang"))
+    if not wanted or draft.directory is None or "lost" in steps.outcomes:
+        return None
+    limit, name = lab.vmcore_max, "vmcore"
+    try:
+        with Stage(report, spec.name, "keeping its memory"):
+            guest = steps.guest
+            if postmortem.dump_memory(host, guest.record, guest.files, draft.directory / name, spec.memory, limit):
+                return name
+        report(Note(spec.name, f"its memory was not kept: the dump is beyond vmcore_max, {limit >> 20} MiB"))
+    except LabError as error:
+        report(Note(spec.name, f"its memory was not kept: {error.message}"))
+    return None
 
 
 def _outcomes(steps: Steps, crashes: Sequence[Crash]) -> list[str]:
@@ -146,6 +170,7 @@ def _write_evidence(folder: Path, steps: Steps) -> None:
         "dmesg.txt": collect.dmesg(steps.witness.records),
         "build.log": steps.built.log,
         "registers.txt": _printable_lines(steps.registers),
+        "tasks.txt": _printable_lines("\n".join(steps.tasks)),
         "exercise.log": _printable_lines(steps.exercise_log),
     }
     for name, text in texts.items():

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from kmlab import collect, module, provision
+from kmlab import collect, module, postmortem, provision
 from kmlab.build import build, deliver
 from kmlab.errors import GuestUnreachable, LabError
 from kmlab.events import Deadline, Report, Stage, printable
@@ -21,6 +21,8 @@ from kmlab.kernel.ladder import ladder
 from kmlab.kernel.loading import explain_load_failure, explain_unload_failure, find_ignored_params
 from kmlab.kernel.modinfo import ModInfo, format_params
 from kmlab.kernel.oops import Crash
+from kmlab.kernel.taint import find_taints
+from kmlab.kernel.tasks import parse_tasks
 from kmlab.lab import Lab, Module, Param
 from kmlab.module import Around, Built, Step, Told
 from kmlab.signing import Signer, keyring_of, why_refused
@@ -29,6 +31,8 @@ _BUILD_PATIENCE = 300.0
 _EXERCISE_PATIENCE = 300.0
 """Seconds for a person's own program; a load or an unload has the ladder's last rung."""
 _STATE_PATIENCE = 10.0
+AFTERWARDS = "afterwards"
+"""The time after the last step, as if it were one."""
 _LINGER = 2.5
 """Seconds after the unload in which something that the module left behind may still go off."""
 _DEFERRING = re.compile(
@@ -83,14 +87,20 @@ class Steps:
         self.loaded: list[tuple[str, ModInfo]] = []
         self.alive = True
         self.taint: tuple[int, int] = (0, 0)
+        """Before the run, and as it was last seen."""
+        self.tainted_by: dict[int, str] = {}
+        """The step after which each new bit of the taint was first seen."""
+        self.modules: tuple[frozenset[str], frozenset[str] | None] = (frozenset(), None)
+        """Loaded before and after; None where the guest could not be asked any more."""
         self.witness = collect.Witness(guest.files.console)
         timeout = options.timeout or wanted.timeout
         self.step_patience = timeout or float(ladder(guest.record.accel).silence)
         self.exercise_patience = timeout or _EXERCISE_PATIENCE * self.patience
-        self.loaded_before: frozenset[str] = frozenset()
         self.silent: list[Crash] = []
         """What the CPUs of a guest that does not answer are in."""
         self.registers = ""
+        self.tasks: list[str] = []
+        """The kernel's word on every task, asked of a guest whose step did not end."""
         self.exercise_log = ""
         self.build_patience = max(timeout or 0, _BUILD_PATIENCE * guest.slowness)
 
@@ -101,8 +111,8 @@ class Steps:
     def go(self) -> list[Crash]:
         """All the steps; the findings in what the kernel said, with the lines of the module."""
         self.build_first()
-        taint, self.loaded_before = module.read_state(self.guest, self.patient(_STATE_PATIENCE))
-        self.taint = (taint, taint)
+        taint, loaded = module.read_state(self.guest, self.patient(_STATE_PATIENCE))
+        self.taint, self.modules = (taint, taint), (loaded, None)
         self.guest.mark("busy")
         with self.witness:
             if self.built.ok:
@@ -112,6 +122,8 @@ class Steps:
             found = self.witness.finish(frozenset(info.name for _, info in self.built.modules))
         if self.witness.panicked:
             self.alive = False
+        if not self.alive and self.steps:
+            self.note_taint(find_taints(record.text for record in self.witness.records), self.steps[-1].name)
         crashes = [collect.located(c, self.built.images, self.folder) for c in found]
         mine = {info.name for _, info in self.built.modules}
         if self.silent and not any(c.module in mine for c in crashes):
@@ -190,7 +202,8 @@ class Steps:
                 info.name,
                 self.guest.record.release,
                 info,
-                already_loaded=info.name in self.loaded_before,
+                already_loaded=info.name in self.modules[0],
+                symbol_owner=lambda symbol: module.owner_of(self.guest, symbol, self.patient(_STATE_PATIENCE)),
             )
             if told.answer.ok:
                 self.loaded.append((path, info))
@@ -255,17 +268,27 @@ class Steps:
         if self.loaded and deferring:
             self.witness.over.wait(_LINGER)
         try:
-            taint, _ = module.read_state(self.guest, self.patient(_STATE_PATIENCE))
+            taint, loaded = module.read_state(self.guest, self.patient(_STATE_PATIENCE))
         except GuestUnreachable:
             self.alive = False
             self.witness.over.wait(2.0)
             if not self.witness.panicked:
                 self.outcomes.append("lost")
             return
-        self.taint = (self.taint[0], taint)
+        self.modules = (self.modules[0], loaded)
+        self.note_taint(taint, AFTERWARDS)
+
+    def note_taint(self, taint: int, step: str) -> None:
+        """Whatever is new in the taint came about in that step."""
+        for bit in range(taint.bit_length()):
+            if taint & ~self.taint[1] & 1 << bit:
+                self.tainted_by[bit] = step
+        self.taint = (self.taint[0], self.taint[1] | taint)
 
     def ended(self, step: _Timed, told: Told, around: Around) -> bool:
         """Whether the guest is still there after a step; if not, what that means is noted."""
+        if told.taint is not None:
+            self.note_taint(told.taint, step.what.split()[0])
         if told.answer.code is not None and not told.answer.lost:
             self.witness.wait_for(around.mark, self.patient(5.0))
             return True
@@ -280,19 +303,25 @@ class Steps:
         else:
             step.outcome = "hang"
             self.outcomes.append("hang")
-            self.look_at_cpus(step)
+            self.look_inside(step.what.split()[0])
         return False
 
-    def look_at_cpus(self, step: _Timed) -> None:
-        """Where the CPUs are, before the guest is stopped; the kernel may not have said it, or not rightly."""
-        try:
-            text, frames = collect.place_of_cpus(
-                self.host, self.guest.record, self.guest.files, self.built.images, self.folder
+    def look_inside(self, step: str) -> None:
+        """Where the CPUs are and what the tasks wait for, before the guest is stopped.
+
+        The kernel may not have said it, or not rightly.
+        """
+        images, own = self.built.images, frozenset(info.name for _, info in self.built.modules)
+        with contextlib.suppress(LabError):
+            self.registers, frames = postmortem.place_of_cpus(
+                self.host, self.guest.record, self.guest.files, images, self.folder
             )
-        except LabError:
-            return
-        self.registers = text
-        self.silent = [collect.silent_hang(frames, step.what.split()[0])]
+            self.silent = [postmortem.silent_hang(frames, step)]
+        with contextlib.suppress(LabError):
+            self.tasks = postmortem.ask_tasks(self.host, self.guest, self.witness)
+        waiting = postmortem.waiting_hang(parse_tasks(self.tasks), images, self.folder, own, step)
+        if waiting and not any(crash.module for crash in self.silent):
+            self.silent = [waiting]
 
     def _imports(self, info: ModInfo) -> Sequence[str]:
         image = next(self.built.images[path] for path, known in self.built.modules if known is info)

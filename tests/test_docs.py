@@ -296,6 +296,9 @@ def whole_result() -> result.RunResult:
         guest="debian",
         crashes=(crash,),
         diagnostics=(Diagnostic("oops.c", 12, 6, "warning", "unused"),),
+        taint_after=1 << 7 | 1 << 12 | 1 << 13,
+        tainted_by={7: "exercise", 12: "load", 13: "load"},
+        modules_before=frozenset({"loop", "virtio_blk"}),
         log=(Record(30.1, "alert", "BUG", None, 0),),
         steps=(Step("load", "ok", 0.3),),
     )

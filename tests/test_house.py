@@ -30,7 +30,7 @@ STOREYS = (
     ("virt", "guest", "signing"),
     # A run's acts, and what they come to.
     ("provision", "module", "collect"),
-    ("result", "build"),
+    ("result", "build", "postmortem"),
     ("steps",),
     ("run", "judge", "report", "cache", "enrolment"),
     # Imported by nobody.

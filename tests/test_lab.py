@@ -468,3 +468,11 @@ def test_any_bytes_give_a_lab_or_one_clear_error(folder: Path, data: st.DataObje
 _PIECES = st.sampled_from(
     [b"[", b"}", b": ", b"\n", b"\n  ", b"\t", b"- ", b"&a ", b"*a", b"!!int ", b"<<: ", b"'", b"~", b"{}"]
 )
+
+
+def test_one_of_several_entries_for_a_folder_is_meant_by_its_name(folder: Path) -> None:
+    entries = "modules:\n  a: {source: x, params: {n: 1}}\n  b: {source: x, params: {n: 2}}\n"
+    lab = lab_of(folder, SHORT + entries)
+    assert lab.module_for(Path("b")).params == {"n": 2}
+    (folder / "b").mkdir()
+    assert lab.module_for(folder / "b").source == folder / "b", "a folder of that name comes first"

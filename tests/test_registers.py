@@ -52,3 +52,13 @@ def test_other_code_is_not_taken_for_the_module_s() -> None:
     address = 0xFFFFFFFFC05A0017
     assert find_code(images, address, bytes(window(address)[1])) is None
     assert find_code(images, address, bytes(range(window(address)[1]))) is None
+
+
+def test_a_function_of_a_few_bytes_is_found_by_how_every_function_begins() -> None:
+    # All that was left as it is in the file: pause, and a jump back to it.
+    patched = bytes.fromhex("0f1f440000fa0f1f440000f390ebfc")
+    address = 0xFFFFFFFFC091200D
+    images = {"tiny_loop.ko": (DATA / "tiny_loop.ko").read_bytes()}
+    assert find_code(images, address, patched.ljust(window(address)[1], b"\0")) == ("tiny_loop.ko", ".text", 0xD)
+    other = bytes.fromhex("55488985c8fa0f1f440000f390ebfc")
+    assert find_code(images, address, other.ljust(window(address)[1], b"\0")) is None

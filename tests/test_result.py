@@ -72,6 +72,8 @@ def test_a_run_with_everything_is_as_the_interface_has_it() -> None:
             reason="a reason",
             diagnostics=(Diagnostic(file="nullread.c", line=9, column=5, severity="error", message="no"),),
             taint_after=(1 << 12) | (1 << 13),
+            tainted_by={12: "load", 13: "load"},
+            modules_before=frozenset({"loop"}),
             log=(record("Hello, world.", 105.19),),
             lost_records=3,
             steps=(Step("sync", "ok", 0.08123, "1 sent", 0.5),),
@@ -87,6 +89,8 @@ def test_a_run_with_everything_is_as_the_interface_has_it() -> None:
     assert made["ok"] is False
     assert made["diagnostics"] == [{"file": "nullread.c", "line": 9, "column": 5, "severity": "error", "message": "no"}]
     assert made["taint"] == {"before": [], "after": ["OOT_MODULE", "UNSIGNED_MODULE"]}
+    assert made["taint_set_by"] == {"OOT_MODULE": "load", "UNSIGNED_MODULE": "load"}
+    assert made["modules"] == {"before": ["loop"], "after": None}
     assert made["log"] == [{"time": 105.19, "level": "info", "text": "Hello, world."}]
     assert made["log_truncated"] == 3
     assert made["steps"] == [{"name": "sync", "outcome": "ok", "seconds": 0.081, "detail": "1 sent"}]

@@ -70,7 +70,9 @@ def events() -> list[Event]:
 def go(lab: Lab, world: World, events: list[Event]) -> Go:
     """Run a module that behaves in this way; the rest are the run's options."""
 
-    def story(name: str = "hello", *, guest: str = "debian", options: object = None, **acts: object) -> RunResult:
+    def story(
+        name: str = "hello", *, guest: str = "debian", options: object = None, lab: Lab = lab, **acts: object
+    ) -> RunResult:
         world.modules[name] = FakeModule(name=name, **acts)  # type: ignore[arg-type]
         wanted = lab.module_for(lab.folder / name)
         chosen = options if isinstance(options, run.Options) else run.Options()
@@ -322,3 +324,51 @@ def test_destroy_leaves_nothing_of_the_lab(go: Go, lab: Lab, world: World, event
     assert [m for m in world.machines.values() if m.process is not None] == []
     left = [p for p in (*store.state_home().rglob("*"), *store.cache_home().rglob("*")) if p.is_file()]
     assert [p.name for p in left if p.parent.name not in ("keys",)] == []
+
+
+def test_each_new_flag_of_the_taint_is_put_down_to_the_step_that_set_it(go: Go, lab: Lab) -> None:
+    result = go("params", load=Act(taint=1 << 12, kernel=("params: count is 3",)), exercise=Act(taint=1 << 9))
+    told = to_json(result)
+    assert told["taint_set_by"] == {"WARN": "exercise", "OOT_MODULE": "load"}
+    assert told["modules"] == {"before": [], "after": []}
+
+
+def test_the_taint_of_a_guest_that_died_is_what_its_last_words_said(go: Go) -> None:
+    result = go(load=Act(kernel=(*OOPS, "<0>Kernel panic - not syncing: Fatal exception", PANIC[1]), ends="hangs"))
+    told = to_json(result)
+    assert told["taint_set_by"] == {"OOT_MODULE": "load", "UNSIGNED_MODULE": "load"}
+    assert told["modules"]["after"] is None
+
+
+@pytest.mark.parametrize(
+    ("setting", "act", "kept"),
+    [
+        ("auto", Act(kernel=PANIC, ends="hangs"), True),
+        ("auto", Act(), False),
+        ("auto", Act(code=137, kernel=OOPS), False),
+        ("auto", Act(ends="lost"), False),
+        ("always", Act(), True),
+        ("never", Act(kernel=PANIC, ends="hangs"), False),
+    ],
+)
+def test_memory_is_kept_as_lab_yaml_says(go: Go, lab: Lab, world: World, setting: str, act: Act, kept: bool) -> None:
+    result = go(load=act, lab=dataclasses.replace(lab, vmcore=setting))
+    assert result.directory is not None
+    assert ("dump" in world.asked, result.vmcore == "vmcore", (result.directory / "vmcore").exists()) == (kept,) * 3
+    assert not list(provision.lab_files(lab).guest("debian").root.glob("memory*"))
+    if kept and not result.guest_survived:
+        assert world.asked.index("dump") < len(world.asked) - 1 - world.asked[::-1].index("stop")
+
+
+def test_a_dump_beyond_the_cap_is_told_and_not_kept(go: Go, lab: Lab, events: list[Event]) -> None:
+    result = go(lab=dataclasses.replace(lab, vmcore="always", vmcore_max=8000))
+    assert (result.outcome, result.vmcore) == ("pass", None)
+    assert result.directory is not None
+    assert not (result.directory / "vmcore").exists()
+    assert notes(events) == ["its memory was not kept: the dump is beyond vmcore_max, 0 MiB"]
+
+
+def test_a_dump_that_fails_is_no_verdict_on_the_module(go: Go, world: World, events: list[Event]) -> None:
+    world.refusals["dump"] = HypervisorError("libvirt could not dump the guest's memory: no")
+    assert go(load=Act(kernel=PANIC, ends="hangs")).outcome == "panic"
+    assert notes(events) == ["its memory was not kept: libvirt could not dump the guest's memory: no"]

@@ -11,6 +11,11 @@ echo "$HUNG_TASK" > /proc/sys/kernel/hung_task_timeout_secs
 echo "$HUNG_TASK_INTERVAL" > /proc/sys/kernel/hung_task_check_interval_secs
 echo -1 > /proc/sys/kernel/hung_task_warnings
 echo 1 > /proc/sys/kernel/sysrq
+# A break on the first serial port asks the kernel even when no program answers, but only while something has it open.
+stty -F /dev/ttyS0 -echo
+systemd-run --quiet --unit=kmlab-sysrq --property=StandardInput=file:/dev/ttyS0 sleep infinity
+# Tells QEMU where the kernel's own notes are, so that a memory dump carries them (VMCOREINFO).
+modprobe --quiet qemu_fw_cfg
 
 sync
 echo 3 > /proc/sys/vm/drop_caches

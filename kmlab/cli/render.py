@@ -170,9 +170,20 @@ def verdict(result: RunResult) -> None:
         say(f"  {sentence}")
     if result.reason:
         say(f"  {result.reason}")
+    _taint(result)
     say(headline(result))
     if result.outcome != "pass" and result.directory:
         say(f"  evidence: {result.directory}")
+
+
+def _taint(result: RunResult) -> None:
+    """What the run did to the kernel's taint, beyond that a module of one's own always sets it."""
+    from kmlab.kernel.taint import taint_meaning, taint_names
+
+    for bit, step in sorted(result.tainted_by.items()):
+        (name,) = taint_names(1 << bit)
+        if name not in ("OOT_MODULE", "UNSIGNED_MODULE"):
+            say(f"  taint {name}, set {step if step == 'afterwards' else f'by {step}'}: {taint_meaning(name)}")
 
 
 def headline(result: RunResult) -> str:

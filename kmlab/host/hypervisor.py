@@ -48,6 +48,10 @@ class Hypervisor:
         saved = self._ask("read the checkpoint", "saved_xml", str(image))
         self._ask("restore the checkpoint", "restore", str(image), change(saved))
 
+    def dump(self, name: str, target: Path) -> None:
+        """Write the guest's memory to `target`, in makedumpfile's flattened form; it stands still meanwhile."""
+        self._ask("dump the guest's memory", "dump", name, str(target))
+
     def stop(self, name: str) -> None:
         """End the domain at once; gone already is well."""
         self._ask("stop the guest", "stop", name)

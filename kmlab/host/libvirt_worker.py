@@ -40,6 +40,10 @@ class Operations:
     def restore(self, image: str, xml: str) -> None:
         self._connection.restoreFlags(image, xml, 0)
 
+    def dump(self, name: str, target: str) -> None:
+        domain = self._domain(name)
+        domain.coreDumpWithFormat(target, libvirt.VIR_DOMAIN_CORE_DUMP_FORMAT_KDUMP_ZLIB, libvirt.VIR_DUMP_MEMORY_ONLY)
+
     def stop(self, name: str) -> None:
         try:
             self._domain(name).destroy()

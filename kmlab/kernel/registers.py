@@ -20,6 +20,8 @@ _ENOUGH = 12
 _FEW = 6
 """The same where the place on the page fits and no byte differs."""
 _ABSOLUTE = 1
+_NOP = b"\x0f\x1f\x44\x00\x00"
+"""What stands at a function's entry while nobody traces it, in the place of its call to __fentry__."""
 _CALL_INDIRECT = b"\xff\x15"
 _CALLS = (4, 11)
 """R_X86_64_PLT32 and _32S, as they stand in calls."""
@@ -80,8 +82,13 @@ def find_code(images: Mapping[str, bytes], address: int, code: bytes) -> tuple[s
 
 
 def _offset_in(elf: ObjectFile, section: Section, address: int, code: bytes) -> int | None:
-    content = elf.content(section)
-    changed = {at for relocation in elf.relocations(section) for at in _rewritten(relocation, content)}
+    content, relocations = elf.content(section), list(elf.relocations(section))
+    changed = {at for relocation in relocations for at in _rewritten(relocation, content)}
+    for relocation in relocations:
+        if elf.symbols[relocation.symbol].name == "__fentry__":
+            at = relocation.offset - 1
+            content = content[:at] + _NOP + content[at + len(_NOP) :]
+            changed -= set(range(at, at + len(_NOP)))
     before = address - window(address)[0]
     # The first text section of a module begins on a page, those behind it in the same layout do not. Where the page
     # offset fits already, few bytes are enough, and of many some may differ: alternatives leave no trace in the file.
@@ -97,7 +104,7 @@ def _offset_in(elf: ObjectFile, section: Section, address: int, code: bytes) -> 
 def _rewritten(relocation: Relocation, content: bytes) -> range:
     """The bytes that the kernel may change for one relocation.
 
-    Calls may become other instructions: those to __fentry__ turn into nops, paravirtual ones into what they stand for.
+    Calls may become other instructions: paravirtual ones turn into what they stand for.
     """
     indirect = content[max(0, relocation.offset - 2) : relocation.offset] == _CALL_INDIRECT
     before = 3 if relocation.type in _CALLS else 2 if indirect else 0

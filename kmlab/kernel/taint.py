@@ -83,3 +83,11 @@ def find_taint(line: str) -> list[str] | None:
         return re.findall(r"\]=(\w+)", spelled[1])
     lettered = re.search(r"Tainted: ([A-Z](?: *[A-Z])*)(?= |$)", line)
     return parse_taint_letters(lettered[1]) if lettered else None
+
+
+def find_taints(lines: Iterable[str]) -> int:
+    """The mask of all flags that a log's reports name; for a guest that cannot be asked any more."""
+    return taint_mask({name for line in lines if "ainted: " in line for name in find_taint(line) or ()} & _NAMES)
+
+
+_NAMES = {flag.name for flag in FLAGS}

@@ -101,7 +101,6 @@ def _refuse_what_is_not_there_yet(lab: Lab, spec: GuestSpec) -> None:
         (*guest, "disk"): spec.disk is not None,
         ("matrix",): bool(lab.matrix),
         ("mirror",): lab.mirror is not None,
-        ("vmcore",): lab.vmcore == "always",
     }
     for keys, there in asked.items():
         if there:

@@ -1,0 +1,176 @@
+"""What a guest that hangs or has died still tells: where its CPUs are, what its tasks wait for, its memory.
+
+The kernel may have said nothing of it, or blamed another. Nothing here needs a program in the guest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from kmlab import store
+from kmlab.collect import Witness, located
+from kmlab.errors import LabError
+from kmlab.events import Deadline
+from kmlab.guest import Guest, GuestRecord
+from kmlab.host import Host, serialport, vmcore
+from kmlab.kernel.klog import Record
+from kmlab.kernel.oops import Crash, Frame
+from kmlab.kernel.registers import find_code, parse_bytes, parse_registers, window
+from kmlab.kernel.symbols import Kallsyms, ModuleSymbols, SymbolAt
+from kmlab.kernel.tasks import QUESTIONS, Task, task_in
+from kmlab.kernel.trace import blame
+from kmlab.virt.domain import SERIAL_DEVICE, serial_tty
+
+_LARGEST_FUNCTION, _LARGEST_OF_MODULE = 1 << 16, 1 << 12
+"""Bytes; an address further behind the last symbol known is in something that was loaded later."""
+_KERNEL_FOLDERS = ("arch/", "include/")
+"""Where inlined frames come from that are not the module's own source."""
+_ANSWER_BEGINS = 2.0
+"""Seconds until a kernel that can be asked has begun to answer; QEMU looks for a reader of the line once a second."""
+_ANSWER_ENDS = 20.0
+_QUIET = 0.5
+
+
+def place_of_cpus(
+    host: Host, record: GuestRecord, files: store.GuestFiles, images: Mapping[str, bytes], folder: PurePosixPath
+) -> tuple[str, list[Frame]]:
+    """QEMU's word on every CPU of a guest that does not answer, and where each that is not idle is, as frames."""
+    with host.hypervisor(record.uri, files.libvirt, Deadline(10)) as hv:
+        text = hv.monitor(record.domain, "info registers -a")
+        states = [state for state in parse_registers(text) if not state.halted]
+        asked = [window(state.address) for state in states]
+        codes = [parse_bytes(hv.monitor(record.domain, f"x /{size}xb 0x{first:x}")) for first, size in asked]
+    table = store.checkpoints() / record.checkpoint / "kallsyms"
+    kallsyms = Kallsyms(table.read_text("utf-8", "replace")) if table.exists() else None
+    frames: list[Frame] = []
+    for state, code in zip(states, codes, strict=True):
+        found = find_code(images, state.address, code)
+        if found:
+            path, section, offset = found
+            symbols = ModuleSymbols(images[path], path, folder)
+            name = symbols.symbol_at(section, offset)
+            module = PurePosixPath(path).stem.replace("-", "_")
+            for place in symbols.locate_in(section, offset, name.function if name else "?"):
+                frames.append(
+                    Frame(
+                        place.function,
+                        name.offset if name else None,
+                        name.size if name else None,
+                        module,
+                        reliable=True,
+                        exact=True,
+                        file=place.file,
+                        line=place.line,
+                        inlined=place.inlined,
+                    )
+                )
+        elif kallsyms and (known := kallsyms.resolve(state.address)) and _is_near(known):
+            frames.append(Frame(known.function, known.offset, known.size, known.module, reliable=True, exact=True))
+    return text, frames
+
+
+def ask_tasks(host: Host, guest: Guest, witness: Witness) -> list[str]:
+    """The kernel's own word on every task and CPU, as lines; empty where it cannot be asked any more.
+
+    Asked by a break on the serial port, which takes no more than an interrupt, else through the shell.
+    """
+    record = guest.record
+    with (
+        witness.aside() as said,
+        host.hypervisor(record.uri, guest.files.libvirt, Deadline(10)) as hv,
+        serialport.opened(serial_tty(hv.xml(record.domain)) or "no pty") as port,
+    ):
+        for key, beginning in QUESTIONS.items():
+            hv.monitor(record.domain, f"chardev-send-break {SERIAL_DEVICE}")
+            port.type(key.encode())
+            if not _answered(witness, port, said, beginning):
+                guest.run(f"echo {key} > /proc/sysrq-trigger", Deadline(_ANSWER_BEGINS))
+                if not _answered(witness, port, said, beginning):
+                    break
+    return [record.text for record in said]
+
+
+def _answered(witness: Witness, port: serialport.SerialPort, said: Sequence[Record], beginning: str) -> bool:
+    """Wait for an answer and for its end; whether there was one."""
+    begins, ends = Deadline(_ANSWER_BEGINS), Deadline(_ANSWER_ENDS)
+    while not any(record.text.startswith(beginning) for record in said):
+        if begins.passed:
+            return False
+        _let_pass(port)
+    while witness.quiet < _QUIET and not ends.passed:
+        _let_pass(port)
+    return True
+
+
+def _let_pass(port: serialport.SerialPort) -> None:
+    """What the port says is in the console's file: it is only read so that QEMU does not wait for a reader."""
+    if port.read(Deadline(0.05)) is None:
+        time.sleep(0.05)
+
+
+def _is_near(known: SymbolAt) -> bool:
+    return known.offset < (_LARGEST_OF_MODULE if known.module else _LARGEST_FUNCTION)
+
+
+def silent_hang(frames: Sequence[Frame], step: str) -> Crash:
+    """The finding for a guest whose kernel said nothing of the loop that it is in."""
+    own = [f for f in frames if f.module]
+    mine = next((f for f in own if not f.inlined), None)
+    place = next((f for f in own if f.file and not f.file.startswith(_KERNEL_FOLDERS)), mine)
+    first = mine or next(iter(frames), None)
+    where = f" in {first.name}" if first else ""
+    return Crash(
+        kind="hang",
+        class_="silent",
+        title=f"hang{where}: the {step} did not end",
+        function=first.name if first else None,
+        module=mine.module if mine else None,
+        file=place.file if place else None,
+        line=place.line if place else None,
+        task=None,
+        pid=None,
+        cpu=None,
+        frames=tuple(frames),
+        sections=(),
+        text="",
+        fatal=False,
+        truncated=False,
+        fingerprint=store.digest_of("silent", mine.module if mine else None, first.name if first else None),
+        time=None,
+    )
+
+
+def waiting_hang(
+    tasks: Sequence[Task], images: Mapping[str, bytes], folder: PurePosixPath, own: frozenset[str], step: str
+) -> Crash | None:
+    """The finding for a step that waits in one of these modules without any CPU being busy; None where no task does."""
+    task = task_in(tasks, own)
+    guilty = blame(task.frames, (), own, hang=True) if task else None
+    if task is None or guilty is None:
+        return None
+    crash = dataclasses.replace(silent_hang([guilty], step), frames=task.frames, task=task.name, pid=task.pid)
+    return located(crash, images, folder)
+
+
+def dump_memory(host: Host, record: GuestRecord, files: store.GuestFiles, target: Path, size: int, limit: int) -> bool:
+    """The guest's `size` bytes of memory as a file that drgn and crash open; False if it is beyond `limit` bytes."""
+    # Its pages are compressed; until they lie where they belong there are two files.
+    store.require_space(files.root, size, "a memory dump")
+    flat = files.root / "memory.flat"
+    try:
+        with host.hypervisor(record.uri, files.libvirt, Deadline(10)) as hv:
+            hv.dump(record.domain, flat)
+        with contextlib.ExitStack() as undo:
+            undo.callback(target.unlink, missing_ok=True)
+            kept = vmcore.unflatten(flat, target, limit, record.release, record.arch)
+            if kept:
+                undo.pop_all()
+            return kept
+    except OSError as error:
+        raise LabError(f"the memory dump could not be kept: {error.strerror}") from error
+    finally:
+        flat.unlink(missing_ok=True)

@@ -1,0 +1,50 @@
+"""What the tasks of a guest wait for, as its kernel answered sysrq; tests/data/tasks has real answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kmlab.kernel.tasks import Task, parse_tasks, task_in
+from kmlab.kernel.trace import Frame
+
+DATA = Path(__file__).parent / "data" / "tasks"
+LINES = (DATA / "poll-6.1.txt").read_text().splitlines()
+
+
+def test_every_task_has_its_name_its_state_and_its_stack() -> None:
+    tasks = {task.name: task for task in parse_tasks(LINES)}
+    assert {"systemd", "insmod"} <= set(tasks)
+    waiting = tasks["insmod"]
+    assert waiting.state == "D"
+    sure = [(f.function, f.module) for f in waiting.frames if f.reliable]
+    assert sure[:6] == [
+        ("__schedule", None),
+        ("schedule", None),
+        ("schedule_timeout", None),
+        ("msleep", None),
+        ("poll_forever", "poll"),
+        ("poll_init", "poll"),
+    ]
+
+
+def test_the_task_within_the_module_is_the_one_that_matters() -> None:
+    task = task_in(parse_tasks(LINES), frozenset({"poll"}))
+    assert task is not None
+    assert task.name == "insmod"
+    assert task_in(parse_tasks(LINES), frozenset({"absent"})) is None
+
+
+def test_who_loads_the_module_comes_before_a_thread_of_its_own() -> None:
+    frame = Frame("f", 1, 2, "m", reliable=True, exact=False)
+    threads = [Task("worker", 5, "S", (frame,)), Task("insmod", 6, "D", (frame,))]
+    assert task_in(threads, frozenset({"m"})) == threads[1]
+    assert task_in(threads[:1], frozenset({"m"})) == threads[0]
+    guess = [Task("worker", 5, "S", (frame._replace(reliable=False),))]
+    assert task_in(guess, frozenset({"m"})) is None
+
+
+def test_an_answer_cut_off_anywhere_is_read() -> None:
+    text = "\n".join(LINES)
+    for end in range(0, len(text), 97):
+        parse_tasks(text[:end].splitlines())
+        parse_tasks(text[end:].splitlines())
