@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kmlab.collect import silent_hang
+from kmlab.postmortem import silent_hang
 from kmlab.kernel.oops import Frame, outcome_of
 
 
