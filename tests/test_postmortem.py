@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kmlab.postmortem import silent_hang
 from kmlab.kernel.oops import Frame, outcome_of
+from kmlab.postmortem import silent_hang
 
 
 def frame(function: str, file: str | None, *, inlined: bool = False, module: str | None = "spin") -> Frame:
