@@ -11,14 +11,14 @@ from pathlib import Path
 
 from cryptography.x509 import Certificate
 
-from kmlab import provision
+from kmlab import provision, store
 from kmlab.errors import ConfigError
 from kmlab.events import printable
 from kmlab.host import keys
 from kmlab.kernel.explain import Description, Explanation, GuestKeyring, describe, explain
 from kmlab.kernel.signature import read_signature
 from kmlab.lab import GuestSpec, Lab
-from kmlab.signing import Signer, keyring_of, was_stripped
+from kmlab.signing import Signer, adopt_pair, ensure_pair, keyring_of, was_stripped
 
 _LARGEST = 512 << 20
 """Bytes of a module; no module is that large."""
@@ -51,6 +51,46 @@ class Explained:
     guests: tuple[Explanation, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What one `kmlab sign` did."""
+
+    signer: Signer
+    notes: Sequence[str]
+    guests: Sequence[Enrolment]
+    signed: Sequence[Signed]
+    mok: bool
+    """Whether it was about the lab's key."""
+
+
+def make(files: store.LabFiles, lab: str) -> list[str]:
+    """See to it that the lab has a key; what a person should know of that."""
+    if keys.saved_in(files.keys) is not None:
+        return []
+    paths = ensure_pair(files, lab)
+    notes = [f"made the lab's key: {paths.key}"]
+    for other in keys.usual_places():
+        may = "" if other.readable else " (as root)"
+        notes.append(
+            f"this host has {other.whose} key, too; to make it the lab's{may}: "
+            f"kmlab sign --mok --key {other.key} --cert {other.certificate}"
+        )
+    return notes
+
+
+def adopt(files: store.LabFiles, key: Path, certificate: Path | None, ask: keys.Ask | None) -> list[str]:
+    """Make an existing key the lab's; what a person should know of that."""
+    _, aside = adopt_pair(key, certificate, files, ask)
+    return [f"the key that the lab had before is kept in {aside}"] if aside else []
+
+
+def require_secure(specs: Sequence[GuestSpec]) -> None:
+    """ConfigError if one of these guests has no Secure Boot to enrol a key for."""
+    for spec in specs:
+        if not spec.secure_boot:
+            raise ConfigError(f"guest '{spec.name}' has no Secure Boot", "give it `secure_boot: true` in lab.yaml")
+
+
 def enrolments(lab: Lab, specs: Sequence[GuestSpec]) -> list[Enrolment]:
     """Of these guests, those with Secure Boot. A key is enrolled when the checkpoint is made, before the first boot."""
     certificate = _lab_certificate(lab)
@@ -61,7 +101,7 @@ def enrolments(lab: Lab, specs: Sequence[GuestSpec]) -> list[Enrolment]:
         recorded = keyring_of(provision.lab_files(lab).guest(spec.name), spec.name)
         if recorded is None:
             found.append(Enrolment(spec.name, False, "is enrolled at its first start, before it boots"))
-        elif certificate in recorded.certificates:
+        elif certificate is not None and certificate in recorded.certificates:
             found.append(Enrolment(spec.name, True, "has it enrolled"))
         else:
             found.append(Enrolment(spec.name, False, "had another key: is enrolled anew at its next start"))

@@ -37,6 +37,8 @@ class RunResult:
     title: str | None = None
     crashes: tuple[Crash, ...] = ()
     reason: str | None = None
+    failure: str | None = None
+    """Which kind of refusal a load-failed is: signature, vermagic, unknown-symbol and so on."""
     diagnostics: tuple[Diagnostic, ...] = ()
     taint_before: int = 0
     taint_after: int = 0
@@ -111,6 +113,7 @@ def to_json(result: RunResult) -> dict[str, Any]:
         "title": result.title,
         "crashes": [crash_to_json(crash) for crash in result.crashes],
         "reason": result.reason,
+        "failure": result.failure,
         "diagnostics": [
             {k: v for k, v in asdict(d).items() if k in ("file", "line", "column", "severity", "message")}
             for d in result.diagnostics

@@ -110,6 +110,7 @@ def _judged(draft: RunResult, lab: Lab, wanted: Module, steps: Steps, found: lis
         title=title,
         crashes=tuple(crashes),
         reason=reason,
+        failure=steps.failure,
         diagnostics=steps.built.diagnostics,
         taint_before=steps.taint[0],
         taint_after=steps.taint[1],

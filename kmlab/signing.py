@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -14,11 +14,14 @@ from kmlab.host.keys import Ask, KeyPair, KeyPaths, load_pair, save_pair, saved_
 from kmlab.kernel.elf import read_object
 from kmlab.kernel.guestkeys import from_json
 from kmlab.kernel.sign import GuestKeyring, explain, kernel_name, make_key_pair, sign_module, strip_signature
+from kmlab.kernel.signature import MAGIC, TRAILER
 from kmlab.lab import GuestSpec
 from kmlab.store import LabFiles
 
-WRONG_KEY = "wrong-key"
-"""What `--sign-with` takes instead of a key's file: a key that no guest knows, made for this one run."""
+AUTO, NO_KEY, LAB_KEY, WRONG_KEY, ALTERED, STRIPPED = "auto", "no", "mok", "wrong-key", "altered", "stripped"
+"""What a run signs with, instead of a key's file: the lab's key where the guest has Secure Boot; nothing; the lab's key
+in any guest; a key that no guest knows, made for this run; the lab's key, and then one byte is changed; the lab's key,
+and then the module is stripped."""
 _BESIDE = (".der", ".pem", ".crt", ".x509", ".pub", ".cert")
 _MOST_REMEMBERED = 1000
 
@@ -30,18 +33,27 @@ class Signer:
     pair: KeyPair
     remember: Path | None = None
     """Where to note which builds it has signed."""
+    alters: bool = False
+    """Whether the module is changed once it is signed, to see it refused."""
+    strips: bool = False
+    """Whether it is to be stripped once it is signed, for the same reason."""
 
     @property
     def name(self) -> str:
         """As the kernel calls its certificate."""
         return kernel_name(self.pair.certificate)
 
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the certificate in DER, in hex, as mokutil(1) and openssl print it."""
+        return hashlib.sha256(self.pair.der).hexdigest()
+
     def sign(self, image: bytes, name: str, arch: str | None = None) -> bytes:
         """The module with this key's signature, and no other."""
         signed = sign_module(image, self.pair.key, self.pair.certificate, name=name, arch=arch)
         if self.remember is not None:
             _note(self.remember, build_id(image), content_digest(image))
-        return signed
+        return _altered(signed) if self.alters else signed
 
 
 def ensure_pair(files: LabFiles, lab: str) -> KeyPaths:
@@ -101,12 +113,13 @@ def digest(certificate: Path) -> str:
 
 
 def signer_for(files: LabFiles, lab: str, spec: GuestSpec, wanted: str, ask: Ask | None) -> Signer | None:
-    """What a run in this guest signs with. `wanted`: auto, no, wrong-key, or the file of a key."""
-    if wanted == "no":
+    """What a run in this guest signs with. `wanted` is one of the words above, or the file of a key."""
+    if wanted == NO_KEY or (wanted == AUTO and not spec.secure_boot):
         return None
-    if wanted != "auto":
-        return other_signer(wanted, None, ask)
-    return lab_signer(files, lab, ask) if spec.secure_boot else None
+    if wanted in (AUTO, LAB_KEY, ALTERED, STRIPPED):
+        own = lab_signer(files, lab, ask)
+        return replace(own, alters=wanted == ALTERED, strips=wanted == STRIPPED)
+    return other_signer(wanted, None, ask)
 
 
 def keyring_of(guest: store.GuestFiles, name: str) -> GuestKeyring | None:
@@ -141,6 +154,13 @@ def build_id(image: bytes) -> str:
         return elf.content(section)[16:].hex() if section else ""
     except ConfigError:
         return ""
+
+
+def _altered(image: bytes) -> bytes:
+    """The signed module with one byte changed that no kernel looks at: the compiler's name, or the signature."""
+    comment = read_object(image, "the module").find(".comment")
+    at = comment.offset + 1 if comment and comment.size > 1 else len(image) - len(MAGIC) - TRAILER.size - 1
+    return image[:at] + bytes([image[at] ^ 1]) + image[at + 1 :]
 
 
 def _note(place: Path, build: str, content: str) -> None:

@@ -25,7 +25,7 @@ from kmlab.kernel.taint import find_taints
 from kmlab.kernel.tasks import parse_tasks
 from kmlab.lab import Lab, Module, Param
 from kmlab.module import Around, Built, Step, Told
-from kmlab.signing import Signer, keyring_of, why_refused
+from kmlab.signing import AUTO, Signer, keyring_of, why_refused
 
 _BUILD_PATIENCE = 300.0
 _EXERCISE_PATIENCE = 300.0
@@ -51,8 +51,8 @@ class Options:
     params: Mapping[str, Param] = field(default_factory=dict)
     exercise: str | None = None
     timeout: float | None = None
-    sign: str = "auto"
-    """auto: with the lab's key, where the guest has Secure Boot; no; wrong-key; or the file of another key."""
+    sign: str = AUTO
+    """One of the words of `signing`, or the file of a key."""
     ask: Ask | None = field(default=None, repr=False, compare=False)
     """Asks for the passphrase of an encrypted key."""
     steps: tuple[str, ...] = ("build", "load", "exercise", "unload")
@@ -83,6 +83,8 @@ class Steps:
         self.steps: list[Step] = []
         self.outcomes: list[str] = []
         self.reason: str | None = None
+        self.failure: str | None = None
+        """Which kind of failure to load, in a word."""
         self.built = Built(False, "", "")
         self.loaded: list[tuple[str, ModInfo]] = []
         self.alive = True
@@ -164,6 +166,9 @@ class Steps:
             signed = {path: signer.sign(image, path) for path, image in self.built.images.items()}
             self.built = dataclasses.replace(self.built, images=signed)
             deliver(self.guest, self.wanted.name, {**self.built.undelivered, **signed}, deadline)
+            if signer.strips:
+                stripped = module.strip(self.guest, self.folder, list(signed), deadline)
+                self.built = dataclasses.replace(self.built, images=stripped)
 
     def load_use_unload(self) -> None:
         wanted = self.options.steps
@@ -211,7 +216,7 @@ class Steps:
                 if ignored and not failure:
                     self.reason = f"{info.name} has no parameter {', '.join(ignored)}: it was ignored"
             if failure:
-                self.reason = failure.reason
+                self.reason, self.failure = failure.reason, failure.kind
                 if failure.kind == "signature" and self.keyring is not None:
                     known = provision.lab_files(self.lab)
                     self.reason = why_refused(known, self.built.images[path], info.name, self.keyring) or failure.reason

@@ -8,7 +8,6 @@ Files, locks, qemu-img and the console are real. In the place of each QEMU a pro
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import io
 import re
@@ -22,8 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cryptography import x509
-
+from kmlab import testing_keys
 from kmlab.errors import GuestUnreachable, HypervisorError, KmlabError
 from kmlab.events import Deadline
 from kmlab.guest import WORKSHOP
@@ -91,6 +89,8 @@ class World:
         """Of every base that was baked."""
         self.indexes: dict[str, str] = {}
         """The archive of every image: a Packages file for each suite."""
+        self.taints_unsigned = False
+        """Whether a kernel that asks for no signature sets its taint E over a module, as most do."""
         self.silent = False
         """Whether firmware and kernel of a guest that starts say nothing."""
         self.machines: dict[tuple[Path, str], Machine] = {}
@@ -191,7 +191,7 @@ class Machine:
         self.taint = 0
         self.files: dict[tuple[str, str], bytes] = {}
         """What the modules' folders hold, by module and path, of what was unpacked or built there."""
-        self.mok = _enrolled(Path(about.findtext("os/nvram", "")))
+        self.mok = testing_keys.enrolled(Path(about.findtext("os/nvram", "")))
         """The certificates that its kernel goes by; None without Secure Boot."""
         self.process: Conversation | None = None
         self._clock = 100.0
@@ -305,7 +305,7 @@ class FakeShell(Shell):
         if command == "sh":
             return Answer(0, f"state=running\nrelease={self._world.release}\n".encode(), b"")
         if command == guestkeys.QUESTION:
-            return Answer(0, _keyring(self._world.release, self._machine.mok).encode(), b"")
+            return Answer(0, testing_keys.keyring_answer(self._world.release, self._machine.mok).encode(), b"")
         if command.startswith("echo taint="):
             names = " ".join(self._machine.loaded)
             return Answer(0, f"taint={self._machine.taint}\nmodules={names}\n".encode(), b"")
@@ -316,6 +316,11 @@ class FakeShell(Shell):
                     content = members.extractfile(member) if member.isreg() else None
                     if content is not None:
                         self._machine.files[_folder_in(command), member.name] = content.read()
+        if command.startswith("strip "):
+            folder, path = _folder_in(command), command.rsplit("/", 1)[-1]
+            bare = sign.strip_signature(self._machine.files[folder, path]) + b"stripped"
+            self._machine.files[folder, path] = bare
+            return Answer(0, bare, b"")
         if " make " in command:
             return self._build(self._module(_folder_in(command)), deadline, abandon)
         step = re.fullmatch(r"\( (?P<line>.*) \) < /dev/null; .* echo (?P<mark>kmlab-\w+); .*", command, re.DOTALL)
@@ -345,8 +350,13 @@ class FakeShell(Shell):
         if "insmod" in words:
             module = Path(words[words.index("insmod") + 1]).stem
             path = words[words.index("insmod") + 1].removeprefix("./")
-            refused = _refusal(self._machine, self._machine.files.get((_folder_in(line), path), b""))
-            act = refused or self._module(_folder_in(line)).load
+            image = self._machine.files.get((_folder_in(line), path), b"")
+            said, act = testing_keys.refusal(self._machine.mok, image), self._module(_folder_in(line)).load
+            if said is not None:
+                error = "insmod: ERROR: could not insert module: Key was rejected by service\n"
+                act = Act(code=1, error=error, kernel=said)
+            elif self._world.taints_unsigned and self._machine.mok is None:
+                self._machine.taint |= 1 << 13
         elif words[0] == "rmmod":
             module = words[1]
             owners = [m for m in self._world.modules.values() if any(Path(p).stem == module for p in m.built())]
@@ -375,42 +385,6 @@ class FakeShell(Shell):
         while act.ends == "hangs" and not deadline.passed and not (abandon is not None and abandon.is_set()):
             time.sleep(0.01)
         return Answer(None if act.ends == "hangs" else act.code, act.output.encode(), act.error.encode())
-
-
-def _enrolled(store: Path) -> tuple[x509.Certificate, ...] | None:
-    """The certificates of MokList in a store of UEFI variables, as edk2 writes it; None if it has no such variable."""
-    content = store.read_bytes() if store.is_file() else b""
-    at = content.find("MokList\0".encode("utf-16-le"))
-    if at < 0:
-        return None
-    lists = content[at + 16 :]
-    return tuple(map(x509.load_der_x509_certificate, guestkeys.parse_signature_lists(lists)))
-
-
-def _keyring(release: str, mok: Sequence[x509.Certificate] | None) -> str:
-    """What a guest says to guestkeys.QUESTION."""
-    secure = mok is not None
-    lists = b"".join(guestkeys.signature_list(guestkeys.der(c)) for c in mok or ())
-    keys = [f"0a I------ 1 perm 1f010000 0 0 asymmetri {sign.kernel_name(c)}: X509.rsa 00 []" for c in mok or ()]
-    facts = [f"release={release}", "arch=x86_64", f"sig_enforce={'Y' if secure else 'N'}"]
-    facts += [f"lockdown={'none [integrity]' if secure else '[none] integrity'} confidentiality"]
-    facts += [f"secure_boot={int(secure)}", f"mok={base64.b64encode(lists).decode()}", *keys]
-    return "\n".join(facts) + "\n"
-
-
-def _refusal(machine: Machine, image: bytes) -> Act | None:
-    """What insmod comes to where the kernel takes only signed modules and this one is not: kernel/module/signing.c."""
-    if machine.mok is None:
-        return None
-    verdicts = [sign.verify(image, certificate) for certificate in machine.mok]
-    if sign.Verdict.VALID in verdicts:
-        return None
-    said: tuple[str, ...] = ("<5>Loading of module with unavailable key is rejected",)
-    if sign.Verdict.ALTERED in verdicts:
-        said = ()
-    elif sign.read_signature(image) is None:
-        said = ("<5>Loading of unsigned module is rejected",)
-    return Act(code=1, error="insmod: ERROR: could not insert module: Key was rejected by service\n", kernel=said)
 
 
 def module_image(name: str, *, imports: Sequence[str] = (), has_exit: bool = True, **tags: str) -> bytes:

@@ -33,6 +33,7 @@ STOREYS = (
     ("result", "build", "postmortem"),
     ("steps",),
     ("run", "judge", "report", "cache", "enrolment"),
+    ("securematrix", "testing_keys"),
     # Imported by nobody.
     ("cli", "testing"),
     ("__main__",),

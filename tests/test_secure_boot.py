@@ -24,6 +24,7 @@ from kmlab.host.keys import load_pair, save_pair
 from kmlab.kernel.sign import Verdict, make_key_pair, read_signature, sign_module, verify
 from kmlab.lab import Lab, load_lab
 from kmlab.result import RunResult
+from kmlab.securematrix import Cell, document, lines, run_matrix
 from kmlab.testing import Act, FakeModule, World, module_image
 
 TEMPLATE = Path("/usr/share/OVMF/OVMF_VARS_4M.ms.fd")
@@ -241,3 +242,44 @@ def test_a_damaged_template_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "bad.fd").write_bytes(os.urandom(1000))
     with pytest.raises(LabError, match=r"cannot enrol .*mok\.der in a copy of .*bad\.fd"):
         varstore.make_store(tmp_path / "bad.fd", pair.certificate, tmp_path / "vars.fd", Deadline(30))
+
+
+# --- the matrix ----------------------------------------------------------------------------------------------------
+
+
+def matrix(lab: Lab, world: World, *names: str) -> list[Cell]:
+    world.taints_unsigned = True
+    wanted, specs = lab.module_for(lab.folder / "hello"), [lab.guest(name) for name in names]
+    return run_matrix(world.host, lab, specs, wanted, None, silent, lambda result: None)
+
+
+def test_the_matrix_has_each_way_of_signing_with_secure_boot_on_and_off(lab: Lab, world: World) -> None:
+    cells = matrix(lab, world, "secure")
+    assert {(c.spec.name, c.way): c.happened for c in cells} == {
+        **{("secure", way): "refused" for way in ("no", "wrong-key", "altered", "stripped")},
+        ("secure", "mok"): "loads",
+        **{("plain", way): "loads, taints (E)" for way in ("no", "wrong-key", "altered", "stripped", "mok")},
+    }
+    assert all(cell.ok for cell in cells)
+    table = lines(cells)
+    assert table[0].split("  ")[-2:] == ["secure, Secure Boot on", "plain, Secure Boot off"]
+    assert "10 as expected, 0 not" in table
+    assert document(cells)["ok"] is True and len(document(cells)["cells"]) == 10
+    reasons = {cell.way: cell.result.reason or "" for cell in cells if cell.happened == "refused"}
+    told = {"no": "not signed", "wrong-key": "not enrolled", "altered": "altered after", "stripped": "strip may have"}
+    assert all(words in reasons[way] for way, words in told.items()), reasons
+
+
+def test_a_guest_whose_twin_is_not_in_the_lab_gets_one_for_the_moment(lab: Lab, world: World) -> None:
+    alone = dataclasses.replace(lab, guests={"plain": lab.guests["plain"]})
+    cells = matrix(alone, world, "plain")
+    assert [cell.spec.name for cell in cells[::5]] == ["plain-secure", "plain"]
+    assert all(cell.ok for cell in cells)
+    assert provision.lab_files(alone).guests() == ["plain"], "and nothing of it is left"
+
+
+def test_what_was_not_expected_is_marked_in_the_matrix(lab: Lab, world: World) -> None:
+    world.modules["hello"] = FakeModule(name="hello", load=Act(code=1, error="insmod: ERROR: No such device\n"))
+    cells = matrix(lab, world, "secure")
+    assert not document(cells)["ok"]
+    assert any("! load-failed (expected: loads)" in line for line in lines(cells))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from kmlab import __version__
-from kmlab.cli import lab, look, module
+from kmlab.cli import lab, look, module, sign
 from kmlab.cli.asked import manner
 from kmlab.errors import KmlabError
 
@@ -39,6 +39,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     module.build,
     module.load,
     module.unload,
+    sign.sign,
     module.crashes,
     look.status,
     look.log,

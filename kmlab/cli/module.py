@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -23,6 +23,8 @@ from kmlab.cli.asked import (
 )
 
 if TYPE_CHECKING:
+    from kmlab.host import Host
+    from kmlab.lab import GuestSpec, Lab
     from kmlab.result import RunResult
     from kmlab.run import Options
 
@@ -76,6 +78,10 @@ def test(
     every: AllGuests = False,
     junit: Annotated[Path | None, typer.Option("--junit", help="Write a JUnit file.", metavar="FILE")] = None,
     github: Annotated[bool, typer.Option("--github", help="Annotations for GitHub Actions.")] = False,
+    secure_boot_matrix: Annotated[
+        Path | None,
+        typer.Option("--secure-boot-matrix", help="Instead: sign this module in every way and see.", metavar="DIR"),
+    ] = None,
     lab: LabFile = None,
     connect: Connect = None,
     json: Json = False,
@@ -88,6 +94,8 @@ def test(
     from kmlab.cli import render
 
     opened, host = open_lab(lab, connect), real_host()
+    if secure_boot_matrix is not None:
+        _secure_boot_matrix(host, opened, secure_boot_matrix, chosen(opened, guest, every), json)
     results = []
     with render.reporting() as report:
         for wanted in story.modules_under(opened, directories or []):
@@ -158,6 +166,19 @@ def crashes(
     found = judge.judge_file(file, module)
     render.crashes(found, as_json=json)
     raise typer.Exit(1 if found else 0)
+
+
+def _secure_boot_matrix(host: Host, lab: Lab, directory: Path, specs: list[GuestSpec], json: bool) -> NoReturn:
+    from kmlab import securematrix
+    from kmlab.cli import render
+
+    with render.reporting() as report:
+        wanted = lab.module_for(directory)
+        cells = securematrix.run_matrix(host, lab, specs, wanted, passphrase, report, render.one_line)
+    render.document(securematrix.document(cells)) if json else render.plain(securematrix.lines(cells))
+    if any(cell.happened == "error" for cell in cells):
+        raise typer.Exit(3)
+    raise typer.Exit(0 if all(cell.ok for cell in cells) else 1)
 
 
 def _steps(

@@ -1,17 +1,16 @@
 """What to type into MokManager, screen by screen, from the bytes that it writes to a serial console.
 
 Follows MokManager.c and lib/console.c of shim (https://github.com/rhboot/shim), versions 15 to 16. It draws with
-cursor movements, so text is searched for and never lines.
+cursor movements between its texts, so texts are searched for and never lines.
 """
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 
 DOWN, ENTER = b"\x1b[B", b"\r"
 
-_MOVES = re.compile(rb"\x1b\[[0-9;?=]*[A-Za-z]|\x1b[=>()][0-9A-B]?|[\x00-\x1f]")
+_COMPLAINTS = (b"Password doesn't match", b"Failed to enroll", b"Password limit reached", b"Failed to set variable")
 _LONGEST = 1 << 16
 """Bytes kept of a screen that does not end."""
 
@@ -42,6 +41,7 @@ class MokManager:
             Screen(b"Reboot", (ENTER,), "the reboot"),
         ]
         self._seen = bytearray()
+        self._begun = False
 
     @property
     def done(self) -> bool:
@@ -55,13 +55,14 @@ class MokManager:
     def feed(self, said: bytes) -> tuple[bytes, ...]:
         """The keys to type now, one after the other; often none. Refused, if it did not like the last ones."""
         self._seen += said
-        text = _MOVES.sub(b"", bytes(self._seen))
-        for words in (b"Password doesn't match", b"Failed to enroll", b"Password limit reached"):
-            if words in text:
+        for words in _COMPLAINTS if self._begun else ():
+            if words in self._seen:
                 raise Refused(words.decode())
-        if self.done or self._screens[0].shows not in text:
+        at = -1 if self.done else self._seen.find(self._screens[0].shows)
+        if at < 0:
             del self._seen[:-_LONGEST]
             return ()
-        # What comes from now on belongs to the next screen.
-        self._seen.clear()
+        # What comes behind it belongs to the next screen.
+        del self._seen[: at + len(self._screens[0].shows)]
+        self._begun = True
         return self._screens.pop(0).keys
