@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +47,10 @@ class ListedImage:
     architectures: tuple[str, ...]
     cached: int
     """Bytes on disk; 0 if it is not in the cache."""
+    trust: str
+    """What vouches for it: packages, signature, digest, or nothing."""
+    serial: str | None
+    """The release that the catalogue pins, of one that is downloaded."""
 
 
 def guest_status(lab: Lab, name: str) -> GuestStatus:
@@ -62,11 +67,18 @@ def listed(beside: Path | None) -> list[ListedImage]:
     for name in catalog.image_names(beside):
         image = catalog.load_image(name, beside)
         size = sum(disks.size_on_disk(folder) for folder in store.images().glob(f"{name}-*-*"))
-        found.append(ListedImage(name, image.family, image.release, tuple(image.architectures), size))
+        entry = image.architectures.get(os.uname().machine) or next(iter(image.architectures.values()))
+        pin = entry.download.pin if entry.download else None
+        trust = "packages"
+        if image.publisher is not None:
+            trust = "signature" if image.publisher.key else "digest" if pin else "nothing"
+        serial = pin.serial if pin else None
+        about = (name, image.family, image.release, tuple(image.architectures), size, trust, serial)
+        found.append(ListedImage(*about))
     return found
 
 
-def verify(report: Report) -> list[tuple[str, str | None]]:
+def verify(report: Report, beside: Path | None) -> list[tuple[str, str | None]]:
     """Every cached thing and what is wrong with it, having read all of its bytes."""
     found: list[tuple[str, str | None]] = []
     for kind, folder in _things():
@@ -79,7 +91,10 @@ def verify(report: Report) -> list[tuple[str, str | None]]:
                 found.append((name, error.message))
                 continue
             same = disks.digest(folder / _FILES[kind]) == known["sha256"]
-            found.append((name, None if same else "altered since it was made"))
+            problem = None if same else "altered since it was made"
+            if problem is None and kind == "images":
+                problem = provision.vouched_for(folder, beside)
+            found.append((name, problem))
     return found
 
 
@@ -87,9 +102,10 @@ def prune() -> tuple[list[str], int]:
     """Remove what no guest of any lab stands on, and what was left half-made; names and bytes."""
     provision.sweep()
     provision.sweep_toolchains()
+    freed = provision.remove_downloads()
     records = [store.read_json(path) for path in (store.state_home() / "labs").glob("*/*/guest.json")]
     used = {record[key] for record in records if isinstance(record, dict) for key in ("base", "checkpoint")}
-    removed, freed = [], 0
+    removed = []
     for kind, folder in _things():
         if kind == "images" or folder.name in used:
             continue

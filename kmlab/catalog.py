@@ -34,9 +34,10 @@ class PackageSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pin:
-    """The release of a published image that this catalogue knows."""
+    """Which release of a published image is meant, and what it must be."""
 
-    serial: Serial
+    serial: Serial | None = None
+    """None is whichever is the newest."""
     digest: AnyDigest
     """Of the image, by the publisher's own kind of sums."""
     signed: Time | None = None

@@ -17,6 +17,7 @@ from kmlab.errors import ConfigError
 from kmlab.events import printable
 from kmlab.yamlfile import Lines
 from kmlab.yamltypes import (
+    AnyDigest,
     Command,
     CommandLine,
     Digest,
@@ -30,6 +31,7 @@ from kmlab.yamltypes import (
     OneLine,
     Package,
     Pattern,
+    Serial,
     Size,
     Sysctl,
     Url,
@@ -53,6 +55,7 @@ Outcome = Literal[
     "error",
 ]
 """What a run can come to, worst last."""
+Arch = Literal["x86_64", "aarch64"]
 ParamValue = str | int | bool
 Param = ParamValue | tuple[ParamValue, ...]
 
@@ -106,6 +109,10 @@ class ImageUrl:
     sha256: Digest | None = None
     unverified: bool = False
     """The person accepts whatever the server sends."""
+    family: Name | None = None
+    """Whose recipe makes a guest of it; None where the guest has a `recipe`."""
+    arch: Arch | None = None
+    """None is the host's."""
 
     def __post_init__(self) -> None:
         if self.sha256 is None and not self.unverified:
@@ -121,6 +128,26 @@ class ImagePath:
 
     path: Path
     """As written, relative to the lab's folder."""
+    sha256: Digest | None = None
+    family: Name | None = None
+    arch: Arch | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageNamed:
+    """An image of the catalogue, and what this lab trusts where its publisher signs nothing."""
+
+    name: ImageName
+    serial: Serial | None = None
+    """The release; None is the newest."""
+    digest: AnyDigest | None = None
+    """Of the image file, as its publisher's sums have it: instead of the catalogue's pin."""
+    unverified: bool = False
+    """Where nobody vouches for the image, the person accepts whatever the server sends."""
+
+    def __post_init__(self) -> None:
+        if self.serial is not None and self.digest is None:
+            raise ConfigError("names a release and not its digest", "add `digest: …`, from the publisher's sums")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,13 +163,13 @@ class GuestSpec:
     """What was asked for of one guest."""
 
     name: Name
-    image: ImageName | ImageUrl | ImagePath
+    image: ImageName | ImageUrl | ImagePath | ImageNamed
     """A name of the catalogue, which alone knows whether there is such an image."""
     kernel: KernelName | LocalKernel = "default"
     cpus: Annotated[int, whole(1, 64)] = 2
     memory: Annotated[int, size("256M", "1T")] = 1 << 30
     disk: Annotated[int, size("1G", "16T")] | None = None
-    """Bytes that the root disk is grown to; None is as large as the image."""
+    """Bytes that the root disk is grown to; None leaves that to the image."""
     secure_boot: bool = False
     cmdline: CommandLine = ""
     """Added to the kernel's command line."""
@@ -218,6 +245,7 @@ class Lab:
     matrix: tuple[KernelName, ...] = ()
     """Each a guest of the lab, or else a kernel for the default guests."""
     mirror: Url | None = None
+    """Stands for the publishers' servers; `{host}` in it is the publisher's."""
     vmcore: Literal["auto", "always", "never"] = "auto"
     vmcore_max: Size = 2 << 30
     """Bytes; a larger dump is not kept."""

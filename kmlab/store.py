@@ -141,6 +141,16 @@ def images() -> Path:
     return cache_home() / "images"
 
 
+def pulled(image: str, arch: str) -> Path:
+    """What is known of the last download of an image. It outlives the image: nothing older is taken later on."""
+    return state_home() / "images" / f"{image}-{arch}.json"
+
+
+def downloads() -> Path:
+    """Files as a server sent them, whole or not, that nothing may read before they are verified."""
+    return cache_home() / "downloads"
+
+
 def bases() -> Path:
     """One folder a base, named by the hash of everything that went into it."""
     return cache_home() / "bases"

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.publisher import Authority, Publisher, Server, Signer
+
 
 @pytest.fixture
 def xdg(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
@@ -18,3 +20,43 @@ def xdg(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Who signed the certificate of the suite's servers."""
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="session")
+def signer() -> Iterator[Signer]:
+    """A publisher's key."""
+    made = Signer()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def stranger() -> Iterator[Signer]:
+    """Somebody else's key, under the publisher's name."""
+    made = Signer()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def server(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """An HTTPS server that this process trusts, and no proxy in between."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "KMLAB_MIRROR"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.certificate))
+    made = Server(authority.context())
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def publisher(server: Server, signer: Signer) -> Publisher:
+    """A publisher without a release."""
+    return Publisher(server, signer)

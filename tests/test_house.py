@@ -46,6 +46,7 @@ ONLY_IN = {
     "pycdlib": {"host/disks.py"},
     "subprocess": {"host/command.py"},
     "rich": {"cli/render.py"},
+    "urllib3": {"host/download.py"},
 }
 GROUND = ("errors", "events", "store")
 OUTSIDE = {"os", "shutil", "socket", "tempfile", "sys", "time", "threading", "select", "glob", "urllib", "http"}

@@ -16,9 +16,9 @@ esac
 run="python3 python3-venv python3-dev gcc libc6-dev make pkg-config libvirt-dev
 	libvirt-daemon-driver-qemu $emulator qemu-utils $firmware
 	mmdebstrap debian-archive-keyring e2fsprogs dosfstools mtools fdisk uidmap bubblewrap
-	openssh-client ca-certificates"
-# For the tests alone: a libvirtd for system mode, libvirt's own schema, a second reader of signatures.
-test="libvirt-daemon libvirt-clients libxml2-utils openssl"
+	openssh-client ca-certificates gpgv"
+# For the tests alone: a libvirtd for system mode, libvirt's own schema, a second reader of signatures, a publisher's key.
+test="libvirt-daemon libvirt-clients libxml2-utils openssl gpg"
 packages="$run"
 [ "${1:-}" = --run-only ] || packages="$run $test"
 

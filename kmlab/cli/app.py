@@ -51,6 +51,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
 )
 _IMAGE_COMMANDS: dict[str, Callable[..., None]] = {
     "list": lab.image_list,
+    "pull": lab.image_pull,
     "build": lab.image_build,
     "kernels": lab.image_kernels,
     "verify": lab.image_verify,

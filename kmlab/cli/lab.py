@@ -155,6 +155,40 @@ def image_list(lab: LabFile = None, json: Json = False, debug: Debug = False) ->
     render.images(cache.listed(file.parent if file else None), as_json=json)
 
 
+def image_pull(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Images of the catalogue; default: those of the lab.", metavar="[IMAGE]..."),
+    ] = None,
+    lab: LabFile = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Bring images into the cache, verified: what their publishers have today."""
+    speak(json=json, debug=debug)
+    from kmlab import provision
+    from kmlab.cli import render
+    from kmlab.lab import find_lab
+
+    host = real_host()
+    there = lab is not None or find_lab(Path.cwd()) is not None
+    opened = open_lab(lab) if there or not names else None
+    pulled = []
+    with render.reporting() as report:
+        for name in names or []:
+            beside = opened.folder if opened else None
+            path = provision.catalogue_image(host, name, opened, beside, report, refresh=True)
+            pulled.append({"name": name, "path": str(path)})
+        for spec in opened.guests.values() if opened and not names else []:
+            assert opened is not None
+            path = provision.guest_image(host, opened, spec, report, refresh=True)
+            pulled.append({"name": path.parent.name, "path": str(path)})
+    if json:
+        render.document({"schema": "kmlab.pull/1", "images": pulled})
+    for image in pulled if not json else []:
+        render.say(image["path"])
+
+
 def image_build(
     name: Annotated[str, typer.Argument(help="An image of the catalogue.", metavar="IMAGE")],
     lab: LabFile = None,
@@ -192,13 +226,15 @@ def image_kernels(
 
 
 def image_verify(lab: LabFile = None, json: Json = False, debug: Debug = False) -> None:
-    """Read every file of the cache again and compare it with what was recorded when it was made."""
+    """Read every file of the cache again: what was recorded when it was made, and what its publisher signed."""
     speak(json=json, debug=debug)
     from kmlab import cache
     from kmlab.cli import render
+    from kmlab.lab import find_lab
 
+    file = lab or find_lab(Path.cwd())
     with render.reporting() as report:
-        found = cache.verify(report)
+        found = cache.verify(report, file.parent if file else None)
     render.verified(found, as_json=json)
     raise typer.Exit(3 if any(problem for _, problem in found) else 0)
 

@@ -348,6 +348,8 @@ def images(found: Sequence[ListedImage], *, as_json: bool) -> None:
                 "release": i.release,
                 "architectures": list(i.architectures),
                 "cached_bytes": i.cached,
+                "trust": i.trust,
+                "serial": i.serial,
             }
             for i in found
         ]
@@ -355,7 +357,10 @@ def images(found: Sequence[ListedImage], *, as_json: bool) -> None:
         return
     for image in found:
         cached = f"{image.cached / 2**20:.0f} MiB in the cache" if image.cached else "not in the cache"
-        say(f"{image.name:<14} {image.family:<8} {','.join(image.architectures):<16} {cached}")
+        trust = {"packages": "built from signed packages", "signature": "signed", "digest": "pinned by its digest"}
+        word = trust.get(image.trust, "needs a digest")
+        pinned = f", release {image.serial}" if image.serial else ""
+        say(f"{image.name:<16} {image.family:<8} {','.join(image.architectures):<16} {word + pinned:<28} {cached}")
 
 
 def kernels(image: str, found: Sequence[Release], own: str, *, as_json: bool) -> None:

@@ -36,6 +36,7 @@ PACKAGES = {
     "mmd": "mtools",
     "sfdisk": "fdisk",
     "bwrap": "bubblewrap",
+    "gpgv": "gpgv",
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",
 }

@@ -20,10 +20,15 @@ MIB = 1 << 20
 _ESP_MIB = 64
 
 
-def make_overlay(overlay: Path, backing: Path, deadline: Deadline) -> None:
-    """An empty qcow2 on top of `backing`, which is never written to again."""
+def make_overlay(overlay: Path, backing: Path, deadline: Deadline, size: int | None = None) -> None:
+    """An empty qcow2 on top of `backing`, which is never written to again; of `size` bytes, or as large as that."""
     argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(backing.resolve()), str(overlay)]
-    command.run(argv, deadline=deadline)
+    command.run([*argv, *([str(size)] if size is not None else [])], deadline=deadline)
+
+
+def convert_raw(raw: Path, target: Path, deadline: Deadline) -> None:
+    """A qcow2 file of a raw disk image, whose first bytes are not looked at for a format."""
+    command.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, target], deadline=deadline)
 
 
 def make_seed(seed: Path, files: Mapping[str, str | Path]) -> None:
@@ -72,7 +77,7 @@ def make_disk(target: Path, *, root: Path, esp: Mapping[str, Path], deadline: De
     command.run(["sfdisk", "-q", raw], deadline=deadline, stdin=layout)
     _copy_into(raw, system, 1 * MIB)
     _copy_into(raw, root, (1 + _ESP_MIB) * MIB)
-    command.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, target], deadline=deadline)
+    convert_raw(raw, target, deadline)
     for scratch in (system, raw, layout):
         scratch.unlink()
 
@@ -84,9 +89,9 @@ def read_from_filesystem(filesystem: Path, path: str, target: Path, deadline: De
         raise ImageError(f"{filesystem.name}: no file {path} in it")
 
 
-def digest(path: Path, progress: Callable[[int, int], None] | None = None) -> str:
-    """SHA-256 of a file, in hex."""
-    total, done, sha = path.stat().st_size, 0, hashlib.sha256()
+def digest(path: Path, progress: Callable[[int, int], None] | None = None, kind: str = "sha256") -> str:
+    """SHA-256 of a file, or another digest, in hex."""
+    total, done, sha = path.stat().st_size, 0, hashlib.new(kind)
     with path.open("rb") as file:
         while chunk := file.read(8 * MIB):
             sha.update(chunk)

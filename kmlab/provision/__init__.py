@@ -20,7 +20,8 @@ from kmlab.host.ssh import Shell, known_hosts_line
 from kmlab.lab import GuestSpec, Lab
 from kmlab.provision.base import Base, ensure_base
 from kmlab.provision.checkpoint import ensure_checkpoint
-from kmlab.provision.image import build_image
+from kmlab.provision.fetch import remove_downloads, vouched_for
+from kmlab.provision.image import build_image, catalogue_image, guest_image
 from kmlab.provision.kernels import available
 from kmlab.provision.making import LOCK_PATIENCE, SSH, check, sweep
 from kmlab.provision.plan import Plan, lab_files, plan
@@ -30,16 +31,20 @@ from kmlab.virt.domain import console_tty, retarget
 __all__ = [
     "available",
     "build_image",
+    "catalogue_image",
     "check",
     "destroy_lab",
     "enrol_by_mokmanager",
     "entered",
+    "guest_image",
     "lab_files",
+    "remove_downloads",
     "stop",
     "sweep",
     "sweep_toolchains",
     "take_down",
     "toolchain_for",
+    "vouched_for",
 ]
 
 RESTORE_PATIENCE = 30.0

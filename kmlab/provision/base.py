@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from kmlab import store
 from kmlab.errors import LabError
-from kmlab.events import Deadline, Report, Stage, printable
+from kmlab.events import Deadline, Note, Report, Stage, printable
 from kmlab.host import Host, disks, hypervisor, locks
 from kmlab.provision.image import ensure_image
 from kmlab.provision.kernels import asked_for, ensure_kernel
@@ -25,10 +26,15 @@ from kmlab.provision.making import (
     sweep_key,
 )
 from kmlab.provision.plan import Plan
-from kmlab.virt import cloudinit, firmware
+from kmlab.provision.source import Built
+from kmlab.virt import cloudinit, firmware, qcow2
 from kmlab.virt.domain import Domain
 
 BASE_FORMAT = 2
+ROOM = 8 << 30
+"""Bytes of a guest's disk on a published image, which has room for itself and little else."""
+_CLOUD_INIT_ENDS = re.compile(r"Cloud-init v\. \S+ finished at [^\r\n]*")
+_CLOUD_INIT_SAYS = re.compile(r"cloud-init\[\d+\]: (?P<what>.*\[(?:WARNING|ERROR|CRITICAL)\]: .*)")
 _BAKE_PATIENCE = 900.0
 
 
@@ -81,6 +87,7 @@ def base_key(wanted: Plan, image: Path) -> str:
         spec.cmdline,
         spec.packages,
         wanted.public_key,
+        *([spec.disk] if spec.disk is not None else []),
     )
 
 
@@ -107,7 +114,7 @@ def _bake(host: Host, wanted: Plan, image: Path, folder: Path, stage: Stage) -> 
     disks.make_seed(seed, {**files, **{f"{number}.deb": path for number, path in enumerate(kernel.debs)}})
     for deb in kernel.debs:
         deb.unlink()
-    disks.make_overlay(folder / "disk.qcow2", image, deadline)
+    disks.make_overlay(folder / "disk.qcow2", image, deadline, disk_size(wanted, image))
     disks.copy(wanted.baking.variables, folder / "nvram.fd")
     domain = wanted.domain(folder, seed)
     with booted(host, wanted, domain, folder, deadline) as hv:
@@ -117,10 +124,26 @@ def _bake(host: Host, wanted: Plan, image: Path, folder: Path, stage: Stage) -> 
     return said
 
 
+def disk_size(wanted: Plan, image: Path) -> int | None:
+    """Bytes that a guest's disk is grown to; cloud-init grows the root on it. None: as large as the image."""
+    with image.open("rb") as file:
+        has = qcow2.check(file.read(qcow2.HEAD), image.stat().st_size, str(image)).virtual_size
+    if wanted.spec.disk is None:
+        return None if isinstance(wanted.source, Built) else max(has, ROOM)
+    if wanted.spec.disk < has:
+        raise wanted.lab.error(
+            ("guests", wanted.spec.name, "disk"),
+            f"the image is larger than that: {has / 2**30:.1f} GiB",
+            "leave it out",
+        )
+    return wanted.spec.disk
+
+
 def _watch_bake(
     wanted: Plan, domain: Domain, folder: Path, hv: hypervisor.Hypervisor, stage: Stage, deadline: Deadline
 ) -> dict[str, str]:
     said: dict[str, str] = {}
+    notes: list[str] = []
     silent_until = Deadline(firmware.FIRST_LINE_SECONDS * wanted.patience)
     while True:
         console = read_console(folder / "console.log")
@@ -129,6 +152,13 @@ def _watch_bake(
             if found:
                 what, _, rest = words.strip().partition(" ")
                 said[what] = rest
+        notes = _notes(console)
+        if "kernel" not in said and (end := _CLOUD_INIT_ENDS.search(console)):
+            why = notes[0] if notes else end[0]
+            raise LabError(
+                f"guest '{wanted.spec.name}': cloud-init ended before the base was baked: {why}",
+                f"its whole console: {store.failed_boot()}",
+            )
         if "error" in said:
             raise LabError(
                 f"guest '{wanted.spec.name}' could not be baked: {printable(said['error'], 300)}",
@@ -150,4 +180,19 @@ def _watch_bake(
         raise LabError(
             f"guest '{wanted.spec.name}' stopped before its base was baked; last console line: '{last_line(console)}'"
         )
+    for note in notes:
+        stage.report(Note(wanted.spec.name, note))
     return {"release": said["done"], "host_key": " ".join(said["hostkey"].split()[:2])}
+
+
+def _notes(console: str) -> list[str]:
+    """What a person should know of a first boot: the script's own notes, and what cloud-init complained about."""
+    found = []
+    for line in console.splitlines():
+        _, _, note = line.partition("kmlab-bake: note ")
+        complaint = _CLOUD_INIT_SAYS.search(line)
+        if complaint:
+            note = f"cloud-init: {complaint['what']}"
+        if note:
+            found.append(printable(note.strip(), 200))
+    return list(dict.fromkeys(found))[:10]

@@ -1,4 +1,4 @@
-"""The pristine image: made once, verified, read-only, shared by all labs."""
+"""The pristine image: made or brought once, verified, read-only, shared by all labs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from kmlab.errors import ImageError
 from kmlab.events import Deadline, Report, Stage, printable
 from kmlab.host import Host, disks, locks
 from kmlab.host.mmdebstrap import PackageImage
+from kmlab.lab import GuestSpec, Lab
+from kmlab.provision.fetch import own_image, published_image
 from kmlab.provision.making import LOCK_PATIENCE, check, record, sweep_key
-from kmlab.provision.plan import Plan, arch_of
+from kmlab.provision.plan import Plan, catalogued, mirror_of, source_of
+from kmlab.provision.source import Built, Own, Source
 
 IMAGE_FORMAT = 1
 """Raised when images that an older kmlab built must not be used any more."""
@@ -19,42 +22,67 @@ _IMAGE_PATIENCE = 1800.0
 
 
 def ensure_image(host: Host, wanted: Plan, report: Report) -> Path:
-    """The pristine image of this guest, built when it is not there; read-only."""
-    return _built_image(host, wanted.image, wanted.recipe, wanted.arch, report)
+    """The pristine image of this guest, brought when it is not there; read-only."""
+    return _brought(host, wanted.source, wanted.lab.folder, report)
+
+
+def guest_image(host: Host, lab: Lab, spec: GuestSpec, report: Report, *, refresh: bool = False) -> Path:
+    """The image of a guest of a lab, without the rest of what makes a guest."""
+    return _brought(host, source_of(lab, spec)[1], lab.folder, report, refresh=refresh)
 
 
 def build_image(host: Host, name: str, beside: Path | None, report: Report) -> Path:
-    """An image of the catalogue by its name, for this host's architecture."""
-    image = catalog.load_image(name, beside)
-    return _built_image(host, image, catalog.load_recipe(image.family, beside), arch_of(image), report)
+    """An image of the catalogue that is built from packages, for this host's architecture."""
+    source = catalogued(catalog.load_image(name, beside), beside)
+    if not isinstance(source, Built):
+        raise ImageError(f"image '{name}' is not built here: its publisher made it", f"kmlab image pull {name}")
+    return _built(host, source, beside, report)
 
 
-def _built_image(host: Host, image: catalog.Image, recipe: catalog.Recipe, arch: str, report: Report) -> Path:
-    source = catalog.architecture(image, arch).packages
-    if source is None:
-        raise ImageError(f"image '{image.name}' is not built from packages", "kmlab image pull brings it")
-    packages = catalog.built_packages(source, recipe)
+def catalogue_image(
+    host: Host, name: str, lab: Lab | None, beside: Path | None, report: Report, *, refresh: bool = False
+) -> Path:
+    """An image of the catalogue, by the word of the guest in lab.yaml that names it, if one does.
+
+    `refresh` wants what its publisher has today, whatever is in the cache.
+    """
+    source = catalogued(catalog.load_image(name, beside), beside, mirror=mirror_of(lab))
+    for spec in lab.guests.values() if lab else ():
+        if lab is not None and getattr(spec.image, "name", spec.image) == name:
+            _, source = source_of(lab, spec)
+    return _brought(host, source, beside, report, refresh=refresh)
+
+
+def _brought(host: Host, source: Source, beside: Path | None, report: Report, *, refresh: bool = False) -> Path:
+    if isinstance(source, Built):
+        return _built(host, source, beside, report)
+    return own_image(source, report) if isinstance(source, Own) else published_image(source, report, refresh=refresh)
+
+
+def _built(host: Host, wanted: Built, beside: Path | None, report: Report) -> Path:
+    source = wanted.packages
+    packages = catalog.built_packages(source, catalog.load_recipe(wanted.family, beside))
     script = catalog.root_script()
-    key = store.digest_of(IMAGE_FORMAT, image.name, arch, dataclasses.asdict(source), packages, script)
-    final = store.images() / f"{image.name}-{arch}-{key}"
-    with locks.held(store.work() / f"{final.name}.lock", image.name, report, Deadline(LOCK_PATIENCE)):
+    key = store.digest_of(IMAGE_FORMAT, wanted.name, wanted.arch, dataclasses.asdict(source), packages, script)
+    final = store.images() / f"{wanted.name}-{wanted.arch}-{key}"
+    with locks.held(store.work() / f"{final.name}.lock", wanted.name, report, Deadline(LOCK_PATIENCE)):
         if not (final / "image.json").exists():
-            store.require_space(store.images(), 4 << 30, f"building image '{image.name}'")
-            with Stage(report, image.name, "building the image from signed packages") as stage:
+            store.require_space(store.images(), 4 << 30, f"building image '{wanted.name}'")
+            with Stage(report, wanted.name, "building the image from signed packages") as stage:
                 sweep_key(final.name)
                 with store.published(final, store.work()) as folder:
                     target = folder / "disk.qcow2"
                     about = PackageImage(
                         distribution=source.distribution,
                         suite=source.suite,
-                        arch=arch,
+                        arch=wanted.arch,
                         packages=packages,
                         root_size=source.root_size,
                         hook=script,
                     )
                     deadline = Deadline(_IMAGE_PATIENCE)
                     host.build_image(about, target, deadline, lambda line: stage.progress(detail=printable(line, 100)))
-                    record(folder / "image.json", target, {"name": image.name, "arch": arch})
+                    record(folder / "image.json", target, {"name": wanted.name, "arch": wanted.arch})
                 stage.detail = f"{disks.size_on_disk(final) / 2**20:.0f} MiB"
         check(final / "image.json", final / "disk.qcow2")
     return final / "disk.qcow2"

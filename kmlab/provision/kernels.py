@@ -16,7 +16,7 @@ from kmlab.host import Host, command, disks, locks
 from kmlab.host.apt import Archive
 from kmlab.kernel import releases
 from kmlab.lab import LocalKernel
-from kmlab.provision.image import build_image
+from kmlab.provision.image import catalogue_image
 from kmlab.provision.making import LOCK_PATIENCE
 from kmlab.provision.plan import Plan, arch_of
 
@@ -74,7 +74,7 @@ def ensure_kernel(host: Host, wanted: Plan, image: Path, folder: Path, stage: St
 def available(host: Host, name: str, beside: Path | None, report: Report) -> tuple[list[releases.Release], str]:
     """Every kernel with headers that the image `name` of the catalogue can have, and the release of its own."""
     image = catalog.load_image(name, beside)
-    disk = build_image(host, name, beside, report)
+    disk = catalogue_image(host, name, None, beside, report)
     with Stage(report, name, "asking its archive for kernels") as stage:
 
         def tell(line: str) -> None:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kmlab import catalog, store
+from kmlab.errors import ConfigError
 from kmlab.host import Host, accel, command, hypervisor
 from kmlab.host.accel import Acceleration
 from kmlab.host.ssh import ensure_identity
-from kmlab.lab import GuestSpec, Lab
+from kmlab.lab import GuestSpec, ImageNamed, ImagePath, ImageUrl, Lab
+from kmlab.provision.source import Built, Own, Published, Source
 from kmlab.signing import ensure_pair
 from kmlab.virt.domain import Domain
 from kmlab.virt.firmware import Firmware, choose
@@ -23,6 +25,9 @@ class Plan:
     lab: Lab
     spec: GuestSpec
     image: catalog.Image
+    """Its entry in the catalogue; of a person's own there is little in it."""
+    source: Source
+    """What the image is made of or taken from."""
     recipe: catalog.Recipe
     arch: str
     acceleration: Acceleration
@@ -72,10 +77,8 @@ def lab_files(lab: Lab) -> store.LabFiles:
 def plan(host: Host, lab: Lab, spec: GuestSpec) -> Plan:
     """Look up all that decides how this guest is made; nothing is made yet, but the accelerator may be measured."""
     _refuse_what_is_not_there_yet(lab, spec)
-    where = lab.where("guests", spec.name, "image")
-    assert isinstance(spec.image, str)
-    image = catalog.load_image(spec.image, lab.folder, where)
-    arch = arch_of(image)
+    image, source = source_of(lab, spec)
+    arch = source.arch
     command.find(command.emulator(arch))
     acceleration = host.accelerate(lab.accel, arch)
     baking = choose(arch, secure_boot=False, smm_available=False, exists=os.path.exists)
@@ -83,6 +86,7 @@ def plan(host: Host, lab: Lab, spec: GuestSpec) -> Plan:
         lab=lab,
         spec=spec,
         image=image,
+        source=source,
         recipe=catalog.load_recipe(spec.recipe or image.family, lab.folder),
         arch=arch,
         acceleration=acceleration,
@@ -93,14 +97,66 @@ def plan(host: Host, lab: Lab, spec: GuestSpec) -> Plan:
     )
 
 
+def source_of(lab: Lab, spec: GuestSpec) -> tuple[catalog.Image, Source]:
+    """A guest's image in the catalogue, and what it comes from."""
+    where = lab.where("guests", spec.name, "image")
+    asked = ImageNamed(name=spec.image) if isinstance(spec.image, str) else spec.image
+    if isinstance(asked, ImageNamed):
+        image = catalog.load_image(asked.name, lab.folder, where)
+        return image, catalogued(image, lab.folder, mirror=mirror_of(lab), asked=asked)
+    if asked.family is None and spec.recipe is None:
+        raise lab.error(
+            ("guests", spec.name, "image"), "an image of your own needs a family", "add `family: ubuntu` to it"
+        )
+    own = _own(lab, asked)
+    return catalog.Image(name=own.name, family=asked.family or "", release="", architectures={}), own
+
+
+def catalogued(
+    image: catalog.Image, beside: Path | None, *, mirror: str | None = None, asked: ImageNamed | None = None
+) -> Source:
+    """What an image of the catalogue comes from, on the architecture that `arch_of` says."""
+    arch = arch_of(image)
+    entry = catalog.architecture(image, arch)
+    if entry.packages is not None:
+        if asked is not None and (asked.digest or asked.unverified):
+            raise ConfigError(f"image '{image.name}' is built here: it has no digest, and is always verified")
+        return Built(name=image.name, arch=arch, family=image.family, packages=entry.packages)
+    assert entry.download is not None and image.publisher is not None
+    publisher, pin = image.publisher, entry.download.pin
+    if asked is not None and asked.digest is not None:
+        pin = catalog.Pin(serial=asked.serial, digest=asked.digest)
+    return Published(
+        name=image.name,
+        arch=arch,
+        publisher=publisher,
+        file=entry.download.file,
+        dated_file=entry.download.dated_file,
+        key=catalog.load_key(publisher.key, beside) if publisher.key else None,
+        pin=pin,
+        unverified=asked is not None and asked.unverified,
+        mirror=mirror,
+    )
+
+
+def mirror_of(lab: Lab | None) -> str | None:
+    """The site's own mirror: KMLAB_MIRROR, or else lab.yaml's."""
+    return os.environ.get("KMLAB_MIRROR") or (lab.mirror if lab else None)
+
+
+def _own(lab: Lab, asked: ImageUrl | ImagePath) -> Own:
+    arch = asked.arch or os.uname().machine
+    if isinstance(asked, ImagePath):
+        path = lab.locate(asked.path)
+        return Own(name=f"own-{store.digest_of(str(path))[:8]}", arch=arch, path=path, digest=asked.sha256)
+    return Own(name=f"own-{store.digest_of(asked.url)[:8]}", arch=arch, url=asked.url, digest=asked.sha256)
+
+
 def _refuse_what_is_not_there_yet(lab: Lab, spec: GuestSpec) -> None:
     """ConfigError for a key that is understood but does nothing so far: better than to pass over it in silence."""
     guest = ("guests", spec.name)
     asked = {
-        (*guest, "image"): not isinstance(spec.image, str),
-        (*guest, "disk"): spec.disk is not None,
         ("matrix",): bool(lab.matrix),
-        ("mirror",): lab.mirror is not None,
     }
     for keys, there in asked.items():
         if there:
