@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socketserver
 import threading
@@ -240,8 +241,9 @@ class Proxy(BaseHTTPRequestHandler):
             self.end_headers()
 
             def pump(source: socket.socket, target: socket.socket) -> None:
-                while chunk := source.recv(65536):
-                    target.sendall(chunk)
+                with contextlib.suppress(OSError):
+                    while chunk := source.recv(65536):
+                        target.sendall(chunk)
 
             back = threading.Thread(target=pump, args=(there, self.connection), daemon=True)
             back.start()

@@ -52,6 +52,23 @@ def build(image: PackageImage, target: Path, deadline: Deadline, on_line: Callab
     """Build `image` as the qcow2 file `target`; scratch files lie in its folder."""
     folder = target.parent
     root = folder / "root.img"
+    unpack(image, root, deadline, on_line)
+    files = {}
+    for place, source in _BOOT_FILES[image.arch].items():
+        files[place] = folder / Path(place).name
+        disks.read_from_filesystem(root, source, files[place], deadline)
+    menu = folder / "grub.cfg"
+    menu.write_text(
+        "search --no-floppy --label kmlab-root --set root\nset prefix=($root)/boot/grub\nconfigfile $prefix/grub.cfg\n"
+    )
+    files[f"EFI/{image.distribution}/grub.cfg"] = menu
+    disks.make_disk(target, root=root, esp=files, deadline=deadline)
+    for scratch in (root, *files.values()):
+        scratch.unlink()
+
+
+def unpack(image: PackageImage, root: Path, deadline: Deadline, on_line: Callable[[str], None]) -> None:
+    """Let apt unpack the packages, and the hook make of them what it will in the new file `root`."""
     # In the namespace the builder is another user, who must not need a way into the person's folders: it gets the
     # open file, and nothing else.
     script = base64.b64encode(image.hook.encode()).decode()
@@ -80,7 +97,7 @@ def build(image: PackageImage, target: Path, deadline: Deadline, on_line: Callab
                 argv,
                 deadline=deadline,
                 on_line=on_line,
-                cwd=folder,
+                cwd=root.parent,
                 environment={"PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin"},
                 pass_files=(file.fileno(),),
             )
@@ -88,18 +105,6 @@ def build(image: PackageImage, target: Path, deadline: Deadline, on_line: Callab
             what = f"could not build {image.suite} for {image.arch}: {_cause(error)}"
             raise ImageError(what, _hint(error)) from None
     root.chmod(0o600)
-    files = {}
-    for place, source in _BOOT_FILES[image.arch].items():
-        files[place] = folder / Path(place).name
-        disks.read_from_filesystem(root, source, files[place], deadline)
-    menu = folder / "grub.cfg"
-    menu.write_text(
-        "search --no-floppy --label kmlab-root --set root\nset prefix=($root)/boot/grub\nconfigfile $prefix/grub.cfg\n"
-    )
-    files[f"EFI/{image.distribution}/grub.cfg"] = menu
-    disks.make_disk(target, root=root, esp=files, deadline=deadline)
-    for scratch in (root, *files.values()):
-        scratch.unlink()
 
 
 def _mode() -> str:

@@ -81,7 +81,7 @@ def base_key(wanted: Plan, image: Path) -> str:
     return store.digest_of(
         BASE_FORMAT,
         image.parent.name,
-        store.read_json(image.parent / "image.json"),
+        _of_image(wanted, image),
         dataclasses.asdict(wanted.recipe),
         asked_for(wanted),
         spec.cmdline,
@@ -89,6 +89,12 @@ def base_key(wanted: Plan, image: Path) -> str:
         wanted.public_key,
         *([spec.disk] if spec.disk is not None else []),
     )
+
+
+def _of_image(wanted: Plan, image: Path) -> object:
+    """What makes an image what it is; a published one is the same whenever and from wherever it was fetched."""
+    about = store.read_json(image.parent / "image.json")
+    return about if isinstance(wanted.source, Built) else about["sha256"]
 
 
 def _bake(host: Host, wanted: Plan, image: Path, folder: Path, stage: Stage) -> dict[str, str]:

@@ -76,7 +76,8 @@ def lab_files(lab: Lab) -> store.LabFiles:
 
 def plan(host: Host, lab: Lab, spec: GuestSpec) -> Plan:
     """Look up all that decides how this guest is made; nothing is made yet, but the accelerator may be measured."""
-    _refuse_what_is_not_there_yet(lab, spec)
+    if lab.matrix:
+        raise lab.error(("matrix",), "this value of 'matrix' is not supported yet", "leave it out")
     image, source = source_of(lab, spec)
     arch = source.arch
     command.find(command.emulator(arch))
@@ -150,17 +151,6 @@ def _own(lab: Lab, asked: ImageUrl | ImagePath) -> Own:
         path = lab.locate(asked.path)
         return Own(name=f"own-{store.digest_of(str(path))[:8]}", arch=arch, path=path, digest=asked.sha256)
     return Own(name=f"own-{store.digest_of(asked.url)[:8]}", arch=arch, url=asked.url, digest=asked.sha256)
-
-
-def _refuse_what_is_not_there_yet(lab: Lab, spec: GuestSpec) -> None:
-    """ConfigError for a key that is understood but does nothing so far: better than to pass over it in silence."""
-    guest = ("guests", spec.name)
-    asked = {
-        ("matrix",): bool(lab.matrix),
-    }
-    for keys, there in asked.items():
-        if there:
-            raise lab.error(keys, f"this value of '{keys[-1]}' is not supported yet", "leave it out")
 
 
 def _secure_firmware(acceleration: Acceleration, arch: str) -> Firmware:
