@@ -49,12 +49,6 @@ def test_a_data_file_is_refused(tmp_path: Path) -> None:
         checked(disk_image(tmp_path, "16M", "-o", f"data_file={tmp_path / 'data'}"))
 
 
-def test_an_encrypted_disk_is_refused(tmp_path: Path) -> None:
-    secret = ("--object", "secret,id=s,data=abc", "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10")
-    with pytest.raises(ImageError, match="encrypted"):
-        checked(disk_image(tmp_path, "16M", *secret))
-
-
 def test_a_disk_with_snapshots_is_refused(tmp_path: Path) -> None:
     made = tmp_path / "made.qcow2"
     made.write_bytes(disk_image(tmp_path))
