@@ -19,18 +19,21 @@ test: setup  ## All tests, real guests included
 unit: setup  ## The tests that need no guest
 	$(PYTHON_TOOL) pytest -m 'not guest' $(ARGS)
 
+bench: setup  ## Performance as ratios against companions, which it installs (ARGS='--list', ARGS='up --rounds 3')
+	$(PYTHON_TOOL) benchmarks $(ARGS)
+
 check: setup  ## Format, lint, types, import rules
-	$(PYTHON_TOOL) ruff format --check kmlab tests tools
-	$(PYTHON_TOOL) ruff check kmlab tests tools
+	$(PYTHON_TOOL) ruff format --check kmlab tests tools benchmarks
+	$(PYTHON_TOOL) ruff check kmlab tests tools benchmarks
 	$(PYTHON_TOOL) mypy
 	$(PYTHON_TOOL) pytest -q tests/test_house.py
 
 format: setup  ## Write the format that `make check` wants
-	$(PYTHON_TOOL) ruff format kmlab tests
-	$(PYTHON_TOOL) ruff check --fix kmlab tests
+	$(PYTHON_TOOL) ruff format kmlab tests benchmarks
+	$(PYTHON_TOOL) ruff check --fix kmlab tests benchmarks
 
 clean:  ## Remove what was made here; guests and caches: kmlab destroy --all-state
 	rm -rf .venv .kmlab .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
 	find kmlab tests -name __pycache__ -type d -exec rm -rf {} +
 
-.PHONY: help setup demo test unit check format clean
+.PHONY: help setup demo test unit bench check format clean

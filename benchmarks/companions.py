@@ -1,0 +1,111 @@
+"""The neighbours that we are compared with, installed by the benchmark itself, beneath .kmlab/bench and nowhere else.
+
+virtme-ng (https://github.com/arighi/virtme-ng) from PyPI boots the distribution's own kernel on the host's root. Its
+kernel, that kernel's headers, kmod and busybox are the distribution's packages, unpacked and not installed.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.world import SCRATCH, World
+
+_TOOLS = ("depmod", "modprobe", "insmod", "rmmod", "modinfo", "lsmod")
+_OTHERS = ("kmod", "libkmod2", "busybox-static")
+
+
+class Virtme:
+    """virtme-ng on the distribution's kernel of the guests' version, in the flavour that has 9p."""
+
+    def __init__(self, folder: Path, release: str) -> None:
+        self.root = folder / "root"
+        self.venv = folder / "venv"
+        self.tools = folder / "tools"
+        self.home = folder / "home"
+        self.release = release
+        self.kernel = self.root / "boot" / f"vmlinuz-{release}"
+        self.headers = self.root / "usr/src" / f"linux-headers-{release}"
+
+    def boot(self, world: World, script: str) -> float:
+        """From the start to the end of one command in a guest; seconds."""
+        argv: list[str | Path] = [self.venv / "bin/vng", "--verbose", "--run", self.kernel]
+        argv += ["--disable-kvm", "--force-9p", "--disable-microvm", "--cpus", "2", "--memory", "1G"]
+        argv += ["--busybox", self.root / "bin/busybox", "--exec", script]
+        # Where the host has no udev, vng's own exit code is not the command's; its init says it on the console.
+        took, out = world.run(argv, accept=range(256), env=self._environment(), both=True)
+        if "script exited with code 0" not in out:
+            raise RuntimeError(f"the command in virtme-ng's guest did not go well:\n{out[-2000:]}")
+        return took
+
+    def make(self, world: World, module: Path) -> float:
+        """Bare kbuild on the host with this kernel's headers; seconds."""
+        took, _ = world.run(["make", "-C", self.headers, f"M={module}", "modules"])
+        return took
+
+    def _environment(self) -> dict[str, str]:
+        self.home.mkdir(exist_ok=True)
+        path = f"{self.tools}:{self.venv / 'bin'}:{os.environ['PATH']}"
+        return {"PATH": path, "HOME": str(self.home), "XDG_RUNTIME_DIR": str(self.home)}
+
+
+@functools.cache
+def virtme() -> Virtme:
+    """Installed when it is not there yet."""
+    folder = SCRATCH / "virtme"
+    ready = folder / "release"
+    if not ready.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        _install(Virtme(folder, _release()))
+        ready.write_text(_release())
+    return Virtme(folder, ready.read_text())
+
+
+@functools.cache
+def _release() -> str:
+    """Of the distribution's generic kernel, the newest that apt knows here."""
+    about = _said(["apt-cache", "depends", f"linux-image-{_arch()}"])
+    found = re.search(r"Depends: linux-image-(\S+)", about)
+    if not found:
+        raise RuntimeError("apt knows no kernel here: sudo apt-get update")
+    return found[1]
+
+
+def _install(wanted: Virtme) -> None:
+    release = wanted.release
+    common = release.removesuffix(f"-{_arch()}")
+    kbuild = f"linux-kbuild-{'.'.join(release.split('.')[:2])}"
+    packages = [f"linux-image-{release}", f"linux-headers-{release}", f"linux-headers-{common}-common", kbuild]
+    archives = wanted.root.parent / "archives"
+    archives.mkdir()
+    subprocess.run(["apt-get", "download", *packages, *_OTHERS], cwd=archives, check=True, capture_output=True)
+    for archive in sorted(archives.glob("*.deb")):
+        subprocess.run(["dpkg-deb", "--extract", archive, wanted.root], check=True)
+    shutil.rmtree(archives)
+    # The packages' Makefile names the other half of the headers by where it would be installed.
+    makefile = wanted.headers / "Makefile"
+    makefile.write_text(makefile.read_text().replace("/usr/src", str(wanted.root / "usr/src")))
+    wanted.tools.mkdir()
+    libraries = next(wanted.root.rglob("libkmod.so.2")).parent
+    for name in _TOOLS:
+        tool = wanted.tools / name
+        program = f'exec -a {name} "{wanted.root}/bin/kmod" "$@"'
+        tool.write_text(f'#!/bin/bash\nexport LD_LIBRARY_PATH="{libraries}"\n{program}\n')
+        tool.chmod(0o755)
+    subprocess.run([sys.executable, "-m", "venv", wanted.venv], check=True)
+    pip: list[str | Path] = [wanted.venv / "bin/python", "-m", "pip", "install", "--quiet", "virtme-ng"]
+    subprocess.run(pip, check=True, capture_output=True)
+
+
+def _arch() -> str:
+    return _said(["dpkg", "--print-architecture"]).strip()
+
+
+def _said(argv: list[str]) -> str:
+    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout

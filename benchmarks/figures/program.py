@@ -1,0 +1,47 @@
+"""How long the program itself takes to start."""
+
+from __future__ import annotations
+
+import sys
+
+from benchmarks.frame import Figure
+from benchmarks.world import World
+
+_TIMES = 5
+"""These are short: each measurement is the mean of some."""
+
+
+def show_help(world: World) -> float:
+    return sum(world.run([sys.executable, "-m", "kmlab", "--help"])[0] for _ in range(_TIMES)) / _TIMES
+
+
+def complete(world: World) -> float:
+    """What a shell asks when a person presses Tab after `kmlab r`."""
+    asked = {"_KMLAB_COMPLETE": "complete_bash", "COMP_WORDS": "kmlab r", "COMP_CWORD": "1"}
+    program = "from kmlab.cli.app import main; main()"
+    argv = [sys.executable, "-c", program]
+    return sum(world.run(argv, env=asked, accept=range(256))[0] for _ in range(_TIMES)) / _TIMES
+
+
+def import_typer(world: World) -> float:
+    return sum(world.run([sys.executable, "-c", "import typer"])[0] for _ in range(_TIMES)) / _TIMES
+
+
+FIGURES = (
+    Figure(
+        name="kmlab --help",
+        what="kmlab --help",
+        companion="python -c 'import typer'",
+        target=1.5,
+        ours=show_help,
+        theirs=import_typer,
+    ),
+    Figure(
+        name="completion",
+        what="completing `kmlab r`",
+        companion="python -c 'import typer'",
+        target=1.5,
+        ours=complete,
+        theirs=import_typer,
+    ),
+)

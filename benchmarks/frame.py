@@ -1,0 +1,142 @@
+"""What a figure is, how figures are measured, and what came of it.
+
+Absolute times say much about the machine and its other load, so no figure stands alone: it has a companion. In each
+round every figure and every companion is measured once, one after the other, so that both see the same weather.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from benchmarks import figures
+from benchmarks.world import World
+
+Measure = Callable[[World], float]
+"""Does it once, and says how many seconds that took (or whatever else is compared)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One thing that is measured, and what it is compared with."""
+
+    name: str
+    what: str
+    companion: str
+    target: float
+    ours: Measure
+    theirs: Measure
+    kind: Literal["ratio", "difference"] = "ratio"
+    """ratio: ours / theirs; difference: ours - theirs, in seconds."""
+    rounds: int | None = None
+    """Fewer than the others, because it takes long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A figure with what was measured in each round."""
+
+    figure: Figure
+    ours: list[float] = field(default_factory=list)
+    theirs: list[float] = field(default_factory=list)
+
+    @property
+    def rounds(self) -> list[float]:
+        """The ratio, or the difference, of each round by itself."""
+        return [self._compare(a, b) for a, b in zip(self.ours, self.theirs, strict=True)]
+
+    @property
+    def value(self) -> float:
+        """The ratio, or the difference, of the medians."""
+        return self._compare(statistics.median(self.ours), statistics.median(self.theirs))
+
+    @property
+    def reached(self) -> bool:
+        return self.value <= self.figure.target
+
+    def _compare(self, ours: float, theirs: float) -> float:
+        return ours / theirs if self.figure.kind == "ratio" else ours - theirs
+
+    def to_json(self) -> dict[str, Any]:
+        wanted = self.figure
+        return {
+            "name": wanted.name,
+            "what": wanted.what,
+            "companion": wanted.companion,
+            "kind": wanted.kind,
+            "target": wanted.target,
+            "value": round(self.value, 4),
+            "spread": [round(min(self.rounds), 4), round(max(self.rounds), 4)],
+            "reached": self.reached,
+            "ours": [round(x, 4) for x in self.ours],
+            "theirs": [round(x, 4) for x in self.theirs],
+        }
+
+
+def all_figures() -> list[Figure]:
+    """Those of every file in figures/, in the order of the files' names."""
+    found: list[Figure] = []
+    for module in sorted(pkgutil.iter_modules(figures.__path__), key=lambda m: m.name):
+        found += importlib.import_module(f"{figures.__name__}.{module.name}").FIGURES
+    return found
+
+
+def measure(wanted: Sequence[Figure], world: World, rounds: int, say: Callable[[str], None]) -> list[Measured]:
+    """All figures, round by round; what several of them need is measured once a round."""
+    found = [Measured(figure) for figure in wanted]
+    for number in range(rounds):
+        known: dict[Measure, float] = {}
+        for each in found:
+            if number >= (each.figure.rounds or rounds):
+                continue
+            for which, what in (("ours", each.figure.ours), ("theirs", each.figure.theirs)):
+                if what not in known:
+                    say(f"round {number + 1}: {each.figure.name}: {which}")
+                    known[what] = what(world)
+            each.ours.append(known[each.figure.ours])
+            each.theirs.append(known[each.figure.theirs])
+    return found
+
+
+def table(found: Iterable[Measured]) -> list[str]:
+    """For people: medians, their ratio, the spread of the rounds, and whether it is what was to be reached."""
+    rows = [("figure", "ours", "companion", "", "value", "spread", "to reach", "")]
+    for each in found:
+        sign = "×" if each.figure.kind == "ratio" else "s"
+        rows.append(
+            (
+                each.figure.name,
+                f"{statistics.median(each.ours):.3f}",
+                f"{statistics.median(each.theirs):.3f}",
+                each.figure.companion,
+                f"{each.value:.2f} {sign}",
+                f"{min(each.rounds):.2f}–{max(each.rounds):.2f}",
+                f"≤ {each.figure.target:g} {sign}",
+                "ok" if each.reached else "NOT REACHED",
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def document(found: Sequence[Measured], load: Sequence[tuple[float, float, float]]) -> dict[str, Any]:
+    """All that was measured, and on what."""
+    return {
+        "schema": "kmlab.bench/1",
+        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "machine": {
+            "cpus": os.cpu_count(),
+            "kernel": platform.release(),
+            "python": platform.python_version(),
+            "load_before": load[0],
+            "load_after": load[1],
+        },
+        "figures": [each.to_json() for each in found],
+    }

@@ -1,0 +1,112 @@
+"""What a benchmark works in: a lab of its own with a state of its own, on the cache that all labs share."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kmlab import store
+from kmlab.host import hypervisor
+from kmlab.host.ssh import ensure_identity
+
+REPOSITORY = Path(__file__).parents[1]
+SCRATCH = REPOSITORY / ".kmlab" / "bench"
+"""Companions, once installed, and the records of all runs."""
+_LAB = "name: bench\nguests:\n  debian: {image: debian-12, cpus: 2, memory: 1G}\n"
+
+
+class World:
+    """Made by `opened`."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        self.folder, self.environment = folder, environment
+        self.lab = folder / "lab.yaml"
+        self.edits = 0
+
+    def kmlab(self, *words: str, accept: Sequence[int] = (0,), lab: Path | None = None) -> tuple[float, str]:
+        """A kmlab command from its start to its end, as a person waits for it: seconds, and its stdout."""
+        command, *rest = words
+        # A person's options stand before the `--` of a command for the guest.
+        argv = [sys.executable, "-m", "kmlab", command, "--lab", str(lab or self.lab), *rest]
+        return self.run(argv, accept=accept)
+
+    def run(
+        self,
+        argv: Sequence[str | Path],
+        *,
+        accept: Sequence[int] = (0,),
+        env: Mapping[str, str] | None = None,
+        both: bool = False,
+    ) -> tuple[float, str]:
+        """Any program: seconds, and what it said on stdout, or on both streams."""
+        began = time.perf_counter()
+        done = subprocess.run(
+            [str(word) for word in argv],
+            env={**self.environment, **(env or {})},
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        took = time.perf_counter() - began
+        if done.returncode not in accept:
+            raise RuntimeError(f"{argv}: exit {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return took, done.stdout + (done.stderr if both else "")
+
+    def run_json(self, *words: str, accept: Sequence[int] = (0,), lab: Path | None = None) -> tuple[float, Any]:
+        """A kmlab command with --json: seconds, and its document."""
+        command, *rest = words
+        took, out = self.kmlab(command, "--json", *rest, accept=accept, lab=lab)
+        return took, json.loads(out)
+
+    def copied(self, example: str) -> Path:
+        """A copy of an example that a benchmark may change."""
+        folder = self.folder / example
+        if not folder.exists():
+            shutil.copytree(REPOSITORY / "examples" / example, folder)
+        return folder
+
+    def edit(self, source: Path) -> None:
+        """As a person does: the file says something else than before, so that it must be compiled again."""
+        self.edits += 1
+        lines = [line for line in source.read_text().splitlines() if not line.startswith("/* edit ")]
+        source.write_text("\n".join([*lines, f"/* edit {self.edits} */"]) + "\n")
+
+    def checkpoint(self) -> Path:
+        """The folder of the checkpoint that the lab's guest starts from."""
+        _, told = self.run_json("up")
+        return store.checkpoints() / str(told["guests"][0]["checkpoint"])
+
+
+@contextlib.contextmanager
+def opened() -> Iterator[World]:
+    """A world; nothing of its guests is left afterwards, and nobody else's lab is touched."""
+    ensure_identity(store.identity_key())
+    # Short, as sockets lie in it; the ssh key is the person's, as the cached bases know it.
+    state = Path(tempfile.mkdtemp(prefix="kmb", dir="/tmp"))
+    keys = state / "kmlab" / "keys"
+    keys.mkdir(parents=True, mode=0o700)
+    for suffix in ("", ".pub"):
+        shutil.copy(store.identity_key().with_suffix(suffix), keys)
+    SCRATCH.mkdir(parents=True, exist_ok=True)
+    # Not in /tmp, where a companion's guest that has the host's root for its own sees nothing of ours.
+    world = World(Path(tempfile.mkdtemp(prefix="lab", dir=SCRATCH)), {**os.environ, "XDG_STATE_HOME": str(state)})
+    world.lab.write_text(_LAB)
+    try:
+        yield world
+    finally:
+        with contextlib.suppress(RuntimeError):
+            world.kmlab("destroy")
+        hypervisor.kill(state)
+        shutil.rmtree(state, ignore_errors=True)
+        shutil.rmtree(world.folder, ignore_errors=True)
