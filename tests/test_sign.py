@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kmlab.errors import ConfigError
+from kmlab.kernel.modinfo import parse_modinfo
 from kmlab.kernel.sign import (
     MODULES_ONLY,
     GuestKeyring,
@@ -27,7 +28,6 @@ from kmlab.kernel.sign import (
     kernel_name,
     key_id,
     make_key_pair,
-    parse_module,
     read_signature,
     sign_module,
     strip_signature,
@@ -118,12 +118,12 @@ def test_openssl_agrees_about_our_signature(tmp_path: Path, command: str, altere
 
 @pytest.mark.parametrize("ko", [b"", b"hello", b"\x7fELF", KO[:100], KO[:-1], b"\x7fELF\x09\x09" + KO[6:]])
 def test_what_is_no_module_is_not_signed(ko: bytes) -> None:
-    with pytest.raises(ConfigError, match=r"hello\.ko: not a kernel module"):
+    with pytest.raises(ConfigError, match=r"hello\.ko: is (not a kernel module|cut short|not made for)"):
         sign_module(ko, KEY, CERTIFICATE, name="hello.ko")
 
 
 def test_a_program_is_told_apart_from_a_module() -> None:
-    with pytest.raises(ConfigError, match="program or shared library"):
+    with pytest.raises(ConfigError, match="not a kernel module: it is linked already"):
         sign_module(KO[:16] + b"\x02" + KO[17:], KEY, CERTIFICATE)
 
 
@@ -144,7 +144,7 @@ def test_a_module_of_another_machine_is_not_signed_for_this_one() -> None:
     [(lzma.compress(KO), "xz"), (gzip.compress(KO), "gzip"), (b"\x28\xb5\x2f\xfd rest", "zstd")],
 )
 def test_a_compressed_module_is_not_signed_and_the_remedy_is_named(compressed: bytes, how: str) -> None:
-    with pytest.raises(ConfigError, match=f"hello.ko: compressed with {how}; a module is signed first") as error:
+    with pytest.raises(ConfigError, match=f"hello.ko: is compressed \\({how}\\); a module is signed first") as error:
         sign_module(compressed, KEY, CERTIFICATE, name="hello.ko")
     assert "sign the .ko" in (error.value.hint or "")
 
@@ -291,7 +291,7 @@ def test_a_damaged_file_is_a_config_error_or_a_module(at: int, value: int, cut: 
     damaged[at] = value
     for ko in (bytes(damaged), bytes(damaged[:cut]), KO[:cut]):
         try:
-            parse_module(ko)
+            parse_modinfo(ko)
         except ConfigError as error:
             assert error.hint
 
@@ -300,10 +300,10 @@ def test_a_damaged_file_is_a_config_error_or_a_module(at: int, value: int, cut: 
 
 
 def test_a_module_tells_its_machine_release_and_debug_information() -> None:
-    module = parse_module(KO)
+    module = parse_modinfo(KO)
     assert (module.machine, module.release) == ("x86_64", RELEASE)
-    assert module.modinfo["name"] == "signdata"
-    assert module.has_debug_info and module.has_symbols and module.has_versions
+    assert module.name == "signdata"
+    assert module.has_debug and module.has_symbols and module.has_versions
 
 
 def test_a_stripped_module_is_recognised() -> None:
@@ -441,5 +441,5 @@ def test_zstd_is_not_looked_into_and_that_is_said() -> None:
 
 
 def test_what_is_no_module_is_not_explained() -> None:
-    with pytest.raises(ConfigError, match=r"notes\.txt: not a kernel module"):
+    with pytest.raises(ConfigError, match=r"notes\.txt: is not a kernel module"):
         explain(b"hello", guest(CERTIFICATE), name="notes.txt")

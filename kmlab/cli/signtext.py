@@ -53,8 +53,7 @@ def explained_lines(found: Sequence[Explained]) -> list[str]:
         about = each.description
         if about.module is not None:
             built = f" for kernel {about.module.release}" if about.module.release else ""
-            name = about.module.modinfo.get("name", "")
-            lines.append(f"{each.file}: module '{name}', built{built} ({about.module.machine})")
+            lines.append(f"{each.file}: module '{about.module.name}', built{built} ({about.module.machine})")
         else:
             lines.append(f"{each.file}: compressed with {about.compressed}")
         lines += [f"  {sentence}" for sentence in _sentences(about)]
@@ -102,9 +101,9 @@ def _file(each: Explained) -> dict[str, Any]:
     module = about.module
     return {
         "file": str(each.file),
-        "module": module.modinfo.get("name") if module else None,
+        "module": module.name if module else None,
         "machine": module.machine if module else None,
-        "release": (module.release or None) if module else None,
+        "release": module.release if module else None,
         "signed": signature is not None,
         "signer": _signer(about) if signature and not signature.problem else None,
         "key_id": key_id(about.certificate) if about.certificate else (signature.key_id or None) if signature else None,

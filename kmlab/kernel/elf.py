@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import struct
 import zlib
 from collections.abc import Iterator
@@ -18,7 +19,9 @@ MACHINES = {EM_X86_64: "x86_64", EM_AARCH64: "aarch64"}
 SIGNATURE_MAGIC = b"~Module signature appended~\n"
 """The last bytes of a signed module: include/linux/module_signature.h."""
 
-_COMPRESSED = {b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zst", b"\x1f\x8b": "gz"}
+_COMPRESSED = {b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"\x1f\x8b": "gzip"}
+_LARGEST = 512 << 20
+"""Bytes of a module that is decompressed."""
 
 _ET_REL = 1
 _SHT_SYMTAB = 2
@@ -142,8 +145,22 @@ def read_object(image: bytes, name: str) -> ObjectFile:
 
 
 def find_compression(image: bytes) -> str | None:
-    """`xz`, `zst` or `gz` by the file's first bytes: how distributions ship their modules."""
+    """`xz`, `zstd` or `gzip` by the file's first bytes: how distributions ship their modules."""
     return next((kind for magic, kind in _COMPRESSED.items() if image.startswith(magic)), None)
+
+
+def decompress(image: bytes) -> bytes | None:
+    """What is in a compressed file; None where Python cannot tell (zstd) or where the file is damaged."""
+    try:
+        match find_compression(image):
+            case "xz":
+                return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_LARGEST).decompress(image, _LARGEST)
+            case "gzip":
+                return zlib.decompressobj(wbits=31).decompress(image, _LARGEST)
+            case _:
+                return None
+    except (lzma.LZMAError, zlib.error):
+        return None
 
 
 _FOREIGN = "kmlab's guests are x86_64 or aarch64: build it for one of them"

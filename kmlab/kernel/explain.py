@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 from cryptography.x509 import Certificate
 
+from kmlab.kernel.elf import decompress, find_compression
 from kmlab.kernel.keynames import kernel_name
-from kmlab.kernel.ko import ModuleFile, compression, decompress, parse_module
+from kmlab.kernel.modinfo import ModInfo, parse_modinfo
 from kmlab.kernel.signature import MAGIC, Signature, Verdict, names, read_signature, verify
 
 _SIGN = "kmlab sign FILE.ko"
@@ -50,7 +51,7 @@ class GuestKeyring:
 class Description:
     """What a module file says of itself, and what its signature is worth to the given certificates."""
 
-    module: ModuleFile | None
+    module: ModInfo | None
     """None: compressed in a way that cannot be looked into."""
     signature: Signature | None
     verdict: Verdict | None
@@ -66,7 +67,7 @@ class Description:
     @property
     def stripped(self) -> bool:
         """Without debug information: stripped, or built without."""
-        return self.module is not None and not self.module.has_debug_info
+        return self.module is not None and not self.module.has_debug
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +91,11 @@ class _Finding(NamedTuple):
 
 def describe(ko: bytes, certificates: Sequence[Certificate] = (), *, name: str = "the file") -> Description:
     """Take a module file apart; xz and gzip are looked into. ConfigError if it is no module."""
-    how = compression(ko)
+    how = find_compression(ko)
     inner = decompress(ko) if how else ko
     if inner is None:
         return Description(None, None, None, None, how, ko.endswith(MAGIC), False)
-    module = parse_module(inner, name)
+    module = parse_modinfo(inner, name)
     signature = read_signature(inner)
     verdicts = [verify(inner, certificate) for certificate in certificates]
     named = [c for c in certificates if signature and signature.well_formed and names(signature, c)]
@@ -138,7 +139,7 @@ def _overall(signature: Signature | None, verdicts: list[Verdict]) -> Verdict:
     return next((v for v in (Verdict.VALID, Verdict.ALTERED) if v in verdicts), Verdict.WRONG_KEY)
 
 
-def _build_findings(module: ModuleFile, keyring: GuestKeyring) -> list[_Finding]:
+def _build_findings(module: ModInfo, keyring: GuestKeyring) -> list[_Finding]:
     found = []
     if keyring.arch and module.machine != keyring.arch:
         why = f"it was built for {module.machine}; this guest is {keyring.arch}"

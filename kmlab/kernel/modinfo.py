@@ -56,6 +56,10 @@ class ModInfo:
     signed: bool
     has_exit: bool
     """Whether it has an exit function; the kernel will not unload one without."""
+    has_symbols: bool
+    """Whether it has a symbol table; no kernel loads one that was stripped of it."""
+    has_versions: bool
+    """Whether it records a checksum of each kernel symbol it uses (CONFIG_MODVERSIONS)."""
     has_debug: bool
     """Whether it still carries DWARF, which is what file and line are found with."""
 
@@ -117,6 +121,8 @@ def parse_modinfo(image: bytes, name: str = "module.ko") -> ModInfo:
         intree=_last(tags, "intree") == "Y",
         signed=is_signed(image),
         has_exit=any(symbol.name == "cleanup_module" and symbol.section for symbol in elf.symbols),
+        has_symbols=elf.find(".symtab") is not None,
+        has_versions=any(elf.find(name) for name in ("__versions", "__version_ext_crcs")),
         has_debug=elf.find(".debug_info") is not None,
     )
 

@@ -16,9 +16,10 @@ from cryptography.hazmat.primitives.serialization import pkcs7
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from kmlab.errors import ConfigError
+from kmlab.kernel.elf import find_compression
 from kmlab.kernel.explain import Description, Explanation, GuestKeyring, describe, explain
 from kmlab.kernel.keynames import kernel_name, key_id
-from kmlab.kernel.ko import ModuleFile, parse_module
+from kmlab.kernel.modinfo import parse_modinfo
 from kmlab.kernel.signature import (
     MAGIC,
     PKCS7,
@@ -35,7 +36,6 @@ __all__ = [
     "Description",
     "Explanation",
     "GuestKeyring",
-    "ModuleFile",
     "Signature",
     "Verdict",
     "describe",
@@ -43,7 +43,6 @@ __all__ = [
     "kernel_name",
     "key_id",
     "make_key_pair",
-    "parse_module",
     "read_signature",
     "sign_module",
     "strip_signature",
@@ -60,6 +59,9 @@ ECDSA_REFUSED = (
     "kernels before 5.13, and later ones built without CONFIG_CRYPTO_ECDSA=y such as Debian 12's 6.1, cannot read it"
 )
 
+_UNPACK = {"xz": "xz --decompress --keep", "zstd": "zstd --decompress --keep", "gzip": "gunzip --keep"}
+_REPACK = {"xz": "xz --check=crc32 --lzma2=dict=1MiB", "zstd": "zstd", "gzip": "gzip"}
+"""xz with the options that the kernel's own decompressor can read (Documentation/staging/xz.rst)."""
 _USE_RSA = "use an RSA key of 2048 bits; `kmlab sign --mok` makes one"
 _KEY_BITS = 2048
 _EXPONENT = 65537
@@ -113,7 +115,13 @@ def sign_module(
 
     ConfigError if it is no module, is compressed, or is not for `arch` (as `uname -m`).
     """
-    module = parse_module(ko, name)
+    how = find_compression(ko)
+    if how:
+        raise ConfigError(
+            f"{name}: is compressed ({how}); a module is signed first and compressed after",
+            f"{_UNPACK[how]} FILE, sign the .ko, then {_REPACK[how]} it again",
+        )
+    module = parse_modinfo(ko, name)
     if arch and module.machine != arch:
         raise ConfigError(
             f"{name}: built for {module.machine}, not for {arch}",

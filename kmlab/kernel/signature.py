@@ -17,9 +17,10 @@ from cryptography.x509 import Certificate
 
 from kmlab.errors import ConfigError
 from kmlab.kernel import der
+from kmlab.kernel.elf import SIGNATURE_MAGIC
 from kmlab.kernel.keynames import Issuer, common_name, issuer_of, key_id
 
-MAGIC = b"~Module signature appended~\n"
+MAGIC = SIGNATURE_MAGIC
 TRAILER = struct.Struct(">BBBBB3sI")
 """struct module_signature: algo, hash, id_type, signer_len, key_id_len, padding, sig_len."""
 PKCS7 = 2

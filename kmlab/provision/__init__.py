@@ -156,7 +156,7 @@ def _restore(
         )
         store.write_text(files.known_hosts, known_hosts_line(port, base.host_key), 0o600)
         write_record(files, record)
-        store.write_json(files.keyring, (store.read_json(source / "checkpoint.json") or {}).get("keyring"))
+        _keep_keyring(files, checkpoint)
         guest = Guest(files, record, stack.enter_context(_shell(host, record, deadline)))
         if not guest.wake(deadline).ok:
             raise GuestUnreachable(f"guest '{wanted.spec.name}' did not wake up")
@@ -170,7 +170,14 @@ def enrol_by_mokmanager(host: Host, lab: Lab, spec: GuestSpec, report: Report) -
         stop(host, lab, spec.name)
         wanted = plan(host, lab, spec)
         base = ensure_base(host, wanted, report)
-        return ensure_checkpoint(host, wanted, base, report, by_mokmanager=True)
+        checkpoint = ensure_checkpoint(host, wanted, base, report, by_mokmanager=True)
+        _keep_keyring(wanted.files, checkpoint)
+        return checkpoint
+
+
+def _keep_keyring(files: store.GuestFiles, checkpoint: str) -> None:
+    known = store.read_json(store.checkpoints() / checkpoint / "checkpoint.json")
+    store.write_json(files.keyring, known.get("keyring") if isinstance(known, dict) else None)
 
 
 def stop(host: Host, lab: Lab, name: str) -> bool:
