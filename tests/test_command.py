@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -44,6 +45,30 @@ def test_every_child_ends_at_the_deadline(tmp_path: Path) -> None:
         command.run(["sh", "-c", f"sleep 300 & echo $! > {tmp_path}/pid; wait"], deadline=Deadline(0.3))
     assert time.monotonic() - began < 5
     assert not _runs(int((tmp_path / "pid").read_text()))
+
+
+def test_a_program_and_its_children_end_when_kmlab_is_killed(tmp_path: Path) -> None:
+    inner = f"echo $$ > {tmp_path}/one; sh -c 'echo $$ > {tmp_path}/two; trap \"\" TERM HUP; sleep 300' & wait"
+    program = f"from kmlab.host import command; command.run(['sh', '-c', {inner!r}], deadline=command.Deadline(300))"
+    process = subprocess.Popen([sys.executable, "-c", program])
+    names = [tmp_path / "one", tmp_path / "two"]
+    while not all(name.exists() and name.read_text().strip() for name in names):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    deadline = Deadline(20)
+    while any(_runs(int(name.read_text())) for name in names):
+        assert not deadline.passed
+        time.sleep(0.01)
+
+
+def test_what_a_program_leaves_in_the_background_ends_with_it(tmp_path: Path) -> None:
+    command.run(["sh", "-c", f"sleep 300 > /dev/null 2>&1 & echo $! > {tmp_path}/left"], deadline=Deadline(20))
+    deadline = Deadline(20)
+    while _runs(int((tmp_path / "left").read_text())):
+        assert not deadline.passed
+        time.sleep(0.01)
 
 
 def test_a_program_that_ignores_sigterm_is_killed() -> None:
@@ -98,7 +123,6 @@ def test_a_conversation_s_program_ends_with_its_block(tmp_path: Path) -> None:
 
 def _runs(pid: int) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
         return False
-    return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

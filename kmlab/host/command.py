@@ -82,30 +82,45 @@ def run(
 ) -> Completed:
     """Run to the end; CommandFailed unless the exit code is one of `accept`.
 
-    `on_line` hears each line as it comes. At the deadline, or when interrupted, the whole process group ends.
+    `on_line` hears each line as it comes. At the deadline, or when interrupted, the whole process group ends; so it
+    does when kmlab is killed.
     """
     words = [str(word) for word in argv]
     words[0] = find(words[0])
-    with open(stdin or os.devnull, "rb") as given:
+    held, leash = os.pipe()
+    with open(stdin or os.devnull, "rb") as given, open(held, "rb"), open(leash, "wb"):
         process = subprocess.Popen(
-            words,
+            ["/bin/sh", "-c", _LEASHED.format(held), *words],
             stdin=given,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd=cwd,
             env=None if environment is None else {**os.environ, **environment},
-            pass_fds=pass_files,
+            pass_fds=(*pass_files, held),
             start_new_session=True,
         )
-    try:
-        output, in_time = _read(process, deadline, on_line)
-        code = process.wait() if in_time else None
-    finally:
-        if process.poll() is None:
-            _end(process)
+        output, code = _attend(process, deadline, on_line)
     if code is None or code not in accept:
         raise CommandFailed([str(w) for w in argv], code, output[-_TAIL:], hint)
     return Completed(tuple(words), code, output)
+
+
+_LEASHED = '( {{ read -r end; kill -KILL 0; }} < /proc/self/fd/{} > /dev/null 2>&1 & ); exec "$0" "$@"'
+"""Waits beside a program, in its process group, for the end of a pipe that kmlab holds; then all of the group ends.
+
+So nothing runs on by itself, however kmlab ended: PR_SET_PDEATHSIG would end the program alone, not its children.
+"""
+
+
+def _attend(
+    process: subprocess.Popen[bytes], deadline: Deadline, on_line: Callable[[str], None] | None
+) -> tuple[str, int | None]:
+    try:
+        output, in_time = _read(process, deadline, on_line)
+        return output, process.wait() if in_time else None
+    finally:
+        if process.poll() is None:
+            _end(process)
 
 
 def _read(

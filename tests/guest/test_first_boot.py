@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from kmlab import store
 from kmlab.host import hypervisor
-from tests.guest.conftest import Lab
+from tests.guest.conftest import LAB_YAML, Lab, wait_until
 
 
 def test_a_package_that_is_not_there_is_named(lab: Lab) -> None:
@@ -24,6 +25,36 @@ def test_a_kernel_that_panics_at_boot_is_not_waited_for(lab: Lab) -> None:
     assert len(last) == 1 and "panicked while it booted" in last[0], answer.err
     assert "Kernel panic" in (lab.state / "failed-boot.log").read_text(errors="replace")
     assert_nothing_left(lab)
+
+
+def test_a_build_that_is_killed_leaves_no_process_behind(environment: dict[str, str], tmp_path: Path) -> None:
+    lab = Lab(LAB_YAML, {**environment, "XDG_CACHE_HOME": str(tmp_path)})
+    process = lab.start("image", "build", "debian-12")
+
+    def unpacks() -> bool:
+        assert process.poll() is None, process.communicate()[0]
+        return any("apt-get" in name for name in descendants(process.pid).values())
+
+    wait_until("apt at work in mmdebstrap's namespace", unpacks)
+    running = descendants(process.pid)
+    assert any("mmdebstrap" in name for name in running.values())
+    process.kill()
+    process.communicate(timeout=60)
+    wait_until(f"the end of {running}", lambda: not any(Path(f"/proc/{pid}").exists() for pid in running))
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """Every process beneath this one, with its command line."""
+    parents, lines = {}, {}
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit():
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                lines[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return {one: lines[one] for one in found - {pid}}
 
 
 def assert_nothing_left(lab: Lab) -> None:
