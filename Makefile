@@ -28,6 +28,9 @@ check: setup  ## Format, lint, types, import rules
 	$(PYTHON_TOOL) mypy
 	$(PYTHON_TOOL) pytest -q tests/test_house.py
 
+images: setup  ## Look up the pins of published images anew: images/*.yaml change
+	.venv/bin/python tools/pins.py
+
 format: setup  ## Write the format that `make check` wants
 	$(PYTHON_TOOL) ruff format kmlab tests benchmarks
 	$(PYTHON_TOOL) ruff check --fix kmlab tests benchmarks
@@ -36,4 +39,4 @@ clean:  ## Remove what was made here; guests and caches: kmlab destroy --all-sta
 	rm -rf .venv .kmlab .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
 	find kmlab tests -name __pycache__ -type d -exec rm -rf {} +
 
-.PHONY: help setup demo test unit bench check format clean
+.PHONY: help setup demo test unit bench check images format clean

@@ -114,10 +114,15 @@ def source_of(lab: Lab, spec: GuestSpec) -> tuple[catalog.Image, Source]:
 
 
 def catalogued(
-    image: catalog.Image, beside: Path | None, *, mirror: str | None = None, asked: ImageNamed | None = None
+    image: catalog.Image,
+    beside: Path | None,
+    *,
+    mirror: str | None = None,
+    asked: ImageNamed | None = None,
+    arch: str | None = None,
 ) -> Source:
-    """What an image of the catalogue comes from, on the architecture that `arch_of` says."""
-    arch = arch_of(image)
+    """What an image of the catalogue comes from; by default on the architecture that `arch_of` says."""
+    arch = arch or arch_of(image)
     entry = catalog.architecture(image, arch)
     if entry.packages is not None:
         if asked is not None and (asked.digest or asked.unverified):

@@ -59,16 +59,16 @@ def _signed(wanted: Published, key: catalog.Key, report: Report, deadline: Deadl
     pin = wanted.pin
     if pin is not None and pin.serial:
         try:
-            found = _read_signed(wanted, key, *wanted.dated(pin.serial), deadline)
+            found = read_signed(wanted, key, *wanted.dated(pin.serial), deadline)
         except download.NotThere as gone:
             if pin.signed is None:
                 raise
-            found = _read_signed(wanted, key, *wanted.newest(), deadline)
+            found = read_signed(wanted, key, *wanted.newest(), deadline)
             _refuse_older(wanted, found, pin.signed, "the catalogue pins")
             report(Note(wanted.name, f"release {pin.serial} is gone ({gone.message}): the newest one instead"))
             return found
     else:
-        found = _read_signed(wanted, key, *wanted.newest(), deadline)
+        found = read_signed(wanted, key, *wanted.newest(), deadline)
     if pin is None:
         seen = store.read_json(store.pulled(wanted.name, wanted.arch))
         if isinstance(seen, dict) and isinstance(seen.get("signed"), int):
@@ -84,7 +84,8 @@ def _signed(wanted: Published, key: catalog.Key, report: Report, deadline: Deadl
     return found
 
 
-def _read_signed(wanted: Published, key: catalog.Key, folder: str, name: str, deadline: Deadline) -> Expected:
+def read_signed(wanted: Published, key: catalog.Key, folder: str, name: str, deadline: Deadline) -> Expected:
+    """What the publisher signed of a file in one of its folders."""
     assert wanted.publisher.signature is not None
     place = f"{folder}/{wanted.publisher.sums}"
     sums = download.read(place, deadline, limit=_SUMS_LIMIT)

@@ -1,0 +1,98 @@
+"""Looks up the pins of published images anew: `make images`, or `python tools/pins.py FOLDER`.
+
+Of each image the newest dated release is taken, if its publisher signed it as the catalogue wants, and no release
+before the one that is pinned. Only the `pin:` lines in images/*.yaml change: look at the difference before you commit.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+
+from kmlab import catalog
+from kmlab.errors import KmlabError
+from kmlab.events import Deadline
+from kmlab.host import download
+from kmlab.provision.plan import catalogued, mirror_of
+from kmlab.provision.source import Published
+from kmlab.provision.trust import digest_in, read_signed
+
+LISTING_LIMIT = 8 << 20
+PATIENCE = 300.0
+
+
+def main(home: Path) -> int:
+    """Refresh images/ in `home`; the number of images that could not be looked up."""
+    failed = 0
+    for path in sorted((home / "images").glob("*.yaml")):
+        image = catalog.load_image(path.stem, home)
+        for arch in image.architectures if image.publisher else ():
+            source = catalogued(image, home, mirror=mirror_of(None), arch=arch)
+            assert isinstance(source, Published)
+            try:
+                pin = newest(source)
+                write(path, arch, pin)
+                print(f"{image.name} {arch}: release {pin.serial}, {pin.digest[:16]}…")
+            except KmlabError as error:
+                failed += 1
+                print(f"{image.name} {arch}: {error.message}", file=sys.stderr)
+    return failed
+
+
+def newest(source: Published) -> catalog.Pin:
+    """The pin of the newest release of a publisher; the one there is, where nothing newer was published."""
+    deadline = Deadline(PATIENCE)
+    old = source.pin
+    serials = listed(source, deadline)
+    if old is not None and old.serial is not None:
+        serials = [serial for serial in serials if order(serial) > order(old.serial)]
+    if not serials:
+        if old is not None:
+            return old
+        raise KmlabError(f"no release is listed where {source.dated('…')[0]} lies")
+    serial = max(serials, key=order)
+    folder, name = source.dated(serial)
+    if source.key is not None:
+        found = read_signed(source, source.key, folder, name, deadline)
+        if old is not None and old.signed is not None and found.signed is not None and found.signed < old.signed:
+            raise KmlabError(f"{folder}: signed before the release that is pinned, though it is called newer")
+        return catalog.Pin(serial=serial, digest=found.digest, signed=found.signed)
+    sums = download.read(f"{folder}/{source.publisher.sums}", deadline, limit=LISTING_LIMIT)
+    return catalog.Pin(serial=serial, digest=digest_in(sums, name, folder))
+
+
+def listed(source: Published, deadline: Deadline) -> list[str]:
+    """The serials of a publisher's dated folders, out of the page that its web server makes of the folder above."""
+    above, _, last = source.publisher.dated.rpartition("/")
+    page = download.read(f"{source.server}/{above}/", deadline, limit=LISTING_LIMIT).decode("utf-8", "replace")
+    before, _, after = last.partition("{serial}")
+    wanted = re.compile(f'href="(?:\\./)?{re.escape(before)}([0-9][0-9A-Za-z.-]{{0,40}}?){re.escape(after)}/"')
+    return sorted(set(wanted.findall(page)))
+
+
+def order(serial: str) -> tuple[int, ...]:
+    """Serials are dates, and further numbers: 20260423 < 20260423.1, 20260423-99 < 20260423-100."""
+    return tuple(int(number) for number in re.findall("[0-9]+", serial))
+
+
+def write(path: Path, arch: str, pin: catalog.Pin) -> None:
+    """Put a pin into an entry; everything else stays as it is, its comments too."""
+    signed = ""
+    if pin.signed is not None:
+        signed = f", signed: {datetime.fromtimestamp(pin.signed, timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
+    text = f'{{serial: "{pin.serial}", digest: {pin.digest}{signed}}}'
+    lines, within = path.read_text(encoding="utf-8").splitlines(keepends=True), False
+    for number, line in enumerate(lines):
+        if re.match(r" {2}\S", line):
+            within = line.strip() == f"{arch}:"
+        elif within and (found := re.match(r"(\s+pin:\s*)(null|\{[^}]*\})", line)):
+            lines[number] = f"{found[1]}{text}{line[found.end() :]}"
+            path.write_text("".join(lines), encoding="utf-8")
+            return
+    raise KmlabError(f"{path}: no line `pin: null` for {arch}")
+
+
+if __name__ == "__main__":
+    sys.exit(1 if main(Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parents[1])) else 0)
