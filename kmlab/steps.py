@@ -242,8 +242,16 @@ class Steps:
                 self.outcomes.append("test-failed")
                 words = (told.answer.text + told.answer.error_text).strip().splitlines()
                 tail = f": {printable(words[-1], 200)}" if words else ""
-                self.reason = f"the exercise `{what}` ended with {told.answer.code}{tail}"
+                self.reason = f"the exercise `{what}` ended with {told.answer.code}{tail}{self.locked_down(words)}"
             self.exercise_log = told.answer.text + told.answer.error_text
+
+    def locked_down(self, words: Sequence[str]) -> str:
+        """What to add where a program may have failed over what Secure Boot closes, and not over the module."""
+        if self.keyring is None or self.keyring.lockdown in ("", "none"):
+            return ""
+        if not any("Operation not permitted" in line for line in words):
+            return ""
+        return "; this guest is locked down, which closes most of debugfs, /dev/mem and the like even to root"
 
     def unload(self, path: str, info: ModInfo) -> bool:
         with self.step("unload") as step:

@@ -175,6 +175,16 @@ def test_a_firmware_that_stays_silent_is_an_error_at_once_and_says_why(
     assert result.reason and "says nothing" in result.reason and "SMM" in result.reason
 
 
+def test_an_exercise_that_lockdown_stops_is_told_so(lab: Lab, world: World) -> None:
+    denied = Act(code=1, error="cat: /sys/kernel/debug/hello: Operation not permitted\n")
+    world.modules["hello"] = FakeModule(name="hello", exercise=denied)
+    result = go(lab, world, exercise="cat /sys/kernel/debug/hello")
+    assert result.outcome == "test-failed"
+    assert result.reason and "locked down, which closes most of debugfs" in result.reason
+    plain = go(lab, world, "plain", exercise="cat /sys/kernel/debug/hello")
+    assert plain.reason and "locked down" not in plain.reason
+
+
 # --- the key pair --------------------------------------------------------------------------------------------------
 
 
