@@ -191,7 +191,10 @@ def load_recipe(family: str, beside: Path | None = None) -> Recipe:
                 name: _text(home / file) for name, file in _TEXTS.items() if (home / file).is_file()
             }
             if written.like is not None:
-                return dataclasses.replace(load_recipe(written.like, beside), family=written.family, **given, **texts)
+                other = load_recipe(written.like, beside)
+                if (home / "before.sh").is_file():
+                    texts["bake"] = _text(home / "before.sh") + texts.get("bake", other.bake)
+                return dataclasses.replace(other, family=written.family, **given, **texts)
             for name in _COPIED:
                 if name not in given and name != "optional":
                     raise ConfigError(f"{path}: the recipe has no '{name}'", "add it, or `like: debian`")

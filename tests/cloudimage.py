@@ -1,7 +1,8 @@
 """A cloud image of the shape of Ubuntu 24.04's, put together of Debian's packages as no Ubuntu archive is at hand.
 
 GPT with a BIOS boot partition, an EFI system partition, /boot apart, and the root as the first partition at the disk's
-end, where it can be grown; GRUB behind shim, cloud-init, netplan, no compiler and no headers.
+end, where it can be grown; GRUB behind shim, cloud-init, netplan, sshd behind a socket; no make and no headers. Unlike
+Canonical's it has a compiler, which the guest would install for a minute.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ def cloud_image(deadline: Deadline) -> Path:
     source = debian.architectures["x86_64"].packages
     assert source is not None
     recipe = catalog.load_recipe("debian")
-    packages = sorted({*recipe.system, *source.include, source.kernel, "netplan.io", "systemd-resolved", "python3"})
+    packages = sorted(
+        {*recipe.system, *source.include, source.kernel, "netplan.io", "systemd-resolved", "python3", "gcc"}
+    )
     key = store.digest_of(hook, packages, _PARTITIONS, _BOOT, _MENU, source.suite)
     final = store.cache_home() / "tests" / f"cloud-image-{key}.qcow2"
     if not final.exists():

@@ -25,6 +25,9 @@ echo 'GRUB_CMDLINE_LINUX_DEFAULT="console=tty1 console=ttyS0"' > "$root/etc/defa
 echo 'GRUB_FORCE_PARTUUID=00000000-0000-0000-0000-000000000000' > "$root/etc/default/grub.d/40-force-partuuid.cfg"
 chroot "$root" systemctl --quiet enable systemd-networkd systemd-resolved
 ln --symbolic --force ../run/systemd/resolve/stub-resolv.conf "$root/etc/resolv.conf"
+# sshd behind a socket that its service requires.
+mkdir -p "$root/etc/systemd/system/ssh.service.requires"
+ln --symbolic /lib/systemd/system/ssh.socket "$root/etc/systemd/system/ssh.service.requires/ssh.socket"
 kernel=$(basename "$(ls "$root"/boot/vmlinuz-*)")
 cat > "$root/boot/grub/grub.cfg" <<END
 set timeout=0

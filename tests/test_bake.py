@@ -1,0 +1,162 @@
+"""bake.sh, run as it is in a container where apt, dpkg and the boot loader are stand-ins that tell what was asked."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from kmlab import catalog
+from kmlab.virt.cloudinit import seed_files
+
+RUNNING = "6.8.0-31-generic"
+NEWER = "6.8.0-90-generic"
+STAND_INS = {
+    "uname": f"echo {RUNNING}",
+    "apt-get": """
+        echo "apt-get $*" >> /told
+        case " $* " in *" no-such-package "*) echo "E: Unable to locate package no-such-package"; exit 100 ;; esac
+        for word in "$@"; do case $word in
+            linux-headers-*[0-9]*-generic) mkdir -p "/lib/modules/${word#linux-headers-}/build"
+                : > "/lib/modules/${word#linux-headers-}/build/Makefile" ;;
+            linux-image-*) if [ -e /newer ]; then mkdir -p "/lib/modules/$(cat /newer)/build"
+                : > "/lib/modules/$(cat /newer)/build/Makefile"; : > "/boot/vmlinuz-$(cat /newer)"; fi ;;
+        esac; done""",
+    "apt-cache": 'for word in "$@"; do :; done; grep --quiet --line-regexp --fixed-strings -e "$word" /offered',
+    "dpkg-query": """
+        for word in "$@"; do :; done
+        case $word in linux-image-\\*)
+            printf 'installed linux-image-6.8.0-31-generic\\ninstalled linux-image-virtual\\n' ;; esac""",
+    "grub-probe": "echo 0000-1111",
+    "update-grub": """
+        mkdir -p /boot/grub
+        . /etc/default/grub.d/99-kmlab.cfg
+        echo "menuentry '$GRUB_DEFAULT'" > /boot/grub/grub.cfg""",
+    "systemctl": 'echo "systemctl $*" >> /told',
+    "usermod": 'echo "usermod $*" >> /told',
+    "poweroff": 'echo "poweroff" >> /told; kill -TERM $PPID; sleep 60',
+    "sync": "true",
+}
+PLACES = (
+    *("bin-first", "etc/systemd/system", "etc/ssh", "etc/cloud", "boot", "run/kmlab", "lib/modules", "home/ubuntu"),
+    *("proc/sys/kernel", "dev"),
+)
+
+
+@dataclass
+class Baked:
+    """What became of it."""
+
+    said: list[str]
+    told: list[str]
+
+    @property
+    def error(self) -> str:
+        return next((line.removeprefix("error ") for line in self.said if line.startswith("error ")), "")
+
+    def installed(self) -> set[str]:
+        return {word for line in self.told if " install " in line for word in line.split() if not word.startswith("-")}
+
+
+def bake(
+    folder: Path,
+    *,
+    offered: tuple[str, ...],
+    newer: str = "",
+    exact: bool = False,
+    packages: tuple[str, ...] = ("make",),
+    family: str = "ubuntu",
+) -> Baked:
+    """Run the script that a seed brings along, in a root that has the host's programs and stand-ins before them."""
+    recipe = catalog.load_recipe(family)
+    values = {
+        "KERNEL": [],
+        "EXACT": ["yes"] if exact else [],
+        "PACKAGES": packages,
+        "OPTIONAL": recipe.optional,
+        "HEADERS": [recipe.headers],
+        "CMDLINE": ["console=ttyS0"],
+    }
+    made = seed_files(recipe.user_data, script=recipe.bake, values=values, authorized_key="k", instance="i")
+    script = yaml.safe_load(made["user-data"])["write_files"][-1]["content"]
+    root = folder / "root"
+    for place in PLACES:
+        (root / place).mkdir(parents=True)
+    (root / "lib/modules" / RUNNING).mkdir()
+    for libraries in Path("/usr/lib").glob("*-linux-gnu"):
+        (root / "lib" / libraries.name).symlink_to(libraries)
+    for file in ("told", "dev/kmsg", "dev/null", "proc/sys/kernel/printk"):
+        (root / file).touch()
+    (root / f"boot/vmlinuz-{RUNNING}").touch()
+    (root / "etc/ssh/ssh_host_ed25519_key.pub").write_text("ssh-ed25519 AAAA lab\n")
+    (root / "offered").write_text("".join(f"{name}\n" for name in offered))
+    # A file keeps only what was written to it last, unlike the kernel's log.
+    (root / "bake.sh").write_text(script.replace("> /dev/kmsg", ">> /dev/kmsg"))
+    if newer:
+        (root / "newer").write_text(newer)
+    for name, text in STAND_INS.items():
+        (root / "bin-first" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (root / "bin-first" / name).chmod(0o755)
+    usr = [word for name in ("bin", "sbin", "lib64") for word in ("--symlink", f"usr/{name}", f"/{name}")]
+    argv = [
+        *("bwrap", "--unshare-all", "--die-with-parent", "--bind", str(root), "/", "--ro-bind", "/usr", "/usr", *usr),
+        *("--dev-bind", "/dev/null", "/dev/null", "--setenv", "PATH", "/bin-first:/usr/bin:/usr/sbin"),
+        *("sh", "/bake.sh"),
+    ]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    console = (root / "dev/kmsg").read_text()
+    assert console, done.stderr
+    said = [line.partition("kmlab-bake: ")[2] for line in console.splitlines()]
+    return Baked(said, (root / "told").read_text().splitlines())
+
+
+def test_the_headers_of_the_running_kernel_are_installed(tmp_path: Path) -> None:
+    baked = bake(tmp_path, offered=(f"linux-headers-{RUNNING}",))
+    assert baked.said[-1] == f"done {RUNNING}", baked.said
+    assert {"make", f"linux-headers-{RUNNING}"} <= baked.installed()
+    assert not any(name.startswith("linux-modules-extra") for name in baked.installed())
+
+
+def test_further_modules_are_installed_where_the_archive_has_them(tmp_path: Path) -> None:
+    extra = f"linux-modules-extra-{RUNNING}"
+    assert extra in bake(tmp_path, offered=(f"linux-headers-{RUNNING}", extra)).installed()
+
+
+def test_debian_asks_for_no_such_package(tmp_path: Path) -> None:
+    extra = f"linux-modules-extra-{RUNNING}"
+    baked = bake(tmp_path, offered=(f"linux-headers-{RUNNING}", extra), family="debian")
+    assert baked.said[-1] == f"done {RUNNING}" and extra not in baked.installed()
+
+
+def test_headers_that_left_the_archive_bring_a_newer_kernel_with_its_own_and_that_is_told(tmp_path: Path) -> None:
+    baked = bake(tmp_path, offered=(f"linux-headers-{NEWER}",), newer=NEWER)
+    assert baked.said[-1] == f"done {NEWER}", baked.said
+    assert {"linux-image-virtual", "linux-headers-virtual"} <= baked.installed()
+    (note,) = [line for line in baked.said if line.startswith("note ")]
+    assert RUNNING in note and NEWER in note and "restarts" in note
+
+
+def test_with_kernel_exact_that_is_an_error(tmp_path: Path) -> None:
+    baked = bake(tmp_path, offered=(), newer=NEWER, exact=True)
+    assert f"no linux-headers-{RUNNING} any more" in baked.error and "exact" in baked.error
+    assert baked.told[-1] == "poweroff" and not any(line.startswith("done") for line in baked.said)
+
+
+def test_without_a_newer_kernel_it_is_an_error(tmp_path: Path) -> None:
+    assert "nor a kernel newer than" in bake(tmp_path, offered=()).error
+
+
+def test_a_package_that_is_not_there_is_named(tmp_path: Path) -> None:
+    baked = bake(tmp_path, offered=(f"linux-headers-{RUNNING}",), packages=("make", "no-such-package"))
+    assert "Unable to locate package no-such-package" in baked.error
+
+
+def test_nobody_has_a_password_and_nothing_runs_by_itself(tmp_path: Path) -> None:
+    baked = bake(tmp_path, offered=(f"linux-headers-{RUNNING}",))
+    assert {"usermod --password * root", "usermod --password * ubuntu"} <= set(baked.told)
+    units = tmp_path / "root/etc/systemd/system"
+    for unit in ("apt-daily.timer", "unattended-upgrades.service", "snapd.service", "motd-news.timer"):
+        assert (units / unit).readlink() == Path("/dev/null")
+    assert (tmp_path / "root/etc/cloud/cloud-init.disabled").exists()
