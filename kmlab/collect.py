@@ -6,20 +6,18 @@ The console file is the witness: it lies on the host, so that it is complete eve
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import secrets
 import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 from kmlab import store
 from kmlab.events import Deadline
 from kmlab.kernel.klog import ConsoleReader, Record
-from kmlab.kernel.oops import Crash, Frame, Scanner
-from kmlab.kernel.symbols import ModuleSymbols
+from kmlab.kernel.oops import Crash, Scanner
 
 _FIRST, _LAST = 2000, 20000
 """Records of a run that are kept: the first and the last ones; those between are counted."""
@@ -177,37 +175,6 @@ class Witness:
     def doomed(self) -> bool:
         """A hang or a deadly oops was reported long enough ago that a step which has not ended will not end."""
         return self._doomed is not None and time.monotonic() - self._doomed > _AFTER_HANG
-
-
-def located(crash: Crash, images: Mapping[str, bytes], folder: PurePosixPath | None) -> Crash:
-    """The same finding with file and line of every frame in a module that we built, inlined frames expanded."""
-    symbols = {
-        PurePosixPath(path).stem.replace("-", "_"): ModuleSymbols(image, path, folder) for path, image in images.items()
-    }
-    frames: list[Frame] = []
-    for frame in crash.frames:
-        known = symbols.get(frame.module or "")
-        places = known.locate(frame.function, frame.offset or 0, frame.size, frame.exact) if known else []
-        if not places:
-            frames.append(frame)
-        for place in places:
-            frames.append(
-                frame._replace(function=place.function, file=place.file, line=place.line, inlined=place.inlined)
-            )
-    file, line, function = crash.file, crash.line, crash.function
-    if crash.module in symbols:
-        mine = [f for f in frames if f.module == crash.module and f.reliable and f.file]
-        guilty = next((f for f in mine if f.function == function), mine[0] if mine else None)
-        if guilty is not None:
-            file, line = guilty.file, guilty.line
-        elif file is not None:
-            file = _relative(file, folder)
-    return dataclasses.replace(crash, frames=tuple(frames), file=file, line=line)
-
-
-def _relative(path: str, folder: PurePosixPath | None) -> str:
-    place = PurePosixPath(path)
-    return str(place.relative_to(folder)) if folder and place.is_relative_to(folder) else path
 
 
 def new_run_folder(runs: Path, module: str, guest: str) -> Path:

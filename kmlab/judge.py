@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path, PurePosixPath
 
-from kmlab import collect
 from kmlab.errors import ConfigError
 from kmlab.events import printable
 from kmlab.kernel.klog import ConsoleReader
+from kmlab.kernel.locating import located
 from kmlab.kernel.modinfo import parse_modinfo
 from kmlab.kernel.oops import Crash, Scanner
 
@@ -29,7 +29,7 @@ def judge_file(file: str, module: Path | None = None) -> list[Crash]:
     scanner.feed(reader.close())
     scanner.close()
     root = None if module is None or module.is_file() else PurePosixPath(module.resolve())
-    return [collect.located(crash, images, root) for crash in scanner.crashes]
+    return [located(crash, images, root) for crash in scanner.crashes]
 
 
 def _images(module: Path) -> dict[str, bytes]:

@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from kmlab import store
-from kmlab.collect import Witness, located
+from kmlab.collect import Witness
 from kmlab.errors import LabError
 from kmlab.events import Deadline
 from kmlab.guest import Guest, GuestRecord
 from kmlab.host import Host, serialport, vmcore
 from kmlab.kernel.klog import Record
+from kmlab.kernel.locating import innermost, located
 from kmlab.kernel.oops import Crash, Frame
 from kmlab.kernel.registers import find_code, parse_bytes, parse_registers, window
 from kmlab.kernel.symbols import Kallsyms, ModuleSymbols, SymbolAt
@@ -27,8 +28,6 @@ from kmlab.virt.domain import SERIAL_DEVICE, serial_tty
 
 _LARGEST_FUNCTION, _LARGEST_OF_MODULE = 1 << 16, 1 << 12
 """Bytes; an address further behind the last symbol known is in something that was loaded later."""
-_KERNEL_FOLDERS = ("arch/", "include/")
-"""Where inlined frames come from that are not the module's own source."""
 _ANSWER_BEGINS = 2.0
 """Seconds until a kernel that can be asked has begun to answer; QEMU looks for a reader of the line once a second."""
 _ANSWER_ENDS = 20.0
@@ -119,9 +118,10 @@ def _is_near(known: SymbolAt) -> bool:
 def silent_hang(frames: Sequence[Frame], step: str) -> Crash:
     """The finding for a guest whose kernel said nothing of the loop that it is in."""
     own = [f for f in frames if f.module]
-    mine = next((f for f in own if not f.inlined), None)
-    place = next((f for f in own if f.file and not f.file.startswith(_KERNEL_FOLDERS)), mine)
-    first = mine or next(iter(frames), None)
+    at = next((i for i, f in enumerate(own) if not f.inlined), None)
+    mine = own[at] if at is not None else None
+    place = innermost(own[: at + 1]) if at is not None else None
+    first = place or mine or next(iter(frames), None)
     where = f" in {first.name}" if first else ""
     return Crash(
         kind="hang",

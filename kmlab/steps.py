@@ -19,6 +19,7 @@ from kmlab.host.keys import Ask
 from kmlab.kernel.elf import read_object
 from kmlab.kernel.ladder import ladder
 from kmlab.kernel.loading import explain_load_failure, explain_unload_failure, find_ignored_params
+from kmlab.kernel.locating import located
 from kmlab.kernel.modinfo import ModInfo, format_params
 from kmlab.kernel.oops import Crash
 from kmlab.kernel.taint import find_taints
@@ -126,7 +127,7 @@ class Steps:
             self.alive = False
         if not self.alive and self.steps:
             self.note_taint(find_taints(record.text for record in self.witness.records), self.steps[-1].name)
-        crashes = [collect.located(c, self.built.images, self.folder) for c in found]
+        crashes = [located(c, self.built.images, self.folder) for c in found]
         mine = {info.name for _, info in self.built.modules}
         if self.silent and not any(c.module in mine for c in crashes):
             return [*self.silent, *crashes] if self.silent[0].module else crashes or self.silent

@@ -10,6 +10,8 @@ from typing import Any
 from kmlab.lab import Module, load_lab
 
 FOLDER = Path(__file__).parent / "data" / "crashers"
+BUILT = FOLDER.with_name("ko") / "crashers"
+"""The modules as they were when their logs were made, by source and kernel."""
 CASES = load_lab(FOLDER / "lab.yaml").modules
 
 

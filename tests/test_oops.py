@@ -1,10 +1,11 @@
 """Every saved log of tests/data/oops is judged as its own header says.
 
 A log begins with lines `# expect: KEY: VALUE`, not part of it. The keys are `count` (findings in all;
-without it, as many as are described), `own` (the modules under test, comma-separated), `booted` (yes: the log
-begins in a running kernel) and any field of a Crash: kind, class, title, function, module, file, line, task,
-pid, cpu, fatal and truncated (yes, no), sections (names, comma-separated), fingerprint. `none` stands for an
-absent value. `and:` begins the next finding. A log with `count: 0` is benign.
+without it, as many as are described), `own` (the modules under test, comma-separated), `ko` (its file in
+tests/data/ko/crashers, with which lines are found), `booted` (yes: the log begins in a running kernel) and any field of
+a Crash: kind, class, title, function, module, file, line, task, pid, cpu, fatal and truncated (yes, no), sections
+(names, comma-separated), fingerprint. `none` stands for an absent value. `and:` begins the next finding. A log with
+`count: 0` is benign.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from typing import NamedTuple
 import pytest
 
 from kmlab.kernel.klog import ConsoleReader, Record, parse_log
+from kmlab.kernel.locating import located
 from kmlab.kernel.oops import Crash, Scanner, find_crashes, outcome_of
+from tests.crashers import BUILT
 
 CORPUS = sorted((Path(__file__).parent / "data" / "oops").glob("*.txt"))
 
@@ -30,6 +33,8 @@ class Sample(NamedTuple):
     own: frozenset[str]
     booted: bool
     findings: list[dict[str, str]]
+    images: dict[str, bytes]
+    """The module that the log is of, where we have it."""
 
 
 def read_sample(path: Path) -> Sample:
@@ -41,17 +46,19 @@ def read_sample(path: Path) -> Sample:
         key, value = key.strip(), value.strip()
         if key == "and":
             findings.append({})
-        elif key in ("count", "own", "booted"):
+        elif key in ("count", "own", "booted", "ko"):
             options[key] = value
         else:
             findings[-1][key] = value
     count = int(options.get("count", len(findings)))
     own = frozenset(filter(None, (m.strip() for m in options.get("own", "").split(","))))
-    return Sample(b"".join(lines), count, own, options.get("booted") == "yes", findings)
+    images = {f"{','.join(own)}.ko": (BUILT / options["ko"]).read_bytes()} if "ko" in options else {}
+    return Sample(b"".join(lines), count, own, options.get("booted") == "yes", findings, images)
 
 
 def judge(sample: Sample, data: bytes | None = None) -> list[Crash]:
-    return find_crashes(parse_log(sample.data if data is None else data).records, sample.own, sample.booted)
+    found = find_crashes(parse_log(sample.data if data is None else data).records, sample.own, sample.booted)
+    return [located(crash, sample.images, None) for crash in found] if sample.images else found
 
 
 def shown(crash: Crash, key: str) -> str:
@@ -87,7 +94,7 @@ def test_a_log_fed_byte_by_byte_is_judged_the_same(path: Path) -> None:
     said += scanner.close()
     # A log without prefixes can only be recognised as one when all of it is there.
     expected = [] if path.stem == "format-bare" else judge(sample)
-    assert scanner.crashes == expected
+    assert [located(crash, sample.images, None) for crash in scanner.crashes] == expected
     assert len(said) == len(expected)
 
 

@@ -24,9 +24,9 @@ def test_a_silent_hang_is_in_the_module_s_function_and_not_in_a_header_s() -> No
     assert outcome_of(found) == "hang"
 
 
-def test_a_line_of_a_function_that_was_inlined_is_the_module_s_own_line() -> None:
+def test_a_function_of_the_module_s_own_that_was_inlined_is_the_one_to_blame() -> None:
     found = silent_hang([frame("wait_here", "spin.c", inlined=True), frame("spin_init", "spin.c")], "load")
-    assert (found.function, found.file) == ("spin_init", "spin.c")
+    assert (found.function, found.file) == ("wait_here", "spin.c")
 
 
 def test_without_a_frame_a_hang_is_said_all_the_same() -> None:

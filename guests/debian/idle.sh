@@ -16,6 +16,8 @@ stty -F /dev/ttyS0 -echo
 systemd-run --quiet --unit=kmlab-sysrq --property=StandardInput=file:/dev/ttyS0 sleep infinity
 # Tells QEMU where the kernel's own notes are, so that a memory dump carries them (VMCOREINFO).
 modprobe --quiet qemu_fw_cfg
+# Nobody reads what a dying kernel would write into the firmware's variables, and some die a second time over it.
+modprobe --quiet --remove efi_pstore
 
 sync
 echo 3 > /proc/sys/vm/drop_caches

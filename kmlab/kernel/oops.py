@@ -238,6 +238,7 @@ class Scanner:
                 if context.report is None and self._seen - context.seen > _STALE:
                     del self._contexts[context.key]
         fresh: list[Crash] = []
+        self._waiting.sort(key=lambda report: report.order)
         while self._waiting and (everything or self._is_old(self._waiting[0])):
             report = self._waiting.pop(0)
             crash = report.finish(self._own)
@@ -254,6 +255,10 @@ class Scanner:
         """Keep a finding, unless it is one that is known already under another name."""
         for index, (first, known) in enumerate(self._found):
             same_boot = index >= self._boot
+            if same_boot and order < first and _belongs(crash, known):
+                # A report that ended in a panic is told last, after what its own dying task stumbled over.
+                self._found[index] = (order, _merged(crash, known))
+                return False
             if known.fingerprint == crash.fingerprint or (same_boot and _belongs(known, crash)):
                 self._found[index] = (first, _merged(known, crash))
                 return False
@@ -319,7 +324,7 @@ _TURNS = (
     "kexec_core: Starting new kernel",
     "Starting crashdump kernel",
 )
-_ATOMIC = ("sleep-in-atomic", "schedule-in-atomic", "lockdep-context")
+_ATOMIC = ("sleep-in-atomic", "schedule-in-atomic", "lockdep-context", "preempt-imbalance")
 _WORSE = ("warning", "oops", "hang", "panic")
 
 
@@ -339,6 +344,8 @@ def _belongs(first: Crash, later: Crash) -> bool:
         return same_task and soon
     if first.class_ in _ATOMIC and later.class_ in _ATOMIC:
         return first.function == later.function or (same_task and no_other_module)
+    if later.class_ == "slab-leak" and first.class_ in ("slab-leak", "slab-corruption"):
+        return no_other_module  # objects that were found damaged are never freed
     if first.class_ == later.class_ == "memory-leak":
         return first.function is None or later.function is None
     return first.class_ == later.class_ == "fortify" and same_task and soon

@@ -77,6 +77,10 @@ class Report:
         self.lost = False
         self._whole = False
         self._unloaded: str | None = None
+        self._named: Frame | None = None
+        """The function that the message itself is about."""
+        self._jumped = False
+        """The fault was to fetch an instruction where there is none."""
         self._frames: list[Frame] = []
         self._sections: dict[str, list[Frame]] = {}
         self._at: dict[str, str] = {key: "chain" if self.class_.startswith("lockdep") else _MAIN}
@@ -91,6 +95,8 @@ class Report:
         self._size += sum(map(len, before))
         if prelude and self.class_ in ("bug", "warning", "invalid-opcode"):
             self.class_, self.title = prelude
+            if self.class_ == "preempt-imbalance":
+                self._named = find_symbol(" ".join(before))
         elif self.class_ == "warning":
             said = steady(message or "") or self.header.what
             self.title = f"WARNING: {said}" if said else "WARNING"
@@ -153,12 +159,17 @@ class Report:
             return None
         if not self._frames and self.header.symbol:
             self._frames.append(self.header.symbol)
+        if self._named:
+            self._frames.insert(0, self._named)
         frames = tuple(self._frames)
         sections = tuple(Section(name, tuple(found)) for name, found in self._sections.items() if found)
         if self.class_ in ("bug", "warning") and frames and frames[0].module is None:
             self.class_, self.title = checked_by(frames[0].name) or (self.class_, self.title)
-        guilty = self.header.symbol if shape.names else None
-        guilty = guilty or blame(frames, sections, own, hang=shape.kind == "hang")
+        guilty = self.header.symbol if shape.names else self._named
+        frames = self._settled(frames)
+        # Where it jumped to is no place of a program: whoever called is to blame.
+        called = frames[1:] if self._jumped and len(frames) > 1 else frames
+        guilty = guilty or blame(called, sections, own, hang=shape.kind == "hang")
         module, title = guilty.module if guilty else None, self.title
         if self._in_unloaded(frames, own):
             guilty, module, title = None, self._unloaded, f"{title} in unloaded module {self._unloaded}"
@@ -270,6 +281,8 @@ class Report:
             if named:
                 self.pid = int(named[2] or named[3] or named[6])
                 self.task = named[1] or named[4] or named[5]
+        if text.startswith(("#PF: supervisor instruction fetch", "kernel tried to execute NX-protected page")):
+            self._jumped = True
         if "last unloaded: " in text:
             unloaded = _UNLOADED.search(text)
             self._unloaded = unloaded[1] if unloaded else None
@@ -284,6 +297,12 @@ class Report:
             working = _IN_FLIGHT.search(text)
             if working:
                 self._frames.append(Frame(working[1], None, None, working[2], reliable=True, exact=False))
+
+    def _settled(self, frames: tuple[Frame, ...]) -> tuple[Frame, ...]:
+        """The frames with the address of a trap, which is that of the next instruction, as one after a call."""
+        if self.class_ == "int3" and frames and frames[0].exact:
+            return (frames[0]._replace(exact=False), *frames[1:])
+        return frames
 
     def _in_unloaded(self, frames: tuple[Frame, ...], own: frozenset[str]) -> bool:
         """Whether it ran code of a module that is gone: a timer or a work item that outlived it."""

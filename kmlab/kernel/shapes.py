@@ -170,6 +170,8 @@ SHAPES: tuple[Shape, ...] = (
     _shape("kmsan", "oops", "KMSAN", "BUG: KMSAN: {what}", r"BUG: KMSAN: (?P<what>[\w -]{1,80}?) in "),
     _shape("ubsan", "warning", "UBSAN", "UBSAN: {what}",
            r"UBSAN: (?P<what>[\w -]{1,80}?) in (?P<file>[^\s:]{1,255}):(?P<line>\d{1,9})"),
+    _shape("slab-leak", "oops", "Objects remaining", "slab cache still has objects",
+           r"BUG (?P<cache>[\w.:/-]{1,64})(?:\([^)]{0,64}\))? \([^)]{0,72}\): Objects remaining"),
     _shape("slab-corruption", "oops", "BUG ", "BUG {what}",
            r"BUG (?P<cache>[\w.:/-]{1,64})(?:\([^)]{0,64}\))? \((?:Not t"
            r"|T)ainted[^)]{0,64}\): (?P<what>.{1,120})"),
@@ -342,6 +344,11 @@ _PRELUDES: tuple[tuple[str, re.Pattern[str], str], ...] = (
         re.compile(r"kmem_cache_destroy .{1,64}: Slab cache still has objects"),
         "slab cache still has objects",
     ),
+    (
+        "preempt-imbalance",
+        re.compile(r"initcall \S{1,255}(?: \[[^\]]{1,120}\])? returned with (?P<what>[a-z ]{1,60})"),
+        "init returned with {what}",
+    ),
     ("lock-debug", re.compile(r"DEBUG_LOCKS_WARN_ON\("), "lock debugging warning"),
 )
 _CHECKS = (
@@ -364,7 +371,7 @@ _PRELUDE_NEEDLES = (
         "CFI failure",
         "ODEBUG",
     ),
-    *("kmem_cache_destroy", "DEBUG_LOCKS"),
+    *("kmem_cache_destroy", "DEBUG_LOCKS", "initcall "),
 )
 
 

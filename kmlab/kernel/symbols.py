@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from kmlab.kernel.elf import ObjectFile, Section, read_object
 from kmlab.kernel.elf import Symbol as ElfSymbol
+from kmlab.kernel.tailcalls import lost_frames
 
 if TYPE_CHECKING:
     from kmlab.kernel.dwarf import DebugInfo
@@ -89,6 +90,17 @@ class ModuleSymbols:
                 Location(f.function or name, self._relative(f.path), f.line, f.column, f.inlined) for f in frames
             ] or [Location(name, None, None, None, False)]
         return self._located[index, offset]
+
+    def lost_frames(self, function: str, offset: int, size: int | None, inner: str | None) -> list[Location]:
+        """Who was called from `function+offset/size`, a return address, and jumped on to `inner`; innermost first."""
+        candidates = self._candidates(function, offset, size, exact=False)
+        if len(candidates) != 1:
+            return []
+        symbol, places = candidates[0], []
+        for jump in lost_frames(self._elf, symbol.section, symbol.value + offset, inner):
+            found = self.locate_in(jump.section, jump.offset - 1, jump.function)
+            places += found if jump.exact else [found[-1]._replace(line=None)]
+        return places
 
     def knows(self, function: str, size: int) -> bool:
         """Whether it has a function of that name and size; if not, the log is of another build."""

@@ -140,11 +140,20 @@ static noinline void fortified(const char *text)
 	copy_beyond(small, "a");
 }
 
-static noinline void user_copy(void)
+static noinline void copy_of_known_size(void)
 {
 	char *object = kmalloc(32, GFP_KERNEL);
 
-	/* Long beyond the object, where the user's page would be. */
+	if (copy_to_user((void __user *)0x10000, object, 64 * one))	/* HERE copy_of_known_size */
+		pr_info("checks: not copied\n");
+	kfree(object);
+}
+
+static noinline void user_copy(void)
+{
+	/* Whose size the compiler has lost sight of. */
+	char *volatile object = kmalloc(32, GFP_KERNEL);
+
 	if (copy_to_user((void __user *)0x10000, object, 64 * one))	/* HERE user_copy */
 		pr_info("checks: not copied\n");
 	kfree(object);
@@ -193,6 +202,7 @@ static int __init run(void)
 	CASE("leave_objects", leave_objects())
 	CASE("free_middle", free_middle())
 	CASE("fortified", fortified(what))
+	CASE("copy_of_known_size", copy_of_known_size())
 	CASE("user_copy", user_copy())
 	CASE("sleep_with_spinlock", sleep_with_spinlock())
 	CASE("sleep_in_preempt_off", sleep_in_preempt_off())

@@ -1,0 +1,94 @@
+"""A finding with its places: file and line of every frame of a module that we have, and whose line it is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+
+from kmlab.kernel.report import Crash
+from kmlab.kernel.symbols import ModuleSymbols
+from kmlab.kernel.trace import Frame
+
+_KERNEL_FOLDERS = ("arch/", "include/", "tools/include/")
+"""Where a module's code comes from that is not its author's: functions of headers, inlined or not."""
+
+
+def located(crash: Crash, images: Mapping[str, bytes], folder: PurePosixPath | None) -> Crash:
+    """The same finding with file and line of every frame in a module of these, inlined frames expanded.
+
+    The guilty function is then the innermost one that the module's author wrote, be it inlined, or left for good by a
+    jump that the kernel's trace knows nothing of.
+    """
+    symbols = {
+        PurePosixPath(path).stem.replace("-", "_"): ModuleSymbols(image, path, folder) for path, image in images.items()
+    }
+    stacks: list[list[Frame]] = []
+    inner: str | None = None
+    for frame in crash.frames:
+        known = symbols.get(frame.module or "")
+        stack = _places(frame, known) if known else [frame]
+        if known and frame.reliable and not frame.exact and frame.offset is not None:
+            stack = [*_jumped(frame, known, inner), *stack]
+        stacks.append(stack)
+        inner = frame.function if frame.reliable else inner
+    frames = tuple(frame for stack in stacks for frame in stack)
+    if crash.module not in symbols:
+        return dataclasses.replace(crash, frames=frames)
+    guilty = _guilty(crash, stacks)
+    if guilty is None:
+        file = _relative(crash.file, folder) if crash.file else None
+        return dataclasses.replace(crash, frames=frames, file=file)
+    title = _renamed(crash.title, crash.function, guilty.name)
+    return dataclasses.replace(
+        crash, frames=frames, file=guilty.file, line=guilty.line, function=guilty.name, title=title
+    )
+
+
+def innermost(stack: Sequence[Frame]) -> Frame | None:
+    """Of one place's functions, inlined ones first, the innermost that is not a kernel header's."""
+    return next((f for f in stack if f.file and not f.file.startswith(_KERNEL_FOLDERS)), None)
+
+
+def _places(frame: Frame, known: ModuleSymbols) -> list[Frame]:
+    places = known.locate(frame.function, frame.offset or 0, frame.size, frame.exact)
+    return [frame._replace(function=p.function, file=p.file, line=p.line, inlined=p.inlined) for p in places] or [frame]
+
+
+def _jumped(frame: Frame, known: ModuleSymbols, inner: str | None) -> list[Frame]:
+    return [
+        Frame(
+            p.function,
+            None,
+            None,
+            frame.module,
+            reliable=True,
+            exact=False,
+            file=p.file,
+            line=p.line,
+            inlined=p.inlined,
+        )
+        for p in known.lost_frames(frame.function, frame.offset or 0, frame.size, inner)
+    ]
+
+
+def _guilty(crash: Crash, stacks: Sequence[Sequence[Frame]]) -> Frame | None:
+    """From the frame that the kernel's own words blame outwards, the first function of the author's."""
+    mine = [s for s in stacks if s[-1].module == crash.module]
+    # A trace that lost its way has guesses alone.
+    for own in ([s for s in mine if s[-1].reliable], mine):
+        first = next((i for i, s in enumerate(own) if any(f.name == crash.function for f in s)), 0)
+        found = next((found for s in own[first:] if (found := innermost(s))), None)
+        if found:
+            return found
+    return None
+
+
+def _renamed(title: str, known: str | None, name: str) -> str:
+    before, found, after = title.rpartition(f" in {known}")
+    return f"{before} in {name}{after}" if found and after[:1] in ("", ":") else title
+
+
+def _relative(path: str, folder: PurePosixPath | None) -> str:
+    place = PurePosixPath(path)
+    return str(place.relative_to(folder)) if folder and place.is_relative_to(folder) else path

@@ -1,0 +1,121 @@
+"""Who really called: a function whose last act is a call jumps there (x86-64), and then is in no trace of the kernel's.
+
+The return address in the trace is that of its own caller. What the call there names, and where that function jumps on,
+stands in the .ko.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from kmlab.kernel.elf import ObjectFile, Section
+
+_CALL, _JUMP, _SHORT, _CONDITIONAL = 0xE8, 0xE9, 0xEB, 0x0F
+_PC32, _PLT32 = 2, 4
+_BACK = "__x86_return_thunk"
+"""Where a function of a kernel with mitigations jumps instead of returning."""
+_DEEPEST = 4
+_FUNCTION = 2
+_X86_64 = 62
+
+
+class Jump(NamedTuple):
+    """The last act of a function that left no frame."""
+
+    function: str
+    section: int
+    offset: int
+    """In its section, of the byte behind the jump."""
+    exact: bool
+    """It has no other such jump that may have been the one."""
+
+
+class _Target(NamedTuple):
+    name: str
+    section: int
+    """0 where it is not in this module."""
+    offset: int
+
+
+def lost_frames(elf: ObjectFile, section: int, returns: int, inner: str | None) -> list[Jump]:
+    """The functions, innermost first, that the call before `returns` went through until it came to `inner`.
+
+    Empty where nothing is missing in the trace, or where it cannot be told.
+    """
+    if elf.machine != _X86_64:
+        return []
+    code = _Code(elf, elf.sections[section])
+    called = code.target(returns - 4) if returns >= 5 and code.content[returns - 5] == _CALL else None
+    return _follow(elf, called, inner, _DEEPEST) if called and called.section else []
+
+
+def _follow(elf: ObjectFile, called: _Target, inner: str | None, depth: int) -> list[Jump]:
+    if called.name == inner or not depth:
+        return []
+    symbol = next((s for s in elf.symbols if s.section == called.section and s.value == called.offset and s.size), None)
+    if symbol is None:
+        return []
+    code = _Code(elf, elf.sections[called.section])
+    jumps = [j for j in code.jumps(symbol.value, symbol.value + symbol.size) if j.to.name not in (symbol.name, _BACK)]
+    outside = [j for j in jumps if not j.to.section]
+    fitting = [j for j in outside if j.to.name == inner]
+    ways = [(j, w) for j in jumps if j.to.section and (w := _follow(elf, j.to, inner, depth - 1))]
+    if not fitting and not ways:
+        fitting = outside
+    if fitting:
+        return [Jump(symbol.name, called.section, fitting[0].ends, len(fitting) == 1)]
+    if len({way[0].function for _, way in ways}) != 1:
+        return []
+    first, way = ways[0]
+    return [*way, Jump(symbol.name, called.section, first.ends, len(ways) == 1)]
+
+
+class _Way(NamedTuple):
+    to: _Target
+    ends: int
+    """Of the byte behind the jump."""
+
+
+class _Code:
+    """One section, and where what is in it goes."""
+
+    def __init__(self, elf: ObjectFile, section: Section) -> None:
+        self._elf, self._section = elf, section
+        self.content = elf.content(section)
+        self._named = {r.offset: r for r in elf.relocations(section) if r.type in (_PC32, _PLT32)}
+
+    def target(self, at: int) -> _Target | None:
+        """Where the 32 bits at `at`, the end of a call or jump, lead."""
+        relocation = self._named.get(at)
+        if relocation is None:
+            if len(self.content) < at + 4:
+                return None
+            (distance,) = struct.unpack_from("<i", self.content, at)
+            return self._own(self._section.number, at + 4 + distance)
+        symbol = self._elf.symbols[relocation.symbol]
+        if not symbol.section:
+            return _Target(symbol.name, 0, 0)
+        return self._own(symbol.section, symbol.value + relocation.addend + 4)
+
+    def jumps(self, first: int, last: int) -> Iterator[_Way]:
+        """The jumps to the beginning of another function."""
+        for at in range(first, min(last, len(self.content)) - 1):
+            byte, following = self.content[at], self.content[at + 1]
+            if byte == _SHORT:
+                to = self._own(self._section.number, at + 2 + (following ^ 0x80) - 0x80)
+                ends = at + 2
+            elif byte == _JUMP or (byte == _CONDITIONAL and following >> 4 == 8 and at + 2 in self._named):
+                distance = at + 1 + (byte == _CONDITIONAL)
+                to, ends = self.target(distance), distance + 4
+            else:
+                continue
+            if to is not None:
+                yield _Way(to, ends)
+
+    def _own(self, section: int, offset: int) -> _Target | None:
+        for symbol in self._elf.symbols:
+            if symbol.section == section and symbol.value == offset and symbol.type == _FUNCTION:
+                return _Target(symbol.name, section, offset)
+        return None

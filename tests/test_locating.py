@@ -1,0 +1,61 @@
+"""Whose line it is: functions that were inlined, that come from a header, or that a jump left for good."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+import pytest
+
+from kmlab.kernel.locating import located
+from kmlab.kernel.oops import find_crashes
+from kmlab.kernel.symbols import ModuleSymbols
+from tests.test_oops import CORPUS, judge, read_sample
+
+LOGS = {path.stem: path for path in CORPUS}
+(CHECKS,) = read_sample(LOGS["guest-6.1-checks-warn_plain"]).images.values()
+
+
+def named(stem: str) -> str:
+    (crash,) = judge(read_sample(LOGS[stem]))
+    assert crash.title.endswith(f" in {crash.function}")
+    return f"{crash.function} at {crash.file}"
+
+
+def test_the_function_that_an_inlined_line_stands_in_is_to_blame() -> None:
+    sample = read_sample(LOGS["guest-6.1-faults-inlined"])
+    (bare,) = judge(sample._replace(images={}))
+    assert bare.function == "inlined", "the kernel's own word for it"
+    assert named("guest-6.1-faults-inlined") == "innermost at faults.c"
+
+
+def test_a_header_s_function_is_not_to_blame_where_the_compiler_made_one_of_it() -> None:
+    sample = read_sample(LOGS["guest-6.1-checks-list_gone"])
+    (bare,) = judge(sample._replace(images={}))
+    assert bare.function == "__list_del_entry"
+    assert named("guest-6.1-checks-list_gone") == "list_gone at checks.c"
+
+
+@pytest.mark.parametrize("name", ["ref_underflow", "ref_after_zero", "free_twice"])
+def test_a_function_that_ended_in_a_jump_is_found_though_no_frame_names_it(name: str) -> None:
+    sample = read_sample(LOGS[f"guest-6.1-checks-{name}"])
+    (bare,) = judge(sample._replace(images={}))
+    assert name not in [frame.name for frame in bare.frames]
+    assert named(f"guest-6.1-checks-{name}") == f"{name} at checks.c"
+
+
+def test_where_no_frame_is_missing_none_is_added() -> None:
+    symbols = ModuleSymbols(CHECKS)
+    sample = read_sample(LOGS["guest-6.1-checks-warn_plain"])
+    (bare,) = judge(sample._replace(images={}))
+    caller = next(f for f in bare.frames if f.name == "checks_init")
+    assert symbols.lost_frames(caller.function, caller.offset or 0, caller.size, "warn_plain") == []
+    assert symbols.lost_frames(caller.function, 3, caller.size, "printk") == []
+    assert symbols.lost_frames("absent", 30, None, "printk") == []
+
+
+def test_a_module_that_is_another_build_leaves_the_finding_as_it_was() -> None:
+    sample = read_sample(LOGS["guest-6.1-faults-inlined"])
+    (bare,) = judge(sample._replace(images={}))
+    found = located(bare, {"other.ko": CHECKS}, PurePosixPath("/src"))
+    assert found == bare
+    assert find_crashes([]) == []
