@@ -87,6 +87,8 @@ class World:
         """What a door raises instead, by what is asked; `shell` is the connection."""
         self.seeds: list[bytes] = []
         """Of every base that was baked."""
+        self.first_boot: tuple[str, ...] = ()
+        """What the console of a first boot says, instead of what it does when a base is well baked."""
         self.indexes: dict[str, str] = {}
         """The archive of every image: a Packages file for each suite."""
         self.taints_unsigned = False
@@ -229,8 +231,9 @@ class FakeHypervisor(Hypervisor):
         if machine.baking:
             *_, seed = (source.get("file", "") for source in ET.fromstring(xml).iterfind("devices/disk/source"))
             self._world.seeds.append(Path(seed).read_bytes())
-            for words in (f"kernel {self._world.release}", f"hostkey {HOST_KEY}", f"done {self._world.release}"):
-                machine.say(f"<5>kmlab-bake: {words}", facility=1)
+            words = (f"kernel {self._world.release}", f"hostkey {HOST_KEY}", f"done {self._world.release}")
+            for line in self._world.first_boot or tuple(f"<5>kmlab-bake: {word}" for word in words):
+                machine.say(line, facility=1)
         elif not self._world.silent:
             machine.say(f"<5>Linux version {self._world.release}")
 

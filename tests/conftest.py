@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.publisher import Authority, Publisher, Server, Signer
+from tests.publisher import Authority, Publisher, Server, Signer, disk_image
+from tests.watched import Site
 
 
 @pytest.fixture
@@ -60,3 +62,23 @@ def server(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Iterator[Se
 def publisher(server: Server, signer: Signer) -> Publisher:
     """A publisher without a release."""
     return Publisher(server, signer)
+
+
+@pytest.fixture
+def site(xdg: Path, publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """The tools of QEMU note that they were called, by a shell script before them in PATH."""
+    shims = xdg / "bin"
+    shims.mkdir()
+    for tool in ("qemu-img", "qemu-system-x86_64", "qemu-system-aarch64", "qemu-nbd", "qemu-io"):
+        (shims / tool).write_text(f'#!/bin/sh\necho "{tool} $*" >> {xdg}/calls\nPATH=${{PATH#*:}} exec {tool} "$@"\n')
+        (shims / tool).chmod(0o755)
+    made = Site(xdg, publisher, xdg / "calls")
+    monkeypatch.setenv("PATH", f"{shims}:{os.environ['PATH']}")
+    return made
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:
+    """An old and a new disk."""
+    folder = tmp_path_factory.mktemp("disks")
+    return disk_image(folder, "8M"), disk_image(folder, "16M")

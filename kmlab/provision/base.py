@@ -160,7 +160,7 @@ def _watch_bake(
                 said[what] = rest
         notes = _notes(console)
         if "kernel" not in said and (end := _CLOUD_INIT_ENDS.search(console)):
-            why = notes[0] if notes else end[0]
+            why = notes[0] if notes else printable(end[0], 200)
             raise LabError(
                 f"guest '{wanted.spec.name}': cloud-init ended before the base was baked: {why}",
                 f"its whole console: {store.failed_boot()}",

@@ -1,0 +1,88 @@
+"""What is said of a first boot: cloud-init's own complaints, the script's notes, and what disk the guest gets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kmlab import provision, store
+from kmlab.errors import ConfigError, LabError
+from kmlab.events import Deadline, Event, Note
+from kmlab.host import command
+from kmlab.lab import load_lab
+from kmlab.testing import HOST_KEY, RELEASE, World
+from tests.publisher import disk_image
+
+WELL = tuple(f"<5>kmlab-bake: {words}" for words in (f"kernel {RELEASE}", f"hostkey {HOST_KEY}", f"done {RELEASE}"))
+CLOUD_INIT = "cloud-init[462]: 2026-11-24 21:24:12,001 - "
+ENDED = "cloud-init[471]: Cloud-init v. 24.1 finished at Tue, 24 Nov 2026 21:24:20 +0000. Datasource DataSourceNone."
+
+
+def notes_of(world: World, folder: Path, guest: str = "{image: debian-12}") -> list[str]:
+    (folder / "lab.yaml").write_text(f"name: t\nguests:\n  g: {guest}\n")
+    lab = load_lab(folder / "lab.yaml")
+    heard: list[Event] = []
+    with provision.entered(world.host, lab, lab.guest("g"), heard.append):
+        return [event.text for event in heard if isinstance(event, Note)]
+
+
+def test_a_first_boot_that_goes_well_has_nothing_to_say(xdg: Path) -> None:
+    with World() as world:
+        assert notes_of(world, xdg) == []
+
+
+def test_cloud_init_s_complaints_are_shown_though_the_base_was_baked(xdg: Path) -> None:
+    with World() as world:
+        world.first_boot = (f"{CLOUD_INIT}util.py[WARNING]: Running module growpart failed \x1b[31m", *WELL)
+        (note,) = notes_of(world, xdg)
+    assert note == "cloud-init: 2026-11-24 21:24:12,001 - util.py[WARNING]: Running module growpart failed \\x1b[31m"
+
+
+def test_when_cloud_init_ends_without_baking_its_own_error_is_the_error(xdg: Path) -> None:
+    with World() as world:
+        world.first_boot = (f"{CLOUD_INIT}util.py[ERROR]: Failed loading yaml blob", ENDED)
+        with pytest.raises(LabError, match=r"cloud-init ended before the base was baked: .*Failed loading yaml blob"):
+            notes_of(world, xdg)
+
+
+def test_when_it_says_nothing_else_its_last_line_is(xdg: Path) -> None:
+    with World() as world:
+        world.first_boot = (ENDED,)
+        with pytest.raises(LabError, match=r"ended before the base was baked: .*DataSourceNone"):
+            notes_of(world, xdg)
+
+
+def test_a_newer_kernel_than_the_image_s_is_told(xdg: Path) -> None:
+    with World() as world:
+        world.first_boot = (WELL[0], "<5>kmlab-bake: note it restarts into 6.1.0-99", *WELL[1:])
+        assert notes_of(world, xdg) == ["it restarts into 6.1.0-99"]
+
+
+def virtual_size() -> int:
+    (disk,) = store.bases().glob("*/disk.qcow2")
+    said = command.run(["qemu-img", "info", "--output", "json", disk], deadline=Deadline(30)).output
+    return int(json.loads(said)["virtual-size"])
+
+
+def test_a_disk_is_as_large_as_its_image_or_as_was_asked_for(xdg: Path) -> None:
+    with World() as world:
+        notes_of(world, xdg)
+        assert virtual_size() == 1 << 20
+        store.remove_tree(store.bases())
+        notes_of(world, xdg, "{image: debian-12, disk: 3G}")
+        assert virtual_size() == 3 << 30
+
+
+def test_a_brought_image_s_disk_has_room_for_a_compiler(xdg: Path) -> None:
+    (xdg / "own.img").write_bytes(disk_image(xdg, "2G"))
+    with World() as world:
+        notes_of(world, xdg, "{image: {path: own.img, family: ubuntu}}")
+    assert virtual_size() == 8 << 30
+
+
+def test_a_disk_smaller_than_its_image_is_refused_with_its_line(xdg: Path) -> None:
+    (xdg / "own.img").write_bytes(disk_image(xdg, "2G"))
+    with World() as world, pytest.raises(ConfigError, match=r"lab\.yaml:3: the image is larger than that: 2\.0 GiB"):
+        notes_of(world, xdg, "{image: {path: own.img, family: ubuntu}, disk: 1G}")
