@@ -66,7 +66,7 @@ def find_prelude(text: str) -> tuple[str, str] | None:
             break
     else:
         return None
-    for class_, pattern, title in _PRELUDES:
+    for class_, pattern, title in PRELUDES:
         found = pattern.match(text)
         if found:
             return class_, title.format(what=steady(found.groupdict().get("what") or ""))
@@ -313,7 +313,7 @@ _DEADLY = (
     }
 )
 
-_PRELUDES: tuple[tuple[str, re.Pattern[str], str], ...] = (
+PRELUDES: tuple[tuple[str, re.Pattern[str], str], ...] = (
     ("refcount", re.compile(r"(?P<what>refcount_t: .{1,120})"), "{what}"),
     (
         "list-corruption",
