@@ -66,7 +66,8 @@ def listed(beside: Path | None) -> list[ListedImage]:
     found = []
     for name in catalog.image_names(beside):
         image = catalog.load_image(name, beside)
-        size = sum(disks.size_on_disk(folder) for folder in store.images().glob(f"{name}-*-*"))
+        mine = [folder for arch in image.architectures for folder in store.images().glob(f"{name}-{arch}-*")]
+        size = sum(disks.size_on_disk(folder) for folder in mine)
         entry = image.architectures.get(os.uname().machine) or next(iter(image.architectures.values()))
         pin = entry.download.pin if entry.download else None
         trust = "packages"

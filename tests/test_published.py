@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kmlab import catalog, provision, store
+from kmlab import cache, catalog, provision, store
 from kmlab.errors import ConfigError, ImageError, KmlabError
 from kmlab.events import silent
 from kmlab.lab import load_lab
@@ -19,6 +19,8 @@ from kmlab.provision import trust
 from kmlab.testing import World
 from tests.publisher import Publisher, Request, Server, described
 from tests.watched import NEW, OLD, Site, at, pin
+
+HOST = os.uname().machine
 
 
 def test_a_signed_release_is_taken_and_kept_with_what_vouches_for_it(site: Site, images: tuple[bytes, bytes]) -> None:
@@ -103,6 +105,9 @@ def test_an_image_of_one_s_own_by_its_url(site: Site, images: tuple[bytes, bytes
     assert site.pull().read_bytes() == images[0]
     site.lab(f"{{url: '{url}', unverified: true, family: debian}}")
     assert site.pull(refresh=False).read_bytes() == images[0]
+    site.publisher.server.files["own.img"] = images[1]
+    assert site.pull(refresh=False).read_bytes() == images[0]
+    assert site.pull().read_bytes() == images[1]
     assert any("nobody vouches" in note for note in site.notes)
 
 
@@ -219,6 +224,28 @@ def test_sums_are_read_as_sha256sum_and_sha512sum_write_them() -> None:
     for absent in ("c.img", "d.img", "img", ""):
         with pytest.raises(ImageError, match="0 times"):
             trust.digest_in(sums, absent, "x")
+
+
+def test_the_list_says_what_vouches_for_an_image_and_counts_none_under_another_s_name(
+    site: Site, images: tuple[bytes, bytes]
+) -> None:
+    site.publisher.publish(NEW, images[1])
+    site.publisher.catalogue(site.folder, pin=pin(images[1], NEW))
+    (site.folder / "images" / f"testix-{HOST}.yaml").write_text(site.publisher.entry(signed=False))
+    site.pull()
+    found = {image.name: image for image in cache.listed(site.folder)}
+    assert (found["testix"].trust, found["testix"].serial) == ("signature", NEW)
+    assert found["testix"].cached > 0 and found[f"testix-{HOST}"].cached == 0
+    assert (found[f"testix-{HOST}"].trust, found["debian-12"].trust) == ("nothing", "packages")
+
+
+def test_prune_takes_what_is_half_downloaded_and_what_nobody_stands_on(site: Site, images: tuple[bytes, bytes]) -> None:
+    site.publisher.publish(NEW, images[1])
+    site.pull()
+    (store.downloads() / "abc.part").write_bytes(bytes(5000))
+    removed, freed = cache.prune()
+    assert len(removed) == 1 and freed >= 5000
+    assert site.cached == [] and not list(store.downloads().glob("*.part"))
 
 
 # --- commands --------------------------------------------------------------------------------------------------------

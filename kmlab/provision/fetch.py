@@ -37,10 +37,13 @@ def published_image(wanted: Published, report: Report, *, refresh: bool = False)
         return _checked(memory.folder)
 
 
-def own_image(wanted: Own, report: Report) -> Path:
-    """An image by its URL or its path; copied into the cache, so that what stands on it stays the same."""
+def own_image(wanted: Own, report: Report, *, refresh: bool = False) -> Path:
+    """An image by its URL or its path; copied into the cache, so that what stands on it stays the same.
+
+    `refresh` fetches one that has no digest once more.
+    """
     with _remembering(wanted.name, wanted.arch, _said(wanted), report) as memory:
-        if memory.folder is None:
+        if memory.folder is None or (refresh and wanted.digest is None):
             with _copied(wanted, report) if wanted.path is not None else _downloaded(wanted, report) as half:
                 digest = wanted.digest or disks.digest(half)
                 memory.folder = _folder(wanted.name, wanted.arch, digest)

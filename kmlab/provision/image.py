@@ -56,7 +56,9 @@ def catalogue_image(
 def _brought(host: Host, source: Source, beside: Path | None, report: Report, *, refresh: bool = False) -> Path:
     if isinstance(source, Built):
         return _built(host, source, beside, report)
-    return own_image(source, report) if isinstance(source, Own) else published_image(source, report, refresh=refresh)
+    if isinstance(source, Own):
+        return own_image(source, report, refresh=refresh)
+    return published_image(source, report, refresh=refresh)
 
 
 def _built(host: Host, wanted: Built, beside: Path | None, report: Report) -> Path:
