@@ -77,7 +77,9 @@ def read(url: str, deadline: Deadline, *, limit: int, pause: float = 1.0) -> byt
                 return bytes(content)
         except _Broken as broken:
             if attempt + 1 == _ATTEMPTS or deadline.passed:
-                raise LabError(f"{url}: {broken}") from None
+                raise LabError(
+                    f"{url}: {broken}", "reachable from here? https_proxy, KMLAB_MIRROR are obeyed"
+                ) from None
             time.sleep(min(pause * 2**attempt, deadline.left))
     raise AssertionError
 
