@@ -243,6 +243,18 @@ def test_a_release_older_than_one_that_was_seen_is_refused(site: Site, images: t
     assert site.nothing_was_read()
 
 
+def test_what_was_seen_is_not_forgotten_over_an_older_pin(site: Site, images: tuple[bytes, bytes]) -> None:
+    site.publisher.publish(OLD, images[0])
+    site.publisher.publish(NEW, images[1])
+    site.pull()
+    site.publisher.catalogue(site.folder, pin=pin(images[0]))
+    assert site.pull().read_bytes() == images[0]
+    site.publisher.catalogue(site.folder)
+    site.publisher.publish(OLD, images[0])
+    with pytest.raises(ImageError, match="this host had before"):
+        site.pull()
+
+
 def test_a_release_older_than_the_pinned_one_is_refused(site: Site, images: tuple[bytes, bytes]) -> None:
     site.publisher.publish(OLD, images[0])
     site.publisher.catalogue(site.folder, pin=pin(images[1], NEW, "2026-02-20T00:00:00Z"))

@@ -33,7 +33,8 @@ def published_image(wanted: Published, report: Report, *, refresh: bool = False)
             if not (memory.folder / "image.json").exists():
                 with _brought(wants.url, wants.digest, wanted.name, report, deadline) as half:
                     _publish(half, memory.folder, wanted.name, wanted.arch, wants, raw=False)
-            memory.signed = wants.signed
+            if wants.signed is not None:
+                memory.signed = max(wants.signed, memory.signed or 0)
         return _checked(memory.folder)
 
 
