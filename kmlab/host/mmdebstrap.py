@@ -140,8 +140,8 @@ def _hint(error: CommandFailed) -> str | None:
         return "is the package archive reachable from here? apt's own configuration and http_proxy are used"
     if "is expired" in error.tail:
         return (
-            "the mirror has not been renewed in time. `expired_indexes: true` in a copy of the image's entry, in images/ "
-            "beside lab.yaml, takes it as it is"
+            "the mirror has not been renewed in time. `expired_indexes: true` in a copy of the image's entry, in "
+            "images/ beside lab.yaml, takes it as it is"
         )
     if "Unable to locate package" in error.tail:
         return "the archive has no such package today: look at the image's entry in images/"
