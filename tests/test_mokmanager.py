@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import threading
+import tty
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kmlab.errors import LabError
+from kmlab.events import Deadline, Stage, silent
+from kmlab.host import serialport
+from kmlab.host.hypervisor import Hypervisor
+from kmlab.provision import mokmanager
 from kmlab.virt.mokmanager import DOWN, ENTER, MokManager, Refused
 
 RECORDED = (Path(__file__).parent / "data" / "mokmanager" / "enrol.bytes").read_bytes()
@@ -57,3 +68,69 @@ def test_a_console_that_is_not_mokmanager_s_gets_no_key(noise: bytes) -> None:
     manager = MokManager("secret")
     for _ in range(50):
         assert manager.feed(noise) == ()
+
+
+# --- over a port ---------------------------------------------------------------------------------------------------
+
+
+class OnePort(Hypervisor):
+    """A running domain, of which only the pty of its serial port is known."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+
+    def xml(self, name: str) -> str:
+        return f"<domain><devices><serial type='pty'><source path='{self.device}'/></serial></devices></domain>"
+
+
+@contextmanager
+def played(*screens: bytes) -> Iterator[tuple[OnePort, bytearray]]:
+    """A pty on whose other side each screen is shown once the one before it was answered; and what was typed."""
+    master, slave = pty.openpty()
+    tty.setraw(slave)
+    heard = bytearray()
+
+    def play() -> None:
+        for screen in screens:
+            os.write(master, screen)
+            # A screen wants two keys at most, and an Enter is always the last.
+            while not heard.endswith(ENTER) or screen == screens[-1]:
+                try:
+                    heard.extend(os.read(master, 100))
+                except OSError:
+                    return
+                if heard.endswith(ENTER):
+                    break
+            heard.extend(b"|")
+
+    player = threading.Thread(target=play, daemon=True)
+    player.start()
+    try:
+        yield OnePort(os.ttyname(slave)), heard
+        player.join(10)
+    finally:
+        os.close(slave)
+        os.close(master)
+
+
+def test_the_screens_are_answered_over_a_serial_port() -> None:
+    ends = [RECORDED.index(words) + len(words) for words in (b"Press any key to perform MOK management", b"Enroll MOK")]
+    ends += [RECORDED.index(words) + len(words) for words in (b"View key 0", b"Enroll the key(s)?", b"Password:")]
+    parts = [RECORDED[a:b] for a, b in zip([0, *ends], [*ends, len(RECORDED)], strict=True)]
+    with played(*parts) as (hv, heard):
+        mokmanager.answer_screens(hv, "kmlab", "secret", Stage(silent, "guest", "enrolling"), Deadline(30))
+    assert bytes(heard).split(b"|")[:-1] == [
+        *(ENTER, DOWN + ENTER, DOWN + ENTER, DOWN + ENTER, b"secret" + ENTER, ENTER)
+    ]
+
+
+def test_a_guest_that_never_shows_mokmanager_is_an_error_that_says_what_was_waited_for() -> None:
+    with played(b"login: ") as (hv, heard), pytest.raises(LabError, match="while waiting for MokManager"):
+        mokmanager.answer_screens(hv, "kmlab", "secret", Stage(silent, "guest", "enrolling"), Deadline(0.3))
+    assert b"secret" not in heard
+
+
+def test_a_port_that_is_not_there_is_said() -> None:
+    refused = pytest.raises(LabError, match="/dev/pts/absent: the guest's serial port cannot be opened")
+    with refused, serialport.opened("/dev/pts/absent"):
+        pass
