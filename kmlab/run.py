@@ -51,6 +51,8 @@ def run(host: Host, lab: Lab, spec: GuestSpec, wanted: Module, options: Options,
     began = time.monotonic()
     files = provision.lab_files(lab)
     signer = signer_for(files, lab.name, spec, options.sign, options.ask)
+    for note in signer.pair.notes if signer else ():
+        report(Note(spec.name, note))
     collect.keep_latest(files.runs, lab.keep_runs - 1, lab.keep_runs_size)
     folder = collect.new_run_folder(files.runs, wanted.name, spec.name)
     draft = RunResult(

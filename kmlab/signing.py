@@ -61,6 +61,12 @@ def ensure_pair(files: LabFiles, lab: str) -> KeyPaths:
     found = saved_in(files.keys)
     if found is not None:
         return found
+    link = files.keys / keys.KEY
+    if link.is_symlink():
+        raise ConfigError(
+            f"{link.readlink()}: this was made the lab's key and is not there any more",
+            f"put it back, give another (kmlab sign --mok --key K), or have one made: rm -r {files.keys}",
+        )
     key, certificate = make_key_pair(f"kmlab {lab} {datetime.now(timezone.utc):%Y-%m-%d}")
     try:
         return save_pair(key, certificate, files.keys)
@@ -75,12 +81,11 @@ def ensure_pair(files: LabFiles, lab: str) -> KeyPaths:
 def adopt_pair(key: Path, certificate: Path | None, files: LabFiles, ask: Ask | None) -> tuple[KeyPair, Path | None]:
     """Make an existing pair the lab's: the key stays where it is. With it, where the pair before it is kept, if any."""
     pair = load_pair(key, certificate or certificate_beside(key), ask)
-    found = saved_in(files.keys)
-    if found is not None and digest(found.certificate) == hashlib.sha256(pair.der).hexdigest():
+    found, before, aside = saved_in(files.keys), files.keys / keys.CERTIFICATE, None
+    if found is not None and digest(before) == hashlib.sha256(pair.der).hexdigest():
         return pair, None
-    aside = None
-    if found is not None:
-        aside = files.keys.with_name(f"{files.keys.name}{store.SET_ASIDE}{digest(found.certificate)[:8]}")
+    if before.is_file():
+        aside = files.keys.with_name(f"{files.keys.name}{store.SET_ASIDE}{digest(before)[:8]}")
         store.remove_tree(aside)
         files.keys.rename(aside)
     keys.link_pair(key, pair.certificate, files.keys)

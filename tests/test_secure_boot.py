@@ -16,7 +16,7 @@ import pytest
 
 from kmlab import provision, run, signing, store
 from kmlab.errors import ConfigError, GuestUnreachable, LabError
-from kmlab.events import Deadline, silent
+from kmlab.events import Deadline, Event, Note, silent
 from kmlab.guest import read_record
 from kmlab.host import varstore
 from kmlab.host.accel import Acceleration
@@ -185,6 +185,15 @@ def test_an_exercise_that_lockdown_stops_is_told_so(lab: Lab, world: World) -> N
     assert plain.reason and "locked down" not in plain.reason
 
 
+def test_a_run_warns_of_a_key_that_others_can_read(lab: Lab, world: World) -> None:
+    go(lab, world)
+    (keys(lab) / "mok.key").chmod(0o644)
+    events: list[Event] = []
+    module = lab.module_for(lab.folder / "hello")
+    run.run(world.host, lab, lab.guest("secure"), module, run.Options(), events.append)
+    assert any("others than its owner" in event.text for event in events if isinstance(event, Note))
+
+
 # --- the key pair --------------------------------------------------------------------------------------------------
 
 
@@ -211,6 +220,17 @@ def test_the_pair_before_an_adopted_one_is_kept_until_all_is_destroyed(lab: Lab,
     assert signing.adopt_pair(aside / "mok.key", None, files, None)[0].certificate == own.certificate, "and back"
     provision.destroy_lab(World().host, lab, (), all_state=True, report=silent)
     assert not aside.exists()
+
+
+def test_an_adopted_key_that_is_gone_is_said_and_another_one_can_be_given(lab: Lab, tmp_path: Path) -> None:
+    mine, other = (save_pair(*make_key_pair(name), tmp_path / name) for name in ("mine", "other"))
+    files = provision.lab_files(lab)
+    signing.adopt_pair(mine.key, None, files, None)
+    mine.key.unlink()
+    with pytest.raises(ConfigError, match=f"{mine.key}: this was made the lab's key and is not there any more"):
+        signing.ensure_pair(files, lab.name)
+    assert signing.adopt_pair(other.key, None, files, None)[1] is not None
+    assert signing.ensure_pair(files, lab.name).key.resolve() == other.key
 
 
 def test_the_certificate_is_found_beside_the_key(tmp_path: Path) -> None:

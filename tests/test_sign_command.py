@@ -280,3 +280,16 @@ def test_an_expired_certificate_is_warned_of_and_works(sign: Sign, folder: Path)
 )
 def test_options_that_do_not_go_together_are_said(sign: Sign, words: list[str], said: str) -> None:
     assert said in refused(sign(*words))
+
+
+def test_without_a_lab_and_without_a_key_nothing_is_signed(sign: Sign, tmp_path: Path) -> None:
+    shutil.copy(KO, tmp_path)
+    ended = sign("frames.ko", at=tmp_path)
+    assert "there is no lab.yaml here" in refused(ended)
+    assert "--key K" in ended.err
+
+
+def test_a_run_is_signed_or_not(folder: Path) -> None:
+    argv = [sys.executable, "-m", "kmlab", "run", ".", "--no-sign", "--sign-with", "wrong-key"]
+    done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=False, timeout=60)
+    assert "do not go together" in refused(Ended(done.returncode, done.stdout, done.stderr))

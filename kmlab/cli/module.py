@@ -62,7 +62,7 @@ def run(
     from kmlab.cli import render
 
     opened, host = open_lab(lab, connect), real_host()
-    options = _options(param, exercise, timeout, fresh=fresh, keep=keep, sign="no" if no_sign else sign_with)
+    options = _options(param, exercise, timeout, fresh=fresh, keep=keep, sign=_sign_choice(no_sign, sign_with))
     wanted = opened.module_for(directory)
     specs = chosen(opened, guest or list(wanted.guests or ()), every)
     with render.reporting() as report:
@@ -100,7 +100,7 @@ def test(
     with render.reporting() as report:
         for wanted in story.modules_under(opened, directories or []):
             for spec in chosen(opened, guest or list(wanted.guests or ()), every):
-                results.append(story.run(host, opened, spec, wanted, story.Options(), report))
+                results.append(story.run(host, opened, spec, wanted, story.Options(ask=passphrase), report))
                 render.one_line(results[-1])
     if junit:
         reports.write_junit(junit, results)
@@ -227,6 +227,14 @@ def _options(
         sign=sign or "auto",
         ask=passphrase,
     )
+
+
+def _sign_choice(no_sign: bool, sign_with: str | None) -> str | None:
+    from kmlab.errors import ConfigError
+
+    if no_sign and sign_with:
+        raise ConfigError("--no-sign and --sign-with do not go together", "give one of them")
+    return "no" if no_sign else sign_with
 
 
 def _seconds(timeout: str) -> float:

@@ -44,6 +44,7 @@ def sign(
     speak(json=json, debug=debug)
     from kmlab.cli import render, signtext
     from kmlab.errors import ConfigError
+    from kmlab.lab import find_lab
 
     if not (files or mok):
         raise ConfigError("there is nothing to sign", "kmlab sign FILE.ko, or kmlab sign --mok for the lab's key")
@@ -56,6 +57,8 @@ def sign(
         return
     if via_mokmanager and not (mok and guest):
         raise ConfigError("--via-mokmanager enrols the lab's key in guests", "add --mok --guest GUEST")
+    if not (mok or key or lab or find_lab(Path.cwd())):
+        raise ConfigError("the lab's key signs, and there is no lab.yaml here", "kmlab init, or give a key: --key K")
     opened = open_lab(lab) if mok or not key else None
     done = _sign(opened, files or [], key, cert, guest, mok, via_mokmanager)
     render.document(signtext.done_document(done)) if json else render.plain(signtext.done_lines(done))

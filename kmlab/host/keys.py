@@ -31,7 +31,8 @@ PASSPHRASE = "KMLAB_KEY_PASSPHRASE"
 Ask = Callable[[str], str | None]
 """Asks a person for the passphrase of the file it is given; None or "" if there is nobody or no answer."""
 
-_KEY, _CERTIFICATE = "mok.key", "mok.der"
+KEY, CERTIFICATE = "mok.key", "mok.der"
+"""The names of a lab's own pair in its folder."""
 _USUAL = (
     (
         "Ubuntu's",
@@ -114,19 +115,19 @@ def _keep(certificate: x509.Certificate, folder: Path, put_key: Callable[[Path],
     try:
         scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         try:
-            put_key(scratch / _KEY)
-            _write(scratch / _CERTIFICATE, certificate.public_bytes(serialization.Encoding.DER), 0o644)
+            put_key(scratch / KEY)
+            _write(scratch / CERTIFICATE, certificate.public_bytes(serialization.Encoding.DER), 0o644)
             _publish(scratch, folder)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
         raise LabError(f"{folder}: cannot keep the key pair: {error.strerror}") from error
-    return KeyPaths(folder / _KEY, folder / _CERTIFICATE, "this lab's", True)
+    return KeyPaths(folder / KEY, folder / CERTIFICATE, "this lab's", True)
 
 
 def saved_in(folder: Path) -> KeyPaths | None:
     """The pair that `save_pair` has put there, if any."""
-    return _existing("this lab's", folder / _KEY, folder / _CERTIFICATE)
+    return _existing("this lab's", folder / KEY, folder / CERTIFICATE)
 
 
 def usual_places(root: Path = Path("/")) -> list[KeyPaths]:
