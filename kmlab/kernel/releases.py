@@ -132,10 +132,14 @@ def version_key(version: str) -> tuple[object, ...]:
 def _part_key(part: str) -> tuple[tuple[tuple[int, ...], int], ...]:
     """Runs of non-digits and digits in turn; `~` sorts before the end, letters before all other signs."""
     runs = re.findall(r"(\D*)(\d*)", part)
-    return tuple(
+    keys = [
         ((*(-1 if c == "~" else ord(c) if c.isalpha() else ord(c) + 256 for c in text), 0), int(number or 0))
         for text, number in runs
-    )
+    ]
+    end = ((0,), 0)
+    while keys and keys[-1] == end:  # a part that is not there is as good as 0
+        keys.pop()
+    return (*keys, end)
 
 
 def _release_of(package: Package) -> str:

@@ -34,8 +34,9 @@ def booted(
 ) -> Iterator[hypervisor.Hypervisor]:
     """A domain that runs while the block does, and not after."""
     with host.hypervisor(wanted.lab.libvirt, folder / "v", deadline) as hv:
-        hv.start(to_xml(domain, command.find(command.emulator(wanted.arch))))
+        xml = to_xml(domain, command.find(command.emulator(wanted.arch)))
         try:
+            hv.start(xml)
             yield hv
         except LabError:
             with contextlib.suppress(OSError):
