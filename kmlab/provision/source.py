@@ -17,7 +17,6 @@ class Built:
     arch: str
     family: str
     packages: catalog.PackageSource
-    expired_indexes: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
