@@ -32,7 +32,7 @@ STOREYS = (
     ("provision", "module", "collect"),
     ("result", "build", "postmortem"),
     ("steps",),
-    ("run", "judge", "report", "cache", "enrolment"),
+    ("run", "judge", "report", "cache", "timeline", "enrolment"),
     ("securematrix", "testing_keys"),
     # Imported by nobody.
     ("cli", "testing"),

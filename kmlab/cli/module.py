@@ -37,6 +37,9 @@ SignWith = Annotated[
     str | None,
     typer.Option("--sign-with", help="Sign with this key's file; wrong-key: with one no guest knows.", metavar="KEY"),
 ]
+Timeline = Annotated[
+    Path | None, typer.Option("--timeline", help="Draw where the time went: .svg or .html.", metavar="FILE")
+]
 Keep = Annotated[bool, typer.Option("--keep", help="Leave the module loaded.")]
 
 
@@ -51,6 +54,7 @@ def run(
     timeout: Timeout = None,
     no_sign: NoSign = False,
     sign_with: SignWith = None,
+    timeline: Timeline = None,
     lab: LabFile = None,
     connect: Connect = None,
     json: Json = False,
@@ -59,14 +63,19 @@ def run(
     """Sync, build, sign where the guest has Secure Boot, load, exercise, unload, collect, judge."""
     speak(json=json, debug=debug)
     from kmlab import run as story
+    from kmlab import timeline as pictures
     from kmlab.cli import render
 
+    if timeline:
+        pictures.check(timeline)
     opened, host = open_lab(lab, connect), real_host()
     options = _options(param, exercise, timeout, fresh=fresh, keep=keep, sign=_sign_choice(no_sign, sign_with))
     wanted = opened.module_for(directory)
     specs = chosen(opened, guest or list(wanted.guests or ()), every)
     with render.reporting() as report:
         results = [story.run(host, opened, spec, wanted, options, report) for spec in specs]
+    if timeline:
+        pictures.write(timeline, results)
     _end(results, json)
 
 
