@@ -32,12 +32,14 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A started thing ended well."""
+    """A started thing ended."""
 
     subject: str
     what: str
     seconds: float
     detail: str = ""
+    outcome: str = "ok"
+    """ok, or what became of it instead: failed, hang, lost, skipped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class Stage:
     subject: str
     what: str
     detail: str = ""
+    outcome: str = "ok"
     began: float = field(default=0.0, init=False)
 
     def __enter__(self) -> Stage:
@@ -80,7 +83,7 @@ class Stage:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
-            self.report(Finished(self.subject, self.what, self.seconds, self.detail))
+            self.report(Finished(self.subject, self.what, self.seconds, self.detail, self.outcome))
 
 
 class Deadline:

@@ -299,7 +299,7 @@ class Steps:
                 self.tainted_by[bit] = step
         self.taint = (self.taint[0], self.taint[1] | taint)
 
-    def ended(self, step: _Timed, told: Told, around: Around) -> bool:
+    def ended(self, step: Stage, told: Told, around: Around) -> bool:
         """Whether the guest is still there after a step; if not, what that means is noted."""
         if told.taint is not None:
             self.note_taint(told.taint, step.what.split()[0])
@@ -355,8 +355,8 @@ class Steps:
         return Around(deadline, self.witness.over, self.witness.new_mark())
 
     @contextlib.contextmanager
-    def step(self, name: str) -> Iterator[_Timed]:
-        timed = _Timed(self.report, self.guest.record.name, f"{name} {self.wanted.name}")
+    def step(self, name: str) -> Iterator[Stage]:
+        timed = Stage(self.report, self.guest.record.name, f"{name} {self.wanted.name}")
         began = time.monotonic()
         try:
             with timed:
@@ -364,11 +364,6 @@ class Steps:
         finally:
             took = time.monotonic() - began
             self.steps.append(Step(name, timed.outcome, took, timed.detail, began - self.began))
-
-
-@dataclass(slots=True)
-class _Timed(Stage):
-    outcome: str = "ok"
 
 
 class _Doom(Deadline):

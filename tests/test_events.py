@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from kmlab.cli import render
 from kmlab.events import Deadline, Event, Finished, Progress, Stage, Started, printable
 
 
@@ -22,6 +23,21 @@ def test_a_stage_says_that_it_began_and_that_it_ended_well() -> None:
     assert isinstance(ended, Finished)
     assert (ended.subject, ended.what, ended.detail) == ("debian", "baking the base", "kernel 6.1")
     assert ended.seconds >= 0
+
+
+def test_a_stage_says_what_became_of_it() -> None:
+    heard: list[Event] = []
+    with Stage(heard.append, "debian", "load hello") as stage:
+        stage.outcome = "failed"
+    assert [e.outcome for e in heard if isinstance(e, Finished)] == ["failed"]
+
+
+def test_a_failed_step_is_not_shown_as_well(capsys: pytest.CaptureFixture[str]) -> None:
+    with render.reporting() as report:
+        report(Finished("debian", "build hello", 1.0, "hello.ko"))
+        report(Finished("debian", "load hello", 0.3, "hello", "failed"))
+    shown = capsys.readouterr().err.splitlines()
+    assert [line[: line.index("debian")] for line in shown] == ["  ok  ", " fail "]
 
 
 def test_a_stage_that_raised_has_not_ended_well() -> None:

@@ -145,7 +145,8 @@ def _moving() -> Iterator[Report]:
 
 def _done(event: Finished) -> str:
     detail = f"  {printable(event.detail, 90)}" if event.detail else ""
-    return f"  ok  {event.subject:<10} {event.what:<28} {event.seconds:6.1f} s{detail}"
+    mark = "  ok  " if event.outcome == "ok" else f" {event.outcome[:4]} "
+    return f"{mark}{event.subject:<10} {event.what:<28} {event.seconds:6.1f} s{detail}"
 
 
 # --- answers -------------------------------------------------------------------------------------------------------
