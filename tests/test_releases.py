@@ -163,6 +163,7 @@ def test_versions_are_in_dpkg_s_order() -> None:
 
 @given(st.lists(st.from_regex(r"[0-9][0-9A-Za-z.+~]{0,6}(-[0-9a-z.+~]{1,4})?", fullmatch=True), min_size=2, max_size=2))
 @example(["0", "0-0"])
+@example(["0", "0~"])
 def test_any_two_versions_are_in_dpkg_s_order(pair: list[str]) -> None:
     one, other = pair
     lower = version_key(one) < version_key(other)

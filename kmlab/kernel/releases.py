@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cmp_to_key
+from itertools import zip_longest
 from typing import NamedTuple
 
 _RELEASE = re.compile(
@@ -129,17 +131,22 @@ def version_key(version: str) -> tuple[object, ...]:
     return (int(epoch) if epoch.isdigit() else 0, _part_key(upstream), _part_key(revision))
 
 
-def _part_key(part: str) -> tuple[tuple[tuple[int, ...], int], ...]:
-    """Runs of non-digits and digits in turn; `~` sorts before the end, letters before all other signs."""
-    runs = re.findall(r"(\D*)(\d*)", part)
-    keys = [
-        ((*(-1 if c == "~" else ord(c) if c.isalpha() else ord(c) + 256 for c in text), 0), int(number or 0))
-        for text, number in runs
-    ]
-    end = ((0,), 0)
-    while keys and keys[-1] == end:  # a part that is not there is as good as 0
-        keys.pop()
-    return (*keys, end)
+def _compare(one: str, other: str) -> int:
+    """Runs of non-digits and digits in turn; where one part has ended, it goes on as nothing and 0."""
+    for pair in zip_longest(_runs(one), _runs(other), fillvalue=((0,), 0)):
+        if pair[0] != pair[1]:
+            return -1 if pair[0] < pair[1] else 1
+    return 0
+
+
+_part_key = cmp_to_key(_compare)
+
+
+def _runs(part: str) -> Iterator[tuple[tuple[int, ...], int]]:
+    """`~` sorts before the end, letters before all other signs."""
+    for text, number in re.findall(r"(\D*)(\d*)", part):
+        signs = (-1 if c == "~" else ord(c) if c.isalpha() else ord(c) + 256 for c in text)
+        yield (*signs, 0), int(number or 0)
 
 
 def _release_of(package: Package) -> str:
