@@ -163,6 +163,11 @@ def root_script() -> str:
     return (_folders("images", None)[-1] / "root.sh").read_text(encoding="utf-8")
 
 
+def agent_source() -> str:
+    """The C program that is a guest's end of the channel (guests/agent.c)."""
+    return (_folders("guests", None)[-1] / "agent.c").read_text(encoding="utf-8")
+
+
 def image_names(beside: Path | None = None) -> list[str]:
     """Every image of the catalogue."""
     return sorted({path.stem for folder in _folders("images", beside) for path in folder.glob("*.yaml")})

@@ -46,6 +46,8 @@ class GuestRecord:
     host_key: str
     tty: str | None
     """The host's pty of its login console."""
+    agent: str | None = None
+    """The host's socket of the channel to its agent."""
     pid: int | None
     started: float
     """Seconds since the epoch."""
@@ -98,8 +100,7 @@ class Guest:
 
     def wake(self, deadline: Deadline) -> Answer:
         """After a restore: the clock has stood still, and the random numbers are those of every other guest."""
-        line = f"cat > /dev/urandom; date --utc --set=@{time.time():.3f} > /dev/null"
-        return self.shell.run(line, deadline, data=secrets.token_bytes(64))
+        return self.shell.wake(time.time(), secrets.token_bytes(64), deadline)
 
     def mark(self, state: str, reason: str = "") -> None:
         """Remember on the host whether the guest may be used again as it is."""

@@ -25,7 +25,7 @@ from kmlab import testing_keys
 from kmlab.errors import GuestUnreachable, HypervisorError, KmlabError
 from kmlab.events import Deadline
 from kmlab.guest import WORKSHOP
-from kmlab.host import Host
+from kmlab.host import Host, hypervisor
 from kmlab.host.accel import Acceleration
 from kmlab.host.apt import Archive
 from kmlab.host.command import Conversation
@@ -84,7 +84,7 @@ class World:
         self.lines: list[str] = []
         """Every line that a guest's shell was given."""
         self.refusals: dict[str, KmlabError] = {}
-        """What a door raises instead, by what is asked; `shell` is the connection."""
+        """What a door raises instead, by what is asked; `shell` is ssh, `agent` the channel."""
         self.seeds: list[bytes] = []
         """Of every base that was baked."""
         self.first_boot: tuple[str, ...] = ()
@@ -106,6 +106,7 @@ class World:
         return Host(
             self._open,
             self._connect,
+            self._reach,
             accelerate,
             self._build_image,
             lambda folder, arch: FakeArchive(self, folder, arch),
@@ -136,9 +137,18 @@ class World:
     def _connect(self, port: int, host_key: str, identity: Path, deadline: Deadline) -> Iterator[Shell]:
         if "shell" in self.refusals:
             raise self.refusals["shell"]
-        found = [m for m in self.machines.values() if m.port == port and m.process is not None]
+        found = [m for m in self.machines.values() if m.port == port and m.runs]
         if not found or host_key != HOST_KEY:
             raise GuestUnreachable(f"no answer on ssh (127.0.0.1:{port}): nothing listens")
+        yield FakeShell(self, found[0])
+
+    @contextlib.contextmanager
+    def _reach(self, path: Path, deadline: Deadline) -> Iterator[Shell]:
+        if "agent" in self.refusals:
+            raise self.refusals["agent"]
+        found = [m for m in self.machines.values() if m.channel == path and m.runs]
+        if not found:
+            raise GuestUnreachable(f"no way to the guest's agent ({path})")
         yield FakeShell(self, found[0])
 
     def _build_image(
@@ -187,6 +197,7 @@ class Machine:
         self.console = Path(log.get("file", "") if log is not None else "")
         self.baking = len(about.findall("devices/disk")) > 1
         self.port: int | None = None
+        self.root, self.channel = root, root / "agent"
         self.loaded: list[str] = []
         self.synced: set[str] = set()
         """The modules' folders that were unpacked."""
@@ -205,6 +216,11 @@ class Machine:
             # It waits for a line that never comes, and so ends with whoever started it.
             self.process = Conversation([stand_in, "-c", "echo here; read line", f"{root}/"], {})
             self.process.listen(Deadline(10))
+
+    @property
+    def runs(self) -> bool:
+        """Whether its process is there still: nobody need have asked a door to end it."""
+        return self.process is not None and bool(hypervisor.processes(self.root))
 
     def say(self, text: str, facility: int = 0) -> None:
         """A record of the kernel's log, or with another facility a program's, on the console."""
@@ -248,6 +264,8 @@ class FakeHypervisor(Hypervisor):
 
     def dump(self, name: str, target: Path) -> None:
         self._world.ask("dump")
+        if not self._machine(name).runs:
+            raise HypervisorError(f"Domain is not running: {name}")
         pieces = [(0, b"KDUMP   " + bytes(4088)), (8192, self._machine(name).name.encode()), (-1, b"")]
         body = b"".join(struct.pack(">qq", at, len(content)) + content for at, content in pieces)
         target.write_bytes(b"makedumpfile".ljust(4096, b"\0") + body)
@@ -258,10 +276,15 @@ class FakeHypervisor(Hypervisor):
             self._machine(name).end()
 
     def runs(self, name: str) -> bool:
-        return self._machine(name).process is not None
+        return self._machine(name).runs
 
     def xml(self, name: str) -> str:
-        return self._machine(name).xml
+        """With the path of the agent's socket, as libvirt chooses it."""
+        machine = self._machine(name)
+        about = ET.fromstring(machine.xml)
+        for source in about.findall("devices/channel/source"):
+            source.set("path", str(machine.channel))
+        return ET.tostring(about, encoding="unicode")
 
     def forward(self, name: str, guest_port: int) -> int:
         port = self._machine(name).port = self._world.new_port()
@@ -291,7 +314,7 @@ class FakeShell(Shell):
 
     @property
     def alive(self) -> bool:
-        return self._machine.process is not None
+        return self._machine.runs
 
     def run(
         self,

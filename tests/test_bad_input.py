@@ -215,7 +215,7 @@ def test_a_damaged_record_of_a_guest_only_costs_a_restore(world: World, lab: Lab
     world.asked.clear()
     up(world, lab)
     assert "restore" in world.asked
-    assert len([m for m in world.machines.values() if m.process is not None]) == 1
+    assert len([m for m in world.machines.values() if m.runs]) == 1
 
 
 def test_an_image_of_the_lab_that_is_not_there_is_said_before_anything_is_made(xdg: Path, world: World) -> None:

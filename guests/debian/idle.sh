@@ -21,5 +21,13 @@ modprobe --quiet --remove efi_pstore
 
 sync
 echo 3 > /proc/sys/vm/drop_caches
+# What is free was used while the system booted. As zeros it is neither saved nor read again.
+# The kernel keeps up to 64 MiB for itself where it gives out huge pages (vm.min_free_kbytes).
+mkdir -p /run/kmlab-zeros
+mount -t tmpfs -o size=100% kmlab-zeros /run/kmlab-zeros
+free=$(sed -n 's/^MemFree: *\([0-9]*\) kB$/\1/p' /proc/meminfo)
+if [ "$free" -gt 65536 ]; then head -c "$((free - 65536))K" /dev/zero > /run/kmlab-zeros/file; fi
+umount /run/kmlab-zeros
+rmdir /run/kmlab-zeros
 printf 'state=%s\nfailed=%s\nrelease=%s\narch=%s\ntaint=%s\ncmdline=%s\n' "$state" "$failed" "$(uname -r)" "$(uname -m)" \
 	"$(cat /proc/sys/kernel/tainted)" "$(cat /proc/cmdline)"

@@ -24,6 +24,7 @@ class Host:
 
     hypervisor: Callable[[str, Path, Deadline], AbstractContextManager[Hypervisor]]
     shell: Callable[[int, str, Path, Deadline], AbstractContextManager[Shell]]
+    agent: Callable[[Path, Deadline], AbstractContextManager[Shell]]
     accelerate: Callable[[str, str], Acceleration]
     build_image: Callable[[PackageImage, Path, Deadline, Callable[[str], None]], None]
     archive: Callable[[Path, str], Archive]
@@ -31,6 +32,6 @@ class Host:
 
 def real_host() -> Host:
     """The world as it is. Libraries are loaded when a door is first opened."""
-    from kmlab.host import accel, apt, hypervisor, mmdebstrap, ssh
+    from kmlab.host import accel, agent, apt, hypervisor, mmdebstrap, ssh
 
-    return Host(hypervisor.opened, ssh.connected, accel.choose, mmdebstrap.build, apt.Archive)
+    return Host(hypervisor.opened, ssh.connected, agent.connected, accel.choose, mmdebstrap.build, apt.Archive)

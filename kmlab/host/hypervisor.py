@@ -165,16 +165,14 @@ def alive(pid: int, beneath: Path) -> bool:
 
 
 def kill(beneath: Path) -> list[int]:
-    """End every QEMU of that folder whose libvirt cannot be asked any more; their pids."""
+    """End every QEMU of that folder at once; their pids. Nothing of a guest is worth the seconds of a gentle end."""
     found = processes(beneath)
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        deadline = Deadline(3)
-        left = [pid for pid in found if alive(pid, beneath)]
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-        while any(alive(pid, beneath) for pid in left) and not deadline.passed:
-            time.sleep(0.02)
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    deadline = Deadline(5)
+    while any(alive(pid, beneath) for pid in found) and not deadline.passed:
+        time.sleep(0.005)
     return found
 
 

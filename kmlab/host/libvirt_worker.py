@@ -97,6 +97,7 @@ def main() -> None:
             answer({"ok": getattr(operations, operation)(*arguments)})
         except libvirt.libvirtError as error:
             answer({"error": error.get_error_message(), "code": error.get_error_code()})
+    os._exit(0)  # libvirt has nothing to write any more, and somebody waits
 
 
 if __name__ == "__main__":

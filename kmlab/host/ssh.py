@@ -23,7 +23,7 @@ from kmlab.events import Deadline
 if TYPE_CHECKING:
     import paramiko
 
-_OUTPUT_CAP = 32 << 20
+OUTPUT_CAP = 32 << 20
 """Bytes of one command's output that are kept; what comes after is read and dropped."""
 
 
@@ -95,6 +95,10 @@ class Shell:
                 if not moved:
                     time.sleep(0.01)
 
+    def wake(self, now: float, noise: bytes, deadline: Deadline) -> Answer:
+        """Set the guest's clock (seconds since the epoch), and mix `noise` into its random numbers."""
+        return self.run(f"cat > /dev/urandom; date --utc --set=@{now:.3f} > /dev/null", deadline, data=noise)
+
     @property
     def alive(self) -> bool:
         return self._transport.is_active()
@@ -118,7 +122,7 @@ def _drain(
         moved = True
         if on_output:
             on_output(chunk)
-        if len(out) < _OUTPUT_CAP:
+        if len(out) < OUTPUT_CAP:
             out += chunk
     while channel.recv_stderr_ready():
         chunk = channel.recv_stderr(65536)
@@ -127,7 +131,7 @@ def _drain(
         moved = True
         if on_output:
             on_output(chunk)
-        if len(err) < _OUTPUT_CAP:
+        if len(err) < OUTPUT_CAP:
             err += chunk
     return moved
 

@@ -9,7 +9,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from pathlib import Path
 
 from kmlab import store
 from kmlab.errors import GuestUnreachable, HypervisorError, LabError
@@ -26,7 +26,7 @@ from kmlab.provision.kernels import available
 from kmlab.provision.making import LOCK_PATIENCE, SSH, check, sweep
 from kmlab.provision.plan import Plan, lab_files, plan
 from kmlab.provision.toolchain import sweep_toolchains, toolchain_for
-from kmlab.virt.domain import console_tty, retarget
+from kmlab.virt.domain import agent_socket, console_tty, retarget
 
 __all__ = [
     "available",
@@ -48,6 +48,8 @@ __all__ = [
 ]
 
 RESTORE_PATIENCE = 30.0
+_AGENT_PATIENCE = 5.0
+"""Seconds for an agent to answer at all, which takes it some milliseconds."""
 
 
 @contextlib.contextmanager
@@ -74,8 +76,7 @@ def _enter(host: Host, wanted: Plan, report: Report, stack: contextlib.ExitStack
         reason = _unusable(wanted, record, checkpoint, kept)
         if reason is None:
             try:
-                shell = stack.enter_context(_shell(host, record, Deadline(10 * wanted.patience)))
-                return Guest(files, record, shell)
+                return Guest(files, record, _shell(host, record, stack, Deadline(10 * wanted.patience)))
             except GuestUnreachable as error:
                 reason = error.message
         report(Note(wanted.spec.name, f"restored, because {printable(reason)}"))
@@ -104,8 +105,12 @@ def _unusable(wanted: Plan, record: GuestRecord, checkpoint: str, kept: bool) ->
     return None
 
 
-def _shell(host: Host, record: GuestRecord, deadline: Deadline) -> AbstractContextManager[Shell]:
-    return host.shell(record.port, record.host_key, store.identity_key(), deadline)
+def _shell(host: Host, record: GuestRecord, stack: contextlib.ExitStack, deadline: Deadline) -> Shell:
+    """Over the channel to the guest's agent; over ssh where that does not answer."""
+    if record.agent is not None:
+        with contextlib.suppress(GuestUnreachable):
+            return stack.enter_context(host.agent(Path(record.agent), deadline.within(_AGENT_PATIENCE)))
+    return stack.enter_context(host.shell(record.port, record.host_key, store.identity_key(), deadline))
 
 
 def _restore(
@@ -135,7 +140,7 @@ def _restore(
                     "use `libvirt: embedded` or qemu:///session, where QEMU runs as you",
                 )
             port = hv.forward(wanted.domain_name, SSH)
-            tty = console_tty(hv.xml(wanted.domain_name))
+            live = hv.xml(wanted.domain_name)
         pids = hypervisor.processes(files.root)
         record = GuestRecord(
             name=wanted.spec.name,
@@ -150,14 +155,15 @@ def _restore(
             checkpoint=checkpoint,
             port=port,
             host_key=base.host_key,
-            tty=tty,
+            tty=console_tty(live),
+            agent=agent_socket(live),
             pid=pids[0] if pids else None,
             started=time.time(),
         )
         store.write_text(files.known_hosts, known_hosts_line(port, base.host_key), 0o600)
         write_record(files, record)
         _keep_keyring(files, checkpoint)
-        guest = Guest(files, record, stack.enter_context(_shell(host, record, deadline)))
+        guest = Guest(files, record, _shell(host, record, stack, deadline))
         if not guest.wake(deadline).ok:
             raise GuestUnreachable(f"guest '{wanted.spec.name}' did not wake up")
         stage.detail = f"kernel {base.release}, {wanted.acceleration.name}"
@@ -185,10 +191,13 @@ def stop(host: Host, lab: Lab, name: str) -> bool:
     files = lab_files(lab).guest(name)
     record = read_record(files)
     found = bool(hypervisor.processes(files.root))
-    if record is not None and (found or record.uri != hypervisor.EMBEDDED):
+    if record is not None and record.uri != hypervisor.EMBEDDED:
         with contextlib.suppress(LabError), host.hypervisor(record.uri, files.libvirt, Deadline(20)) as hv:
             hv.stop(record.domain)
     hypervisor.kill(files.root)
+    if record is None or record.uri == hypervisor.EMBEDDED:
+        # Nobody else has this root open: asking libvirt to end QEMU gently takes it one to two seconds.
+        store.remove_tree(files.libvirt)
     if record is not None:
         files.record.unlink(missing_ok=True)
     return found

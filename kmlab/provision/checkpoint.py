@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from kmlab import store
+from kmlab import catalog, store
 from kmlab.errors import GuestUnreachable, LabError
 from kmlab.events import Deadline, Report, Stage, printable
 from kmlab.guest import parse_facts
@@ -35,9 +35,14 @@ from kmlab.provision.making import (
 from kmlab.provision.plan import Plan
 from kmlab.signing import digest
 from kmlab.virt import firmware
-from kmlab.virt.domain import cpu_model, to_xml
+from kmlab.virt.domain import AGENT_PORT, cpu_model, to_xml
 
 CHECKPOINT_FORMAT = 3
+_AGENT = (
+    "set -e; mkdir -p /usr/local/lib/kmlab; gcc -O2 -x c -o /usr/local/lib/kmlab/agent -; "
+    "systemd-run --quiet --unit=kmlab-agent --property=OOMScoreAdjust=-1000 --property=Restart=always "
+    "/usr/local/lib/kmlab/agent /dev/virtio-ports/{port}"
+)
 
 
 def ensure_checkpoint(host: Host, wanted: Plan, base: Base, report: Report, *, by_mokmanager: bool = False) -> str:
@@ -76,6 +81,8 @@ def checkpoint_key(wanted: Plan, base: Base) -> str:
         _version(qemu),
         _host_cpu() if wanted.acceleration.name == "kvm" else cpu_model("tcg"),
         wanted.recipe.idle,
+        catalog.agent_source(),
+        _AGENT,
         dict(wanted.spec.sysctls),
         ladder(wanted.acceleration.name).settings(),
         _enrolled(wanted),
@@ -111,6 +118,7 @@ def _save_booted(
             sysctls = "".join(
                 f"sysctl --quiet --write {shlex.quote(f'{k}={v}')} || exit 1\n" for k, v in wanted.spec.sysctls.items()
             )
+            _start_agent(wanted, shell, deadline)
             answer = shell.run("sh", deadline, data=(settings + sysctls + wanted.recipe.idle).encode())
             facts = parse_facts(answer.text)
             if not answer.ok:
@@ -161,6 +169,14 @@ def require_enrolled(wanted: Plan, keyring: GuestKeyring) -> None:
             f"guest '{name}': its kernel has not loaded the lab's certificate, {wanted.certificate}",
             'look for "Problem loading X.509 certificate" on its console: ' + str(store.failed_boot()),
         )
+
+
+def _start_agent(wanted: Plan, shell: Shell, deadline: Deadline) -> None:
+    """Compile the agent in the guest, by its own compiler, and start it: it is there in every guest restored."""
+    answer = shell.run(_AGENT.format(port=AGENT_PORT), deadline, data=catalog.agent_source().encode())
+    if not answer.ok:
+        said = printable(answer.error_text.strip(), 300)
+        raise LabError(f"guest '{wanted.spec.name}' could not start the agent: {said}")
 
 
 @contextlib.contextmanager

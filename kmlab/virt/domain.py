@@ -13,6 +13,9 @@ from pathlib import Path
 from kmlab.errors import HypervisorError
 from kmlab.virt.firmware import Firmware
 
+AGENT_PORT = "kmlab.agent.0"
+"""The virtio-serial port of the agent in the guest; udev makes /dev/virtio-ports/NAME of it."""
+
 SERIAL_DEVICE = "charserial0"
 """QEMU's name for the first serial port, as libvirt gives it."""
 
@@ -96,6 +99,9 @@ def retarget(saved: str, *, nvram: Path, disk: Path, console: Path) -> str:
         port.attrib.pop("tty", None)
         for pty in port.findall("source"):
             port.remove(pty)
+    for channel in root.findall("devices/channel"):
+        for socket in channel.findall("source"):
+            socket.attrib.pop("path", None)
     return ET.tostring(root, encoding="unicode")
 
 
@@ -113,6 +119,15 @@ def serial_tty(live: str) -> str | None:
     """The host's pty of the first serial port, from a running domain's XML."""
     source = ET.fromstring(live).find("devices/serial/source")
     return source.get("path") if source is not None else None
+
+
+def agent_socket(live: str) -> str | None:
+    """The host's socket of the agent's port, from a running domain's XML."""
+    for channel in ET.fromstring(live).findall("devices/channel"):
+        target, source = channel.find("target"), channel.find("source")
+        if target is not None and source is not None and target.get("name") == AGENT_PORT:
+            return source.get("path")
+    return None
 
 
 def _boot(root: ET.Element, domain: Domain) -> None:
@@ -154,6 +169,10 @@ def _devices(root: ET.Element, domain: Domain, emulator_path: str) -> None:
     ET.SubElement(witness, "target", type="serial", port="0")
     login = ET.SubElement(devices, "console", type="pty")
     ET.SubElement(login, "target", type="virtio", port="1")
+    # libvirt chooses where its socket lies.
+    channel = ET.SubElement(devices, "channel", type="unix")
+    ET.SubElement(channel, "source", mode="bind")
+    ET.SubElement(channel, "target", type="virtio", name=AGENT_PORT)
     rng = ET.SubElement(devices, "rng", model="virtio")
     _text(rng, "backend", "/dev/urandom", model="random")
     ET.SubElement(devices, "controller", type="usb", model="none")

@@ -1,0 +1,390 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * A guest's end of kmlab's channel: runs commands that come over a virtio-serial port. It needs no network and no key
+ * exchange, and a command costs no more than its own fork and exec. kmlab/host/agent.py is the other end and says what
+ * a frame is; Linux's Documentation/admin-guide/devices.txt and drivers/char/virtio_console.c what a port is.
+ *
+ * One thread, one poll(2). It idles without a timer: the port sends SIGIO when the host connects.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { MOST = 64, CHUNK = 128 << 10, QUEUE = 1 << 20, STALL = 4 << 20 };
+static const uint32_t MAGIC = 0x314d4b7f;
+
+struct frame {
+	uint32_t magic, kind, id, length;
+};
+
+struct buffer {
+	char *bytes;
+	size_t begin, end, room;
+};
+
+/* One command. in, out and err are pipes' ends, -1 once closed. */
+struct task {
+	uint32_t id;
+	pid_t pid;
+	int in, out, err, status;
+	int exited, input_ends;
+	struct buffer input;
+};
+
+static struct task tasks[MOST];
+static int port = -1;
+static struct buffer from_host, to_host;
+
+/* A signal only has to end the ppoll(2) in which it is let in. */
+static void wake(int number)
+{
+	(void)number;
+}
+
+static size_t held(const struct buffer *b)
+{
+	return b->end - b->begin;
+}
+
+static void put(struct buffer *b, const void *bytes, size_t size)
+{
+	if (b->begin) {
+		memmove(b->bytes, b->bytes + b->begin, held(b));
+		b->end -= b->begin;
+		b->begin = 0;
+	}
+	if (b->end + size > b->room) {
+		b->room = 2 * (b->end + size);
+		b->bytes = realloc(b->bytes, b->room);
+		if (!b->bytes)
+			exit(1);
+	}
+	memcpy(b->bytes + b->end, bytes, size);
+	b->end += size;
+}
+
+static void drop(struct buffer *b)
+{
+	free(b->bytes);
+	memset(b, 0, sizeof *b);
+}
+
+static void tell(char kind, uint32_t id, const void *bytes, size_t size)
+{
+	struct frame head = { MAGIC, kind, id, size };
+
+	put(&to_host, &head, sizeof head);
+	put(&to_host, bytes, size);
+}
+
+static void shut(int *handle)
+{
+	if (*handle >= 0)
+		close(*handle);
+	*handle = -1;
+}
+
+static void forget(struct task *t)
+{
+	shut(&t->in);
+	shut(&t->out);
+	shut(&t->err);
+	drop(&t->input);
+	t->pid = 0;
+}
+
+/* The host is gone, or begins anew: nothing that it started goes on. */
+static void reset(void)
+{
+	for (struct task *t = tasks; t < tasks + MOST; t++)
+		if (t->pid) {
+			kill(-t->pid, SIGKILL);
+			if (!t->exited)
+				waitpid(t->pid, NULL, 0);
+			forget(t);
+		}
+	drop(&to_host);
+}
+
+static struct task *find(uint32_t id)
+{
+	for (struct task *t = tasks; t < tasks + MOST; t++)
+		if (t->pid && t->id == id)
+			return t;
+	return NULL;
+}
+
+static void refuse(uint32_t id, const char *why)
+{
+	int32_t code = 255;
+
+	tell('e', id, why, strlen(why));
+	tell('x', id, &code, sizeof code);
+}
+
+static void start(uint32_t id, const char *line, size_t size)
+{
+	struct task *t = tasks;
+	char *command = strndup(line, size);
+	int in[2], out[2], err[2];
+	sigset_t none;
+
+	while (t < tasks + MOST && t->pid)
+		t++;
+	if (t == tasks + MOST || !command || pipe2(in, O_CLOEXEC) || pipe2(out, O_CLOEXEC) || pipe2(err, O_CLOEXEC)) {
+		free(command);
+		refuse(id, "the guest's agent has no room for one more command\n");
+		return;
+	}
+	memset(t, 0, sizeof *t);
+	sigemptyset(&none);
+	t->id = id;
+	t->pid = vfork();
+	if (!t->pid) {
+		setsid();
+		dup2(in[0], 0);
+		dup2(out[1], 1);
+		dup2(err[1], 2);
+		signal(SIGPIPE, SIG_DFL);
+		sigprocmask(SIG_SETMASK, &none, NULL);
+		execl("/bin/sh", "sh", "-c", command, (char *)NULL);
+		_exit(127);
+	}
+	free(command);
+	close(in[0]);
+	close(out[1]);
+	close(err[1]);
+	t->in = in[1];
+	t->out = out[0];
+	t->err = err[0];
+	if (t->pid < 0) {
+		forget(t);
+		refuse(id, "the guest's agent could not fork\n");
+		return;
+	}
+	for (int *handle = (int[]){ t->in, t->out, t->err, -1 }; *handle >= 0; handle++)
+		fcntl(*handle, F_SETFL, O_NONBLOCK);
+}
+
+/* After a restore the clock has stood still, and the random numbers are those of every other guest. */
+static void refresh(uint32_t id, const char *bytes, size_t size)
+{
+	struct timespec now = { 0 };
+	int64_t when[2];
+	int32_t code = 0;
+	int pool = open("/dev/urandom", O_WRONLY | O_CLOEXEC);
+
+	if (size >= sizeof when) {
+		memcpy(when, bytes, sizeof when);
+		now.tv_sec = when[0];
+		now.tv_nsec = when[1];
+		code = clock_settime(CLOCK_REALTIME, &now) ? errno : 0;
+		if (pool < 0 || write(pool, bytes + sizeof when, size - sizeof when) < 0)
+			code = errno;
+	}
+	shut(&pool);
+	tell('x', id, &code, sizeof code);
+}
+
+static void obey(const struct frame *head, const char *bytes)
+{
+	struct task *t = find(head->id);
+
+	switch (head->kind) {
+	case 'h':
+		reset();
+		tell('h', head->id, bytes, head->length);
+		break;
+	case 'r':
+		start(head->id, bytes, head->length);
+		break;
+	case 'w':
+		refresh(head->id, bytes, head->length);
+		break;
+	case 'i':
+		if (t && t->in >= 0)
+			put(&t->input, bytes, head->length);
+		break;
+	case 'f':
+		if (t)
+			t->input_ends = 1;
+	}
+}
+
+/* Whole frames; what is none is passed over, byte by byte, to the next that is. */
+static void parse(void)
+{
+	struct frame head;
+
+	while (held(&from_host) >= sizeof head) {
+		memcpy(&head, from_host.bytes + from_host.begin, sizeof head);
+		if (head.magic != MAGIC || head.length > CHUNK) {
+			from_host.begin++;
+			continue;
+		}
+		if (held(&from_host) < sizeof head + head.length)
+			return;
+		obey(&head, from_host.bytes + from_host.begin + sizeof head);
+		from_host.begin += sizeof head + head.length;
+	}
+}
+
+static void hear(void)
+{
+	char bytes[CHUNK];
+	ssize_t size = read(port, bytes, sizeof bytes);
+
+	if (size > 0) {
+		put(&from_host, bytes, size);
+		parse();
+	}
+}
+
+static void answer(void)
+{
+	ssize_t size = write(port, to_host.bytes + to_host.begin, held(&to_host) < CHUNK ? held(&to_host) : CHUNK);
+
+	if (size > 0)
+		to_host.begin += size;
+}
+
+static void feed(struct task *t)
+{
+	if (t->in >= 0 && held(&t->input)) {
+		ssize_t size = write(t->in, t->input.bytes + t->input.begin, held(&t->input));
+
+		if (size > 0)
+			t->input.begin += size;
+		else if (size < 0 && errno != EAGAIN && errno != EINTR)
+			shut(&t->in);
+	}
+	if (t->in < 0)
+		drop(&t->input);
+	if (t->input_ends && !held(&t->input))
+		shut(&t->in);
+}
+
+/* Whether something came. */
+static int pass(struct task *t, int *handle, char kind)
+{
+	char bytes[CHUNK];
+	ssize_t size = *handle < 0 ? 0 : read(*handle, bytes, sizeof bytes);
+
+	if (size > 0)
+		tell(kind, t->id, bytes, size);
+	else if (!size || (errno != EAGAIN && errno != EINTR))
+		shut(handle);
+	return size > 0;
+}
+
+/* What has ended: its last words, unless the host is slow to take them, and then its code. */
+static void reap(void)
+{
+	for (struct task *t = tasks; t < tasks + MOST; t++) {
+		if (t->pid && !t->exited)
+			t->exited = waitpid(t->pid, &t->status, WNOHANG) == t->pid;
+		if (!t->pid || !t->exited)
+			continue;
+		while (held(&to_host) < QUEUE && (pass(t, &t->out, 'o') || pass(t, &t->err, 'e')))
+			;
+		if (held(&to_host) < QUEUE) {
+			int32_t code = WIFEXITED(t->status) ? WEXITSTATUS(t->status) : 128 + WTERMSIG(t->status);
+
+			tell('x', t->id, &code, sizeof code);
+			forget(t);
+		}
+	}
+}
+
+static int connected(void)
+{
+	struct pollfd look = { port, POLLIN | POLLOUT, 0 };
+
+	return poll(&look, 1, 0) >= 0 && !(look.revents & POLLHUP);
+}
+
+int main(int count, char **words)
+{
+	struct sigaction act = { .sa_handler = wake };
+	sigset_t blocked, open_to_all;
+
+	if (count < 2 || (port = open(words[1], O_RDWR | O_NONBLOCK | O_CLOEXEC)) < 0) {
+		perror(count < 2 ? "agent: which port?" : words[1]);
+		return 1;
+	}
+	sigemptyset(&open_to_all);
+	sigemptyset(&blocked);
+	sigaddset(&blocked, SIGCHLD);
+	sigaddset(&blocked, SIGIO);
+	sigprocmask(SIG_BLOCK, &blocked, NULL);
+	sigaction(SIGCHLD, &act, NULL);
+	sigaction(SIGIO, &act, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	fcntl(port, F_SETOWN, getpid());
+	fcntl(port, F_SETFL, O_NONBLOCK | O_ASYNC);
+	setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 1);
+	setenv("HOME", "/root", 1);
+	setenv("USER", "root", 1);
+	setenv("LOGNAME", "root", 1);
+	setenv("SHELL", "/bin/sh", 1);
+	if (chdir("/root"))
+		perror("/root");
+	for (;;) {
+		struct pollfd asked[1 + 3 * MOST];
+		struct task *whose[1 + 3 * MOST];
+		size_t stalled = 0;
+		int number = 1, there = connected();
+
+		reap();
+		if (!there) {
+			reset();
+			drop(&from_host);
+		}
+		for (struct task *t = tasks; t < tasks + MOST; t++) {
+			if (!t->pid)
+				continue;
+			feed(t);
+			stalled = held(&t->input) > stalled ? held(&t->input) : stalled;
+			if (t->in >= 0 && held(&t->input)) {
+				whose[number] = t;
+				asked[number++] = (struct pollfd){ t->in, POLLOUT, 0 };
+			}
+			for (int *handle = &t->out; handle <= &t->err && held(&to_host) < QUEUE; handle++)
+				if (*handle >= 0) {
+					whose[number] = t;
+					asked[number++] = (struct pollfd){ *handle, POLLIN, 0 };
+				}
+		}
+		/* A port without a host is always ready, so it is not asked: SIGIO tells of the next one. */
+		asked[0] = (struct pollfd){ there ? port : -1, held(&to_host) ? POLLOUT : 0, 0 };
+		if (stalled < STALL)
+			asked[0].events |= POLLIN;
+		if (ppoll(asked, number, NULL, &open_to_all) < 0)
+			continue;
+		for (int i = 1; i < number; i++) {
+			struct task *t = whose[i];
+
+			if (!asked[i].revents || !t->pid)
+				continue;
+			if (asked[i].fd == t->out)
+				pass(t, &t->out, 'o');
+			else if (asked[i].fd == t->err)
+				pass(t, &t->err, 'e');
+			else
+				feed(t);
+		}
+		if (asked[0].revents & POLLOUT)
+			answer();
+		if (asked[0].revents & POLLIN)
+			hear();
+	}
+}
