@@ -1,0 +1,183 @@
+"""The channel to a guest's agent: the real program, compiled here, at the other end of a terminal instead of a port."""
+
+from __future__ import annotations
+
+import os
+import pty
+import secrets
+import select
+import socket
+import subprocess
+import threading
+import time
+import tty
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kmlab import catalog
+from kmlab.errors import GuestUnreachable
+from kmlab.events import Deadline
+from kmlab.host import agent
+from kmlab.host.agent import AgentShell
+from kmlab.host.ssh import Shell
+
+
+class Port:
+    """What QEMU is to both ends: it passes bytes on between a socket's client and the agent."""
+
+    def __init__(self, path: Path, program: Path) -> None:
+        self.master, slave = pty.openpty()
+        tty.setraw(slave)
+        self.agent = subprocess.Popen([program, os.ttyname(slave)], stderr=subprocess.PIPE)
+        self._server = socket.socket(socket.AF_UNIX)
+        self._server.bind(str(path))
+        self._server.listen()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while not self._over.is_set():
+            if not select.select([self._server], [], [], 0.05)[0]:
+                continue
+            client, _ = self._server.accept()
+            with client:
+                while not self._over.is_set():
+                    ready, _, _ = select.select([client, self.master], [], [], 0.05)
+                    if client in ready:
+                        content = client.recv(4096)
+                        if not content:
+                            break
+                        os.write(self.master, content)
+                    if self.master in ready:
+                        client.sendall(os.read(self.master, 4096))
+
+    def close(self) -> None:
+        self._over.set()
+        self._thread.join()
+        self._server.close()
+        self.agent.kill()
+        self.agent.communicate()
+        os.close(self.master)
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("agent") / "agent"
+    source = catalog.agent_source()
+    subprocess.run(
+        ["gcc", "-Wall", "-Wextra", "-Werror", "-x", "c", "-o", target, "-"], input=source.encode(), check=True
+    )
+    return target
+
+
+@pytest.fixture
+def path(program: Path, tmp_path: Path) -> Iterator[Path]:
+    port = Port(tmp_path / "socket", program)
+    yield tmp_path / "socket"
+    port.close()
+
+
+@pytest.fixture
+def shell(path: Path) -> Iterator[Shell]:
+    with agent.connected(path, Deadline(30)) as shell:
+        yield shell
+
+
+def test_a_command_s_code_and_both_of_its_streams_come_back(shell: Shell) -> None:
+    answer = shell.run("echo out; echo err >&2; exit 3", Deadline(30))
+    assert (answer.code, answer.out, answer.err, answer.lost) == (3, b"out\n", b"err\n", False)
+
+
+def test_a_signal_is_told_as_a_shell_tells_it(shell: Shell) -> None:
+    assert shell.run("kill -9 $$", Deadline(30)).code == 137
+
+
+def test_what_a_command_is_given_arrives_whole_and_so_does_what_it_says(shell: Shell) -> None:
+    given = secrets.token_bytes(3_000_000)
+    answer = shell.run("cat", Deadline(60), data=given)
+    assert answer.ok and answer.out == given
+
+
+def test_a_command_that_does_not_read_its_input_ends_all_the_same(shell: Shell) -> None:
+    assert shell.run("true", Deadline(30), data=bytes(1_000_000)).ok
+    assert shell.run("echo here", Deadline(30)).text == "here\n"
+
+
+def test_commands_run_beside_one_another(shell: Shell, tmp_path: Path) -> None:
+    found: list[int | None] = []
+    wait = f"while [ ! -e {tmp_path}/go ]; do sleep 0.02; done; exit 7"
+    waiting = threading.Thread(target=lambda: found.append(shell.run(wait, Deadline(30)).code))
+    waiting.start()
+    assert shell.run(f"touch {tmp_path}/go", Deadline(30)).ok
+    waiting.join()
+    assert found == [7]
+
+
+def test_output_is_heard_as_it_comes(shell: Shell, tmp_path: Path) -> None:
+    def hear(chunk: bytes) -> None:
+        (tmp_path / "heard").touch()
+
+    line = f"echo first; while [ ! -e {tmp_path}/heard ]; do sleep 0.02; done; echo second"
+    assert shell.run(line, Deadline(30), on_output=hear).out == b"first\nsecond\n"
+
+
+def test_a_command_that_does_not_end_is_given_up_at_its_deadline_or_when_asked(shell: Shell) -> None:
+    assert shell.run("echo begun; sleep 1000", Deadline(0.5)).out == b"begun\n"
+    abandon = threading.Event()
+    abandon.set()
+    assert shell.run("sleep 1000", Deadline(1000), abandon=abandon).code is None
+    assert shell.run("echo here", Deadline(30)).text == "here\n"
+
+
+def test_nothing_that_it_started_outlives_a_connection(path: Path, tmp_path: Path) -> None:
+    with agent.connected(path, Deadline(30)) as shell:
+        shell.run(f"echo $$ > {tmp_path}/pid; exec sleep 1000", Deadline(0.5))
+    with agent.connected(path, Deadline(30)):
+        number = int((tmp_path / "pid").read_text())
+        deadline = Deadline(10)
+        while Path(f"/proc/{number}").exists() and not deadline.passed:
+            time.sleep(0.02)
+        assert not Path(f"/proc/{number}").exists()
+
+
+def test_an_end_that_was_cut_off_in_the_middle_of_a_word_does_not_disturb_the_next(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as rude:
+        rude.connect(str(path))
+        rude.sendall(agent._frame("r", 1, b"x" * 5000)[:-100])
+    with agent.connected(path, Deadline(30)) as shell:
+        assert shell.run("echo here", Deadline(30)).text == "here\n"
+
+
+def test_noise_from_a_guest_is_passed_over_and_bounded() -> None:
+    here, there = socket.socketpair()
+    shell = AgentShell(here)
+
+    def answer() -> None:
+        head = there.recv(1 << 16)
+        there.sendall(b"\x7fKM1" * 100 + secrets.token_bytes(5000) + head[:16] + b"wrong token 1234")
+        there.sendall(head)
+
+    threading.Thread(target=answer, daemon=True).start()
+    assert shell.greet(Deadline(30))
+    there.close()
+    assert shell.run("true", Deadline(30)).lost
+    shell.close()
+
+
+def test_nobody_at_the_other_end_is_said(tmp_path: Path) -> None:
+    with (
+        pytest.raises(GuestUnreachable, match="no way to the guest's agent"),
+        agent.connected(tmp_path / "none", Deadline(1)),
+    ):
+        pass
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "deaf"))
+        server.listen()
+        with (
+            pytest.raises(GuestUnreachable, match="no answer from the guest's agent"),
+            agent.connected(tmp_path / "deaf", Deadline(0.5)),
+        ):
+            pass
