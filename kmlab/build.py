@@ -35,32 +35,21 @@ _LARGEST_PRODUCT = 256 << 20
 _MOST_PRODUCTS = 256
 
 
-def build(guest: Guest, name: str, source: Path, deadline: Deadline, say: Say, toolchain: Path | None = None) -> Built:
-    """Run make for the guest's own kernel, and bring the .ko files to the host.
-
-    With a toolchain make runs in a sandbox on the host; `deliver` then brings the guest what it made.
-    """
+def build_in_guest(guest: Guest, name: str, source: Path, deadline: Deadline, say: Say) -> Built:
+    """Run make for the guest's own kernel in it, and bring the .ko files to the host."""
     release = guest.record.release
-    if toolchain is None:
-        # What the guest has is not what was delivered any more.
-        known = _read_digests(_sent(guest, name))
-        _sent(guest, name).unlink(missing_ok=True)
-        built = _first_good(
-            source, name, release, lambda way, about: _in_guest(guest, way, about, release, deadline, say)
-        )
-        # A module that make left as it was still has the signature that it was delivered with.
-        ours = [p for p, image in built.images.items() if is_signed(image) and known.get(p) == _digest(image)]
-        bare = {path: strip_signature(built.images[path]) for path in ours}
-        return replace(built, images={**built.images, **bare}, undelivered=bare)
-    folder = guest.files.builds / name
-    built, programs = build_in_sandbox(Sandbox(toolchain, folder, name), source, release, deadline, say)
-    return replace(built, undelivered={**programs, **built.images} if built.ok else {})
+    # What the guest has is not what was delivered any more.
+    known = _read_digests(_sent(guest, name))
+    _sent(guest, name).unlink(missing_ok=True)
+    built = _first_good(source, name, release, lambda way, about: _in_guest(guest, way, about, release, deadline, say))
+    # A module that make left as it was still has the signature that it was delivered with.
+    ours = [p for p, image in built.images.items() if is_signed(image) and known.get(p) == _digest(image)]
+    bare = {path: strip_signature(built.images[path]) for path in ours}
+    return replace(built, images={**built.images, **bare}, undelivered=bare)
 
 
-def build_in_sandbox(
-    box: Sandbox, source: Path, release: str, deadline: Deadline, say: Say
-) -> tuple[Built, dict[str, bytes]]:
-    """Build on the host alone, needing no guest; beside what it built, the programs that make left, by path."""
+def build_in_sandbox(box: Sandbox, source: Path, release: str, deadline: Deadline, say: Say) -> Built:
+    """Build on the host alone, needing no guest; `deliver` then brings one what make left: modules and programs."""
     mirror(source, box.folder)
     built = _first_good(
         source, box.name, release, lambda way, about: _in_sandbox(box, way, about, release, deadline, say)
@@ -69,7 +58,8 @@ def build_in_sandbox(
     with Beneath(box.folder) as folder:
         paths = [path for path, status in folder.files() if status.st_mode & 0o111 and path not in sources]
         found = {path: folder.read(path, _LARGEST_PRODUCT) for path in paths[:_MOST_PRODUCTS]}
-    return built, {path: content for path, content in found.items() if content and content.startswith(b"\x7fELF")}
+    programs = {path: content for path, content in found.items() if content and content.startswith(b"\x7fELF")}
+    return replace(built, undelivered={**programs, **built.images} if built.ok else {})
 
 
 def _first_good(

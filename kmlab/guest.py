@@ -80,11 +80,6 @@ class Guest:
         self.record = record
         self.shell = shell
 
-    @property
-    def slowness(self) -> float:
-        """By what patience is multiplied: an emulated guest takes several times as long for everything."""
-        return 4.0 if self.record.accel == "tcg" else 1.0
-
     def run(
         self,
         argv: list[str] | str,
@@ -107,6 +102,11 @@ class Guest:
         self.record = dataclasses.replace(self.record, state=state, reason=reason)
         with contextlib.suppress(OSError):
             write_record(self.files, self.record)
+
+
+def slowness(accel: str) -> float:
+    """By what patience is multiplied: an emulated guest takes several times as long for everything."""
+    return 4.0 if accel == "tcg" else 1.0
 
 
 def parse_facts(text: str) -> dict[str, str]:

@@ -80,6 +80,11 @@ class Built:
     undelivered: Mapping[str, bytes] = field(default_factory=dict)
     """What the module's folder in the guest has not got yet, by path."""
 
+    @property
+    def paths(self) -> str:
+        """The modules, for people."""
+        return ", ".join(path for path, _ in self.modules) or "no module"
+
 
 def workshop(name: str) -> PurePosixPath:
     """The module's folder in a guest."""

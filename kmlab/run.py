@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from kmlab import collect, postmortem, provision, result, store
+from kmlab.ahead import Ahead
 from kmlab.errors import ConfigError, LabError
 from kmlab.events import Note, Report, Stage, printable
 from kmlab.host import Host
@@ -20,7 +21,7 @@ from kmlab.kernel.taint import taint_mask
 from kmlab.lab import GuestSpec, Lab, Module
 from kmlab.result import RunResult
 from kmlab.signing import signer_for
-from kmlab.steps import Options, Steps
+from kmlab.steps import Options, Steps, build_patience
 from kmlab.yamltypes import matches
 
 __all__ = ["Options", "modules_under", "run"]
@@ -64,8 +65,10 @@ def run(host: Host, lab: Lab, spec: GuestSpec, wanted: Module, options: Options,
     )
     try:
         kept = "load" not in options.steps
-        with provision.entered(host, lab, spec, report, fresh=options.fresh, kept=kept) as guest:
-            steps = Steps(host, lab, guest, wanted, options, report, began, signer)
+        ahead = Ahead(lab, files.guest(spec.name), wanted, lambda accel: build_patience(options, wanted, accel), report)
+        entered = provision.entered(host, lab, spec, report, fresh=options.fresh, kept=kept, meanwhile=ahead.under_way)
+        with entered as guest:
+            steps = Steps(host, lab, guest, wanted, options, report, began, signer, ahead)
             draft = _judged(draft, lab, wanted, steps, steps.go())
             draft = dataclasses.replace(draft, vmcore=_dumped(host, lab, spec, steps, draft, report))
             if not draft.guest_survived:

@@ -31,6 +31,7 @@ STOREYS = (
     # A run's acts, and what they come to.
     ("provision", "module", "collect"),
     ("result", "build", "postmortem"),
+    ("ahead",),
     ("steps",),
     ("run", "judge", "report", "cache", "timeline", "enrolment"),
     ("securematrix", "testing_keys"),

@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import NamedTuple
 
 from kmlab import store
 from kmlab.errors import GuestUnreachable, HypervisorError, LabError
@@ -25,7 +27,7 @@ from kmlab.provision.image import build_image, catalogue_image, guest_image
 from kmlab.provision.kernels import available
 from kmlab.provision.making import LOCK_PATIENCE, SSH, check, sweep
 from kmlab.provision.plan import Plan, lab_files, plan
-from kmlab.provision.toolchain import sweep_toolchains, toolchain_for
+from kmlab.provision.toolchain import Target, sweep_toolchains, toolchain_for
 from kmlab.virt.domain import agent_socket, console_tty, retarget
 
 __all__ = [
@@ -54,24 +56,56 @@ _AGENT_PATIENCE = 5.0
 
 @contextlib.contextmanager
 def entered(
-    host: Host, lab: Lab, spec: GuestSpec, report: Report, *, fresh: bool = False, kept: bool = False
+    host: Host,
+    lab: Lab,
+    spec: GuestSpec,
+    report: Report,
+    *,
+    fresh: bool = False,
+    kept: bool = False,
+    meanwhile: Callable[[Target], AbstractContextManager[None]] | None = None,
 ) -> Iterator[Guest]:
     """The guest, up and clean, with a shell; nobody else works in it meanwhile.
 
     One that runs and is clean is taken as it is, unless `fresh`; with `kept` also one with modules left loaded in it.
+    `meanwhile` begins what needs its base and not the guest itself, as soon as that is known.
     """
     files = lab_files(lab).guest(spec.name)
     with (
         locks.held(files.lock, spec.name, report, Deadline(LOCK_PATIENCE)),
         contextlib.ExitStack() as stack,
     ):
-        yield _enter(host, plan(host, lab, spec), report, stack, fresh=fresh, kept=kept)
+        wanted = plan(host, lab, spec)
+        base = ensure_base(host, wanted, report)
+        checkpoint = ensure_checkpoint(host, wanted, base, report)
+        if meanwhile is not None:
+            coming = _Coming(spec.name, wanted.arch, wanted.acceleration.name, base.key, base.release)
+            stack.enter_context(meanwhile(coming))
+        yield _enter(host, wanted, base, checkpoint, report, stack, fresh=fresh, kept=kept)
 
 
-def _enter(host: Host, wanted: Plan, report: Report, stack: contextlib.ExitStack, *, fresh: bool, kept: bool) -> Guest:
+class _Coming(NamedTuple):
+    """A guest that is not there yet, as a Target."""
+
+    name: str
+    arch: str
+    accel: str
+    base: str
+    release: str
+
+
+def _enter(
+    host: Host,
+    wanted: Plan,
+    base: Base,
+    checkpoint: str,
+    report: Report,
+    stack: contextlib.ExitStack,
+    *,
+    fresh: bool,
+    kept: bool,
+) -> Guest:
     files, record = wanted.files, read_record(wanted.files)
-    base = ensure_base(host, wanted, report)
-    checkpoint = ensure_checkpoint(host, wanted, base, report)
     if record is not None and not fresh:
         reason = _unusable(wanted, record, checkpoint, kept)
         if reason is None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Protocol
 
 from kmlab import store
 from kmlab.errors import ImageError, LabError
 from kmlab.events import Deadline, Note, Report, Stage
-from kmlab.guest import GuestRecord
 from kmlab.host import disks, locks, rootfs, sandbox
 from kmlab.provision.making import LOCK_PATIENCE
 
@@ -37,7 +37,22 @@ _PATIENCE = 600.0
 _NEEDED = 3 << 30
 
 
-def toolchain_for(wanted: str, record: GuestRecord, report: Report) -> Path | None:
+class Target(Protocol):
+    """What decides where a guest's modules are built and with what: a GuestRecord, or a guest that is still to come."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def arch(self) -> str: ...
+    @property
+    def accel(self) -> str: ...
+    @property
+    def base(self) -> str: ...
+    @property
+    def release(self) -> str: ...
+
+
+def toolchain_for(wanted: str, record: Target, report: Report) -> Path | None:
     """The root of the sandbox that modules for this guest are built in; None: they are built in the guest.
 
     `wanted` is lab.yaml's `build`. `auto` takes a sandbox where the guest is emulated though it has the host's own

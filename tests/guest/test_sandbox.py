@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kmlab import module, provision, store
-from kmlab.build import build, build_in_sandbox
+from kmlab.build import build_in_guest, build_in_sandbox
 from kmlab.events import Deadline, silent
 from kmlab.host import real_host
 from kmlab.host.sandbox import Limits, Sandbox
@@ -41,7 +41,7 @@ def source(tmp_path: Path) -> Path:
 
 def built(baked: Base, toolchain: Path, source: Path, limits: Limits | None = None, seconds: float = 120) -> Built:
     box = Sandbox(toolchain, source.parent / "builds/hello", "hello", limits or Limits())
-    return build_in_sandbox(box, source, baked.release, Deadline(seconds), lambda line: None)[0]
+    return build_in_sandbox(box, source, baked.release, Deadline(seconds), lambda line: None)
 
 
 def test_the_ko_of_the_sandbox_and_of_the_guest_are_the_same_bytes(
@@ -59,8 +59,14 @@ def test_the_ko_of_the_sandbox_and_of_the_guest_are_the_same_bytes(
         assert guest.record.base == baked.key
         deadline = Deadline(300)
         module.sync(guest, "hello", source, deadline)
-        there = build(guest, "hello", source, deadline, lambda line: None)
-        here = build(guest, "hello", source, deadline, lambda line: None, toolchain)
+        there = build_in_guest(guest, "hello", source, deadline, lambda line: None)
+        here = build_in_sandbox(
+            Sandbox(toolchain, guest.files.builds / "hello", "hello"),
+            source,
+            baked.release,
+            deadline,
+            lambda line: None,
+        )
         assert there.ok and here.ok
         assert here.images == there.images
         assert "sandbox" in here.how and "sandbox" not in there.how

@@ -1,0 +1,92 @@
+"""A build that does not wait for its guest: in a sandbox it needs the guest's base alone, so it goes on meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from kmlab import provision, store
+from kmlab.build import build_in_sandbox
+from kmlab.errors import KmlabError
+from kmlab.events import Deadline, Report, Stage
+from kmlab.host.sandbox import Sandbox
+from kmlab.lab import Lab, Module
+from kmlab.module import Built
+from kmlab.provision.toolchain import Target
+
+
+class Ahead:
+    """The build of one module for one guest, begun by `under_way` and awaited by `built`."""
+
+    def __init__(
+        self, lab: Lab, files: store.GuestFiles, wanted: Module, patience: Callable[[str], float], report: Report
+    ) -> None:
+        self.began = self.ended = 0.0
+        """By the monotonic clock."""
+        self.toolchain: Path | None = None
+        """That of the sandbox; None: the module is built in the guest."""
+        self._lab, self._files, self._wanted, self._patience, self._report = lab, files, wanted, patience, report
+        self._thread: threading.Thread | None = None
+        self._decided = threading.Event()
+        self._built: Built | None = None
+        self._error: KmlabError | None = None
+
+    @contextlib.contextmanager
+    def under_way(self, target: Target) -> Iterator[None]:
+        """Build while the block runs; at its end nobody writes in the build's folder any more."""
+        self._thread = threading.Thread(target=self._go, args=(target,), daemon=True, name="build")
+        self._thread.start()
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise  # bubblewrap ends the build with this process
+        except BaseException:
+            self._thread.join()
+            raise
+        self._thread.join()
+
+    def in_sandbox(self) -> bool:
+        """Whether it is built in a sandbox at all; waits until that is known."""
+        self._decided.wait()
+        if self._error is not None and self.toolchain is None:
+            raise self._error
+        return self.toolchain is not None
+
+    def built(self) -> Built:
+        """What came of it; waits. Raises what kept it from being built."""
+        assert self._thread is not None
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        assert self._built is not None
+        return self._built
+
+    def _go(self, target: Target) -> None:
+        try:
+            self.toolchain = provision.toolchain_for(self._lab.build, target, self._report)
+            self._decided.set()
+            if self.toolchain is not None:
+                self._build(self.toolchain, target)
+        except KmlabError as error:
+            self._error = error
+        finally:
+            self._decided.set()
+
+    def _build(self, toolchain: Path, target: Target) -> None:
+        name = self._wanted.name
+        box = Sandbox(toolchain, self._files.builds / name, name)
+        self.began = time.monotonic()
+        try:
+            with Stage(self._report, target.name, f"build {name}") as stage:
+                source = self._lab.locate(self._wanted.source)
+                deadline = Deadline(self._patience(target.accel))
+                self._built = build_in_sandbox(
+                    box, source, target.release, deadline, lambda line: stage.progress(detail=line)
+                )
+                stage.detail = self._built.paths
+                stage.outcome = "ok" if self._built.ok else "failed"
+        finally:
+            self.ended = time.monotonic()
