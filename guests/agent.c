@@ -131,6 +131,15 @@ static void refuse(uint32_t id, const char *why)
 	tell('x', id, &code, sizeof code);
 }
 
+/* The agent is the last to be ended where memory runs out (OOMScoreAdjust=); what it runs is not. */
+static void be_mortal(void)
+{
+	int score = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+
+	if (score >= 0 && write(score, "0", 1) == 1)
+		close(score);
+}
+
 static void start(uint32_t id, const char *line, size_t size)
 {
 	struct task *t = tasks;
@@ -154,6 +163,7 @@ static void start(uint32_t id, const char *line, size_t size)
 		dup2(in[0], 0);
 		dup2(out[1], 1);
 		dup2(err[1], 2);
+		be_mortal();
 		signal(SIGPIPE, SIG_DFL);
 		sigprocmask(SIG_SETMASK, &none, NULL);
 		execl("/bin/sh", "sh", "-c", command, (char *)NULL);

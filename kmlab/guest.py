@@ -46,8 +46,6 @@ class GuestRecord:
     host_key: str
     tty: str | None
     """The host's pty of its login console."""
-    agent: str | None = None
-    """The host's socket of the channel to its agent."""
     pid: int | None
     started: float
     """Seconds since the epoch."""

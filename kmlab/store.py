@@ -75,6 +75,11 @@ class GuestFiles:
         return self.root / "console.log"
 
     @property
+    def agent(self) -> Path:
+        """The socket of the channel to the guest's agent."""
+        return self.root / "agent"
+
+    @property
     def known_hosts(self) -> Path:
         return self.root / "known_hosts"
 

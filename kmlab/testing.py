@@ -34,6 +34,7 @@ from kmlab.host.hypervisor import Hypervisor
 from kmlab.host.mmdebstrap import PackageImage
 from kmlab.host.ssh import Answer, Shell
 from kmlab.kernel import guestkeys, sign
+from kmlab.testing_packages import package_file
 
 RELEASE = "6.1.0-0-fake-amd64"
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFakeFakeFakeFakeFakeFakeFakeFakeFakeFakeFake"
@@ -180,10 +181,7 @@ class FakeArchive(Archive):
         self, packages: Sequence[str], suite: str | None, deadline: Deadline, on_line: Callable[[str], None]
     ) -> list[Path]:
         self._world.ask(f"fetch {' '.join(packages)}" + (f" from {suite}" if suite else ""))
-        made = [self.folder / f"{package.partition('=')[0]}.deb" for package in packages]
-        for path in made:
-            path.write_bytes(b"a package")
-        return made
+        return [package_file(self.folder, package.partition("=")[0]) for package in packages]
 
 
 class Machine:
@@ -197,7 +195,8 @@ class Machine:
         self.console = Path(log.get("file", "") if log is not None else "")
         self.baking = len(about.findall("devices/disk")) > 1
         self.port: int | None = None
-        self.root, self.channel = root, root / "agent"
+        channel = about.find("devices/channel/source")
+        self.root, self.channel = root, Path(channel.get("path", "") if channel is not None else "")
         self.loaded: list[str] = []
         self.synced: set[str] = set()
         """The modules' folders that were unpacked."""
@@ -279,12 +278,7 @@ class FakeHypervisor(Hypervisor):
         return self._machine(name).runs
 
     def xml(self, name: str) -> str:
-        """With the path of the agent's socket, as libvirt chooses it."""
-        machine = self._machine(name)
-        about = ET.fromstring(machine.xml)
-        for source in about.findall("devices/channel/source"):
-            source.set("path", str(machine.channel))
-        return ET.tostring(about, encoding="unicode")
+        return self._machine(name).xml
 
     def forward(self, name: str, guest_port: int) -> int:
         port = self._machine(name).port = self._world.new_port()

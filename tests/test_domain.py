@@ -63,8 +63,12 @@ def made(
         nvram=folder / "nvram.fd",
         disk=folder / "disk.qcow2",
         console=folder / "console.log",
+        agent=folder / "agent",
         seed=folder / "seed.iso" if seed else None,
     )
+
+
+PLACES = {"nvram": Path("/n"), "disk": Path("/d"), "console": Path("/c"), "agent": Path("/a")}
 
 
 def xml(wanted: Domain) -> str:
@@ -134,11 +138,12 @@ def test_what_libvirt_saved_is_given_the_files_of_another_guest(driver: libvirt.
     finally:
         defined.undefine()
     other = Path("/state/labs/lab-abc123/other")
-    changed = retarget(saved, nvram=other / "n", disk=other / "d", console=other / "c")
+    changed = retarget(saved, nvram=other / "n", disk=other / "d", console=other / "c", agent=other / "a")
     root = ET.fromstring(changed)
     assert root.findtext("os/nvram") == str(other / "n")
     assert [s.get("file") for s in root.findall("devices/disk/source")] == [str(other / "d")]
     assert [log.get("file") for log in root.findall("devices/serial/log")] == [str(other / "c")]
+    assert [s.get("path") for s in root.findall("devices/channel/source")] == [str(other / "a")]
     again = driver.defineXML(changed)
     again.undefine()
 
@@ -147,14 +152,14 @@ def test_a_saved_pty_and_backing_chain_are_forgotten() -> None:
     saved = xml(made()).replace('<serial type="pty">', '<serial type="pty"><source path="/dev/pts/3"/>')
     saved = saved.replace('<target dev="vda"', '<backingStore type="file"/><target dev="vda"')
     saved = saved.replace('<console type="pty">', '<console type="pty" tty="/dev/pts/3">')
-    changed = retarget(saved, nvram=Path("/n"), disk=Path("/d"), console=Path("/c"))
+    changed = retarget(saved, **PLACES)
     assert "/dev/pts" not in changed
     assert "backingStore" not in changed
 
 
 def test_a_saved_domain_of_somebody_else_is_refused() -> None:
     with pytest.raises(HypervisorError, match="not one of kmlab's"):
-        retarget("<domain><name>other</name></domain>", nvram=Path("/n"), disk=Path("/d"), console=Path("/c"))
+        retarget("<domain><name>other</name></domain>", **PLACES)
 
 
 def test_the_login_console_is_the_virtio_one() -> None:

@@ -34,7 +34,7 @@ STOREYS = (
     ("ahead",),
     ("steps",),
     ("run", "judge", "report", "cache", "timeline", "enrolment"),
-    ("securematrix", "testing_keys"),
+    ("securematrix", "testing_keys", "testing_packages"),
     # Imported by nobody.
     ("cli", "testing"),
     ("__main__",),

@@ -11,9 +11,9 @@ import pytest
 from kmlab import provision, store
 from kmlab.errors import ConfigError
 from kmlab.events import silent
-from kmlab.host import command
 from kmlab.lab import Lab, load_lab
 from kmlab.testing import World
+from kmlab.testing_packages import package_file
 
 DATA = Path(__file__).parent / "data" / "releases"
 INDEXES = {path.stem: path.read_text() for path in sorted(DATA.glob("*.txt"))}
@@ -89,27 +89,15 @@ def test_a_kernel_that_is_not_there_is_said_with_its_line_and_those_there_are(xd
     assert not list(store.bases().glob("*"))
 
 
-def package(folder: Path, name: str) -> Path:
-    """A real, empty Debian package."""
-    tree = folder / "tree" / "DEBIAN"
-    tree.mkdir(parents=True, exist_ok=True)
-    (tree / "control").write_text(
-        f"Package: {name}\nVersion: 1\nArchitecture: amd64\nMaintainer: x <x@x>\nDescription: x\n"
-    )
-    target = folder / f"{name}_1_amd64.deb"
-    command.run(["dpkg-deb", "--build", "--root-owner-group", tree.parent, target], deadline=command.Deadline(30))
-    return target
-
-
 def test_one_s_own_packages_are_installed_as_they_are(xdg: Path, world: World) -> None:
     mine = xdg / "debs"
     mine.mkdir()
     world.release = "6.9.0-mine"
     lab = lab_of(xdg, LAB.replace('"6.12"', '{local: "../debs/*.deb"}'))
     for kind in ("image", "headers"):
-        package(mine, f"linux-{kind}-6.9.0-mine")
-    package(mine, "linux-libc-dev")
-    package(mine, "linux-image-6.9.0-mine-dbg")
+        package_file(mine, f"linux-{kind}-6.9.0-mine")
+    package_file(mine, "linux-libc-dev")
+    package_file(mine, "linux-image-6.9.0-mine-dbg")
     assert start(world, lab, "new") == "6.9.0-mine"
     assert b"1.deb" in world.seeds[-1] and b"2.deb" not in world.seeds[-1]
     assert "update" not in world.asked
@@ -133,7 +121,7 @@ def test_packages_that_make_no_kernel_are_refused(xdg: Path, world: World, names
     mine = xdg / "debs"
     mine.mkdir()
     for name in names:
-        package(mine, name)
+        package_file(mine, name)
     with pytest.raises(ConfigError, match=said):
         start(world, lab_of(xdg, LAB.replace('"6.12"', "{local: ../debs}")), "new")
 

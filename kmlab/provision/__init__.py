@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import NamedTuple
 
 from kmlab import store
@@ -28,7 +27,7 @@ from kmlab.provision.kernels import available
 from kmlab.provision.making import LOCK_PATIENCE, SSH, check, sweep
 from kmlab.provision.plan import Plan, lab_files, plan
 from kmlab.provision.toolchain import Target, sweep_toolchains, toolchain_for
-from kmlab.virt.domain import agent_socket, console_tty, retarget
+from kmlab.virt.domain import console_tty, retarget
 
 __all__ = [
     "available",
@@ -110,7 +109,7 @@ def _enter(
         reason = _unusable(wanted, record, checkpoint, kept)
         if reason is None:
             try:
-                return Guest(files, record, _shell(host, record, stack, Deadline(10 * wanted.patience)))
+                return Guest(files, record, _shell(host, files, record, stack, Deadline(10 * wanted.patience)))
             except GuestUnreachable as error:
                 reason = error.message
         report(Note(wanted.spec.name, f"restored, because {printable(reason)}"))
@@ -139,11 +138,12 @@ def _unusable(wanted: Plan, record: GuestRecord, checkpoint: str, kept: bool) ->
     return None
 
 
-def _shell(host: Host, record: GuestRecord, stack: contextlib.ExitStack, deadline: Deadline) -> Shell:
+def _shell(
+    host: Host, files: store.GuestFiles, record: GuestRecord, stack: contextlib.ExitStack, deadline: Deadline
+) -> Shell:
     """Over the channel to the guest's agent; over ssh where that does not answer."""
-    if record.agent is not None:
-        with contextlib.suppress(GuestUnreachable):
-            return stack.enter_context(host.agent(Path(record.agent), deadline.within(_AGENT_PATIENCE)))
+    with contextlib.suppress(GuestUnreachable):
+        return stack.enter_context(host.agent(files.agent, deadline.within(_AGENT_PATIENCE)))
     return stack.enter_context(host.shell(record.port, record.host_key, store.identity_key(), deadline))
 
 
@@ -164,7 +164,7 @@ def _restore(
         with host.hypervisor(wanted.lab.libvirt, files.libvirt, deadline) as hv:
 
             def ours(saved: str) -> str:
-                return retarget(saved, nvram=files.nvram, disk=files.disk, console=files.console)
+                return retarget(saved, nvram=files.nvram, disk=files.disk, console=files.console, agent=files.agent)
 
             hv.restore(source / "memory", ours)
             if not os.access(files.console, os.R_OK):
@@ -190,14 +190,13 @@ def _restore(
             port=port,
             host_key=base.host_key,
             tty=console_tty(live),
-            agent=agent_socket(live),
             pid=pids[0] if pids else None,
             started=time.time(),
         )
         store.write_text(files.known_hosts, known_hosts_line(port, base.host_key), 0o600)
         write_record(files, record)
         _keep_keyring(files, checkpoint)
-        guest = Guest(files, record, _shell(host, record, stack, deadline))
+        guest = Guest(files, record, _shell(host, files, record, stack, deadline))
         if not guest.wake(deadline).ok:
             raise GuestUnreachable(f"guest '{wanted.spec.name}' did not wake up")
         stage.detail = f"kernel {base.release}, {wanted.acceleration.name}"

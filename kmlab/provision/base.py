@@ -11,7 +11,7 @@ from pathlib import Path
 from kmlab import store
 from kmlab.errors import LabError
 from kmlab.events import Deadline, Note, Report, Stage, printable
-from kmlab.host import Host, disks, hypervisor, locks
+from kmlab.host import Host, debs, disks, hypervisor, locks
 from kmlab.provision.image import ensure_image
 from kmlab.provision.kernels import asked_for, ensure_kernel
 from kmlab.provision.making import (
@@ -117,6 +117,8 @@ def _bake(host: Host, wanted: Plan, image: Path, folder: Path, stage: Stage) -> 
         authorized_key=wanted.public_key,
         instance=folder.name,
     )
+    for deb in kernel.debs:
+        debs.expand(deb, deadline)
     disks.make_seed(seed, {**files, **{f"{number}.deb": path for number, path in enumerate(kernel.debs)}})
     for deb in kernel.debs:
         deb.unlink()

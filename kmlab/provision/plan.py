@@ -66,6 +66,7 @@ class Plan:
             nvram=folder / "nvram.fd",
             disk=folder / "disk.qcow2",
             console=folder / "console.log",
+            agent=folder / "agent",
             seed=seed,
         )
 

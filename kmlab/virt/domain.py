@@ -38,6 +38,8 @@ class Domain:
     nvram: Path
     disk: Path
     console: Path
+    agent: Path
+    """The host's socket of the agent's port."""
     seed: Path | None = None
     """The NoCloud volume, while a base is baked."""
 
@@ -80,17 +82,19 @@ def to_xml(domain: Domain, emulator_path: str) -> str:
     return ET.tostring(root, encoding="unicode") + "\n"
 
 
-def retarget(saved: str, *, nvram: Path, disk: Path, console: Path) -> str:
+def retarget(saved: str, *, nvram: Path, disk: Path, console: Path, agent: Path) -> str:
     """A saved domain's XML with other files of the host's: what differs between guests of one checkpoint."""
     root = ET.fromstring(saved)
     store = root.find("os/nvram")
     source = root.find("devices/disk[@device='disk']/source")
     log = root.find("devices/serial/log")
-    if store is None or source is None or log is None:
+    socket = root.find(f"devices/channel/target[@name='{AGENT_PORT}']/../source")
+    if store is None or source is None or log is None or socket is None:
         raise HypervisorError("the checkpoint's saved domain is not one of kmlab's")
     store.text = str(nvram)
     source.set("file", str(disk))
     log.set("file", str(console))
+    socket.set("path", str(agent))
     chain = root.find("devices/disk[@device='disk']")
     if chain is not None:
         for stale in chain.findall("backingStore"):
@@ -99,9 +103,6 @@ def retarget(saved: str, *, nvram: Path, disk: Path, console: Path) -> str:
         port.attrib.pop("tty", None)
         for pty in port.findall("source"):
             port.remove(pty)
-    for channel in root.findall("devices/channel"):
-        for socket in channel.findall("source"):
-            socket.attrib.pop("path", None)
     return ET.tostring(root, encoding="unicode")
 
 
@@ -119,15 +120,6 @@ def serial_tty(live: str) -> str | None:
     """The host's pty of the first serial port, from a running domain's XML."""
     source = ET.fromstring(live).find("devices/serial/source")
     return source.get("path") if source is not None else None
-
-
-def agent_socket(live: str) -> str | None:
-    """The host's socket of the agent's port, from a running domain's XML."""
-    for channel in ET.fromstring(live).findall("devices/channel"):
-        target, source = channel.find("target"), channel.find("source")
-        if target is not None and source is not None and target.get("name") == AGENT_PORT:
-            return source.get("path")
-    return None
 
 
 def _boot(root: ET.Element, domain: Domain) -> None:
@@ -169,9 +161,8 @@ def _devices(root: ET.Element, domain: Domain, emulator_path: str) -> None:
     ET.SubElement(witness, "target", type="serial", port="0")
     login = ET.SubElement(devices, "console", type="pty")
     ET.SubElement(login, "target", type="virtio", port="1")
-    # libvirt chooses where its socket lies.
     channel = ET.SubElement(devices, "channel", type="unix")
-    ET.SubElement(channel, "source", mode="bind")
+    ET.SubElement(channel, "source", mode="bind", path=str(domain.agent))
     ET.SubElement(channel, "target", type="virtio", name=AGENT_PORT)
     rng = ET.SubElement(devices, "rng", model="virtio")
     _text(rng, "backend", "/dev/urandom", model="random")
