@@ -27,7 +27,7 @@ _HEAD = struct.Struct("<IIII")
 _CHUNK = 128 << 10
 """Bytes of a frame, at most; the agent's own limit, and that of Linux for one argument of a program (execve(2))."""
 _AGAIN = 0.5
-"""Seconds after which a greeting that was not answered is said again."""
+"""Seconds for the answer to a first greeting; each further one has twice as long."""
 _TICK = 0.05
 
 
@@ -42,20 +42,16 @@ class AgentShell(Shell):
         self._lost = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True, name="agent")
 
-    def greet(self, deadline: Deadline) -> bool:
+    def greet(self, deadline: Deadline, padding: bytes = b"") -> bool:
         """Whether the guest's agent answers; all that was said before is void from here on."""
         token = secrets.token_bytes(16)
-        padding = b""
         self._reader.start()
-        while not deadline.passed and self.alive:
-            number, answers = self._new()
-            if self._send_raw(padding + _frame("h", number, token)):
-                with contextlib.suppress(queue.Empty):
-                    while answers.get(timeout=max(min(deadline.left, _AGAIN), 0.01)) != ("h", token):
-                        pass
-                    return True
-            # If the agent waits for the rest of a frame that was cut off, here it is.
-            padding = bytes(_CHUNK)
+        number, answers = self._new()
+        if self._send_raw(padding + _frame("h", number, token)):
+            with contextlib.suppress(queue.Empty):
+                while answers.get(timeout=max(deadline.left, 0.01)) != ("h", token):
+                    pass
+                return True
         return False
 
     def run(
@@ -176,13 +172,17 @@ def _frame(kind: str, number: int, content: bytes = b"") -> bytes:
 @contextlib.contextmanager
 def connected(path: Path, deadline: Deadline) -> Iterator[Shell]:
     """A shell over the socket that QEMU made for the guest's port; GuestUnreachable if nobody answers there."""
-    with contextlib.ExitStack() as stack:
-        channel = _reach(path, deadline)
-        shell = AgentShell(channel)
-        stack.callback(shell.close)
-        if not shell.greet(deadline):
+    patience, padding = _AGAIN, b""
+    while True:
+        shell = AgentShell(_reach(path, deadline))
+        with contextlib.closing(shell):
+            if shell.greet(deadline.within(patience), padding):
+                yield shell
+                return
+        if deadline.passed:
             raise GuestUnreachable(f"no answer from the guest's agent ({path})")
-        yield shell
+        # A guest is told anew of each connection; and if its agent waits for the rest of a frame, here it is.
+        patience, padding = 2 * patience, bytes(_CHUNK)
 
 
 def _reach(path: Path, deadline: Deadline) -> socket.socket:
