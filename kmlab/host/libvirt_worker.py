@@ -8,11 +8,13 @@ It reads one JSON request a line, `[operation, arguments…]`, and answers `{"ok
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import libvirt
@@ -26,7 +28,8 @@ class Operations:
         libvirt.registerErrorHandler(lambda *_: None, None)
         libvirt.virEventRegisterDefaultImpl()
         threading.Thread(target=_turn_events, daemon=True).start()
-        self._connection = libvirt.open(uri)
+        with _on_one_cpu():
+            self._connection = libvirt.open(uri)
 
     def start(self, xml: str) -> None:
         self._connection.createXML(xml, 0)
@@ -68,6 +71,22 @@ class Operations:
 
     def _domain(self, name: str) -> libvirt.virDomain:
         return self._connection.lookupByName(name)
+
+
+@contextlib.contextmanager
+def _on_one_cpu() -> Iterator[None]:
+    """Let the driver look at the host always from the same CPU.
+
+    CPUID differs between the CPUs of a hybrid processor and of some virtual machines. Seen from another one than last
+    time, libvirt finds the host changed and asks QEMU anew for all it can do, which takes seconds (virQEMUCapsIsValid
+    in its qemu_capabilities.c: "host cpuid changed").
+    """
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def _turn_events() -> None:
