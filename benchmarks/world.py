@@ -6,13 +6,14 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from kmlab import store
 from kmlab.host import hypervisor
@@ -68,6 +69,27 @@ class World:
         command, *rest = words
         took, out = self.kmlab(command, "--json", *rest, accept=accept, lab=lab)
         return took, json.loads(out)
+
+    @contextlib.contextmanager
+    def started(self, *words: str) -> Iterator[IO[str]]:
+        """A kmlab command that goes on: its stdout, until it is interrupted."""
+        command, *rest = words
+        argv = [sys.executable, "-m", "kmlab", command, "--lab", str(self.lab), *rest]
+        process = subprocess.Popen(
+            argv,
+            env=dict(self.environment),
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert process.stdout is not None
+        try:
+            yield process.stdout
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.communicate()
 
     def copied(self, example: str) -> Path:
         """A copy of an example that a benchmark may change."""

@@ -6,6 +6,7 @@ The console file is the witness: it lies on the host, so that it is complete eve
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import shutil
 import threading
@@ -13,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from kmlab import store
 from kmlab.events import Deadline
@@ -175,6 +177,51 @@ class Witness:
     def doomed(self) -> bool:
         """A hang or a deadly oops was reported long enough ago that a step which has not ended will not end."""
         return self._doomed is not None and time.monotonic() - self._doomed > _AFTER_HANG
+
+
+class Follower:
+    """What the kernel says on a console, bit by bit, whichever file that is: a restore makes a new one.
+
+    Where `at_end`, what stands there at first is passed over.
+    """
+
+    def __init__(self, console: Path, *, at_end: bool = False) -> None:
+        self._console = console
+        self._file: BinaryIO | None = None
+        self._reader = ConsoleReader()
+        self._at_end = at_end
+
+    def read(self) -> Iterator[Record]:
+        """The kernel's records since the last call; none where there is no such file yet."""
+        if self._file is not None:
+            yield from self._rest(self._file)
+            if not self._replaced(self._file):
+                return
+        yield from self.close()
+        with contextlib.suppress(OSError):
+            self._file = self._console.open("rb")
+            if self._at_end:
+                self._file.seek(0, os.SEEK_END)
+            yield from self._rest(self._file)
+        self._at_end = False
+
+    def close(self) -> Iterator[Record]:
+        """The record of a last line that was not ended."""
+        last, self._reader = self._reader.close(), ConsoleReader()
+        if self._file is not None:
+            self._file.close()
+        self._file = None
+        return (record for record in last if record.from_kernel)
+
+    def _rest(self, file: BinaryIO) -> Iterator[Record]:
+        while chunk := file.read(1 << 20):
+            yield from (record for record in self._reader.feed(chunk) if record.from_kernel)
+
+    def _replaced(self, file: BinaryIO) -> bool:
+        with contextlib.suppress(OSError):
+            now, ours = self._console.stat(), os.fstat(file.fileno())
+            return (now.st_dev, now.st_ino) != (ours.st_dev, ours.st_ino) or now.st_size < file.tell()
+        return True
 
 
 def new_run_folder(runs: Path, module: str, guest: str) -> Path:

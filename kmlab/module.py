@@ -108,7 +108,10 @@ def read_folder(source: Path) -> Manifest:
             path = os.fsdecode(os.path.relpath(full, os.fsencode(source)))
             if _left_by_kbuild(name, here):
                 continue
-            status = os.lstat(full)
+            try:
+                status = os.lstat(full)
+            except FileNotFoundError:
+                continue  # an editor's, gone since
             mode = stat.S_IMODE(status.st_mode)
             if stat.S_ISLNK(status.st_mode):
                 found[path] = Entry("link", 0o777, 0, 0, os.fsdecode(os.readlink(full)))

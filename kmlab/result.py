@@ -28,6 +28,9 @@ class RunResult:
 
     module: str
     source: str
+    """Its folder as people are told of it."""
+    folder: Path | None = None
+    """And where it is."""
     guest: str
     kernel: str | None = None
     outcome: str = "pass"

@@ -21,10 +21,10 @@ from kmlab.kernel.taint import taint_mask
 from kmlab.lab import GuestSpec, Lab, Module
 from kmlab.result import RunResult
 from kmlab.signing import signer_for
-from kmlab.steps import Options, Steps, build_patience
+from kmlab.steps import Options, Outdated, Steps, build_patience
 from kmlab.yamltypes import matches
 
-__all__ = ["Options", "modules_under", "run"]
+__all__ = ["Options", "Outdated", "modules_under", "run", "shown_source"]
 
 
 def modules_under(lab: Lab, folders: Sequence[Path]) -> list[Module]:
@@ -48,7 +48,10 @@ def modules_under(lab: Lab, folders: Sequence[Path]) -> list[Module]:
 
 
 def run(host: Host, lab: Lab, spec: GuestSpec, wanted: Module, options: Options, report: Report) -> RunResult:
-    """One module through one guest; never raises for what the module, the guest or the lab does, but for bad input."""
+    """One module through one guest; never raises for what the module, the guest or the lab does, but for bad input.
+
+    And Outdated, where the options ask for it.
+    """
     began = time.monotonic()
     files = provision.lab_files(lab)
     signer = signer_for(files, lab.name, spec, options.sign, options.ask)
@@ -58,7 +61,8 @@ def run(host: Host, lab: Lab, spec: GuestSpec, wanted: Module, options: Options,
     folder = collect.new_run_folder(files.runs, wanted.name, spec.name)
     draft = RunResult(
         module=wanted.name,
-        source=_shown_source(lab, wanted),
+        source=shown_source(lab, wanted),
+        folder=lab.locate(wanted.source),
         guest=spec.name,
         expect=wanted.expect,
         directory=folder,
@@ -73,7 +77,7 @@ def run(host: Host, lab: Lab, spec: GuestSpec, wanted: Module, options: Options,
             draft = dataclasses.replace(draft, vmcore=_dumped(host, lab, spec, steps, draft, report))
             if not draft.guest_survived:
                 provision.stop(host, lab, spec.name)
-    except ConfigError:
+    except (ConfigError, Outdated):
         with contextlib.suppress(OSError):
             folder.rmdir()
         raise
@@ -189,7 +193,8 @@ def _printable_lines(text: str) -> str:
     return "".join(f"{printable(line)}\n" for line in text.splitlines())
 
 
-def _shown_source(lab: Lab, wanted: Module) -> str:
+def shown_source(lab: Lab, wanted: Module) -> str:
+    """The module's folder as people are told of it: relative to the lab's where it lies beneath."""
     place = lab.locate(wanted.source)
     with contextlib.suppress(ValueError):
         return str(PurePosixPath(place.resolve().relative_to(lab.folder.resolve())))

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kmlab import collect, module, postmortem, provision
@@ -59,6 +59,12 @@ class Options:
     """Asks for the passphrase of an encrypted key."""
     steps: tuple[str, ...] = ("build", "load", "exercise", "unload")
     """Which of them; syncing comes before all."""
+    outdated: Callable[[], bool] | None = field(default=None, repr=False, compare=False)
+    """Whether the source has changed since the run began; asked until something of the module runs."""
+
+
+class Outdated(Exception):
+    """The run was given up before anything of the module ran, because its source has changed since it began."""
 
 
 class Steps:
@@ -147,6 +153,7 @@ class Steps:
         with self.step("sync") as step:
             sent, removed = module.sync(self.guest, self.wanted.name, self.source, deadline)
             step.detail = f"{sent} sent, {removed} removed" if sent or removed else "nothing changed"
+        self.give_up_if_outdated()
         state = module.read_state(self.guest, self.patient(_STATE_PATIENCE))
         if self.ahead is not None and self.ahead.in_sandbox():
             self.built = self.ahead.built()
@@ -159,6 +166,7 @@ class Steps:
                 )
                 step.detail = self.built.paths
                 step.outcome = "ok" if self.built.ok else "failed"
+        self.give_up_if_outdated()
         if not self.built.ok:
             self.outcomes.append("build-failed")
             self.reason = self.built.reason
@@ -169,6 +177,10 @@ class Steps:
                 step.detail = ", ".join(self.built.undelivered)
                 deliver(self.guest, self.wanted.name, self.built.undelivered, deadline)
         return state
+
+    def give_up_if_outdated(self) -> None:
+        if self.options.outdated is not None and self.options.outdated():
+            raise Outdated
 
     def sign(self, signer: Signer, deadline: Deadline) -> None:
         """Sign what was built, here on the host: the guest gets the signed modules, and never the key."""

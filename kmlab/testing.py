@@ -160,6 +160,28 @@ class World:
         run_program(["qemu-img", "create", "-q", "-f", "qcow2", target, "1M"], deadline=deadline)
 
 
+class FakeSaves:
+    """Saves as a test has them: each wait is the next of `then`, and after the last one comes ^C."""
+
+    def __init__(self, *then: Callable[[], object]) -> None:
+        self.then = list(then)
+        self.news = False
+        self.watched: list[Path] = []
+
+    def point(self, folder: Path, file: Path) -> None:
+        if self.watched[-1:] != [folder]:
+            self.watched.append(folder)
+
+    def forget(self) -> None:
+        self.news = False
+
+    def wait(self) -> None:
+        if not self.then:
+            raise KeyboardInterrupt
+        self.then.pop(0)()
+        self.news = True
+
+
 class FakeArchive(Archive):
     """apt without a network: the World's indexes, and packages of no content."""
 

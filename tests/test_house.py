@@ -34,7 +34,7 @@ STOREYS = (
     ("ahead",),
     ("steps",),
     ("run", "judge", "report", "cache", "timeline", "enrolment"),
-    ("securematrix", "testing_keys", "testing_packages"),
+    ("securematrix", "testing_keys", "testing_packages", "watch"),
     # Imported by nobody.
     ("cli", "testing"),
     ("__main__",),
@@ -46,7 +46,8 @@ ONLY_IN = {
     "paramiko": {"host/ssh.py"},
     "pycdlib": {"host/disks.py"},
     "subprocess": {"host/command.py"},
-    "rich": {"cli/render.py"},
+    "rich": {"cli/render.py", "cli/screen.py"},
+    "watchfiles": {"host/saves.py"},
     "urllib3": {"host/download.py"},
 }
 GROUND = ("errors", "events", "store")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import time
 
 from benchmarks.companions import virtme
 from benchmarks.frame import Figure
@@ -22,6 +24,19 @@ def run_again(world: World) -> float:
     world.kmlab("run", str(hello))
     world.edit(hello / "hello.c")
     took, _ = world.kmlab("run", str(hello))
+    return took
+
+
+def watched(world: World) -> float:
+    """From a save to its verdict where `kmlab watch` is on."""
+    hello = world.copied("hello")
+    with world.started("watch", "--json", str(hello)) as verdicts:
+        verdicts.readline()
+        began = time.perf_counter()
+        world.edit(hello / "hello.c")
+        said = json.loads(verdicts.readline())
+        took = time.perf_counter() - began
+    assert said["results"][0]["outcome"] == "pass", said
     return took
 
 
@@ -72,6 +87,14 @@ FIGURES = (
         companion="make on the host",
         target=2.0,
         ours=run_again,
+        theirs=make,
+    ),
+    Figure(
+        name="save to verdict, watched",
+        what="a save in a folder that kmlab watch is at",
+        companion="make on the host",
+        target=2.0,
+        ours=watched,
         theirs=make,
     ),
     Figure(

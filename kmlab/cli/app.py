@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from kmlab import __version__
-from kmlab.cli import lab, look, module, sign
+from kmlab.cli import lab, look, module, sign, watching
 from kmlab.cli.asked import manner
 from kmlab.errors import KmlabError
 
@@ -35,6 +35,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     lab.doctor,
     lab.up,
     module.run,
+    watching.watch,
     module.test,
     module.build,
     module.load,
@@ -94,13 +95,14 @@ def main() -> NoReturn:
     except KmlabError as error:
         _fail(error)
     except (KeyboardInterrupt, typer.Abort):
-        from kmlab.cli import render
-
-        render.interrupted()
-        sys.exit(INTERRUPTED)
+        code = INTERRUPTED
     except Exception as error:
         _usage_error(error)
         raise
+    if code == INTERRUPTED:  # newer typers make an exit code of a KeyboardInterrupt
+        from kmlab.cli import render
+
+        render.interrupted()
     sys.exit(code if isinstance(code, int) else 0)
 
 

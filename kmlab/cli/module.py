@@ -69,7 +69,7 @@ def run(
     if timeline:
         pictures.check(timeline)
     opened, host = open_lab(lab, connect), real_host()
-    options = _options(param, exercise, timeout, fresh=fresh, keep=keep, sign=_sign_choice(no_sign, sign_with))
+    options = options_of(param, exercise, timeout, fresh=fresh, keep=keep, sign=sign_choice(no_sign, sign_with))
     wanted = opened.module_for(directory)
     specs = chosen(opened, guest or list(wanted.guests or ()), every)
     with render.reporting() as report:
@@ -205,7 +205,7 @@ def _steps(
     from kmlab.cli import render
 
     opened, host = open_lab(lab, connect), real_host()
-    options = dataclasses.replace(_options(param, None, None), keep=True, steps=steps)
+    options = dataclasses.replace(options_of(param, None, None), keep=True, steps=steps)
     wanted = opened.module_for(directory)
     with render.reporting() as report:
         results = [
@@ -215,7 +215,7 @@ def _steps(
     _end(results, json)
 
 
-def _options(
+def options_of(
     param: list[str] | None,
     exercise: str | None,
     timeout: str | None,
@@ -224,6 +224,7 @@ def _options(
     keep: bool = False,
     sign: str | None = None,
 ) -> Options:
+    """What the options of a run come to."""
     from kmlab.kernel.modinfo import parse_param
     from kmlab.run import Options
 
@@ -238,7 +239,8 @@ def _options(
     )
 
 
-def _sign_choice(no_sign: bool, sign_with: str | None) -> str | None:
+def sign_choice(no_sign: bool, sign_with: str | None) -> str | None:
+    """What --no-sign and --sign-with come to."""
     from kmlab.errors import ConfigError
 
     if no_sign and sign_with:

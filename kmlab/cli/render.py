@@ -7,7 +7,7 @@ import json as jsonlib
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kmlab.cache import GuestStatus, ListedImage
     from kmlab.guest import GuestRecord
     from kmlab.host.checkup import Finding
+    from kmlab.kernel.klog import Record
     from kmlab.kernel.oops import Crash
     from kmlab.kernel.releases import Release
     from kmlab.lab import Lab
@@ -28,9 +29,10 @@ _REMIND = 15.0
 _LOG_SHOWN = 30
 
 
-def document(value: Any) -> None:
-    """The one JSON document of a command."""
-    sys.stdout.write(jsonlib.dumps(value, indent=1, ensure_ascii=True) + "\n")
+def document(value: Any, *, line: bool = False) -> None:
+    """The one JSON document of a command, or one of those of a command that goes on: a line each."""
+    sys.stdout.write(jsonlib.dumps(value, indent=None if line else 1, ensure_ascii=True) + "\n")
+    sys.stdout.flush()
 
 
 def say(text: str) -> None:
@@ -38,7 +40,7 @@ def say(text: str) -> None:
     sys.stdout.write(f"{printable(text)}\n")
 
 
-def plain(lines: Sequence[str]) -> None:
+def plain(lines: Iterable[str]) -> None:
     for line in lines:
         say(line)
 
@@ -46,10 +48,18 @@ def plain(lines: Sequence[str]) -> None:
 def error(problem: KmlabError, *, as_json: bool) -> None:
     """One clear error: what, where, remedy."""
     if as_json:
-        document({"schema": "kmlab.error/1", "error": {"message": problem.message, "hint": problem.hint}})
-    sys.stderr.write(f"kmlab: {_lines(problem.message)}\n")
-    if problem.hint:
-        sys.stderr.write(f"  hint: {_lines(problem.hint)}\n")
+        document(error_document(problem))
+    first, *hint = error_lines(problem)
+    sys.stderr.write("".join(f"{line}\n" for line in (f"kmlab: {first}", *hint)))
+
+
+def error_document(problem: KmlabError) -> dict[str, Any]:
+    return {"schema": "kmlab.error/1", "error": {"message": problem.message, "hint": problem.hint}}
+
+
+def error_lines(problem: KmlabError) -> list[str]:
+    hint = [f"  hint: {_lines(problem.hint)}"] if problem.hint else []
+    return [_lines(problem.message), *hint]
 
 
 def interrupted() -> None:
@@ -63,10 +73,15 @@ def interrupted() -> None:
 def reporting() -> Iterator[Report]:
     """Shows events on stderr: a moving line on a terminal, plain lines elsewhere."""
     if not sys.stderr.isatty():
-        yield _Plain().hear
+        yield in_lines()
         return
     with _moving() as report:
         yield report
+
+
+def in_lines() -> Report:
+    """Shows events on stderr as plain lines."""
+    return _Plain().hear
 
 
 class _Plain:
@@ -162,29 +177,34 @@ def verdict(result: RunResult) -> None:
         say(f"  {stamp}{record.text}")
     if result.lost_records:
         say(f"  ({result.lost_records} records of a flood are not kept)")
-    for diagnostic in result.diagnostics[:20]:
-        place = ":".join(str(p) for p in (diagnostic.file, diagnostic.line, diagnostic.column) if p is not None)
-        say(f"  {result.source}/{place}: {diagnostic.severity}: {diagnostic.message}")
-    for crash in result.crashes:
-        _crash(crash, Path(result.source))
-    for sentence in result.unmet:
-        say(f"  {sentence}")
-    if result.reason:
-        say(f"  {result.reason}")
-    _taint(result)
+    plain(what_was_found(result))
     say(headline(result))
     if result.outcome != "pass" and result.directory:
         say(f"  evidence: {result.directory}")
+    sys.stdout.flush()
 
 
-def _taint(result: RunResult) -> None:
+def what_was_found(result: RunResult, frames: int = 12) -> Iterator[str]:
+    """What lies between the kernel's log and the verdict, with the innermost frames of each crash."""
+    for diagnostic in result.diagnostics[:20]:
+        place = ":".join(str(p) for p in (diagnostic.file, diagnostic.line, diagnostic.column) if p is not None)
+        yield f"  {result.source}/{place}: {diagnostic.severity}: {diagnostic.message}"
+    for crash in result.crashes:
+        yield from _crash(crash, result.folder, frames)
+    yield from (f"  {sentence}" for sentence in result.unmet)
+    if result.reason:
+        yield f"  {result.reason}"
+    yield from _taint(result)
+
+
+def _taint(result: RunResult) -> Iterator[str]:
     """What the run did to the kernel's taint, beyond that a module of one's own always sets it."""
     from kmlab.kernel.taint import taint_meaning, taint_names
 
     for bit, step in sorted(result.tainted_by.items()):
         (name,) = taint_names(1 << bit)
         if name not in ("OOT_MODULE", "UNSIGNED_MODULE"):
-            say(f"  taint {name}, set {step if step == 'afterwards' else f'by {step}'}: {taint_meaning(name)}")
+            yield f"  taint {name}, set {step if step == 'afterwards' else f'by {step}'}: {taint_meaning(name)}"
 
 
 def headline(result: RunResult) -> str:
@@ -232,25 +252,25 @@ def crashes(found: Sequence[Crash], *, as_json: bool) -> None:
         document({"schema": "kmlab.crashes/1", "crashes": [crash_to_json(crash) for crash in found]})
         return
     for crash in found:
-        _crash(crash, None)
+        plain(_crash(crash, None, 12))
     say(f"{len(found)} found" if found else "nothing found")
 
 
-def _crash(crash: Crash, source: Path | None) -> None:
+def _crash(crash: Crash, source: Path | None, frames: int) -> Iterator[str]:
     place = f" at {crash.file}:{crash.line}" if crash.file else ""
-    say(f"  {crash.kind}: {crash.title}{place}" + (" (the report is cut short)" if crash.truncated else ""))
-    for frame in [f for f in crash.frames if f.reliable][:12]:
+    yield f"  {crash.kind}: {crash.title}{place}" + (" (the report is cut short)" if crash.truncated else "")
+    for frame in [f for f in crash.frames if f.reliable][:frames]:
         where = f"{frame.file}:{frame.line}" if frame.file else ""
         module = f"[{frame.module}]" if frame.module else ""
         inlined = " (inlined)" if frame.inlined else ""
-        say(f"    {frame.function} {module} {where}{inlined}".rstrip())
+        yield f"    {frame.function} {module} {where}{inlined}".rstrip()
     if source and crash.file and crash.line:
         from kmlab.kernel.symbols import excerpt
 
         with contextlib.suppress(OSError):
             text = (source / crash.file).read_text("utf-8", "replace")
             for line in excerpt(text, crash.line):
-                say(f"    {'>' if line.marked else ' '} {line.number:4}  {line.text}")
+                yield f"    {'>' if line.marked else ' '} {line.number:4}  {line.text}"
 
 
 def guests(lab: Lab, records: Sequence[GuestRecord], *, as_json: bool, what: str) -> None:
@@ -296,33 +316,27 @@ def statuses(lab: Lab, found: Sequence[GuestStatus], *, as_json: bool) -> None:
 
 
 def kernel_log(console: Path, guest: str, *, follow: bool, as_json: bool) -> None:
-    """The kernel's records in a console file, to its end or for ever."""
-    from kmlab.kernel.klog import ConsoleReader, Record
+    """The kernel's records in a guest's console, to its end or for ever."""
+    from kmlab.collect import Follower
 
-    reader, kept = ConsoleReader(), []
-
-    def show(records: Sequence[Record]) -> None:
-        for record in records:
-            if not record.from_kernel:
-                continue
-            if as_json:
-                kept.append({"time": record.time, "level": record.level, "text": record.text})
-            else:
-                say(f"[{record.time or 0:12.6f}] {record.text}")
-
-    with console.open("rb") as file:
-        while True:
-            chunk = file.read(1 << 20)
-            if chunk:
-                show(reader.feed(chunk))
-            elif follow and not as_json:
-                sys.stdout.flush()
-                time.sleep(0.1)
-            else:
-                break
-    show(reader.close())
+    follower = Follower(console)
     if as_json:
-        document({"schema": "kmlab.log/1", "guest": guest, "log": kept})
+        found = [*follower.read(), *follower.close()]
+        listed = [{"time": r.time, "level": r.level, "text": r.text} for r in found]
+        document({"schema": "kmlab.log/1", "guest": guest, "log": listed})
+        return
+    while True:
+        plain(record_line(record) for record in follower.read())
+        if not follow:
+            break
+        sys.stdout.flush()
+        time.sleep(0.1)
+    plain(record_line(record) for record in follower.close())
+
+
+def record_line(record: Record) -> str:
+    """A record as dmesg(1) shows it."""
+    return f"[{record.time or 0:12.6f}] {record.text}"
 
 
 def findings(found: Sequence[Finding], *, as_json: bool) -> None:
