@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
-_REFRESH = 8
-"""Times a second."""
+_GLANCE = 0.1
+"""Seconds between two looks at whether there is anything new to draw; the clock makes it so once a second."""
 _NOTES = 6
 _LOG = 400
 """Lines that are kept for a taller window."""
@@ -90,29 +90,53 @@ class Screen:
         self._notes: deque[tuple[str, str]] = deque(maxlen=_NOTES)
         self._followers: dict[tuple[str, Path], Follower] = {}
         self._log: deque[str] = deque(maxlen=_LOG)
-        self._live = Live(
-            get_renderable=self.draw,
-            console=console,
-            screen=True,
-            refresh_per_second=_REFRESH,
-            vertical_overflow="crop",
-        )
+        self._live = Live(get_renderable=self.draw, console=console, screen=True, auto_refresh=False)
+        self._changed = threading.Event()
+        self._over = threading.Event()
+        self._painter = threading.Thread(target=self._paint, daemon=True, name="screen")
 
     def __enter__(self) -> Screen:
-        self._live.start()
+        self._live.start(refresh=True)
+        self._painter.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._over.set()
+        self._painter.join()
         self._live.stop()
         for result in self._results.values():
             render.verdict(result)
+
+    @contextlib.contextmanager
+    def _change(self) -> Iterator[None]:
+        with self._lock:
+            yield
+        self._changed.set()
+
+    def _paint(self) -> None:
+        painted = 0.0
+        while not self._over.wait(_GLANCE):
+            if self._read_log() or self._changed.is_set() or time.monotonic() - painted >= 1:
+                self._changed.clear()
+                painted = time.monotonic()
+                self._live.refresh()
+
+    def _read_log(self) -> bool:
+        """Whether the kernels said anything."""
+        followers, seen = self._followers, False
+        for (name, _), follower in followers.items():
+            prefix = f"{name}: " if len(followers) > 1 else ""
+            for record in follower.read():
+                self._log.append(prefix + render.record_line(record))
+                seen = True
+        return seen
 
     # --- what happens ---
 
     def begin(self, watched: Watched) -> None:
         files = provision.lab_files(watched.lab)
         named = [(spec.name, files.guest(spec.name).console) for spec in watched.guests]
-        with self._lock:
+        with self._change():
             self._followers = {
                 (name, console): self._followers.get((name, console)) or Follower(console, at_end=True)
                 for name, console in named
@@ -122,7 +146,7 @@ class Screen:
             self._results = {name: result for name, result in self._results.items() if name in dict(named)}
 
     def hear(self, event: Event) -> None:
-        with self._lock:
+        with self._change():
             if isinstance(event, Note):
                 self._notes.append((f"{event.subject}: {event.text}", ""))
                 return
@@ -136,7 +160,7 @@ class Screen:
                 self._on.pop(key, None)
 
     def verdict(self, result: RunResult) -> None:
-        with self._lock:
+        with self._change():
             self._results[result.guest] = result
             self._count += 1
             self._when = time.strftime("%H:%M:%S")
@@ -150,12 +174,12 @@ class Screen:
         self.hear(Note("--exec", line))
 
     def trouble(self, error: KmlabError) -> None:
-        with self._lock:
+        with self._change():
             self._on = {}
             self._notes.extend((line, "red") for line in render.error_lines(error))
 
     def waiting(self, what: str) -> None:
-        with self._lock:
+        with self._change():
             self._on = {f"waiting for {what}": (time.monotonic(), "")}
 
     # --- the picture ---
@@ -164,10 +188,6 @@ class Screen:
         from rich.layout import Layout
         from rich.text import Text
 
-        followers = self._followers
-        for (name, _), follower in followers.items():
-            prefix = f"{name}: " if len(followers) > 1 else ""
-            self._log.extend(prefix + render.record_line(record) for record in follower.read())
         with self._lock:
             width, height = self.console.size
             running = not any(what.startswith("waiting") for what in self._on)
