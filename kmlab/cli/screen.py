@@ -143,6 +143,8 @@ class Screen:
             }
             self._notes.clear()
             self._on = {}
+            if self._log:
+                self._log.append(f"── a run at {time.strftime('%H:%M:%S')} ──")
             self._results = {name: result for name, result in self._results.items() if name in dict(named)}
 
     def hear(self, event: Event) -> None:
