@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +44,8 @@ class ListedImage:
     family: str
     release: str
     architectures: tuple[str, ...]
+    architecture: str
+    """The one that is taken where nobody says which."""
     cached: int
     """Bytes on disk; 0 if it is not in the cache."""
     trust: str
@@ -68,13 +69,14 @@ def listed(beside: Path | None) -> list[ListedImage]:
         image = catalog.load_image(name, beside)
         mine = [folder for arch in image.architectures for folder in store.images().glob(f"{name}-{arch}-*")]
         size = sum(disks.size_on_disk(folder) for folder in mine)
-        entry = image.architectures.get(os.uname().machine) or next(iter(image.architectures.values()))
+        arch = provision.arch_of(None, tuple(image.architectures))
+        entry = image.architectures[arch]
         pin = entry.download.pin if entry.download else None
         trust = "packages"
         if image.publisher is not None:
             trust = "signature" if image.publisher.key else "digest" if pin else "nothing"
         serial = pin.serial if pin else None
-        about = (name, image.family, image.release, tuple(image.architectures), size, trust, serial)
+        about = (name, image.family, image.release, tuple(image.architectures), arch, size, trust, serial)
         found.append(ListedImage(*about))
     return found
 

@@ -216,12 +216,13 @@ def load_key(name: str, beside: Path | None = None) -> Key:
     raise ConfigError(f"there is no key '{name}'", f"put it into images/keys/{name}.gpg, and say whose in {name}.yaml")
 
 
-def architecture(image: Image, wanted: str) -> Architecture:
-    """How `image` comes about on an architecture."""
+def architecture(image: Image, wanted: str, where: str = "") -> Architecture:
+    """How `image` comes about on an architecture. `where` is who asked: file:line."""
     found = image.architectures.get(wanted)
     if found is None:
+        prefix = f"{where}: " if where else ""
         raise ConfigError(
-            f"image '{image.name}' is not there for {wanted}", f"it is for: {', '.join(image.architectures)}"
+            f"{prefix}image '{image.name}' is not there for {wanted}", f"it is for: {', '.join(image.architectures)}"
         )
     return found
 

@@ -112,7 +112,7 @@ class ImageUrl:
     family: Name | None = None
     """Whose recipe makes a guest of it; None where the guest has a `recipe`."""
     arch: Arch | None = None
-    """None is the host's."""
+    """Of the image's machine code; None: the same as this host's."""
 
     def __post_init__(self) -> None:
         if self.sha256 is None and not self.unverified:
@@ -140,6 +140,8 @@ class ImageNamed:
     name: ImageName
     serial: Serial | None = None
     """The release; None is the newest."""
+    arch: Arch | None = None
+    """Which of those that the catalogue has; None where there is one, or for the host's own."""
     digest: AnyDigest | None = None
     """Of the image file, as its publisher's sums have it: instead of the catalogue's pin."""
     unverified: bool = False

@@ -10,6 +10,10 @@ import typer
 
 from kmlab.cli.asked import AllGuests, Connect, Debug, GuestNames, Json, LabFile, chosen, open_lab, real_host, speak
 
+Architecture = Annotated[
+    str | None, typer.Option("--arch", help="x86_64 or aarch64; default: the host's, where there are both.")
+]
+
 
 def init(
     directory: Annotated[Path, typer.Argument(help="Where; default: here.", metavar="[DIR]")] = Path("."),
@@ -160,6 +164,7 @@ def image_pull(
         list[str] | None,
         typer.Argument(help="Images of the catalogue; default: those of the lab.", metavar="[IMAGE]..."),
     ] = None,
+    arch: Architecture = None,
     lab: LabFile = None,
     json: Json = False,
     debug: Debug = False,
@@ -168,16 +173,19 @@ def image_pull(
     speak(json=json, debug=debug)
     from kmlab import provision
     from kmlab.cli import render
+    from kmlab.errors import ConfigError
     from kmlab.lab import find_lab
 
     host = real_host()
     there = lab is not None or find_lab(Path.cwd()) is not None
     opened = open_lab(lab) if there or not names else None
+    if arch and not names:
+        raise ConfigError("--arch belongs to an image that is named", "in lab.yaml: image: {name: …, arch: …}")
     pulled = []
     with render.reporting() as report:
         for name in names or []:
             beside = opened.folder if opened else None
-            path = provision.catalogue_image(host, name, opened, beside, report, refresh=True)
+            path = provision.catalogue_image(host, name, opened, beside, report, arch=arch, refresh=True)
             pulled.append({"name": name, "path": str(path)})
         for spec in opened.guests.values() if opened and not names else []:
             assert opened is not None
@@ -191,6 +199,7 @@ def image_pull(
 
 def image_build(
     name: Annotated[str, typer.Argument(help="An image of the catalogue.", metavar="IMAGE")],
+    arch: Architecture = None,
     lab: LabFile = None,
     json: Json = False,
     debug: Debug = False,
@@ -203,12 +212,13 @@ def image_build(
 
     file = lab or find_lab(Path.cwd())
     with render.reporting() as report:
-        path = provision.build_image(real_host(), name, file.parent if file else None, report)
+        path = provision.build_image(real_host(), name, file.parent if file else None, report, arch)
     render.document({"schema": "kmlab.image/1", "name": name, "path": str(path)}) if json else render.say(str(path))
 
 
 def image_kernels(
     name: Annotated[str, typer.Argument(help="An image of the catalogue.", metavar="IMAGE")],
+    arch: Architecture = None,
     lab: LabFile = None,
     json: Json = False,
     debug: Debug = False,
@@ -221,7 +231,7 @@ def image_kernels(
 
     file = lab or find_lab(Path.cwd())
     with render.reporting() as report:
-        found, own = provision.available(real_host(), name, file.parent if file else None, report)
+        found, own = provision.available(real_host(), name, file.parent if file else None, report, arch)
     render.kernels(name, found, own, as_json=json)
 
 

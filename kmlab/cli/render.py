@@ -362,6 +362,7 @@ def images(found: Sequence[ListedImage], *, as_json: bool) -> None:
                 "family": i.family,
                 "release": i.release,
                 "architectures": list(i.architectures),
+                "architecture": i.architecture,
                 "cached_bytes": i.cached,
                 "trust": i.trust,
                 "serial": i.serial,
@@ -375,7 +376,11 @@ def images(found: Sequence[ListedImage], *, as_json: bool) -> None:
         trust = {"packages": "built from signed packages", "signature": "signed", "digest": "pinned by its digest"}
         word = trust.get(image.trust, "needs a digest")
         pinned = f", release {image.serial}" if image.serial else ""
-        say(f"{image.name:<16} {image.family:<8} {','.join(image.architectures):<16} {word + pinned:<28} {cached}")
+        say(f"{image.name:<16} {image.family:<8} {','.join(_default_first(image)):<16} {word + pinned:<28} {cached}")
+
+
+def _default_first(image: ListedImage) -> list[str]:
+    return sorted(image.architectures, key=lambda arch: arch != image.architecture)
 
 
 def kernels(image: str, found: Sequence[Release], own: str, *, as_json: bool) -> None:

@@ -25,11 +25,12 @@ from kmlab.provision.fetch import remove_downloads, vouched_for
 from kmlab.provision.image import build_image, catalogue_image, guest_image
 from kmlab.provision.kernels import available
 from kmlab.provision.making import LOCK_PATIENCE, SSH, check, sweep
-from kmlab.provision.plan import Plan, lab_files, plan
+from kmlab.provision.plan import Plan, arch_of, lab_files, plan
 from kmlab.provision.toolchain import Target, sweep_toolchains, toolchain_for
 from kmlab.virt.domain import console_tty, retarget
 
 __all__ = [
+    "arch_of",
     "available",
     "build_image",
     "catalogue_image",

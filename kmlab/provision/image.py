@@ -31,25 +31,33 @@ def guest_image(host: Host, lab: Lab, spec: GuestSpec, report: Report, *, refres
     return _brought(host, source_of(lab, spec)[1], lab.folder, report, refresh=refresh)
 
 
-def build_image(host: Host, name: str, beside: Path | None, report: Report) -> Path:
-    """An image of the catalogue that is built from packages, for this host's architecture."""
-    source = catalogued(catalog.load_image(name, beside), beside)
+def build_image(host: Host, name: str, beside: Path | None, report: Report, arch: str | None = None) -> Path:
+    """An image of the catalogue that is built from packages."""
+    source = catalogued(catalog.load_image(name, beside), beside, arch=arch)
     if not isinstance(source, Built):
         raise ImageError(f"image '{name}' is not built here: its publisher made it", f"kmlab image pull {name}")
     return _built(host, source, beside, report)
 
 
 def catalogue_image(
-    host: Host, name: str, lab: Lab | None, beside: Path | None, report: Report, *, refresh: bool = False
+    host: Host,
+    name: str,
+    lab: Lab | None,
+    beside: Path | None,
+    report: Report,
+    *,
+    arch: str | None = None,
+    refresh: bool = False,
 ) -> Path:
     """An image of the catalogue, by the word of the guest in lab.yaml that names it, if one does.
 
     `refresh` wants what its publisher has today, whatever is in the cache.
     """
-    source = catalogued(catalog.load_image(name, beside), beside, mirror=mirror_of(lab))
+    source = catalogued(catalog.load_image(name, beside), beside, mirror=mirror_of(lab), arch=arch)
     for spec in lab.guests.values() if lab else ():
         if lab is not None and getattr(spec.image, "name", spec.image) == name:
-            _, source = source_of(lab, spec)
+            _, asked = source_of(lab, spec)
+            source = asked if arch in (None, asked.arch) else source
     return _brought(host, source, beside, report, refresh=refresh)
 
 
@@ -70,7 +78,7 @@ def _built(host: Host, wanted: Built, beside: Path | None, report: Report) -> Pa
     with locks.held(store.work() / f"{final.name}.lock", wanted.name, report, Deadline(LOCK_PATIENCE)):
         if not (final / "image.json").exists():
             store.require_space(store.images(), 4 << 30, f"building image '{wanted.name}'")
-            with Stage(report, wanted.name, "building the image from signed packages") as stage:
+            with Stage(report, wanted.name, f"building the image from signed packages, for {wanted.arch}") as stage:
                 sweep_key(final.name)
                 with store.published(final, store.work()) as folder:
                     target = folder / "disk.qcow2"

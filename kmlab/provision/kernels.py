@@ -18,7 +18,7 @@ from kmlab.kernel import releases
 from kmlab.lab import LocalKernel
 from kmlab.provision.image import catalogue_image
 from kmlab.provision.making import LOCK_PATIENCE
-from kmlab.provision.plan import Plan, arch_of
+from kmlab.provision.plan import Plan, catalogued
 
 OWN = ("default", "exact")
 """What asks for the kernel that the image comes with."""
@@ -71,16 +71,19 @@ def ensure_kernel(host: Host, wanted: Plan, image: Path, folder: Path, stage: St
         return Kernel(found.name, tuple(Path(shutil.move(deb, folder)) for deb in debs))
 
 
-def available(host: Host, name: str, beside: Path | None, report: Report) -> tuple[list[releases.Release], str]:
+def available(
+    host: Host, name: str, beside: Path | None, report: Report, arch: str | None = None
+) -> tuple[list[releases.Release], str]:
     """Every kernel with headers that the image `name` of the catalogue can have, and the release of its own."""
     image = catalog.load_image(name, beside)
-    disk = catalogue_image(host, name, None, beside, report)
+    arch = catalogued(image, beside, arch=arch).arch
+    disk = catalogue_image(host, name, None, beside, report, arch=arch)
     with Stage(report, name, "asking its archive for kernels") as stage:
 
         def tell(line: str) -> None:
             stage.progress(detail=printable(line, 100))
 
-        with _archive(host, image, arch_of(image), disk, report, Deadline(_PATIENCE), tell) as archive:
+        with _archive(host, image, arch, disk, report, Deadline(_PATIENCE), tell) as archive:
             return releases.releases(_packages(archive)), releases.installed_release(archive.status)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,7 +106,7 @@ def source_of(lab: Lab, spec: GuestSpec) -> tuple[catalog.Image, Source]:
     asked = ImageNamed(name=spec.image) if isinstance(spec.image, str) else spec.image
     if isinstance(asked, ImageNamed):
         image = catalog.load_image(asked.name, lab.folder, where)
-        return image, catalogued(image, lab.folder, mirror=mirror_of(lab), asked=asked)
+        return image, catalogued(image, lab.folder, mirror=mirror_of(lab), asked=asked, where=where)
     if asked.family is None and spec.recipe is None:
         raise lab.error(
             ("guests", spec.name, "image"), "an image of your own needs a family", "add `family: ubuntu` to it"
@@ -121,10 +122,11 @@ def catalogued(
     mirror: str | None = None,
     asked: ImageNamed | None = None,
     arch: str | None = None,
+    where: str = "",
 ) -> Source:
-    """What an image of the catalogue comes from; by default on the architecture that `arch_of` says."""
-    arch = arch or arch_of(image)
-    entry = catalog.architecture(image, arch)
+    """What an image of the catalogue comes from, on `arch` or else on the architecture that `asked` says, if any does."""
+    arch = arch_of(arch or (asked.arch if asked else None), tuple(image.architectures))
+    entry = catalog.architecture(image, arch, where)
     if entry.packages is not None:
         if asked is not None and (asked.digest or asked.unverified):
             raise ConfigError(f"image '{image.name}' is built here: it has no digest, and is always verified")
@@ -152,7 +154,7 @@ def mirror_of(lab: Lab | None) -> str | None:
 
 
 def _own(lab: Lab, asked: ImageUrl | ImagePath) -> Own:
-    arch = asked.arch or os.uname().machine
+    arch = arch_of(asked.arch)
     if isinstance(asked, ImagePath):
         path = lab.locate(asked.path)
         return Own(name=f"own-{store.digest_of(str(path))[:8]}", arch=arch, path=path, digest=asked.sha256)
@@ -164,6 +166,12 @@ def _secure_firmware(acceleration: Acceleration, arch: str) -> Firmware:
     return choose(arch, secure_boot=True, smm_available=smm, exists=os.path.exists)
 
 
-def arch_of(image: catalog.Image) -> str:
-    """The host's own architecture where the image has it: anything else is emulated."""
-    return os.uname().machine if os.uname().machine in image.architectures else next(iter(image.architectures))
+def arch_of(said: str | None, there: Sequence[str] = ()) -> str:
+    """A guest's architecture: what the person says, or else the image, if it is for one alone.
+
+    Only where neither says anything it is this host's, which needs no emulation: the one place that asks the host.
+    """
+    if said is not None or len(there) == 1:
+        return said or there[0]
+    host = os.uname().machine
+    return host if host in there or not there else there[0]
