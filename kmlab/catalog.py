@@ -111,6 +111,9 @@ class Image:
     """By `uname -m`."""
     kernel_suites: tuple[str, ...] = ()
     """Suites, beside those that the image's own apt asks, that kernels may be taken from."""
+    expired_indexes: bool = False
+    """Whether an archive's indexes count past their Valid-Until, as those of a mirror that is renewed rarely. They are
+    verified all the same, but may be older than they should be."""
     publisher: Publisher | None = None
     """Of an image that is downloaded."""
 

@@ -193,7 +193,15 @@ class FakeArchive(Archive):
     def status(self) -> str:
         return f"Package: linux-image-{self._world.release}\nVersion: 1\n"
 
-    def update(self, disk: Path, further: Sequence[str], deadline: Deadline, on_line: Callable[[str], None]) -> None:
+    def update(
+        self,
+        disk: Path,
+        further: Sequence[str],
+        deadline: Deadline,
+        on_line: Callable[[str], None],
+        *,
+        expired: bool = False,
+    ) -> None:
         self._world.ask("update")
 
     def indexes(self) -> Iterator[tuple[str, str]]:

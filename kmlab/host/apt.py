@@ -52,8 +52,19 @@ class Archive:
         """dpkg's own list of what is installed in the image."""
         return (self.root / "var/lib/dpkg/status").read_text(encoding="utf-8", errors="replace")
 
-    def update(self, disk: Path, further: Sequence[str], deadline: Deadline, on_line: Callable[[str], None]) -> None:
-        """Take over the image's sources and keys, add the suites `further`, and fetch the indexes."""
+    def update(
+        self,
+        disk: Path,
+        further: Sequence[str],
+        deadline: Deadline,
+        on_line: Callable[[str], None],
+        *,
+        expired: bool = False,
+    ) -> None:
+        """Take over the image's sources and keys, add the suites `further`, and fetch the indexes.
+
+        `expired` are taken only where that is wanted.
+        """
         if not (self.folder / "apt.conf").exists():
             self._set_up(disk, deadline)
         sources = list(self._sources(further))
@@ -64,7 +75,8 @@ class Archive:
         text = "".join(self._stanza(source) for source in sources)
         (self.root / "etc/apt/sources.list.d/kmlab.sources").write_text(text, encoding="utf-8")
         try:
-            self._apt("update", deadline=deadline, on_line=on_line)
+            until = f"Acquire::Check-Valid-Until={'false' if expired else 'true'}"
+            self._apt("update", "--option", until, deadline=deadline, on_line=on_line)
         except CommandFailed as error:
             raise _plain(error, "cannot read the image's package archive") from None
 

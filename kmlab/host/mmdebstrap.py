@@ -44,6 +44,8 @@ class PackageImage:
     packages: Sequence[str]
     root_size: int
     """Bytes of the root file system."""
+    expired_indexes: bool
+    """Whether indexes past their date count."""
     hook: str
     """The shell script that turns the unpacked root $1 into a file system in the open file $2."""
 
@@ -83,6 +85,7 @@ def unpack(image: PackageImage, root: Path, deadline: Deadline, on_line: Callabl
             f"--architectures={_DPKG_NAMES[image.arch]}",
             '--aptopt=APT::Install-Recommends "0"',
             '--aptopt=Acquire::Retries "3"',
+            *(['--aptopt=Acquire::Check-Valid-Until "false"'] if image.expired_indexes else []),
             "--dpkgopt=path-exclude=/usr/share/doc/*",
             "--dpkgopt=path-exclude=/usr/share/man/*",
             "--dpkgopt=path-exclude=/usr/share/locale/*",
@@ -135,6 +138,11 @@ def _hint(error: CommandFailed) -> str | None:
         return "this host forbids user namespaces: see `kmlab doctor`; kmlab image build as root works without"
     if "Could not resolve" in error.tail or "Failed to fetch" in error.tail or "Unable to connect" in error.tail:
         return "is the package archive reachable from here? apt's own configuration and http_proxy are used"
+    if "is expired" in error.tail:
+        return (
+            "the mirror has not been renewed in time. `expired_indexes: true` in a copy of the image's entry, in "
+            "images/ beside lab.yaml, takes it as it is"
+        )
     if "Unable to locate package" in error.tail:
         return "the archive has no such package today: look at the image's entry in images/"
     return None

@@ -88,6 +88,7 @@ def _built(host: Host, wanted: Built, beside: Path | None, report: Report) -> Pa
                         arch=wanted.arch,
                         packages=packages,
                         root_size=source.root_size,
+                        expired_indexes=wanted.expired_indexes,
                         hook=script,
                     )
                     deadline = Deadline(_IMAGE_PATIENCE)

@@ -106,7 +106,7 @@ def _archive(
     with locks.held(store.work() / f"archive-{name}.lock", image.name, report, Deadline(LOCK_PATIENCE)):
         store.require_space(store.archives(), _SCRATCH, f"the archive of '{image.name}'")
         archive = host.archive(store.make_folder(store.archives() / name, 0o700), arch)
-        archive.update(disk, image.kernel_suites, deadline, on_line)
+        archive.update(disk, image.kernel_suites, deadline, on_line, expired=image.expired_indexes)
         yield archive
 
 

@@ -130,7 +130,13 @@ def catalogued(
     if entry.packages is not None:
         if asked is not None and (asked.digest or asked.unverified):
             raise ConfigError(f"image '{image.name}' is built here: it has no digest, and is always verified")
-        return Built(name=image.name, arch=arch, family=image.family, packages=entry.packages)
+        return Built(
+            name=image.name,
+            arch=arch,
+            family=image.family,
+            packages=entry.packages,
+            expired_indexes=image.expired_indexes,
+        )
     assert entry.download is not None and image.publisher is not None
     publisher, pin = image.publisher, entry.download.pin
     if asked is not None and asked.digest is not None:

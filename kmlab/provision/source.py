@@ -17,6 +17,7 @@ class Built:
     arch: str
     family: str
     packages: catalog.PackageSource
+    expired_indexes: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
