@@ -89,51 +89,6 @@ def test_a_kernel_that_is_not_there_is_said_with_its_line_and_those_there_are(xd
     assert not list(store.bases().glob("*"))
 
 
-def test_one_s_own_packages_are_installed_as_they_are(xdg: Path, world: World) -> None:
-    mine = xdg / "debs"
-    mine.mkdir()
-    world.release = "6.9.0-mine"
-    lab = lab_of(xdg, LAB.replace('"6.12"', '{local: "../debs/*.deb"}'))
-    for kind in ("image", "headers"):
-        package_file(mine, f"linux-{kind}-6.9.0-mine")
-    package_file(mine, "linux-libc-dev")
-    package_file(mine, "linux-image-6.9.0-mine-dbg")
-    assert start(world, lab, "new") == "6.9.0-mine"
-    assert b"1.deb" in world.seeds[-1] and b"2.deb" not in world.seeds[-1]
-    assert "update" not in world.asked
-    assert len(list(mine.glob("*.deb"))) == 4, "the person's own files stay"
-    before = {path.name for path in store.bases().iterdir()}
-    image = mine / "linux-image-6.9.0-mine_1_amd64.deb"
-    image.write_bytes(image.read_bytes() + b"\n")
-    start(world, lab, "new")
-    assert {path.name for path in store.bases().iterdir()} > before, "what changed makes another base"
-
-
-@pytest.mark.parametrize(
-    ("names", "said"),
-    [
-        ((), "needed are one linux-image-….deb .* found: none"),
-        (("linux-image-6.9.0-mine",), "needed are one .* found: linux-image-6.9.0-mine_1_amd64.deb"),
-        (("linux-image-6.9.0-mine", "linux-headers-6.9.1-mine"), "belong to different kernels: 6.9.0-mine, 6.9.1-mine"),
-    ],
-)
-def test_packages_that_make_no_kernel_are_refused(xdg: Path, world: World, names: tuple[str, ...], said: str) -> None:
-    mine = xdg / "debs"
-    mine.mkdir()
-    for name in names:
-        package_file(mine, name)
-    with pytest.raises(ConfigError, match=said):
-        start(world, lab_of(xdg, LAB.replace('"6.12"', "{local: ../debs}")), "new")
-
-
-def test_a_build_directory_says_how_packages_are_made_of_it(xdg: Path, world: World) -> None:
-    (xdg / "linux").mkdir()
-    (xdg / "linux" / "vmlinux").touch()
-    with pytest.raises(ConfigError, match="a build directory cannot be installed") as caught:
-        start(world, lab_of(xdg, LAB.replace('"6.12"', "{local: ../linux}")), "new")
-    assert caught.value.hint is not None and "make bindeb-pkg" in caught.value.hint
-
-
 def test_the_kernels_of_an_image_are_listed_with_its_own(xdg: Path, world: World) -> None:
     found, own = provision.available(world.host, "debian-12", None, silent)
     assert own == "6.1.0-56-cloud-amd64"

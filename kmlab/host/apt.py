@@ -17,9 +17,8 @@ from pathlib import Path
 
 from kmlab.errors import CommandFailed, LabError
 from kmlab.events import Deadline
-from kmlab.host import command, rootfs
+from kmlab.host import command, debs, rootfs
 
-_DPKG_NAMES = {"x86_64": "amd64", "aarch64": "arm64"}
 _WAY_OUT = re.compile(r"Acquire::(https?::|ForceIPv|Retries\b)")
 """Of `apt-config dump`: proxies, certificates and the like."""
 _KEYS = ("etc/apt/trusted.gpg.d", "etc/apt/keyrings", "usr/share/keyrings")
@@ -123,8 +122,8 @@ class Archive:
             "Dir::State::status": self.root / "var/lib/dpkg/status",
             "Dir::Etc::netrc": "/etc/apt/auth.conf",
             "Dir::Etc::netrcparts": "/etc/apt/auth.conf.d",
-            "APT::Architecture": _DPKG_NAMES[self.arch],
-            "APT::Architectures": _DPKG_NAMES[self.arch],
+            "APT::Architecture": debs.NAMES[self.arch],
+            "APT::Architectures": debs.NAMES[self.arch],
             # The user `_apt` would need a way into the person's own folders.
             "APT::Sandbox::User": "root",
             "APT::Install-Recommends": "false",

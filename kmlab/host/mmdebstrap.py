@@ -14,7 +14,7 @@ from pathlib import Path
 
 from kmlab.errors import CommandFailed, ImageError
 from kmlab.events import Deadline
-from kmlab.host import command, disks
+from kmlab.host import command, debs, disks
 
 _BOOT_FILES = {
     "x86_64": {
@@ -29,8 +29,6 @@ _BOOT_FILES = {
     },
 }
 """The removable-media path needs no boot entry in the firmware's variables."""
-
-_DPKG_NAMES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +80,7 @@ def unpack(image: PackageImage, root: Path, deadline: Deadline, on_line: Callabl
             f"--mode={_mode()}",
             "--format=null",
             "--variant=apt",
-            f"--architectures={_DPKG_NAMES[image.arch]}",
+            f"--architectures={debs.NAMES[image.arch]}",
             '--aptopt=APT::Install-Recommends "0"',
             '--aptopt=Acquire::Retries "3"',
             *(['--aptopt=Acquire::Check-Valid-Until "false"'] if image.expired_indexes else []),
@@ -143,6 +141,8 @@ def _hint(error: CommandFailed) -> str | None:
             "the mirror has not been renewed in time. `expired_indexes: true` in a copy of the image's entry, in "
             "images/ beside lab.yaml, takes it as it is"
         )
+    if "arch-test" in error.tail or "qemu user emulation" in error.tail:
+        return "this host cannot run that architecture's programs: sudo apt-get install arch-test qemu-user-static"
     if "Unable to locate package" in error.tail:
         return "the archive has no such package today: look at the image's entry in images/"
     return None

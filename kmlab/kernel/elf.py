@@ -24,6 +24,8 @@ _LARGEST = 512 << 20
 """Bytes of a module that is decompressed."""
 
 _ET_REL = 1
+_PAGE = 4096
+_SHT_NULL = 0
 _SHT_SYMTAB = 2
 _SHT_RELA = 4
 _SHT_NOBITS = 8
@@ -161,6 +163,32 @@ def decompress(image: bytes) -> bytes | None:
                 return None
     except (lzma.LZMAError, zlib.error):
         return None
+
+
+def without_debug(image: bytes) -> bytes:
+    """A module less its debug sections, which are most of it; all else stays, also the sections' numbers."""
+    if image[:4] != b"\x7fELF" or len(image) < _HEADER_SIZE:
+        return image
+    try:
+        sections = _read_sections(image, "module")
+    except ConfigError:
+        return image
+    (table,) = struct.unpack_from("<Q", image, 40)
+    headers = [list(_SECTION_HEADER.unpack_from(image, table + i * _SECTION_HEADER.size)) for i in range(len(sections))]
+    made = bytearray(image[:_HEADER_SIZE])
+    for section in sorted(sections, key=lambda s: s.offset):
+        header = headers[section.number]
+        if section.name.removeprefix(".rela").startswith((".debug_", ".zdebug_")):
+            header[4:6] = 0, 0
+        elif section.type not in (_SHT_NULL, _SHT_NOBITS):
+            made += bytes(-len(made) % min(max(header[8], 1), _PAGE))
+            header[4] = len(made)
+            made += image[section.offset : section.offset + section.size]
+    made += bytes(-len(made) % 8)
+    struct.pack_into("<Q", made, 40, len(made))
+    for header in headers:
+        made += _SECTION_HEADER.pack(*header)
+    return bytes(made)
 
 
 _FOREIGN = "kmlab's guests are x86_64 or aarch64: build it for one of them"

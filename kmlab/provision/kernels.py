@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from kmlab import catalog, store
-from kmlab.errors import LabError
 from kmlab.events import Deadline, Report, Stage, printable
-from kmlab.host import Host, command, disks, locks
+from kmlab.host import Host, locks
 from kmlab.host.apt import Archive
 from kmlab.kernel import releases
 from kmlab.lab import LocalKernel
 from kmlab.provision.image import catalogue_image
 from kmlab.provision.making import LOCK_PATIENCE
+from kmlab.provision.ownkernel import identity, own_packages
 from kmlab.provision.plan import Plan, catalogued
 
 OWN = ("default", "exact")
 """What asks for the kernel that the image comes with."""
 _PATIENCE = 900.0
 _SCRATCH = 1 << 30
-_PACKAGE = re.compile(r"linux-(image|headers)-[A-Za-z0-9.+~-]{1,100}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +36,11 @@ class Kernel:
 
 
 def asked_for(wanted: Plan) -> object:
-    """What lab.yaml asks for, as part of a base's name: the words, and the content of the person's own packages."""
+    """What lab.yaml asks for, as part of a base's name: the words, or what makes the person's own build what it is."""
     asked = wanted.spec.kernel
     if not isinstance(asked, LocalKernel):
         return asked
-    return {path.name: disks.digest(path) for path in _local_debs(wanted, asked)}
+    return identity(wanted, asked)
 
 
 def ensure_kernel(host: Host, wanted: Plan, image: Path, folder: Path, stage: Stage) -> Kernel:
@@ -51,8 +49,8 @@ def ensure_kernel(host: Host, wanted: Plan, image: Path, folder: Path, stage: St
     if asked in OWN:
         return Kernel("")
     if isinstance(asked, LocalKernel):
-        debs = [Path(shutil.copy(path, folder)) for path in _local_debs(wanted, asked)]
-        return Kernel(_release_in(wanted, debs), tuple(debs))
+        release, debs = own_packages(wanted, asked, folder, stage)
+        return Kernel(release, tuple(debs))
     deadline = Deadline(_PATIENCE)
 
     def tell(line: str) -> None:
@@ -108,43 +106,3 @@ def _archive(
         archive = host.archive(store.make_folder(store.archives() / name, 0o700), arch)
         archive.update(disk, image.kernel_suites, deadline, on_line, expired=image.expired_indexes)
         yield archive
-
-
-def _local_debs(wanted: Plan, asked: LocalKernel) -> list[Path]:
-    """The person's own packages: image and headers of one kernel, as `make bindeb-pkg` leaves them."""
-    lab, keys = wanted.lab, ("guests", wanted.spec.name, "kernel", "local")
-    place = lab.locate(asked.local)
-    found = sorted(place.parent.glob(place.name)) if not place.is_dir() else sorted(place.glob("*.deb"))
-    kinds = ("linux-image-", "linux-headers-")
-    debs = [p for p in found if p.name.startswith(kinds) and p.suffix == ".deb" and "-dbg_" not in p.name]
-    if sorted(p.name.startswith(kinds[1]) for p in debs) == [False, True]:
-        return debs
-    if place.is_dir() and (place / "vmlinux").exists():
-        raise lab.error(
-            keys, "a build directory cannot be installed", "`make bindeb-pkg` in it, then local: '../*.deb'"
-        )
-    raise lab.error(
-        keys,
-        f"{printable(str(place))}: needed are one linux-image-….deb and the linux-headers-….deb that belongs to it; "
-        f"found: {', '.join(printable(p.name) for p in debs) or 'none'}",
-        "`make bindeb-pkg` in a kernel's build directory makes both, in the folder above it",
-    )
-
-
-def _release_in(wanted: Plan, debs: list[Path]) -> str:
-    """The release that a kernel's packages are of."""
-    names = [_package_name(deb) for deb in debs]
-    found = {name.removeprefix("linux-image-").removeprefix("linux-headers-") for name in names}
-    if len(found) != 1:
-        raise wanted.lab.error(
-            ("guests", wanted.spec.name, "kernel", "local"),
-            f"these packages belong to different kernels: {', '.join(sorted(found))}",
-        )
-    return found.pop()
-
-
-def _package_name(deb: Path) -> str:
-    said = command.run(["dpkg-deb", "--field", deb, "Package"], deadline=Deadline(30)).output.strip()
-    if not _PACKAGE.fullmatch(said):
-        raise LabError(f"{deb.name}: not a Debian package with a name: {printable(said, 100)}")
-    return said

@@ -124,7 +124,7 @@ def catalogued(
     arch: str | None = None,
     where: str = "",
 ) -> Source:
-    """What an image of the catalogue comes from, on `arch` or else on the architecture that `asked` says, if any does."""
+    """What an image of the catalogue comes from, for `arch` or else for the architecture that `asked` says, if any."""
     arch = arch_of(arch or (asked.arch if asked else None), tuple(image.architectures))
     entry = catalog.architecture(image, arch, where)
     if entry.packages is not None:
