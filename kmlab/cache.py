@@ -124,6 +124,13 @@ def prune() -> tuple[list[str], int]:
             freed += disks.size_on_disk(folder)
             store.remove_tree(folder)
             removed.append(f"toolchains/{folder.name}")
+    # An archive's indexes serve whoever looks up the next kernel, and are soon there again.
+    for folder in list(store.archives().iterdir()) if store.archives().is_dir() else []:
+        lock = store.work() / f"archive-{folder.name}.lock"
+        if not lock.exists() or locks.is_free(lock):
+            freed += disks.size_on_disk(folder)
+            store.remove_tree(folder)
+            removed.append(f"archives/{folder.name}")
     standing = {str(path) for path in _images_in_use()}
     for folder in list(store.images().iterdir()) if store.images().is_dir() else []:
         if str(folder) not in standing:

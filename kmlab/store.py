@@ -7,6 +7,7 @@ the cache can always be made again (images, bases, checkpoints).
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -25,6 +26,8 @@ SOCKET_PATH_LIMIT = 107
 _LONGEST_SOCKET = "lib/domain-99-kmlab/monitor.sock"
 """The longest socket that libvirt's embedded driver makes under its root."""
 
+
+_MAKE_ROOM = "make room (`kmlab image prune` removes what no lab uses), or set XDG_CACHE_HOME to a larger disk"
 
 SET_ASIDE = ".before-"
 """In the name of the folder of a key pair that another one has replaced."""
@@ -277,8 +280,16 @@ def require_space(folder: Path, needed: int, what: str) -> None:
     if free < needed:
         raise LabError(
             f"{existing}: {what} needs {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free",
-            "make room (`kmlab image prune` removes what no lab uses), or set XDG_CACHE_HOME to a larger disk",
+            _MAKE_ROOM,
         )
+
+
+def no_room(error: OSError) -> LabError | None:
+    """What to say of a write that failed because a disk is full, or a quota; None for any other failure."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return None
+    where = f"{error.filename}: " if error.filename else ""
+    return LabError(f"{where}{error.strerror}", _MAKE_ROOM)
 
 
 @contextlib.contextmanager

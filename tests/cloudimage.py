@@ -31,15 +31,18 @@ _BOOT = {
 _MENU = "search --no-floppy --label BOOT --set root\nset prefix=($root)/grub\nconfigfile $prefix/grub.cfg\n"
 
 
-def cloud_image(deadline: Deadline) -> Path:
-    """The image, from the cache where an earlier run made it: building it takes a minute, and dates its files."""
+def cloud_image(deadline: Deadline, kernel: str | None = None) -> Path:
+    """The image, from the cache where an earlier run made it: building it takes a minute, and dates its files.
+
+    `kernel` is a package instead of the newest of its flavour.
+    """
     hook = Path(__file__).with_name("cloudimage.sh").read_text(encoding="utf-8")
     debian = catalog.load_image("debian-12")
     source = debian.architectures["x86_64"].packages
     assert source is not None
     recipe = catalog.load_recipe("debian")
     packages = sorted(
-        {*recipe.system, *source.include, source.kernel, "netplan.io", "systemd-resolved", "python3", "gcc"}
+        {*recipe.system, *source.include, kernel or source.kernel, "netplan.io", "systemd-resolved", "python3", "gcc"}
     )
     key = store.digest_of(hook, packages, _PARTITIONS, _BOOT, _MENU, source.suite)
     final = store.cache_home() / "tests" / f"cloud-image-{key}.qcow2"

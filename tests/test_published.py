@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from kmlab import cache, catalog, provision, store
-from kmlab.errors import ConfigError, ImageError, KmlabError
-from kmlab.events import silent
+from kmlab.errors import ConfigError, ImageError, KmlabError, LabError
+from kmlab.events import Deadline, silent
+from kmlab.host import locks
 from kmlab.lab import load_lab
 from kmlab.provision import trust
 from kmlab.testing import World
@@ -246,6 +248,34 @@ def test_prune_takes_what_is_half_downloaded_and_what_nobody_stands_on(site: Sit
     removed, freed = cache.prune()
     assert len(removed) == 1 and freed >= 5000
     assert site.cached == [] and not list(store.downloads().glob("*.part"))
+
+
+def test_prune_takes_the_indexes_of_archives_unless_somebody_asks_them_now(
+    site: Site, images: tuple[bytes, bytes]
+) -> None:
+    for name in ("idle", "asked"):
+        store.make_folder(store.archives() / name)
+        (store.archives() / name / "list").write_bytes(bytes(9000))
+    with locks.held(store.work() / "archive-asked.lock", "x", silent, Deadline(5)):
+        removed, freed = cache.prune()
+    assert removed == ["archives/idle"] and freed >= 9000
+    assert [folder.name for folder in store.archives().iterdir()] == ["asked"]
+
+
+def test_a_download_that_fills_the_disk_is_one_clear_error_and_keeps_no_room(
+    site: Site, images: tuple[bytes, bytes]
+) -> None:
+    site.publisher.publish(NEW, images[1])
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(images[1]) // 2, hard))
+    try:
+        with pytest.raises(LabError, match="File too large") as caught:
+            site.pull()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert caught.value.hint is not None and "XDG_CACHE_HOME" in caught.value.hint
+    assert site.cached == [] and not [p for p in store.downloads().iterdir() if p.suffix != ".lock"]
+    assert site.pull().read_bytes() == images[1]
 
 
 # --- commands --------------------------------------------------------------------------------------------------------

@@ -96,6 +96,13 @@ def main() -> NoReturn:
         _fail(error)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
+    except OSError as error:
+        from kmlab import store
+
+        full = store.no_room(error)
+        if full is None:
+            raise
+        _fail(full)
     except Exception as error:
         _usage_error(error)
         raise

@@ -42,10 +42,10 @@ class PackageImage:
     packages: Sequence[str]
     root_size: int
     """Bytes of the root file system."""
-    expired_indexes: bool
-    """Whether indexes past their date count."""
     hook: str
     """The shell script that turns the unpacked root $1 into a file system in the open file $2."""
+    expired_indexes: bool = False
+    """Whether indexes past their date count."""
 
 
 def build(image: PackageImage, target: Path, deadline: Deadline, on_line: Callable[[str], None]) -> None:

@@ -171,7 +171,12 @@ def _brought(url: str, digest: str | None, subject: str, report: Report, deadlin
             stage.progress(done, total, "B", f"{done / 2**20:.0f}{of} MiB{rate}")
 
         store.require_space(half.parent, 1 << 30, f"downloading image '{subject}'")
-        resumed = download.fetch(url, half, deadline, limit=_LIMIT, progress=progress)
+        try:
+            resumed = download.fetch(url, half, deadline, limit=_LIMIT, progress=progress)
+        except OSError as error:
+            # What is kept for the next try would keep the disk full.
+            _discard(half)
+            raise (store.no_room(error) or error) from None
         found = _digest(half, digest, stage)
         if digest is not None and found != digest and resumed:
             # What was there before may be of another file: once more, from the beginning.
