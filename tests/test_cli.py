@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
+from tests.program import Program
+
 OOPS = Path(__file__).parent / "data" / "oops"
 LAB = "name: t\nguests:\n  debian: {image: debian-12}\n"
-
-
-class Ended(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Kmlab = Callable[..., Ended]
 
 
 @pytest.fixture
@@ -34,24 +24,8 @@ def lab(xdg: Path) -> Path:
 
 
 @pytest.fixture
-def kmlab(lab: Path) -> Kmlab:
-    """Run the program in the lab's folder."""
-
-    def call(*words: str, **environment: str) -> Ended:
-        done = subprocess.run(
-            [sys.executable, "-m", "kmlab", *words],
-            cwd=lab,
-            env={**os.environ, **environment},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-        assert "Traceback" not in done.stderr or "--debug" in words, done.stderr
-        return Ended(done.returncode, done.stdout, done.stderr)
-
-    return call
+def kmlab(lab: Path) -> Program:
+    return Program(lab)
 
 
 COMMANDS = (
@@ -61,7 +35,7 @@ COMMANDS = (
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
-def test_help_names_every_command(kmlab: Kmlab, flag: str) -> None:
+def test_help_names_every_command(kmlab: Program, flag: str) -> None:
     ended = kmlab(flag)
     assert ended.code == 0
     listed = {line.split()[0] for line in ended.out.splitlines() if line.startswith("  ") and line.strip()}
@@ -69,7 +43,7 @@ def test_help_names_every_command(kmlab: Kmlab, flag: str) -> None:
 
 
 @pytest.mark.parametrize("command", [*((name,) for name in COMMANDS), ("image", "list"), ("image", "verify")])
-def test_each_command_explains_itself(kmlab: Kmlab, command: tuple[str, ...]) -> None:
+def test_each_command_explains_itself(kmlab: Program, command: tuple[str, ...]) -> None:
     ended = kmlab(*command, "-h")
     assert ended.code == 0
     assert ended.out.startswith("Usage: ")
@@ -86,19 +60,19 @@ def test_help_loads_no_library_that_it_does_not_need(lab: Path) -> None:
     assert done.stderr.strip() == "[]"
 
 
-def test_the_version_is_said(kmlab: Kmlab) -> None:
+def test_the_version_is_said(kmlab: Program) -> None:
     ended = kmlab("--version")
     assert (ended.code, ended.out.split()[0]) == (0, "kmlab")
 
 
-def test_an_unknown_command_or_option_is_a_usage_error(kmlab: Kmlab) -> None:
+def test_an_unknown_command_or_option_is_a_usage_error(kmlab: Program) -> None:
     assert kmlab("upp").code == 2
     assert kmlab("status", "--nonsense").code == 2
     assert kmlab("run").code == 2
 
 
 @pytest.mark.parametrize("words", [("status",), ("up",), ("run", "."), ("log",), ("destroy",), ("test",)])
-def test_without_a_lab_the_hint_is_init(kmlab: Kmlab, words: tuple[str, ...]) -> None:
+def test_without_a_lab_the_hint_is_init(kmlab: Program, words: tuple[str, ...]) -> None:
     ended = kmlab(*words)
     assert ended.code == 2
     assert ended.err.startswith("kmlab: no lab.yaml in ")
@@ -106,7 +80,7 @@ def test_without_a_lab_the_hint_is_init(kmlab: Kmlab, words: tuple[str, ...]) ->
     assert ended.out == ""
 
 
-def test_a_lab_file_that_is_not_there_is_said(kmlab: Kmlab) -> None:
+def test_a_lab_file_that_is_not_there_is_said(kmlab: Program) -> None:
     ended = kmlab("status", "--lab", "absent.yaml")
     assert (ended.code, ended.err) == (2, "kmlab: absent.yaml: No such file or directory\n")
 
@@ -120,7 +94,7 @@ def test_a_lab_file_that_is_not_there_is_said(kmlab: Kmlab) -> None:
         ("name: t\nguests:\n  a: {image: debian-12}\n  a: {image: debian-12}\n", "lab.yaml:4: "),
     ],
 )
-def test_a_lab_yaml_that_is_wrong_is_one_line_with_its_place(kmlab: Kmlab, lab: Path, text: str, words: str) -> None:
+def test_a_lab_yaml_that_is_wrong_is_one_line_with_its_place(kmlab: Program, lab: Path, text: str, words: str) -> None:
     (lab / "lab.yaml").write_text(text)
     ended = kmlab("status")
     assert ended.code == 2
@@ -130,7 +104,7 @@ def test_a_lab_yaml_that_is_wrong_is_one_line_with_its_place(kmlab: Kmlab, lab: 
     assert len(hints) <= 1
 
 
-def test_an_unknown_guest_is_said_with_the_nearest(kmlab: Kmlab, lab: Path) -> None:
+def test_an_unknown_guest_is_said_with_the_nearest(kmlab: Program, lab: Path) -> None:
     (lab / "lab.yaml").write_text(LAB)
     for command in ("status", "up", "down", "log", "destroy", "reset"):
         ended = kmlab(command, "debain")
@@ -139,7 +113,7 @@ def test_an_unknown_guest_is_said_with_the_nearest(kmlab: Kmlab, lab: Path) -> N
         assert "debian" in ended.err
 
 
-def test_an_unknown_image_is_said_with_file_and_line(kmlab: Kmlab, lab: Path) -> None:
+def test_an_unknown_image_is_said_with_file_and_line(kmlab: Program, lab: Path) -> None:
     (lab / "lab.yaml").write_text("name: t\nguests:\n  g:\n    image: debain-12\n")
     ended = kmlab("up")
     assert ended.code == 2
@@ -147,14 +121,14 @@ def test_an_unknown_image_is_said_with_file_and_line(kmlab: Kmlab, lab: Path) ->
     assert "debian-12" in ended.err
 
 
-def test_debug_shows_where_an_error_came_from(kmlab: Kmlab) -> None:
+def test_debug_shows_where_an_error_came_from(kmlab: Program) -> None:
     ended = kmlab("status", "--debug")
     assert "Traceback" in ended.err
     assert "ConfigError" in ended.err
 
 
 @pytest.mark.parametrize("words", [("status",), ("up",), ("run", "."), ("test",), ("log",), ("image", "build", "nix")])
-def test_an_error_is_one_json_document_too(kmlab: Kmlab, words: tuple[str, ...]) -> None:
+def test_an_error_is_one_json_document_too(kmlab: Program, words: tuple[str, ...]) -> None:
     ended = kmlab(*words, "--json")
     said = json.loads(ended.out)
     assert ended.code == 2
@@ -163,7 +137,7 @@ def test_an_error_is_one_json_document_too(kmlab: Kmlab, words: tuple[str, ...])
     assert said["error"]["hint"]
 
 
-def test_init_writes_a_lab_that_loads_and_never_overwrites(kmlab: Kmlab, lab: Path) -> None:
+def test_init_writes_a_lab_that_loads_and_never_overwrites(kmlab: Program, lab: Path) -> None:
     ended = kmlab("init")
     assert ended.code == 0
     assert {p.relative_to(lab).as_posix() for p in lab.rglob("*") if p.is_file()} == {
@@ -179,7 +153,7 @@ def test_init_writes_a_lab_that_loads_and_never_overwrites(kmlab: Kmlab, lab: Pa
     assert (lab / "lab.yaml").read_text() == LAB
 
 
-def test_init_into_a_new_folder_says_what_it_wrote(kmlab: Kmlab, lab: Path) -> None:
+def test_init_into_a_new_folder_says_what_it_wrote(kmlab: Program, lab: Path) -> None:
     ended = kmlab("init", "new", "--json")
     assert json.loads(ended.out) == {
         "schema": "kmlab.init/1",
@@ -188,7 +162,7 @@ def test_init_into_a_new_folder_says_what_it_wrote(kmlab: Kmlab, lab: Path) -> N
     assert (lab / "new" / "lab.yaml").exists()
 
 
-def test_status_of_a_lab_that_never_ran(kmlab: Kmlab, lab: Path) -> None:
+def test_status_of_a_lab_that_never_ran(kmlab: Program, lab: Path) -> None:
     (lab / "lab.yaml").write_text(LAB)
     said = json.loads(kmlab("status", "--json").out)
     assert said == {
@@ -200,7 +174,7 @@ def test_status_of_a_lab_that_never_ran(kmlab: Kmlab, lab: Path) -> None:
     assert "debian: stopped" in kmlab("status").out
 
 
-def test_the_lab_is_found_from_a_folder_below(kmlab: Kmlab, lab: Path) -> None:
+def test_the_lab_is_found_from_a_folder_below(kmlab: Program, lab: Path) -> None:
     (lab / "lab.yaml").write_text(LAB)
     (lab / "deep" / "er").mkdir(parents=True)
     done = subprocess.run(
@@ -215,18 +189,18 @@ def test_the_lab_is_found_from_a_folder_below(kmlab: Kmlab, lab: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [("ssh",), ("ssh", "debian", "--", "true"), ("console",), ("log",)])
-def test_what_needs_a_running_guest_says_how_to_get_one(kmlab: Kmlab, lab: Path, words: tuple[str, ...]) -> None:
+def test_what_needs_a_running_guest_says_how_to_get_one(kmlab: Program, lab: Path, words: tuple[str, ...]) -> None:
     (lab / "lab.yaml").write_text(LAB)
     assert kmlab(*words) == (3, "", "kmlab: guest 'debian' is not running\n  hint: kmlab up\n")
 
 
-def test_down_and_destroy_of_nothing_are_well(kmlab: Kmlab, lab: Path) -> None:
+def test_down_and_destroy_of_nothing_are_well(kmlab: Program, lab: Path) -> None:
     (lab / "lab.yaml").write_text(LAB)
     assert json.loads(kmlab("down", "--json").out) == {"schema": "kmlab.down/1", "stopped": []}
     assert json.loads(kmlab("destroy", "--json").out) == {"schema": "kmlab.destroy/1", "destroyed": []}
 
 
-def test_image_list_shows_the_catalogue(kmlab: Kmlab) -> None:
+def test_image_list_shows_the_catalogue(kmlab: Program) -> None:
     said = json.loads(kmlab("image", "list", "--json").out)
     assert said["schema"] == "kmlab.images/1"
     image = next(i for i in said["images"] if i["name"] == "debian-12")
@@ -235,12 +209,12 @@ def test_image_list_shows_the_catalogue(kmlab: Kmlab) -> None:
     assert "not in the cache" in kmlab("image", "list").out
 
 
-def test_an_empty_cache_verifies_and_prunes(kmlab: Kmlab) -> None:
+def test_an_empty_cache_verifies_and_prunes(kmlab: Program) -> None:
     assert json.loads(kmlab("image", "verify", "--json").out) == {"schema": "kmlab.verify/1", "files": []}
     assert json.loads(kmlab("image", "prune", "--json").out) == {"schema": "kmlab.prune/1", "removed": [], "bytes": 0}
 
 
-def test_a_log_with_a_crash_ends_in_1_and_one_without_in_0(kmlab: Kmlab, lab: Path) -> None:
+def test_a_log_with_a_crash_ends_in_1_and_one_without_in_0(kmlab: Program, lab: Path) -> None:
     found = kmlab("crashes", str(OOPS / "null-deref-read-6.12.txt"), "--json")
     assert found.code == 1
     said = json.loads(found.out)
@@ -250,18 +224,18 @@ def test_a_log_with_a_crash_ends_in_1_and_one_without_in_0(kmlab: Kmlab, lab: Pa
     assert kmlab("crashes", "quiet") == (0, "nothing found\n", "")
 
 
-def test_a_log_that_is_not_there_is_bad_input(kmlab: Kmlab) -> None:
+def test_a_log_that_is_not_there_is_bad_input(kmlab: Program) -> None:
     ended = kmlab("crashes", "absent.txt")
     assert (ended.code, ended.err) == (2, "kmlab: absent.txt: cannot read this log: No such file or directory\n")
 
 
 @pytest.mark.parametrize("param", ["count", "=3", "a b=1"])
-def test_a_parameter_that_is_none_is_a_usage_error(kmlab: Kmlab, lab: Path, param: str) -> None:
+def test_a_parameter_that_is_none_is_a_usage_error(kmlab: Program, lab: Path, param: str) -> None:
     (lab / "lab.yaml").write_text(LAB)
     assert kmlab("run", ".", "-p", param).code == 2
 
 
-def test_a_duration_that_is_none_is_a_usage_error(kmlab: Kmlab, lab: Path) -> None:
+def test_a_duration_that_is_none_is_a_usage_error(kmlab: Program, lab: Path) -> None:
     (lab / "lab.yaml").write_text(LAB)
     ended = kmlab("run", ".", "--timeout", "soon")
     assert ended.code == 2

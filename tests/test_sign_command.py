@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from cryptography import x509
@@ -28,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from kmlab.kernel.sign import Verdict, make_key_pair, verify
 from kmlab.kernel.signature import MAGIC
+from tests.program import Ended, Program
 
 KO = Path(__file__).parent / "data" / "ko" / "frames.ko"
 LAB = """\
@@ -37,15 +35,6 @@ guests:
   secure: {image: debian-12, secure_boot: true}
 """
 KEY, CERTIFICATE = make_key_pair("mine")
-
-
-class Ended(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Sign = Callable[..., Ended]
 
 
 @pytest.fixture
@@ -59,22 +48,8 @@ def folder(xdg: Path) -> Path:
 
 
 @pytest.fixture
-def sign(folder: Path) -> Sign:
-    def call(*words: str, at: Path = folder, **environment: str) -> Ended:
-        done = subprocess.run(
-            [sys.executable, "-m", "kmlab", "sign", *words],
-            cwd=at,
-            env={**os.environ, **environment},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-        assert "Traceback" not in done.stderr, done.stderr
-        return Ended(done.returncode, done.stdout, done.stderr)
-
-    return call
+def sign(folder: Path) -> Program:
+    return Program(folder, ("sign",))
 
 
 def keys(folder: Path) -> Path:
@@ -113,7 +88,7 @@ def certificate_of(
 # --- the lab's key -------------------------------------------------------------------------------------------------
 
 
-def test_the_lab_s_key_is_made_once_and_each_guest_with_secure_boot_is_told_of(sign: Sign, folder: Path) -> None:
+def test_the_lab_s_key_is_made_once_and_each_guest_with_secure_boot_is_told_of(sign: Program, folder: Path) -> None:
     first = sign("--mok")
     assert first.code == 0
     assert "made the lab's key: " in first.out
@@ -128,7 +103,7 @@ def test_the_lab_s_key_is_made_once_and_each_guest_with_secure_boot_is_told_of(s
     assert [guest["guest"] for guest in again["guests"]] == ["secure"]
 
 
-def test_files_are_signed_in_place_with_the_lab_s_key_and_keep_their_mode(sign: Sign, folder: Path) -> None:
+def test_files_are_signed_in_place_with_the_lab_s_key_and_keep_their_mode(sign: Program, folder: Path) -> None:
     (folder / "frames.ko").chmod(0o640)
     ended = sign("frames.ko")
     assert ended.code == 0, ended.err
@@ -136,7 +111,7 @@ def test_files_are_signed_in_place_with_the_lab_s_key_and_keep_their_mode(sign: 
     assert stat.S_IMODE((folder / "frames.ko").stat().st_mode) == 0o640
 
 
-def test_a_signature_is_replaced_and_not_doubled(sign: Sign, folder: Path) -> None:
+def test_a_signature_is_replaced_and_not_doubled(sign: Program, folder: Path) -> None:
     key, certificate = write_pair(folder)
     sign("frames.ko", "--key", key, "--cert", certificate)
     told = json.loads(sign("frames.ko", "--json").out)
@@ -146,7 +121,7 @@ def test_a_signature_is_replaced_and_not_doubled(sign: Sign, folder: Path) -> No
     assert verify(content, lab_certificate(folder)) is Verdict.VALID
 
 
-def test_with_a_key_of_one_s_own_no_lab_is_needed(sign: Sign, folder: Path, tmp_path: Path) -> None:
+def test_with_a_key_of_one_s_own_no_lab_is_needed(sign: Program, folder: Path, tmp_path: Path) -> None:
     key, _ = write_pair(tmp_path)
     shutil.copy(KO, tmp_path)
     assert sign("frames.ko", "--key", key, at=tmp_path).code == 0, "the certificate is found beside the key"
@@ -154,7 +129,7 @@ def test_with_a_key_of_one_s_own_no_lab_is_needed(sign: Sign, folder: Path, tmp_
     assert not (folder.parent / "state" / "kmlab" / "keys").exists()
 
 
-def test_with_mok_a_key_of_one_s_own_becomes_the_lab_s(sign: Sign, folder: Path, tmp_path: Path) -> None:
+def test_with_mok_a_key_of_one_s_own_becomes_the_lab_s(sign: Program, folder: Path, tmp_path: Path) -> None:
     sign("--mok")
     key, _ = write_pair(tmp_path)
     ended = sign("--mok", "--key", key)
@@ -175,7 +150,7 @@ def keys_now(folder: Path) -> Path:
 # --- explaining ----------------------------------------------------------------------------------------------------
 
 
-def test_explain_says_for_each_guest_whether_it_would_load_and_starts_nothing(sign: Sign, folder: Path) -> None:
+def test_explain_says_for_each_guest_whether_it_would_load_and_starts_nothing(sign: Program, folder: Path) -> None:
     unsigned = sign("--explain", "frames.ko")
     assert unsigned.code == 0
     assert "  plain: loads: it is not signed" in unsigned.out
@@ -187,7 +162,7 @@ def test_explain_says_for_each_guest_whether_it_would_load_and_starts_nothing(si
     assert not (folder.parent / "cache").exists() or not list((folder.parent / "cache").rglob("*.qcow2"))
 
 
-def test_explain_needs_no_lab(sign: Sign, tmp_path: Path) -> None:
+def test_explain_needs_no_lab(sign: Program, tmp_path: Path) -> None:
     shutil.copy(KO, tmp_path)
     key, certificate = write_pair(tmp_path)
     sign("frames.ko", "--key", key, at=tmp_path)
@@ -195,7 +170,7 @@ def test_explain_needs_no_lab(sign: Sign, tmp_path: Path) -> None:
     assert "and that holds" in sign("--explain", "frames.ko", "--cert", certificate, at=tmp_path).out
 
 
-def test_explain_tells_altered_stripped_and_compressed_apart(sign: Sign, folder: Path) -> None:
+def test_explain_tells_altered_stripped_and_compressed_apart(sign: Program, folder: Path) -> None:
     sign("frames.ko")
     signed = (folder / "frames.ko").read_bytes()
     at = signed.index(b"license=")
@@ -218,7 +193,7 @@ def refused(ended: Ended) -> str:
     return lines[0]
 
 
-def test_what_is_no_module_is_refused_and_nothing_else_of_the_call_is_signed(sign: Sign, folder: Path) -> None:
+def test_what_is_no_module_is_refused_and_nothing_else_of_the_call_is_signed(sign: Program, folder: Path) -> None:
     before = (folder / "frames.ko").read_bytes()
     (folder / "text.ko").write_text("hello\n")
     assert "text.ko: " in refused(sign("frames.ko", "text.ko"))
@@ -227,40 +202,52 @@ def test_what_is_no_module_is_refused_and_nothing_else_of_the_call_is_signed(sig
     assert "is a folder" in refused(sign("."))
 
 
-def test_a_module_of_another_machine_is_refused(sign: Sign, folder: Path) -> None:
+def test_a_module_of_another_machine_is_refused(sign: Program, folder: Path) -> None:
     content = KO.read_bytes()
     (folder / "power.ko").write_bytes(content[:18] + (21).to_bytes(2, "little") + content[20:])
     assert "another machine" in refused(sign("power.ko"))
 
 
-def test_a_compressed_module_is_refused(sign: Sign, folder: Path) -> None:
+def test_a_compressed_module_is_refused(sign: Program, folder: Path) -> None:
     (folder / "frames.ko.gz").write_bytes(gzip.compress(KO.read_bytes()))
     ended = sign("frames.ko.gz")
     assert "compressed" in refused(ended)
     assert "gunzip" in ended.err
 
 
-def test_an_encrypted_key_takes_its_passphrase_from_the_environment_or_is_refused(sign: Sign, folder: Path) -> None:
+def test_an_encrypted_key_takes_its_passphrase_from_the_environment_or_is_refused(sign: Program, folder: Path) -> None:
     key, _ = write_pair(folder, encryption=BestAvailableEncryption(b"open sesame"))
     assert "encrypted and there is no passphrase" in refused(sign("frames.ko", "--key", key))
     assert "does not open the key" in refused(sign("frames.ko", "--key", key, KMLAB_KEY_PASSPHRASE="wrong"))
     assert sign("frames.ko", "--key", key, KMLAB_KEY_PASSPHRASE="open sesame").code == 0
 
 
-def test_an_ecdsa_key_is_refused_and_the_kernels_that_cannot_read_it_are_named(sign: Sign, folder: Path) -> None:
+@pytest.mark.parametrize(("answer", "code"), [("open sesame", 0), ("open barley", 2), ("\x03", 130)])
+def test_a_passphrase_is_typed_at_the_terminal_and_never_shown(
+    sign: Program, folder: Path, answer: str, code: int
+) -> None:
+    key, certificate = write_pair(folder, encryption=BestAvailableEncryption(b"open sesame"))
+    ended, shown = sign.typed("frames.ko", "--key", key, question="Passphrase of ", answer=answer)
+    assert ended == code, shown
+    assert f"Passphrase of {key}" in shown and "open" not in shown.replace("does not open the key", "")
+    signed = verify((folder / "frames.ko").read_bytes(), x509.load_der_x509_certificate(Path(certificate).read_bytes()))
+    assert (signed is Verdict.VALID) == (code == 0)
+
+
+def test_an_ecdsa_key_is_refused_and_the_kernels_that_cannot_read_it_are_named(sign: Program, folder: Path) -> None:
     own = ec.generate_private_key(ec.SECP256R1())
     key, _ = write_pair(folder, own, certificate_of(own))
     line = refused(sign("frames.ko", "--key", key))
     assert "ECDSA" in line and "before 5.13" in line and "Debian 12's 6.1" in line
 
 
-def test_a_certificate_of_another_key_is_refused(sign: Sign, folder: Path) -> None:
+def test_a_certificate_of_another_key_is_refused(sign: Program, folder: Path) -> None:
     key, _ = write_pair(folder, KEY, make_key_pair("other")[1])
     assert "does not belong to the key" in refused(sign("--mok", "--key", key))
     assert not list((folder.parent / "state").rglob("mok.key"))
 
 
-def test_an_expired_certificate_is_warned_of_and_works(sign: Sign, folder: Path) -> None:
+def test_an_expired_certificate_is_warned_of_and_works(sign: Program, folder: Path) -> None:
     key, _ = write_pair(folder, KEY, certificate_of(KEY, datetime.now(timezone.utc) - timedelta(days=1)))
     ended = sign("frames.ko", "--key", key)
     assert ended.code == 0
@@ -278,11 +265,11 @@ def test_an_expired_certificate_is_warned_of_and_works(sign: Sign, folder: Path)
         (["--mok", "--guest", "absent"], "no guest"),
     ],
 )
-def test_options_that_do_not_go_together_are_said(sign: Sign, words: list[str], said: str) -> None:
+def test_options_that_do_not_go_together_are_said(sign: Program, words: list[str], said: str) -> None:
     assert said in refused(sign(*words))
 
 
-def test_without_a_lab_and_without_a_key_nothing_is_signed(sign: Sign, tmp_path: Path) -> None:
+def test_without_a_lab_and_without_a_key_nothing_is_signed(sign: Program, tmp_path: Path) -> None:
     shutil.copy(KO, tmp_path)
     ended = sign("frames.ko", at=tmp_path)
     assert "there is no lab.yaml here" in refused(ended)

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import util
+from importlib import metadata, util
 from pathlib import Path
 
 from kmlab import store
@@ -38,6 +38,7 @@ def examine(firmware: Callable[[str], Path]) -> list[Finding]:
         *_programs(arch),
         _firmware(arch, firmware),
         _binding(),
+        _enroller(),
         _driver(),
         _namespaces(),
         *_folders(),
@@ -76,6 +77,15 @@ def _binding() -> Finding:
     if util.find_spec("libvirt") is None:
         return Finding("libvirt binding", "broken", "libvirt-python is not in this Python", ("make", "setup"))
     return Finding("libvirt binding", "fine", "libvirt-python")
+
+
+def _enroller() -> Finding:
+    """What writes a key into a guest's store of variables (varstore.py); looked up, as it must not be imported."""
+    try:
+        return Finding("virt-firmware", "fine", metadata.version("virt-firmware"))
+    except metadata.PackageNotFoundError:
+        detail = "not in this Python: guests with Secure Boot cannot be made"
+        return Finding("virt-firmware", "broken", detail, ("make", "setup"))
 
 
 def _driver() -> Finding:
