@@ -13,7 +13,6 @@ from kmlab.errors import ConfigError
 from kmlab.events import silent
 from kmlab.lab import Lab, load_lab
 from kmlab.testing import World
-from kmlab.testing_packages import package_file
 
 DATA = Path(__file__).parent / "data" / "releases"
 INDEXES = {path.stem: path.read_text() for path in sorted(DATA.glob("*.txt"))}

@@ -14,10 +14,10 @@ import pytest
 from kmlab import provision, store
 from kmlab.errors import ConfigError, LabError
 from kmlab.events import silent
-from kmlab.host import command
 from kmlab.kernel import buildtree, elf
 from kmlab.lab import load_lab
 from kmlab.testing import World, module_image
+from kmlab.testing_packages import package_file
 
 MODULES = Path(__file__).parent / "data" / "ko"
 SHT_NOBITS = 8
@@ -52,26 +52,14 @@ def bases() -> set[str]:
 # Packages
 
 
-def package(folder: Path, name: str, depends: str = "", arch: str = "amd64") -> Path:
-    """A real, empty Debian package."""
-    control = folder / "tree" / "DEBIAN" / "control"
-    control.parent.mkdir(parents=True, exist_ok=True)
-    about = f"Package: {name}\nVersion: 1\nArchitecture: {arch}\nMaintainer: x <x@x>\nDescription: x\n"
-    control.write_text(about + (f"Depends: {depends}\n" if depends else ""))
-    target = folder / f"{name}_1_{arch}.deb"
-    tree = control.parent.parent
-    command.run(["dpkg-deb", "--build", "--root-owner-group", tree, target], deadline=command.Deadline(30))
-    return target
-
-
 def test_one_s_own_packages_are_installed_as_they_are(xdg: Path, world: World) -> None:
     mine = xdg / "debs"
     mine.mkdir()
     world.release = "6.9.0-mine"
     for kind in ("image", "headers"):
-        package(mine, f"linux-{kind}-6.9.0-mine")
-    package(mine, "linux-libc-dev")
-    package(mine, "linux-image-6.9.0-mine-dbg")
+        package_file(mine, f"linux-{kind}-6.9.0-mine")
+    package_file(mine, "linux-libc-dev")
+    package_file(mine, "linux-image-6.9.0-mine-dbg")
     assert start(world, xdg, '"../debs/*.deb"') == "6.9.0-mine"
     assert b"1.deb" in world.seeds[-1] and b"2.deb" not in world.seeds[-1]
     assert "update" not in world.asked
@@ -87,11 +75,11 @@ def test_of_the_other_packages_beside_them_those_are_taken_that_they_depend_on(x
     mine = xdg / "debs"
     mine.mkdir()
     world.release = "6.9.0-1-generic"
-    package(mine, "linux-image-unsigned-6.9.0-1-generic", "linux-modules-6.9.0-1-generic, kmod")
-    package(mine, "linux-modules-6.9.0-1-generic")
-    package(mine, "linux-headers-6.9.0-1-generic", "linux-headers-6.9.0-1 (= 1), libc6 | libc")
-    package(mine, "linux-headers-6.9.0-1", arch="all")
-    package(mine, "linux-tools-6.9.0-1")
+    package_file(mine, "linux-image-unsigned-6.9.0-1-generic", "linux-modules-6.9.0-1-generic, kmod")
+    package_file(mine, "linux-modules-6.9.0-1-generic")
+    package_file(mine, "linux-headers-6.9.0-1-generic", "linux-headers-6.9.0-1 (= 1), libc6 | libc")
+    package_file(mine, "linux-headers-6.9.0-1", arch="all")
+    package_file(mine, "linux-tools-6.9.0-1")
     assert start(world, xdg, "../debs") == "6.9.0-1-generic"
     assert b"3.deb" in world.seeds[-1] and b"4.deb" not in world.seeds[-1]
 
@@ -110,7 +98,7 @@ def test_packages_that_make_no_kernel_are_refused(xdg: Path, world: World, names
     mine = xdg / "debs"
     mine.mkdir()
     for name in names:
-        package(mine, name)
+        package_file(mine, name)
     with pytest.raises(ConfigError, match=rf"lab\.yaml:3: .*{said}"):
         start(world, xdg, "../debs")
 
@@ -119,7 +107,7 @@ def test_packages_for_another_architecture_are_refused(xdg: Path, world: World) 
     mine = xdg / "debs"
     mine.mkdir()
     for kind in ("image", "headers"):
-        package(mine, f"linux-{kind}-6.9.0-mine", arch="arm64")
+        package_file(mine, f"linux-{kind}-6.9.0-mine", arch="arm64")
     with pytest.raises(ConfigError, match="is for arm64, and the image x86_64"):
         start(world, xdg, "../debs", image="{name: debian-12, arch: x86_64}")
 
