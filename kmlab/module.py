@@ -11,7 +11,7 @@ import stat
 import tarfile
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from kmlab import store
@@ -220,6 +220,9 @@ def strip(guest: Guest, folder: PurePosixPath, paths: Sequence[str], deadline: D
     return found
 
 
+_SECTION = re.compile(r"^(\.[\w.-]{1,64})=0x([0-9a-f]{1,16})$", re.MULTILINE)
+
+
 # --- load, exercise, unload ----------------------------------------------------------------------------------------
 
 
@@ -232,6 +235,8 @@ class Told:
     holders: tuple[str, ...] = ()
     refcount: int | None = None
     state: str | None = None
+    sections: Mapping[str, int] = field(default_factory=dict)
+    """Where each section of a module that was loaded is in the guest's memory."""
 
 
 def load(
@@ -245,8 +250,16 @@ def load(
 ) -> Told:
     """insmod one module."""
     before = "".join(f"modprobe -- {shlex.quote(name)}; " for name in outside)
-    line = f"cd {shlex.quote(str(folder))}; {before}insmod {shlex.join([f'./{path}', *params])}"
-    return _told(guest, line, module, around)
+    # The shell's own words alone: no program is started for it.
+    sections = (
+        f'cd /sys/module/{shlex.quote(module)}/sections && for s in .[!.]*; do read -r a < "$s" && echo "$s=$a"; done'
+    )
+    line = (
+        f"cd {shlex.quote(str(folder))}; {before}insmod {shlex.join([f'./{path}', *params])} && {{ {sections}; true; }}"
+    )
+    told = _told(guest, line, module, around)
+    found = {name: int(at, 16) for name, at in _SECTION.findall(told.answer.text)}
+    return replace(told, sections={name: at for name, at in found.items() if at})
 
 
 def unload(guest: Guest, module: str, around: Around) -> Told:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from kmlab import store
@@ -22,7 +22,7 @@ from kmlab.kernel.locating import innermost, located
 from kmlab.kernel.oops import Crash, Frame
 from kmlab.kernel.registers import find_code, parse_bytes, parse_registers, window
 from kmlab.kernel.symbols import Kallsyms, ModuleSymbols, SymbolAt
-from kmlab.kernel.tasks import QUESTIONS, Task, task_in
+from kmlab.kernel.tasks import QUESTIONS, Task, parse_cpus, tasks_in
 from kmlab.kernel.trace import blame
 from kmlab.virt.domain import SERIAL_DEVICE, serial_tty
 
@@ -145,15 +145,40 @@ def silent_hang(frames: Sequence[Frame], step: str) -> Crash:
 
 
 def waiting_hang(
-    tasks: Sequence[Task], images: Mapping[str, bytes], folder: PurePosixPath, own: frozenset[str], step: str
+    tasks: Iterable[Task], images: Mapping[str, bytes], folder: PurePosixPath, own: frozenset[str], step: str
 ) -> Crash | None:
     """The finding for a step that waits in one of these modules without any CPU being busy; None where no task does."""
-    task = task_in(tasks, own)
-    guilty = blame(task.frames, (), own, hang=True) if task else None
-    if task is None or guilty is None:
-        return None
-    crash = dataclasses.replace(silent_hang([guilty], step), frames=task.frames, task=task.name, pid=task.pid)
+    for task in tasks_in(list(tasks), own):
+        found = _hang_of(task.frames, images, folder, own, step)
+        if found.module in own:
+            return dataclasses.replace(found, task=task.name, pid=task.pid)
+    return None
+
+
+def busy_hang(
+    answer: Sequence[str], images: Mapping[str, bytes], folder: PurePosixPath, own: frozenset[str], step: str
+) -> Crash | None:
+    """The finding for a CPU that is in one of these modules, by the kernel's own answer; None where none is."""
+    found = (_hang_of(stack, images, folder, own, step) for stack in parse_cpus(answer))
+    return next((crash for crash in found if crash.module in own), None)
+
+
+def _hang_of(
+    frames: tuple[Frame, ...], images: Mapping[str, bytes], folder: PurePosixPath, own: frozenset[str], step: str
+) -> Crash:
+    guilty = blame(frames, (), own, hang=True)
+    crash = dataclasses.replace(silent_hang([guilty] if guilty else [], step), frames=frames)
     return located(crash, images, folder)
+
+
+def told_of_hang(crashes: list[Crash], busy: Crash | None, silent: Crash | None, own: frozenset[str]) -> list[Crash]:
+    """The findings of a run, the kernel's and those of a look from outside, without telling one bug twice."""
+    if busy and all(c.class_ == "hung-task" for c in crashes if c.module in own):
+        # Who waits for the module may have been told; it is a loop of the module's that it waits for.
+        return [busy, *(c for c in crashes if c.module not in own)]
+    if silent and not any(c.module in own for c in crashes):
+        return [silent, *crashes] if silent.module else crashes or [silent]
+    return crashes
 
 
 def dump_memory(host: Host, record: GuestRecord, files: store.GuestFiles, target: Path, size: int, limit: int) -> bool:

@@ -179,6 +179,7 @@ def _write_evidence(folder: Path, steps: Steps) -> None:
     texts = {
         "dmesg.txt": collect.dmesg(steps.witness.records),
         "build.log": steps.built.log,
+        "sections.txt": _sections(steps),
         "registers.txt": _printable_lines(steps.registers),
         "tasks.txt": _printable_lines("\n".join(steps.tasks)),
         "exercise.log": _printable_lines(steps.exercise_log),
@@ -186,6 +187,13 @@ def _write_evidence(folder: Path, steps: Steps) -> None:
     for name, text in texts.items():
         if text or name in ("dmesg.txt", "build.log"):
             (folder / name).write_text(text, encoding="utf-8", errors="replace")
+
+
+def _sections(steps: Steps) -> str:
+    """Where the modules were in the guest's memory, as gdb and crash ask for it."""
+    return "".join(
+        f"{module} {name} 0x{at:x}\n" for module, places in steps.sections.items() for name, at in places.items()
+    )
 
 
 def _printable_lines(text: str) -> str:

@@ -97,6 +97,8 @@ class Steps:
         """Which kind of failure to load, in a word."""
         self.built = Built(False, "", "")
         self.loaded: list[tuple[str, ModInfo]] = []
+        self.sections: dict[str, Mapping[str, int]] = {}
+        """Of each module that was loaded, where its sections were."""
         self.alive = True
         self.taint: tuple[int, int] = (0, 0)
         """Before the run, and as it was last seen."""
@@ -108,8 +110,10 @@ class Steps:
         timeout = options.timeout or wanted.timeout
         self.step_patience = timeout or float(ladder(guest.record.accel).silence)
         self.exercise_patience = timeout or _EXERCISE_PATIENCE * self.patience
-        self.silent: list[Crash] = []
+        self.silent: Crash | None = None
         """What the CPUs of a guest that does not answer are in."""
+        self.busy: Crash | None = None
+        """The one of a CPU that is in the module's code."""
         self.registers = ""
         self.tasks: list[str] = []
         """The kernel's word on every task, asked of a guest whose step did not end."""
@@ -135,11 +139,9 @@ class Steps:
             self.alive = False
         if not self.alive and self.steps:
             self.note_taint(find_taints(record.text for record in self.witness.records), self.steps[-1].name)
-        crashes = [located(c, self.built.images, self.folder) for c in found]
-        mine = {info.name for _, info in self.built.modules}
-        if self.silent and not any(c.module in mine for c in crashes):
-            return [*self.silent, *crashes] if self.silent[0].module else crashes or self.silent
-        return crashes
+        crashes = [located(c, self.built.images, self.folder, self.sections) for c in found]
+        mine = frozenset(info.name for _, info in self.built.modules)
+        return postmortem.told_of_hang(crashes, self.busy, self.silent, mine)
 
     @property
     def left_loaded(self) -> bool:
@@ -235,6 +237,7 @@ class Steps:
             )
             if told.answer.ok:
                 self.loaded.append((path, info))
+                self.sections[info.name] = told.sections
                 ignored = find_ignored_params(said, info.name)
                 if ignored and not failure:
                     self.reason = f"{info.name} has no parameter {', '.join(ignored)}: it was ignored"
@@ -352,12 +355,14 @@ class Steps:
             self.registers, frames = postmortem.place_of_cpus(
                 self.host, self.guest.record, self.guest.files, images, self.folder
             )
-            self.silent = [postmortem.silent_hang(frames, step)]
+            self.silent = postmortem.silent_hang(frames, step)
         with contextlib.suppress(LabError):
             self.tasks = postmortem.ask_tasks(self.host, self.guest, self.witness)
-        waiting = postmortem.waiting_hang(parse_tasks(self.tasks), images, self.folder, own, step)
-        if waiting and not any(crash.module for crash in self.silent):
-            self.silent = [waiting]
+        asked = (images, self.folder, own, step)
+        if self.silent and self.silent.module in own:
+            self.busy = self.silent
+        self.busy = self.busy or postmortem.busy_hang(self.tasks, *asked)
+        self.silent = self.busy or postmortem.waiting_hang(parse_tasks(self.tasks), *asked) or self.silent
 
     def _imports(self, info: ModInfo) -> Sequence[str]:
         image = next(self.built.images[path] for path, known in self.built.modules if known is info)

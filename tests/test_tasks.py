@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kmlab.kernel.tasks import Task, parse_tasks, task_in
+from kmlab.kernel.tasks import Task, parse_cpus, parse_tasks, tasks_in
 from kmlab.kernel.trace import Frame
 
 DATA = Path(__file__).parent / "data" / "tasks"
@@ -28,19 +28,25 @@ def test_every_task_has_its_name_its_state_and_its_stack() -> None:
 
 
 def test_the_task_within_the_module_is_the_one_that_matters() -> None:
-    task = task_in(parse_tasks(LINES), frozenset({"poll"}))
-    assert task is not None
-    assert task.name == "insmod"
-    assert task_in(parse_tasks(LINES), frozenset({"absent"})) is None
+    first, *_ = tasks_in(parse_tasks(LINES), frozenset({"poll"}))
+    assert first.name == "insmod"
 
 
 def test_who_loads_the_module_comes_before_a_thread_of_its_own() -> None:
     frame = Frame("f", 1, 2, "m", reliable=True, exact=False)
-    threads = [Task("worker", 5, "S", (frame,)), Task("insmod", 6, "D", (frame,))]
-    assert task_in(threads, frozenset({"m"})) == threads[1]
-    assert task_in(threads[:1], frozenset({"m"})) == threads[0]
-    guess = [Task("worker", 5, "S", (frame._replace(reliable=False),))]
-    assert task_in(guess, frozenset({"m"})) is None
+    guess = frame._replace(reliable=False)
+    thread, loader = Task("worker", 5, "S", (frame,)), Task("insmod", 6, "D", (frame,))
+    left, idle = Task("rmmod", 7, "D", ()), Task("other", 8, "S", (guess,))
+    assert tasks_in([idle, thread, left, loader], frozenset({"m"})) == [loader, left, thread]
+    assert tasks_in([idle], frozenset({"m"})) == []
+
+
+def test_a_cpu_that_is_not_idle_has_its_stack() -> None:
+    (stack,) = parse_cpus((DATA / "busy-work-6.1.txt").read_text().splitlines())
+    sure = [(f.function, f.module) for f in stack if f.reliable]
+    at = sure.index(("touch_softlockup_watchdog", None))
+    assert sure[at + 1 : at + 4] == [("busy_work", "hangs"), ("process_one_work", None), ("worker_thread", None)]
+    assert sure[-1] == ("ret_from_fork", None)
 
 
 def test_an_answer_cut_off_anywhere_is_read() -> None:

@@ -209,7 +209,7 @@ def _taint(result: RunResult) -> Iterator[str]:
 
 def headline(result: RunResult) -> str:
     """The verdict in one line."""
-    place = next((f" at {c.file}:{c.line}" for c in result.crashes if c.file), "")
+    place = _place(result.crashes[0]) if result.crashes else ""
     about = f": {result.title}{place}" if result.title else ""
     wanted = "" if result.outcome == "pass" and result.ok else " (as expected)" if result.ok else " (NOT as expected)"
     where = f"{result.module} on {result.guest}" + (f" ({result.kernel})" if result.kernel else "")
@@ -256,19 +256,25 @@ def crashes(found: Sequence[Crash], *, as_json: bool) -> None:
     say(f"{len(found)} found" if found else "nothing found")
 
 
+def _place(crash: Crash) -> str:
+    place = ":".join(str(part) for part in (crash.file, crash.line) if part is not None)
+    return f" at {place}" if crash.file else ""
+
+
 def _crash(crash: Crash, source: Path | None, frames: int) -> Iterator[str]:
-    place = f" at {crash.file}:{crash.line}" if crash.file else ""
-    yield f"  {crash.kind}: {crash.title}{place}" + (" (the report is cut short)" if crash.truncated else "")
+    yield f"  {crash.kind}: {crash.title}{_place(crash)}" + (" (the report is cut short)" if crash.truncated else "")
     for frame in [f for f in crash.frames if f.reliable][:frames]:
-        where = f"{frame.file}:{frame.line}" if frame.file else ""
+        where = ":".join(str(part) for part in (frame.file, frame.line) if part is not None)
         module = f"[{frame.module}]" if frame.module else ""
         inlined = " (inlined)" if frame.inlined else ""
         yield f"    {frame.function} {module} {where}{inlined}".rstrip()
     if source and crash.file and crash.line:
         from kmlab.kernel.symbols import excerpt
 
-        with contextlib.suppress(OSError):
-            text = (source / crash.file).read_text("utf-8", "replace")
+        with contextlib.suppress(OSError, ValueError):
+            # What the guest says is no reason to show a file from elsewhere.
+            file = (source / crash.file).resolve()
+            text = file.read_text("utf-8", "replace") if file.is_relative_to(source.resolve()) else ""
             for line in excerpt(text, crash.line):
                 yield f"    {'>' if line.marked else ' '} {line.number:4}  {line.text}"
 

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
+from kmlab.kernel.leftbehind import Sections, left_behind
 from kmlab.kernel.report import Crash
-from kmlab.kernel.symbols import ModuleSymbols
+from kmlab.kernel.symbols import Location, ModuleSymbols
 from kmlab.kernel.trace import Frame
 
 _KERNEL_FOLDERS = ("arch/", "include/", "tools/include/")
 """Where a module's code comes from that is not its author's: functions of headers, inlined or not."""
 
 
-def located(crash: Crash, images: Mapping[str, bytes], folder: PurePosixPath | None) -> Crash:
+def located(
+    crash: Crash, images: Mapping[str, bytes], folder: PurePosixPath | None, sections: Sections | None = None
+) -> Crash:
     """The same finding with file and line of every frame in a module of these, inlined frames expanded.
+
+    `sections` are where those that were loaded had their sections, for what they may have left behind.
 
     The guilty function is then the innermost one that the module's author wrote, be it inlined, or left for good by a
     jump that the kernel's trace knows nothing of.
@@ -23,10 +30,17 @@ def located(crash: Crash, images: Mapping[str, bytes], folder: PurePosixPath | N
     symbols = {
         PurePosixPath(path).stem.replace("-", "_"): ModuleSymbols(image, path, folder) for path, image in images.items()
     }
+    found = left_behind(crash, symbols, sections) if sections else crash
+    if found is not crash:
+        return found
+    entered = None if any(f.reliable and f.module in symbols for f in crash.frames) else _entered(crash, symbols)
     stacks: list[list[Frame]] = []
     inner: str | None = None
     for frame in crash.frames:
         known = symbols.get(frame.module or "")
+        if entered and frame is entered[0]:
+            crash = dataclasses.replace(crash, module=entered[1][-1].module)
+            stacks.append(entered[1])
         stack = _places(frame, known) if known else [frame]
         if known and frame.reliable and not frame.exact and frame.offset is not None:
             stack = [*_jumped(frame, known, inner), *stack]
@@ -56,25 +70,43 @@ def _places(frame: Frame, known: ModuleSymbols) -> list[Frame]:
 
 
 def _jumped(frame: Frame, known: ModuleSymbols, inner: str | None) -> list[Frame]:
+    return _lost(known.lost_frames(frame.function, frame.offset or 0, frame.size, inner), frame.module)
+
+
+def _lost(places: Sequence[Location], module: str | None) -> list[Frame]:
     return [
-        Frame(
-            p.function,
-            None,
-            None,
-            frame.module,
-            reliable=True,
-            exact=False,
-            file=p.file,
-            line=p.line,
-            inlined=p.inlined,
-        )
-        for p in known.lost_frames(frame.function, frame.offset or 0, frame.size, inner)
+        Frame(p.function, None, None, module, reliable=True, exact=False, file=p.file, line=p.line, inlined=p.inlined)
+        for p in places
     ]
+
+
+_ENTRIES = {
+    "do_one_initcall": "init_module",
+    "__do_sys_delete_module": "cleanup_module",
+    "__se_sys_delete_module": "cleanup_module",
+    "__x64_sys_delete_module": "cleanup_module",
+}
+"""Functions of the kernel's that call a module, and what they call in it (kernel/module/main.c)."""
+_NOT_IN_EXIT = re.compile(r"free_module|async_|blocking_notifier|try_stop_module|_*mutex_|klp_|ftrace_|store_uevent")
+"""What else the kernel calls there."""
+
+
+def _entered(crash: Crash, symbols: Mapping[str, ModuleSymbols]) -> tuple[Frame, list[Frame]] | None:
+    """An init or exit that left no frame at all, as its last act was a jump: the frame it was called from, and it."""
+    reliable = [frame for frame in crash.frames if frame.reliable]
+    for inner, frame in itertools.pairwise(reliable):
+        if frame.name in _ENTRIES and inner.module is None and not _NOT_IN_EXIT.match(inner.name):
+            found = [(name, known.lost_entry(_ENTRIES[frame.name], inner.function)) for name, known in symbols.items()]
+            found = [(name, places) for name, places in found if places]
+            return (frame, _lost(found[0][1], found[0][0])) if len(found) == 1 else None
+    return None
 
 
 def _guilty(crash: Crash, stacks: Sequence[Sequence[Frame]]) -> Frame | None:
     """From the frame that the kernel's own words blame outwards, the first function of the author's."""
     mine = [s for s in stacks if s[-1].module == crash.module]
+    if crash.class_ == "stack-overflow" and len(mine) > 1 and mine[0][-1].function == mine[1][-1].function:
+        mine = mine[1:]  # who calls itself for ever is to blame for the call, not for where the stack came to its end
     # A trace that lost its way has guesses alone.
     for own in ([s for s in mine if s[-1].reliable], mine):
         first = next((i for i, s in enumerate(own) if any(f.name == crash.function for f in s)), 0)

@@ -134,7 +134,8 @@ class Scanner:
         if report is None:
             context.note(record, self._seen)
         elif CUT_HERE in record.text and not report.dying and not report.fatal:
-            self._shut(context)
+            if not report.untraced_slab:
+                self._shut(context)
             context.note(record, self._seen)
         else:
             if find_prelude(record.text):
@@ -150,6 +151,10 @@ class Scanner:
             if report.dying or report.fatal:
                 report.add(record, self._seen)
                 report.refine(header)
+                return
+            if report.goes_on(header):
+                context.forget()
+                report.go_on(header, record, self._seen)
                 return
             self._shut(context)
         context.report = context.lead(Report(context.key, header, record, self._seen), self._seen)
@@ -286,7 +291,7 @@ class _Context:
         prelude = find_prelude(text)
         if CUT_HERE in text:
             if seen - self.seen > _STALE:
-                self._forget()
+                self.forget()
             self._cut = True
         elif prelude:
             self._prelude = prelude
@@ -302,11 +307,11 @@ class _Context:
         """Hand what was said before to the report that it led to."""
         if seen - self.seen <= _STALE:
             report.led_by(self._before, self._prelude, self._message)
-        self._forget()
+        self.forget()
         self.seen = seen
         return report
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
         self._before, self._cut, self._prelude, self._message = [], False, None, None
 
 
@@ -336,6 +341,8 @@ def _belongs(first: Crash, later: Crash) -> bool:
     soon = first.time is None or later.time is None or later.time - first.time < _SOON
     if first.deadly and same_task:
         return True
+    if first.deadly and later.deadly and soon and first.cpu is not None and first.cpu == later.cpu:
+        return first.module is not None and later.module is None  # it died with a lock held, or in a probe
     if later.kind == "hang" or later.class_ in _HANGS:
         if first.kind == "hang" or first.class_ in _HANGS:
             return no_other_module or first.module is None

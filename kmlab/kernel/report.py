@@ -93,7 +93,7 @@ class Report:
         self.lines[:0] = before
         self._useful = len(self.lines)
         self._size += sum(map(len, before))
-        if prelude and self.class_ in ("bug", "warning", "invalid-opcode"):
+        if prelude and self.class_ in ("bug", "warning", "invalid-opcode", prelude[0]):
             self.class_, self.title = prelude
             if self.class_ == "preempt-imbalance":
                 self._named = find_symbol(" ".join(before))
@@ -123,6 +123,22 @@ class Report:
             )
         if self.file is None and self.class_ == header.shape.class_:
             self.file, self.line = header.file, header.line
+
+    def goes_on(self, header: Header) -> bool:
+        """Whether this first line is of the WARNING that slub makes within its own report, for the trace of it."""
+        of_slub = header.shape.class_ == "warning" and (header.file or "").endswith("mm/slub.c")
+        return of_slub and self.untraced_slab
+
+    @property
+    def untraced_slab(self) -> bool:
+        """It is slub's, and has no trace of its own yet: since 6.12 a WARNING brings it."""
+        return self.class_ in ("slab-corruption", "slab-leak") and not self._frames
+
+    def go_on(self, header: Header, record: Record, seen: int) -> None:
+        """Read the first line of a WARNING that is part of this report."""
+        self.add(record, seen)
+        self._at[self.key] = _MAIN
+        self.pid, self.cpu = header.pid or self.pid, header.cpu if self.cpu is None else self.cpu
 
     def may_panic(self, text: str) -> bool:
         """Whether a panic with these words is what this report led to."""
@@ -332,6 +348,11 @@ def _fingerprint(class_: str, title: str, guilty: Frame | None, frames: tuple[Fr
     else:
         names = [f.name for f in frames if f.reliable and f.module == guilty.module]
         parts += [guilty.module, *dict.fromkeys(names)] if names else [guilty.module, guilty.name]
+    return fingerprint_of(*parts)
+
+
+def fingerprint_of(*parts: str) -> str:
+    """The same for the same parts."""
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

@@ -185,6 +185,14 @@ SHAPES: tuple[Shape, ...] = (
            r"BUG: Busy inodes after unmount", traced=False),
     _shape("inode-leak", "warning", "Busy inodes", "Busy inodes after unmount",
            r"VFS: Busy inodes after unmount", traced=False),
+    # Complaints that come with a trace but without a word at their head.
+    _shape("duplicate-name", "warning", "cannot create duplicate", "sysfs: cannot create duplicate filename",
+           r"sysfs: cannot create duplicate filename"),
+    _shape("kobject", "warning", "initialized object", "kobject: tried to init an initialized object",
+           r"kobject \(.{1,40}\): tried to init an initialized object"),
+    _shape("unhandled-irq", "warning", "nobody cared", "irq: nobody cared", r"irq \d{1,9}: nobody cared"),
+    _shape("msr", "warning", "MSR access", "unchecked MSR access error: {what}",
+           r"unchecked MSR access error: (?P<what>RDMSR|WRMSR) "),
     # Sleeping where one must not.
     _shape("sleep-in-atomic", "oops", "sleeping function",
            "BUG: sleeping function called from invalid context",
@@ -293,6 +301,7 @@ _TRIGGERS = (
         "Bad mode",
         "SError",
     ),
+    *("cannot create duplicate", "initialized object", "nobody cared", "MSR access"),
 )
 _BENIGN = (
     *(
@@ -349,6 +358,12 @@ PRELUDES: tuple[tuple[str, re.Pattern[str], str], ...] = (
         re.compile(r"initcall \S{1,255}(?: \[[^\]]{1,120}\])? returned with (?P<what>[a-z ]{1,60})"),
         "init returned with {what}",
     ),
+    # 6.12 says what was overwritten before its report, and in it no more than that an object is corrupt.
+    (
+        "slab-corruption",
+        re.compile(r"\[(?P<what>[A-Z][\w ]{1,40} overwritten)\] 0x[0-9a-f]{1,16}"),
+        "BUG {what}",
+    ),
     ("lock-debug", re.compile(r"DEBUG_LOCKS_WARN_ON\("), "lock debugging warning"),
 )
 _CHECKS = (
@@ -371,7 +386,7 @@ _PRELUDE_NEEDLES = (
         "CFI failure",
         "ODEBUG",
     ),
-    *("kmem_cache_destroy", "DEBUG_LOCKS", "initcall "),
+    *("kmem_cache_destroy", "DEBUG_LOCKS", "initcall ", " overwritten] "),
 )
 
 

@@ -10,9 +10,10 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
+from kmlab.kernel.callbacks import variable_at
 from kmlab.kernel.elf import ObjectFile, Section, read_object
 from kmlab.kernel.elf import Symbol as ElfSymbol
-from kmlab.kernel.tailcalls import lost_frames
+from kmlab.kernel.tailcalls import Jump, lost_entry, lost_frames
 
 if TYPE_CHECKING:
     from kmlab.kernel.dwarf import DebugInfo
@@ -39,6 +40,14 @@ class SymbolAt(NamedTuple):
     size: int | None
     """Up to the next symbol, as the kernel counts; None for the last one of a table."""
     module: str | None = None
+
+
+class Touched(NamedTuple):
+    """An object of a module, and the function that the kernel was to call for it."""
+
+    name: str
+    callback: Location | None
+    """Where it begins; None where there are several, or none."""
 
 
 class SourceLine(NamedTuple):
@@ -96,10 +105,20 @@ class ModuleSymbols:
         candidates = self._candidates(function, offset, size, exact=False)
         if len(candidates) != 1:
             return []
-        symbol, places = candidates[0], []
-        for jump in lost_frames(self._elf, symbol.section, symbol.value + offset, inner):
-            found = self.locate_in(jump.section, jump.offset - 1, jump.function)
-            places += found if jump.exact else [found[-1]._replace(line=None)]
+        symbol = candidates[0]
+        return self._places(lost_frames(self._elf, symbol.section, symbol.value + offset, inner))
+
+    def lost_entry(self, entry: str, inner: str) -> list[Location]:
+        """The same where the kernel called `entry`, init_module or cleanup_module, and that jumped on to `inner`."""
+        return self._places(lost_entry(self._elf, entry, inner))
+
+    def _places(self, jumps: Iterable[Jump]) -> list[Location]:
+        places = []
+        for jump in jumps:
+            stacks = [self.locate_in(jump.section, offset - 1, jump.function) for offset in jump.offsets]
+            # Of several jumps that may have been the one, what they have in common, from the function inwards.
+            common = [s[0] for s in zip(*map(reversed, stacks), strict=False) if len(set(s)) == 1]
+            places += common[::-1] or [stacks[0][-1]._replace(line=None, column=None)]
         return places
 
     def knows(self, function: str, size: int) -> bool:
@@ -129,6 +148,20 @@ class ModuleSymbols:
             section = self._elf.find(name)
             if section is not None and section.executable and start <= address < start + section.size:
                 return name, address - start
+        return None
+
+    def variable_at(self, address: int, sections: Mapping[str, int]) -> Touched | None:
+        """The static object at an address in a running kernel; `sections` as for section_at."""
+        for name, start in sections.items():
+            section = self._elf.find(name)
+            if section is None or section.executable or not start <= address < start + section.size:
+                continue
+            found = variable_at(self._elf, section, address - start)
+            if found is None:
+                return None
+            begins = found.callback
+            place = self.locate_in(begins.section, begins.value, begins.name) if begins else []
+            return Touched(found.name, place[-1] if place else None)
         return None
 
     @property

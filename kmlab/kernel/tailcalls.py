@@ -26,10 +26,8 @@ class Jump(NamedTuple):
 
     function: str
     section: int
-    offset: int
-    """In its section, of the byte behind the jump."""
-    exact: bool
-    """It has no other such jump that may have been the one."""
+    offsets: tuple[int, ...]
+    """In its section, of the byte behind the jump; several where each of them may have been the one."""
 
 
 class _Target(NamedTuple):
@@ -51,6 +49,14 @@ def lost_frames(elf: ObjectFile, section: int, returns: int, inner: str | None) 
     return _follow(elf, called, inner, _DEEPEST) if called and called.section else []
 
 
+def lost_entry(elf: ObjectFile, entry: str, inner: str) -> list[Jump]:
+    """The same for a function that the kernel called by its address: init_module or cleanup_module."""
+    symbol = next((s for s in elf.symbols if s.name == entry and s.section), None)
+    if elf.machine != _X86_64 or symbol is None:
+        return []
+    return _follow(elf, _Target(entry, symbol.section, symbol.value), inner, _DEEPEST)
+
+
 def _follow(elf: ObjectFile, called: _Target, inner: str | None, depth: int) -> list[Jump]:
     if called.name == inner or not depth:
         return []
@@ -65,11 +71,11 @@ def _follow(elf: ObjectFile, called: _Target, inner: str | None, depth: int) -> 
     if not fitting and not ways:
         fitting = outside
     if fitting:
-        return [Jump(symbol.name, called.section, fitting[0].ends, len(fitting) == 1)]
+        return [Jump(symbol.name, called.section, tuple(jump.ends for jump in fitting))]
     if len({way[0].function for _, way in ways}) != 1:
         return []
-    first, way = ways[0]
-    return [*way, Jump(symbol.name, called.section, first.ends, len(ways) == 1)]
+    way = ways[0][1]
+    return [*way, Jump(symbol.name, called.section, tuple(jump.ends for jump, _ in ways))]
 
 
 class _Way(NamedTuple):

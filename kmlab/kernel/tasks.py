@@ -46,15 +46,37 @@ def parse_tasks(texts: Iterable[str]) -> list[Task]:
     return tasks
 
 
-def task_in(tasks: Iterable[Task], modules: frozenset[str]) -> Task | None:
-    """The task that a hang of these modules is about: insmod or rmmod, else the first with one on its stack."""
+def tasks_in(tasks: Iterable[Task], modules: frozenset[str]) -> list[Task]:
+    """The tasks that a hang of these modules may be about, the likeliest first.
+
+    insmod and rmmod, of whom a module may have taken leave with a jump, so that it is not on the stack; then those with
+    one of the modules on their stack.
+    """
+    loaders = [t for t in tasks if t.name in LOADERS]
     within = [t for t in tasks if any(f.reliable and f.module in modules for f in t.frames)]
-    return next((t for t in within if t.name in _LOADERS), next(iter(within), None))
+    first = [t for t in loaders if t in within]
+    return [*first, *(t for t in loaders if t not in first), *(t for t in within if t not in first)]
 
 
+def parse_cpus(texts: Iterable[str]) -> list[tuple[Frame, ...]]:
+    """The stack of each CPU that is not idle, in the kernel's answer to sysrq's `l`."""
+    stacks: list[list[Frame]] = []
+    reading = False
+    for text in texts:
+        if text.startswith(_CPU):
+            stacks.append([])
+            reading = True
+        elif text.startswith(_BEHIND):
+            reading = False
+        elif reading and (frame := parse_frame(text)) and frame.offset is not None and len(stacks[-1]) < _MAX_FRAMES:
+            stacks[-1].append(frame)
+    return [tuple(stack) for stack in stacks if stack]
+
+
+_CPU = "NMI backtrace for cpu"
 _TASK = re.compile(r"task:(.{1,64}?) +state:([A-Z]) .{0,40}?pid: ?(\d{1,9})\b")
-_BEHIND = ("Showing ", "Sched Debug", "sysrq: ", "BUG: ", "INFO: ")
-_LOADERS = ("insmod", "rmmod", "modprobe")
+_BEHIND = ("Showing ", "Sched Debug", "sysrq: ", "BUG: ", "INFO: ", "Sending NMI")
+LOADERS = ("insmod", "rmmod", "modprobe")
 
 
 def _close(tasks: list[Task], frames: list[Frame] | None) -> None:
