@@ -1,9 +1,9 @@
 """Every saved log of tests/data/oops is judged as its own header says.
 
-A log begins with lines `# expect: KEY: VALUE`, not part of it. The keys are `count` (findings in all;
-without it, as many as are described), `own` (the modules under test, comma-separated), `ko` (its file in
-tests/data/ko/crashers, with which lines are found), `booted` (yes: the log begins in a running kernel) and any field of
-a Crash: kind, class, title, function, module, file, line, task, pid, cpu, fatal and truncated (yes, no), sections
+A log begins with lines `# expect: KEY: VALUE`, not part of it. The keys are `count` (findings in all; without it, as
+many as are described), `own` (the modules under test, comma-separated), `ko` (its file in tests/data/ko/crashers, with
+which lines are found), `at` (where its sections were), `booted` (yes: the log begins in a running kernel) and any field
+of a Crash: kind, class, title, function, module, file, line, task, pid, cpu, fatal and truncated (yes, no), sections
 (names, comma-separated), fingerprint. `none` stands for an absent value. `and:` begins the next finding. A log with
 `count: 0` is benign.
 """
@@ -35,6 +35,7 @@ class Sample(NamedTuple):
     findings: list[dict[str, str]]
     images: dict[str, bytes]
     """The module that the log is of, where we have it."""
+    sections: dict[str, dict[str, int]]
 
 
 def read_sample(path: Path) -> Sample:
@@ -46,19 +47,25 @@ def read_sample(path: Path) -> Sample:
         key, value = key.strip(), value.strip()
         if key == "and":
             findings.append({})
-        elif key in ("count", "own", "booted", "ko"):
+        elif key in ("count", "own", "booted", "ko", "at"):
             options[key] = value
         else:
             findings[-1][key] = value
     count = int(options.get("count", len(findings)))
     own = frozenset(filter(None, (m.strip() for m in options.get("own", "").split(","))))
     images = {f"{','.join(own)}.ko": (BUILT / options["ko"]).read_bytes()} if "ko" in options else {}
-    return Sample(b"".join(lines), count, own, options.get("booted") == "yes", findings, images)
+    places = dict(word.split("=") for word in options.get("at", "").split())
+    sections = {",".join(own): {name: int(at, 16) for name, at in places.items()}} if places else {}
+    return Sample(b"".join(lines), count, own, options.get("booted") == "yes", findings, images, sections)
 
 
 def judge(sample: Sample, data: bytes | None = None) -> list[Crash]:
     found = find_crashes(parse_log(sample.data if data is None else data).records, sample.own, sample.booted)
-    return [located(crash, sample.images, None) for crash in found] if sample.images else found
+    return [place(sample, crash) for crash in found]
+
+
+def place(sample: Sample, crash: Crash) -> Crash:
+    return located(crash, sample.images, None, sample.sections) if sample.images else crash
 
 
 def shown(crash: Crash, key: str) -> str:
@@ -94,7 +101,7 @@ def test_a_log_fed_byte_by_byte_is_judged_the_same(path: Path) -> None:
     said += scanner.close()
     # A log without prefixes can only be recognised as one when all of it is there.
     expected = [] if path.stem == "format-bare" else judge(sample)
-    assert [located(crash, sample.images, None) for crash in scanner.crashes] == expected
+    assert [place(sample, crash) for crash in scanner.crashes] == expected
     assert len(said) == len(expected)
 
 
@@ -235,19 +242,19 @@ def test_a_finished_report_is_told_while_the_log_goes_on() -> None:
 
 
 def test_a_boot_is_a_reboot_only_when_the_kernel_was_up() -> None:
-    boot = sample("benign-boot-debian-12-6.1").data
+    boot = sample("benign-boot-6.1.0-56-cloud-amd64").data
     records = parse_log(boot).records
     assert find_crashes(records) == []
     assert [c.class_ for c in find_crashes(records, booted=True)] == ["unexpected-reboot"]
 
 
 def test_a_reboot_after_a_panic_is_no_finding() -> None:
-    data = sample("null-deref-then-panic").data + sample("benign-boot-debian-12-6.1").data
+    data = sample("null-deref-then-panic").data + sample("benign-boot-6.1.0-56-cloud-amd64").data
     assert [c.class_ for c in find_crashes(parse_log(data).records)] == ["null-dereference"]
 
 
 def test_a_machine_that_resets_while_it_dies_died_of_that() -> None:
-    data = sample("truncated-oops").data + sample("benign-boot-debian-12-6.1").data
+    data = sample("truncated-oops").data + sample("benign-boot-6.1.0-56-cloud-amd64").data
     (crash,) = find_crashes(parse_log(data).records)
     assert (crash.class_, crash.fatal) == ("null-dereference", True)
 

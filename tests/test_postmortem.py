@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from kmlab.kernel.oops import Frame, outcome_of
-from kmlab.postmortem import silent_hang
+import dataclasses
+from pathlib import Path, PurePosixPath
+
+from kmlab.kernel.oops import Crash, Frame, outcome_of
+from kmlab.kernel.tasks import parse_tasks
+from kmlab.postmortem import busy_hang, silent_hang, told_of_hang, waiting_hang
+from tests.crashers import BUILT
+
+TASKS = Path(__file__).parent / "data" / "tasks"
+(HANGS,) = BUILT.glob("hangs-6.1-*.ko")
+ASKED = ({"hangs.ko": HANGS.read_bytes()}, PurePosixPath("/nowhere"), frozenset({"hangs"}), "unload")
 
 
 def frame(function: str, file: str | None, *, inlined: bool = False, module: str | None = "spin") -> Frame:
@@ -32,3 +41,42 @@ def test_a_function_of_the_module_s_own_that_was_inlined_is_the_one_to_blame() -
 def test_without_a_frame_a_hang_is_said_all_the_same() -> None:
     found = silent_hang([], "unload")
     assert (found.title, found.function, found.file) == ("hang: the unload did not end", None, None)
+
+
+def answer(name: str) -> list[str]:
+    return (TASKS / f"{name}.txt").read_text().splitlines()
+
+
+def test_an_exit_that_jumped_away_is_found_in_what_rmmod_waits_for() -> None:
+    found = waiting_hang(parse_tasks(answer("exit-waits-6.1")), *ASKED)
+    assert found is not None
+    assert (found.function, found.module, found.task) == ("complete_never", "hangs", "rmmod")
+    assert found.title == "hang in complete_never: the unload did not end"
+    assert waiting_hang(parse_tasks(answer("poll-6.1")), *ASKED) is None
+
+
+def test_a_cpu_in_the_module_is_found_in_the_kernel_s_answer() -> None:
+    found = busy_hang(answer("busy-work-6.1"), *ASKED)
+    assert found is not None
+    assert (found.function, found.module) == ("busy_work", "hangs")
+    assert busy_hang(answer("poll-6.1"), *ASKED) is None
+
+
+def test_a_loop_of_the_module_s_is_to_blame_and_not_who_waits_for_it() -> None:
+    own = frozenset({"spin"})
+    loop = silent_hang([frame("busy_work", "spin.c")], "load")
+    waits = dataclasses.replace(silent_hang([frame("flush", "spin.c")], "load"), class_="hung-task")
+    victim = dataclasses.replace(waits, module=None, function="sync_inodes_sb")
+    stuck = dataclasses.replace(waits, class_="soft-lockup")
+
+    def told(*crashes: Crash, busy: Crash | None = loop, silent: Crash | None = loop) -> list[Crash]:
+        return told_of_hang(list(crashes), busy, silent, own)
+
+    assert told(waits, victim) == [loop, victim]
+    assert told(stuck) == [stuck], "the kernel's own word, where it has one on the loop"
+    assert told() == [loop]
+    assert told(waits, busy=None, silent=loop) == [waits]
+    nameless = silent_hang([], "load")
+    assert told(victim, busy=None, silent=nameless) == [victim]
+    assert told(busy=None, silent=nameless) == [nameless]
+    assert told(busy=None, silent=None) == []

@@ -3,6 +3,8 @@
     kmlab test --all --lab tests/data/crashers/lab.yaml; kmlab test       (an hour where guests are emulated)
     .venv/bin/python tools/corpus.py lab.yaml tests/data/crashers/lab.yaml
 
+With `--boots` also benign-boot-*.txt, of the first boot of every kernel that the cache has a checkpoint of.
+
 Takes the newest run of each module on each kernel that did what lab.yaml expects of it, so that what a log's header
 claims (outcome, guilty function, the line that is marked in the source) was said by the module's author before the log
 was there. With a crasher's log comes the .ko that its lines are found with. tests/test_oops.py has the form.
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path, PurePosixPath
@@ -19,8 +22,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from kmlab import store
 from kmlab.kernel.elf import read_object
 from kmlab.kernel.klog import parse_log
+from kmlab.kernel.leftbehind import Sections
 from kmlab.kernel.locating import located
 from kmlab.kernel.oops import Crash, find_crashes
 from kmlab.lab import Lab, load_lab
@@ -31,6 +36,7 @@ from tests import crashers
 
 DATA = Path(__file__).parents[1] / "tests" / "data"
 _LARGEST = 100_000
+_ASKED = re.compile(rb"^.*sysrq: Show State\r?$", re.MULTILINE)
 
 
 def main(lab: Lab) -> None:
@@ -42,11 +48,23 @@ def main(lab: Lab) -> None:
             newest[result["module"], ".".join(str(result["kernel"]).split(".")[:2])] = (folder, result)
     for (name, series), (folder, result) in sorted(newest.items()):
         if result["outcome"] in lab.modules[result["module"]].expect.outcome and result["outcome"] != "build-failed":
-            _keep(lab, name, series, (folder / "console.log").read_bytes(), result)
+            _keep(lab, name, series, folder, result)
+    _forget_unused()
 
 
-def _keep(lab: Lab, name: str, series: str, console: bytes, result: dict[str, Any]) -> None:
+def boots() -> None:
+    """What each kernel said when it booted, where nothing went wrong."""
+    for folder in store.checkpoints().iterdir():
+        checkpoint, log = store.read_json(folder / "checkpoint.json"), folder / "boot.log"
+        if isinstance(checkpoint, dict) and log.exists():
+            name = f"benign-boot-{checkpoint['release']}.txt"
+            (DATA / "oops" / name).write_bytes(b"# expect: count: 0\n" + log.read_bytes())
+
+
+def _keep(lab: Lab, name: str, series: str, folder: Path, result: dict[str, Any]) -> None:
     """Write one log, unless the console alone does not tell what the run came to, as of a hang nobody spoke of."""
+    # What the kernel was asked by sysrq is no part of what went wrong, and ten times as long.
+    console = _ASKED.split((folder / "console.log").read_bytes(), maxsplit=1)[0]
     crasher = lab.folder.samefile(crashers.FOLDER)
     source = lab.modules[name].source.name
     built = lab_files(lab).guest(result["guest"]).builds / name
@@ -54,19 +72,53 @@ def _keep(lab: Lab, name: str, series: str, console: bytes, result: dict[str, An
     own = [path.stem.replace("-", "_") for path in map(Path, images)] or [name]
     options = {"own": ", ".join(own), "booted": "yes"}
     found = find_crashes(parse_log(console).records, frozenset(own), booted=True)
-    if crasher and images:
+    sections, kept = _sections(folder), None
+    if crasher and images and found:
         (image,) = images.values()
-        options["ko"] = f"{source}-{series}-{_code(image)}.ko"
-        found = [located(crash, images, PurePosixPath(workshop(name))) for crash in found]
+        bare, root = found, PurePosixPath(workshop(name))
+        found = [located(crash, images, root, sections) for crash in bare]
+        kept = _same_telling(f"{source}-{series}", bare, found, sections)
+        options["ko"] = kept or f"{source}-{series}-{_code(image)}.ko"
+        if found != [located(crash, images, root) for crash in bare]:
+            options["at"] = " ".join(f"{section}={at:#x}" for section, at in sections[own[0]].items())
     if not (0 < len(console) <= _LARGEST and _told(result, found, crasher)):
         print(f"left out: {name} on {series}")
         return
-    if "ko" in options:
+    if "ko" in options and not kept:
         target = crashers.BUILT / options["ko"]
         subprocess.run(["objcopy", "--compress-debug-sections=zlib", *images, target], check=True)
     header = "".join(f"# expect: {line}\n" for line in _header(options, found))
     words = ["guest", series, *([source] if crasher else []), name]
     (DATA / "oops" / f"{'-'.join(words)}.txt").write_bytes(header.encode() + console)
+
+
+def _same_telling(stem: str, bare: list[Crash], found: list[Crash], sections: Sections) -> str | None:
+    """A module that is kept already and says the same of these findings: its source has changed elsewhere only."""
+    for path in sorted(crashers.BUILT.glob(f"{stem}-*.ko")):
+        images = {f"{stem.split('-', maxsplit=1)[0]}.ko": path.read_bytes()}
+        if [_gist(located(crash, images, None, sections)) for crash in bare] == [_gist(crash) for crash in found]:
+            return path.name
+    return None
+
+
+def _gist(crash: Crash) -> tuple[object, ...]:
+    return crash.title, crash.function, crash.file, crash.line
+
+
+def _forget_unused() -> None:
+    logs = b"".join(log.read_bytes()[:1000] for log in (DATA / "oops").glob("guest-*.txt"))
+    for path in crashers.BUILT.glob("*.ko"):
+        if path.name.encode() not in logs:
+            path.unlink()
+
+
+def _sections(folder: Path) -> dict[str, dict[str, int]]:
+    """Where the run's modules had their sections."""
+    found: dict[str, dict[str, int]] = {}
+    for line in (folder / "sections.txt").read_text().splitlines() if (folder / "sections.txt").exists() else ():
+        module, name, at = line.split()
+        found.setdefault(module, {})[name] = int(at, 16)
+    return found
 
 
 def _code(image: bytes) -> str:
@@ -98,5 +150,5 @@ def _header(options: dict[str, str], found: list[Crash]) -> list[str]:
 
 
 if __name__ == "__main__":
-    for file in sys.argv[1:]:
-        main(load_lab(Path(file)))
+    for word in sys.argv[1:]:
+        boots() if word == "--boots" else main(load_lab(Path(word)))

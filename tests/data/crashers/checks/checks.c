@@ -211,7 +211,7 @@ static int __init run(void)
 }
 
 static int __init checks_init(void)
-{
+{								/* HERE unbalanced */
 	int err;
 
 	cache = kmem_cache_create("checks", 104, 0, WATCHED, NULL);

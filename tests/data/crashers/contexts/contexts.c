@@ -169,7 +169,7 @@ static int __init contexts_init(void)
 	} CASE("work")
 		schedule_work(&work);
 	CASE("delayed_work")
-		schedule_delayed_work(&delayed_work, HZ / 2);
+		schedule_delayed_work(&delayed_work, 2);
 	CASE("kthread")
 		kthread_run(in_thread, NULL, "contexts_thread");
 	CASE("tasklet")

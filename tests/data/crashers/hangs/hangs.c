@@ -32,23 +32,23 @@ static DECLARE_WAIT_QUEUE_HEAD(queue);
 
 static noinline void busy(void)
 {
-	while (!never)						/* HERE busy */
-		cpu_relax();
+	while (!never) cpu_relax();				/* HERE busy */
+
 }
 
 static noinline void preempt_off(void)
 {
 	preempt_disable();
-	while (!never)						/* HERE preempt_off */
-		barrier();
+	while (!never) barrier();				/* HERE preempt_off */
+
 	preempt_enable();
 }
 
 static noinline void irqs_off(void *unused)
 {
 	local_irq_disable();
-	while (!never)						/* HERE irqs_off */
-		cpu_relax();
+	while (!never) cpu_relax();				/* HERE irqs_off */
+
 	local_irq_enable();
 }
 
@@ -60,8 +60,8 @@ static noinline void irqs_off_everywhere(void)
 static noinline void rcu_held(void)
 {
 	rcu_read_lock();
-	while (!never)						/* HERE rcu_held */
-		touch_softlockup_watchdog();
+	while (!never) touch_softlockup_watchdog();		/* HERE rcu_held */
+
 	rcu_read_unlock();
 }
 
@@ -131,8 +131,8 @@ static noinline void poll_quietly(void)
 
 static noinline void busy_work(struct work_struct *work)
 {
-	while (!never)						/* HERE work_flushed */
-		touch_softlockup_watchdog();
+	while (!never) touch_softlockup_watchdog();		/* HERE work_flushed */
+
 }
 
 static DECLARE_WORK(stuck, busy_work);
@@ -145,8 +145,8 @@ static noinline void work_flushed(void)
 
 static noinline void busy_timer(struct timer_list *timer)
 {
-	while (!never)						/* HERE timer_busy */
-		cpu_relax();
+	while (!never) cpu_relax();				/* HERE timer_busy */
+
 }
 
 static DEFINE_TIMER(timer, busy_timer);

@@ -23,13 +23,13 @@ static char *what = "";
 module_param(what, charp, 0444);
 
 static noinline void late_timer(struct timer_list *timer)
-{
+{								/* HERE timer */
 	mod_timer(timer, jiffies + HZ / 4);
 }
 static DEFINE_TIMER(timer, late_timer);
 
 static noinline void late_work(struct work_struct *work)
-{
+{								/* HERE work */
 	schedule_delayed_work(to_delayed_work(work), HZ / 4);
 }
 static DECLARE_DELAYED_WORK(work, late_work);
@@ -37,7 +37,7 @@ static DECLARE_DELAYED_WORK(work, late_work);
 static noinline int endless_thread(void *unused)
 {
 	for (;;)
-		msleep(100);
+		msleep(100);					/* HERE kthread */
 	return 0;
 }
 
