@@ -46,6 +46,16 @@ def test_steps_stand_in_the_order_in_which_they_began_with_what_is_around_them()
     ]
 
 
+def test_a_build_that_went_on_while_the_guest_was_restored_stands_beside_that() -> None:
+    steps = (Step("sync", "ok", 0.1, "", 0.6), Step("build", "ok", 0.9, "hello.ko", 0.1))
+    found = timeline.bars(result(*steps, seconds=1.0))
+    assert [(b.label, b.began, b.seconds) for b in found] == [
+        ("guest", 0.0, 0.6),
+        ("build", 0.1, 0.9),
+        ("sync", 0.6, 0.1),
+    ]
+
+
 def test_bars_are_as_long_as_their_steps_and_say_so() -> None:
     picture = ET.fromstring(timeline.svg([result(*STEPS)]))
     bars = [r for r in picture.findall(f"{SVG}rect") if r.get("x")]
