@@ -11,6 +11,7 @@ from kmlab.events import Report, Stage
 from kmlab.guest import GuestRecord, read_record
 from kmlab.host import disks, hypervisor, locks
 from kmlab.lab import Lab
+from kmlab.provision.fetch import remove_downloads, vouched_for
 
 _RECORDS = {"images": "image.json", "bases": "base.json", "checkpoints": "checkpoint.json"}
 _FILES = {"images": "disk.qcow2", "bases": "disk.qcow2", "checkpoints": "memory"}
@@ -96,7 +97,7 @@ def verify(report: Report, beside: Path | None) -> list[tuple[str, str | None]]:
             same = disks.digest(folder / _FILES[kind]) == known["sha256"]
             problem = None if same else "altered since it was made"
             if problem is None and kind == "images":
-                problem = provision.vouched_for(folder, beside)
+                problem = vouched_for(folder, beside)
             found.append((name, problem))
     return found
 
@@ -105,7 +106,7 @@ def prune() -> tuple[list[str], int]:
     """Remove what no guest of any lab stands on, and what was left half-made; names and bytes."""
     provision.sweep()
     provision.sweep_toolchains()
-    freed = provision.remove_downloads()
+    freed = remove_downloads()
     records = [store.read_json(path) for path in (store.state_home() / "labs").glob("*/*/guest.json")]
     used = {record[key] for record in records if isinstance(record, dict) for key in ("base", "checkpoint")}
     removed = []

@@ -17,7 +17,7 @@ from kmlab.errors import ConfigError, ImageError, KmlabError, LabError
 from kmlab.events import Deadline, silent
 from kmlab.host import locks
 from kmlab.lab import load_lab
-from kmlab.provision import trust
+from kmlab.provision import fetch, trust
 from kmlab.testing import World
 from tests.publisher import Publisher, Request, Server, described
 from tests.watched import NEW, OLD, Site, at, pin
@@ -34,7 +34,7 @@ def test_a_signed_release_is_taken_and_kept_with_what_vouches_for_it(site: Site,
     assert about["digest"] == hashlib.sha256(images[1]).hexdigest()
     assert about["virtual_size"] == str(16 << 20)
     assert site.publisher.signer.fingerprint in str(about["by"])
-    assert provision.vouched_for(disk.parent, site.folder) is None
+    assert fetch.vouched_for(disk.parent, site.folder) is None
     assert not list(store.downloads().glob("*.part*"))
 
 

@@ -11,9 +11,10 @@ from collections.abc import Callable
 
 import pytest
 
-from kmlab import provision, store
+from kmlab import store
 from kmlab.errors import ImageError, LabError
 from kmlab.host import gpgv
+from kmlab.provision import fetch
 from tests.publisher import Publisher, Request, Signer
 from tests.watched import NEW, OLD, Site, at, pin
 
@@ -356,4 +357,4 @@ def test_a_cached_image_that_was_altered_is_found_by_verify_and_not_booted(
     disk.write_bytes(images[1][:-1] + b"x")
     with pytest.raises(ImageError, match="altered since it was made"):
         site.pull(refresh=False)
-    assert provision.vouched_for(disk.parent, site.folder) == "not the image that its publisher signed"
+    assert fetch.vouched_for(disk.parent, site.folder) == "not the image that its publisher signed"

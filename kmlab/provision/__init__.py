@@ -21,7 +21,6 @@ from kmlab.host.ssh import Shell, known_hosts_line
 from kmlab.lab import GuestSpec, Lab
 from kmlab.provision.base import Base, ensure_base
 from kmlab.provision.checkpoint import ensure_checkpoint
-from kmlab.provision.fetch import remove_downloads, vouched_for
 from kmlab.provision.image import build_image, catalogue_image, guest_image
 from kmlab.provision.kernels import available
 from kmlab.provision.making import LOCK_PATIENCE, SSH, check, sweep
@@ -40,13 +39,11 @@ __all__ = [
     "entered",
     "guest_image",
     "lab_files",
-    "remove_downloads",
     "stop",
     "sweep",
     "sweep_toolchains",
     "take_down",
     "toolchain_for",
-    "vouched_for",
 ]
 
 RESTORE_PATIENCE = 30.0

@@ -7,6 +7,7 @@ import hashlib
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kmlab import catalog, store
 from kmlab.errors import GuestUnreachable, LabError
@@ -14,8 +15,6 @@ from kmlab.events import Deadline, Report, Stage, printable
 from kmlab.guest import parse_facts
 from kmlab.host import Host, command, disks, locks, varstore
 from kmlab.host.ssh import Shell
-from kmlab.kernel.explain import GuestKeyring
-from kmlab.kernel.guestkeys import QUESTION, der, parse_keyring, to_json
 from kmlab.kernel.ladder import ladder
 from kmlab.provision import mokmanager
 from kmlab.provision.base import Base
@@ -33,9 +32,11 @@ from kmlab.provision.making import (
     sweep_key,
 )
 from kmlab.provision.plan import Plan
-from kmlab.signing import digest
 from kmlab.virt import firmware
 from kmlab.virt.domain import AGENT_PORT, cpu_model, to_xml
+
+if TYPE_CHECKING:
+    from kmlab.kernel.explain import GuestKeyring
 
 CHECKPOINT_FORMAT = 3
 _AGENT = (
@@ -93,12 +94,14 @@ def _enrolled(wanted: Plan) -> list[str]:
     """What its store of UEFI variables begins with, where that is not the base's."""
     if wanted.certificate is None:
         return []
-    return [digest(wanted.certificate), disks.digest(wanted.firmware.variables)]
+    return [disks.digest(wanted.certificate), disks.digest(wanted.firmware.variables)]
 
 
 def _save_booted(
     host: Host, wanted: Plan, base: Base, folder: Path, stage: Stage, by_mokmanager: bool
 ) -> dict[str, object]:
+    from kmlab.kernel.guestkeys import QUESTION, parse_keyring, to_json
+
     deadline = Deadline(BOOT_PATIENCE * wanted.patience)
     disks.make_overlay(folder / "disk.qcow2", base.folder / "disk.qcow2", deadline)
     if wanted.certificate is None:
@@ -164,7 +167,9 @@ def require_enrolled(wanted: Plan, keyring: GuestKeyring) -> None:
             f"sig_enforce {keyring.sig_enforce}, lockdown {keyring.lockdown}",
             f"its kernel must be one that the distribution signed; its console: {store.failed_boot()}",
         )
-    if digest(wanted.certificate) not in [hashlib.sha256(der(c)).hexdigest() for c in keyring.certificates]:
+    from kmlab.kernel.guestkeys import der
+
+    if disks.digest(wanted.certificate) not in [hashlib.sha256(der(c)).hexdigest() for c in keyring.certificates]:
         raise LabError(
             f"guest '{name}': its kernel has not loaded the lab's certificate, {wanted.certificate}",
             'look for "Problem loading X.509 certificate" on its console: ' + str(store.failed_boot()),

@@ -11,7 +11,6 @@ from kmlab.events import Deadline, Report, Stage, printable
 from kmlab.host import Host, disks, locks
 from kmlab.host.mmdebstrap import PackageImage
 from kmlab.lab import GuestSpec, Lab
-from kmlab.provision.fetch import own_image, published_image
 from kmlab.provision.making import LOCK_PATIENCE, check, record, sweep_key
 from kmlab.provision.plan import Plan, catalogued, mirror_of, source_of
 from kmlab.provision.source import Built, Own, Source
@@ -64,6 +63,8 @@ def catalogue_image(
 def _brought(host: Host, source: Source, beside: Path | None, report: Report, *, refresh: bool = False) -> Path:
     if isinstance(source, Built):
         return _built(host, source, beside, report)
+    from kmlab.provision.fetch import own_image, published_image
+
     if isinstance(source, Own):
         return own_image(source, report, refresh=refresh)
     return published_image(source, report, refresh=refresh)

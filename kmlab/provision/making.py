@@ -15,8 +15,6 @@ from kmlab import store
 from kmlab.errors import ImageError, LabError
 from kmlab.events import Deadline, printable
 from kmlab.host import Host, command, disks, hypervisor, locks
-from kmlab.kernel.klog import parse_log
-from kmlab.kernel.oops import find_crashes, outcome_of
 from kmlab.provision.plan import Plan
 from kmlab.virt.domain import Domain, to_xml
 from kmlab.virt.firmware import Firmware, why_silent
@@ -94,6 +92,9 @@ def require_life(wanted: Plan, console: str) -> None:
     """LabError if the kernel on this console has panicked: waiting for it makes no sense."""
     if "Kernel panic" not in console:
         return
+    from kmlab.kernel.klog import parse_log
+    from kmlab.kernel.oops import find_crashes, outcome_of
+
     crashes = find_crashes(parse_log(console.encode()).records)
     title = next((crash.title for crash in crashes if outcome_of(crash) == "panic"), None)
     if title is not None:

@@ -14,7 +14,6 @@ from kmlab.host.accel import Acceleration
 from kmlab.host.ssh import ensure_identity
 from kmlab.lab import GuestSpec, ImageNamed, ImagePath, ImageUrl, Lab
 from kmlab.provision.source import Built, Own, Published, Source
-from kmlab.signing import ensure_pair
 from kmlab.virt.domain import Domain
 from kmlab.virt.firmware import Firmware, choose
 
@@ -72,6 +71,12 @@ class Plan:
         )
 
 
+def _certificate(lab: Lab) -> Path:
+    from kmlab.signing import ensure_pair
+
+    return ensure_pair(lab_files(lab), lab.name).certificate
+
+
 def lab_files(lab: Lab) -> store.LabFiles:
     return store.LabFiles.of(lab.name, lab.path)
 
@@ -96,7 +101,7 @@ def plan(host: Host, lab: Lab, spec: GuestSpec) -> Plan:
         firmware=_secure_firmware(acceleration, arch) if spec.secure_boot else baking,
         baking=baking,
         public_key=ensure_identity(store.identity_key()),
-        certificate=ensure_pair(lab_files(lab), lab.name).certificate if spec.secure_boot else None,
+        certificate=_certificate(lab) if spec.secure_boot else None,
     )
 
 
