@@ -94,7 +94,7 @@ def _boot(world: World) -> float:
 
 FIGURES = (
     Figure(
-        name="first kmlab up",
+        name="first start, empty cache",
         what="kmlab up with an empty cache",
         companion="mmdebstrap of the same packages + one boot",
         target=1.6,
