@@ -20,7 +20,7 @@ from kmlab.host.sandbox import Limits, Sandbox
 from kmlab.provision.toolchain import ensure_toolchain, sweep_toolchains, toolchain_for
 
 PROGRAMS = ("sh", "cat", "ls", "touch", "sleep", "tail", "id", "dd", "mkdir", "ln", "setpriv")
-SMALL = Limits(memory=256 << 20, processes=64, file=8 << 20)
+SMALL = Limits(memory=256 << 20, processes=64, file=8 << 20, output=1 << 20)
 
 
 @pytest.fixture(scope="session")
@@ -135,6 +135,14 @@ def test_many_memory_hogs_together_end_at_the_limit(box: Sandbox) -> None:
 def test_a_file_grows_no_further_than_its_limit(box: Sandbox) -> None:
     shell(box, "dd if=/dev/zero of=big bs=1M count=100")
     assert (box.folder / "big").stat().st_size == SMALL.file
+
+
+@pytest.mark.parametrize("flood", ["while :; do echo nothing in particular; done", "cat /dev/zero"])
+def test_a_flood_of_output_ends_at_its_limit(box: Sandbox, flood: str) -> None:
+    heard: list[str] = []
+    ended = box.run(["sh", "-c", flood], Deadline(20), on_line=heard.append)
+    assert ended.limit == "1 MiB of output"
+    assert sum(map(len, heard)) <= SMALL.output
 
 
 # --- the folder ----------------------------------------------------------------------------------------------------

@@ -43,6 +43,8 @@ PACKAGES = {
 """The Debian and Ubuntu package of each program that kmlab calls."""
 
 _TAIL = 4000
+_LONGEST = 1 << 20
+"""Bytes of one line; a longer one is told in pieces."""
 
 
 def emulator(arch: str) -> str:
@@ -144,6 +146,9 @@ def _read(
                 line += chunk
                 *whole, rest = line.replace(b"\r", b"\n").split(b"\n")
                 line = bytearray(rest)
+                if len(line) > _LONGEST:
+                    whole.append(line)
+                    line = bytearray()
                 for part in whole:
                     if part.strip():
                         on_line(part.decode("utf-8", "replace"))

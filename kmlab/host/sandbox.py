@@ -51,6 +51,8 @@ class Limits:
     """Bytes by which the room on the disk may shrink meanwhile."""
     file: int = 1 << 30
     """Bytes of any one file."""
+    output: int = 64 << 20
+    """Characters that they may say; we keep them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +93,14 @@ class Sandbox:
     ) -> Ended:
         """Run one program to its end; never raises for what it does. All its children are gone afterwards."""
         heard: list[str] = []
+        said = 0
 
         def hear(line: str) -> None:
+            nonlocal said
+            said += len(line) + 1
+            if said > self.limits.output:
+                watch.heard_too_much = True
+                return
             heard.append(line)
             if on_line:
                 on_line(line)
@@ -208,6 +216,7 @@ class _Watch:
 
     def __init__(self, info: int, folder: Path, limits: Limits) -> None:
         self.exceeded: str | None = None
+        self.heard_too_much = False
         self._info, self._folder, self._limits = info, folder, limits
         self._over = threading.Event()
         self._free = shutil.disk_usage(folder).free
@@ -225,6 +234,9 @@ class _Watch:
         first, turn, before = None, 0, _threads()
         while not self._over.wait(_EVERY):
             first, turn = first or _child_pid(self._info), turn + 1
+            if first is not None and self.heard_too_much:
+                self._end(first, f"{self._limits.output / 2**20:.0f} MiB of output")
+                return
             more = _threads() - before
             if first is None or (turn % _THOROUGH and more <= self._limits.processes):
                 continue
