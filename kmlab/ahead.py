@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kmlab import provision, store
 from kmlab.build import build_in_sandbox
-from kmlab.errors import KmlabError
+from kmlab.errors import KmlabError, LabError
 from kmlab.events import Deadline, Report, Stage
 from kmlab.host.sandbox import Sandbox
 from kmlab.lab import Lab, Module
@@ -72,6 +72,8 @@ class Ahead:
                 self._build(self.toolchain, target)
         except KmlabError as error:
             self._error = error
+        except KeyboardInterrupt:  # of another thread: see host/command.py
+            self._error = LabError("the command was ended while it was built")
         finally:
             self._decided.set()
 

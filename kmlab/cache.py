@@ -63,6 +63,12 @@ def guest_status(lab: Lab, name: str) -> GuestStatus:
     return GuestStatus(name, files, record, running, files.lock.exists() and not locks.is_free(files.lock))
 
 
+def guest_names(lab: Lab) -> list[str]:
+    """The lab's guests, and those of a matrix that run."""
+    others = [name for name in provision.lab_files(lab).guests() if name not in lab.guests]
+    return [*lab.guests, *(name for name in others if guest_status(lab, name).running)]
+
+
 def listed(beside: Path | None) -> list[ListedImage]:
     """The whole catalogue."""
     found = []

@@ -12,7 +12,7 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -230,13 +230,15 @@ def new_run_folder(runs: Path, module: str, guest: str) -> Path:
     return store.make_folder(runs / f"{stamp}-{secrets.token_hex(2)}-{module}-{guest}")
 
 
-def keep_latest(runs: Path, count: int, size: int) -> None:
-    """Remove the oldest runs beyond `count` and beyond `size` bytes in all; the newest always stays."""
+def keep_latest(runs: Path, count: int, size: int, spare: Collection[Path] = ()) -> None:
+    """Remove the oldest runs beyond `count` and beyond `size` bytes in all; the newest and `spare` always stay."""
     folders = sorted((f for f in runs.iterdir() if f.is_dir()), reverse=True) if runs.is_dir() else []
     total = 0
     for number, folder in enumerate(folders):
-        total += sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
-        if number and (number >= count or total > size):
+        # Another guest's run may write in its folder, or remove one, at this moment.
+        with contextlib.suppress(OSError):
+            total += sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+        if folder not in spare and number and (number >= count or total > size):
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from kmlab.errors import KmlabError
+
 
 @dataclass(frozen=True, slots=True)
 class Started:
@@ -60,7 +62,7 @@ def silent(event: Event) -> None:
 
 @dataclass(slots=True)
 class Stage:
-    """`with Stage(report, "debian", "baking the base"):` sends Started, then Finished unless it raised."""
+    """`with Stage(report, "debian", "baking the base"):` sends Started, then Finished, also of what failed."""
 
     report: Report
     subject: str
@@ -82,8 +84,9 @@ class Stage:
         return time.monotonic() - self.began
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.report(Finished(self.subject, self.what, self.seconds, self.detail, self.outcome))
+        if kind is None or issubclass(kind, KmlabError):
+            outcome = self.outcome if kind is None else "failed"
+            self.report(Finished(self.subject, self.what, self.seconds, self.detail, outcome))
 
 
 class Deadline:

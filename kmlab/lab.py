@@ -5,6 +5,7 @@ The dataclasses here are the file's shape: a field's name is its key, a field wi
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -18,6 +19,7 @@ from kmlab.events import printable
 from kmlab.yamlfile import Lines
 from kmlab.yamltypes import (
     AnyDigest,
+    Column,
     Command,
     CommandLine,
     Digest,
@@ -35,11 +37,14 @@ from kmlab.yamltypes import (
     Size,
     Sysctl,
     Url,
+    parse_kernel,
     size,
     whole,
 )
 
 LAB_FILE = "lab.yaml"
+_LONGEST_NAME = 31
+"""Of a guest, as `Name` has it: sockets lie beneath a folder of that name."""
 
 Outcome = Literal[
     "pass",
@@ -70,6 +75,7 @@ def load_lab(path: Path) -> Lab:
         raise lab.error(("guests",), "a lab needs a guest", "add `debian: {image: debian-12}` under guests:")
     lab = replace(lab, default=lab.default or tuple(lab.guests)[:1])
     _check_guest_names(lab)
+    _check_matrix(lab)
     return lab
 
 
@@ -244,8 +250,8 @@ class Lab:
     libvirt: LibvirtUri = "embedded"
     accel: Literal["auto", "kvm", "tcg"] = "auto"
     build: Literal["auto", "guest", "sandbox"] = "auto"
-    matrix: tuple[KernelName, ...] = ()
-    """Each a guest of the lab, or else a kernel for the default guests."""
+    matrix: tuple[Column, ...] = ()
+    """What `kmlab test` runs in: each a guest, a guest's name and a kernel as GUEST@KERNEL, or a kernel alone."""
     mirror: Url | None = None
     """Stands for the publishers' servers; `{host}` in it is the publisher's."""
     vmcore: Literal["auto", "always", "never"] = "auto"
@@ -262,10 +268,22 @@ class Lab:
         return self.path.parent
 
     def guest(self, name: str) -> GuestSpec:
+        """The guest of that name; `debian@6.12` is the guest debian with another kernel."""
+        plain, at, kernel = name.partition("@")
+        if at and kernel:
+            return _with_kernel(self.guest(plain), kernel)
         if name not in self.guests:
             hint = yamlfile.nearest(name, self.guests, "guests")
             raise ConfigError(f"there is no guest {yamlfile.quoted(name)} in {self.file}", hint)
         return self.guests[name]
+
+    def columns(self, guests: Iterable[str], matrix: Iterable[str]) -> list[GuestSpec]:
+        """The guests of a matrix: a kernel alone stands for each of `guests` with it. Each once, in that order."""
+        names: list[str] = []
+        for column in matrix:
+            whole = "@" in column or column in self.guests
+            names += [column] if whole else [f"{guest}@{column}" for guest in guests]
+        return list({spec.name: spec for spec in map(self.guest, names)}.values())
 
     def module_for(self, directory: Path) -> Module:
         """The entry whose source is that folder, else a plain module named after the folder.
@@ -295,6 +313,32 @@ class Lab:
     def error(self, keys: Iterable[str], message: str, hint: str | None = None) -> ConfigError:
         """For what only turns out later, such as an image that the catalogue does not know."""
         return ConfigError(f"{self.where(*keys)}: {message}", hint)
+
+
+def _with_kernel(spec: GuestSpec, kernel: str) -> GuestSpec:
+    """A guest of its own, named after both."""
+    try:
+        asked = parse_kernel(kernel)
+    except ConfigError as error:
+        raise ConfigError(f"{yamlfile.quoted(f'{spec.name}@{kernel}')} {error.message}", error.hint) from None
+    if asked == spec.kernel:
+        return spec
+    name = f"{spec.name}@{re.sub('[^A-Za-z0-9.+-]', '_', asked)}"
+    if len(name) > _LONGEST_NAME or not name.endswith(f"@{asked}"):
+        # What the name does not say, its end does.
+        digest = hashlib.sha256(asked.encode()).hexdigest()[:4]
+        name = f"{name[: _LONGEST_NAME - 5]}_{digest}"
+    return replace(spec, name=name, kernel=asked)
+
+
+def _check_matrix(lab: Lab) -> None:
+    for index, column in enumerate(lab.matrix):
+        at, (guest, another, _) = ("matrix", str(index)), column.partition("@")
+        if another and guest not in lab.guests:
+            hint = yamlfile.nearest(guest, lab.guests, "guests")
+            raise lab.error(at, f"'matrix' names {yamlfile.quoted(guest)}, which is no guest", hint)
+        if column in lab.matrix[:index]:
+            raise lab.error(at, f"'matrix' names '{column}' twice", "remove one")
 
 
 def _check_guest_names(lab: Lab) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -24,7 +25,11 @@ from kmlab.signing import signer_for
 from kmlab.steps import Options, Outdated, Steps, build_patience
 from kmlab.yamltypes import matches
 
-__all__ = ["Options", "Outdated", "modules_under", "run", "shown_source"]
+__all__ = ["Options", "Outdated", "modules_under", "not_tried", "run", "shown_source"]
+
+_under_way: set[Path] = set()
+"""Folders of runs that have not ended, in whichever thread."""
+_folders = threading.Lock()
 
 
 def modules_under(lab: Lab, folders: Sequence[Path]) -> list[Module]:
@@ -57,16 +62,8 @@ def run(host: Host, lab: Lab, spec: GuestSpec, wanted: Module, options: Options,
     signer = signer_for(files, lab.name, spec, options.sign, options.ask)
     for note in signer.pair.notes if signer else ():
         report(Note(spec.name, note))
-    collect.keep_latest(files.runs, lab.keep_runs - 1, lab.keep_runs_size)
-    folder = collect.new_run_folder(files.runs, wanted.name, spec.name)
-    draft = RunResult(
-        module=wanted.name,
-        source=shown_source(lab, wanted),
-        folder=lab.locate(wanted.source),
-        guest=spec.name,
-        expect=wanted.expect,
-        directory=folder,
-    )
+    folder = _new_folder(files.runs, lab, wanted, spec, options)
+    draft = dataclasses.replace(_draft(lab, spec, wanted), directory=folder)
     try:
         kept = "load" not in options.steps
         ahead = Ahead(lab, files.guest(spec.name), wanted, lambda accel: build_patience(options, wanted, accel), report)
@@ -84,9 +81,38 @@ def run(host: Host, lab: Lab, spec: GuestSpec, wanted: Module, options: Options,
     except LabError as error:
         reason = error.message + (f" (hint: {error.hint})" if error.hint else "")
         draft = dataclasses.replace(draft, outcome="error", title=error.message, reason=reason, guest_survived=False)
+    finally:
+        _under_way.discard(folder)
     draft = dataclasses.replace(draft, seconds=time.monotonic() - began)
     store.write_json(folder / "result.json", result.document([draft]))
     return draft
+
+
+def _new_folder(runs: Path, lab: Lab, wanted: Module, spec: GuestSpec, options: Options) -> Path:
+    """A folder for the run; the oldest ones go, but none that a run of this process is writing in."""
+    with _folders:
+        collect.keep_latest(runs, max(lab.keep_runs, options.siblings) - 1, lab.keep_runs_size, _under_way)
+        folder = collect.new_run_folder(runs, wanted.name, spec.name)
+        _under_way.add(folder)
+        return folder
+
+
+def not_tried(lab: Lab, spec: GuestSpec, wanted: Module, before: RunResult) -> RunResult:
+    """What there is to say of a run in a guest that could not be brought up for the run `before`."""
+    reason = f"not tried, because the guest could not be brought up before: {before.reason}"
+    return dataclasses.replace(
+        _draft(lab, spec, wanted), outcome="error", title=before.title, reason=reason, guest_survived=False
+    )
+
+
+def _draft(lab: Lab, spec: GuestSpec, wanted: Module) -> RunResult:
+    return RunResult(
+        module=wanted.name,
+        source=shown_source(lab, wanted),
+        folder=lab.locate(wanted.source),
+        guest=spec.name,
+        expect=wanted.expect,
+    )
 
 
 def _judged(draft: RunResult, lab: Lab, wanted: Module, steps: Steps, found: list[Crash]) -> RunResult:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from kmlab import store
 from kmlab.errors import ConfigError
-from kmlab.host import keys
+from kmlab.events import Deadline, silent
+from kmlab.host import keys, locks
 from kmlab.host.keys import Ask, KeyPair, KeyPaths, load_pair, save_pair, saved_in
 from kmlab.kernel.elf import read_object
 from kmlab.kernel.guestkeys import from_json
@@ -169,8 +170,9 @@ def _altered(image: bytes) -> bytes:
 
 
 def _note(place: Path, build: str, content: str) -> None:
-    known = store.read_json(place)
-    listed = dict(known) if isinstance(known, dict) else {}
-    if build and listed.get(build) != content:
-        kept = list(listed.items())[1 - _MOST_REMEMBERED :]
-        store.write_json(place, {**dict(kept), build: content})
+    with locks.held(place.with_suffix(".lock"), "what was signed", silent, Deadline(60)):
+        known = store.read_json(place)
+        listed = dict(known) if isinstance(known, dict) else {}
+        if build and listed.get(build) != content:
+            kept = list(listed.items())[1 - _MOST_REMEMBERED :]
+            store.write_json(place, {**dict(kept), build: content})

@@ -59,6 +59,8 @@ class Options:
     """Asks for the passphrase of an encrypted key."""
     steps: tuple[str, ...] = ("build", "load", "exercise", "unload")
     """Which of them; syncing comes before all."""
+    siblings: int = 1
+    """Runs of the same command: their folders stay to its end, whatever `keep_runs` is."""
     outdated: Callable[[], bool] | None = field(default=None, repr=False, compare=False)
     """Whether the source has changed since the run began; asked until something of the module runs."""
 

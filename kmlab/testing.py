@@ -138,7 +138,7 @@ class World:
     def _connect(self, port: int, host_key: str, identity: Path, deadline: Deadline) -> Iterator[Shell]:
         if "shell" in self.refusals:
             raise self.refusals["shell"]
-        found = [m for m in self.machines.values() if m.port == port and m.runs]
+        found = [m for m in list(self.machines.values()) if m.port == port and m.runs]
         if not found or host_key != HOST_KEY:
             raise GuestUnreachable(f"no answer on ssh (127.0.0.1:{port}): nothing listens")
         yield FakeShell(self, found[0])
@@ -147,7 +147,7 @@ class World:
     def _reach(self, path: Path, deadline: Deadline) -> Iterator[Shell]:
         if "agent" in self.refusals:
             raise self.refusals["agent"]
-        found = [m for m in self.machines.values() if m.channel == path and m.runs]
+        found = [m for m in list(self.machines.values()) if m.channel == path and m.runs]
         if not found:
             raise GuestUnreachable(f"no way to the guest's agent ({path})")
         yield FakeShell(self, found[0])
@@ -433,6 +433,8 @@ class FakeShell(Shell):
             self._machine.end()
             return Answer(None, b"", b"", lost=True)
         while act.ends == "hangs" and not deadline.passed and not (abandon is not None and abandon.is_set()):
+            if not self._machine.runs:
+                return Answer(None, b"", b"", lost=True)
             time.sleep(0.01)
         return Answer(None if act.ends == "hangs" else act.code, act.output.encode(), act.error.encode())
 

@@ -36,6 +36,11 @@ def whole(low: int, high: int) -> Reads:
     return Reads(parse)
 
 
+def parse_kernel(text: str) -> str:
+    """A kernel as `kernel:` takes it, from a command line."""
+    return str(_KERNEL.parse(text))
+
+
 def size(low: str, high: str) -> Reads:
     """Bytes, from `low` to `high`, which are sizes as the person writes them."""
 
@@ -137,14 +142,22 @@ ModuleName = Annotated[
     str, word(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}", "letters, digits, `_`, `.`, `+` and `-`, at most 64")
 ]
 Identifier = Annotated[str, word("[A-Za-z_][A-Za-z0-9_]{0,63}", "a C identifier")]
-KernelName = Annotated[
+_KERNEL_NAME = r"[A-Za-z0-9][A-Za-z0-9.+~:*?_-]{0,99}"
+_KERNEL = word(
+    _KERNEL_NAME,
+    "a kernel: default, exact, a version, a package, a flavour or a suite",
+    "your own build is `kernel: {local: DIR}`",
+)
+KernelName = Annotated[str, _KERNEL]
+Column = Annotated[
     str,
     word(
-        r"[A-Za-z0-9][A-Za-z0-9.+~:*?_-]{0,99}",
-        "a kernel: default, exact, a version, a package, a flavour or a suite",
-        "your own build is `kernel: {local: DIR}`",
+        rf"([a-z0-9][a-z0-9-]{{0,30}}@)?{_KERNEL_NAME}",
+        "a kernel, a guest, or both as GUEST@KERNEL",
+        "such as 6.1, backports, debian or debian@6.12",
     ),
 ]
+"""Of a matrix."""
 Package = Annotated[
     str,
     word(r"[a-z0-9][a-z0-9+.-]{1,99}(:[a-z0-9-]+)?([=/][A-Za-z0-9.+~:-]+)?", "the name of an apt package"),

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from kmlab.cli import render
+from kmlab.errors import LabError
 from kmlab.events import Deadline, Event, Finished, Progress, Stage, Started, printable
 
 
@@ -45,6 +46,9 @@ def test_a_stage_that_raised_has_not_ended_well() -> None:
     with pytest.raises(ValueError, match="no"), Stage(heard.append, "debian", "booting"):
         raise ValueError("no")
     assert heard == [Started("debian", "booting")]
+    with pytest.raises(LabError, match="no"), Stage(heard.append, "debian", "booting"):
+        raise LabError("no")
+    assert isinstance(heard[-1], Finished) and heard[-1].outcome == "failed"
 
 
 def test_a_deadline_passes_and_is_never_negative() -> None:

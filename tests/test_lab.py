@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -236,7 +237,9 @@ allow: ["clocksource: timekeeping"]
         ),
         (SHORT + "vmcore_max: 12\n", "lab.yaml:4: 'vmcore_max' must be a size with its unit", None),
         (SHORT + "keep_runs: 0\n", "lab.yaml:4: 'keep_runs' must be a whole number from 1 to", None),
-        (SHORT + "matrix: [6.1, ../x]\n", "lab.yaml:4: item 2 of 'matrix' must be a kernel", "local: DIR"),
+        (SHORT + "matrix: [6.1, ../x]\n", "lab.yaml:4: item 2 of 'matrix' must be a kernel, a guest", "debian@6.12"),
+        (SHORT + "matrix: [6.1, debain@6.12]\n", "lab.yaml:4: 'matrix' names 'debain', which is no guest", "'debian'"),
+        (SHORT + "matrix:\n  - 6.1\n  - 6.1\n", "lab.yaml:6: 'matrix' names '6.1' twice", "remove one"),
         (SHORT + "mirror: file:///x\n", "lab.yaml:4: 'mirror' must be an http or https URL", None),
         (SHORT + "allow: ['/(/']\n", "lab.yaml:4: item 1 of 'allow' must hold a regular expression", None),
         (
@@ -476,3 +479,32 @@ def test_one_of_several_entries_for_a_folder_is_meant_by_its_name(folder: Path) 
     assert lab.module_for(Path("b")).params == {"n": 2}
     (folder / "b").mkdir()
     assert lab.module_for(folder / "b").source == folder / "b", "a folder of that name comes first"
+
+
+def test_a_guest_with_another_kernel_is_a_guest_of_its_own(tmp_path: Path) -> None:
+    lab = lab_of(tmp_path, SHORT)
+    spec = lab.guest("debian@6.12")
+    assert (spec.name, spec.kernel, spec.image) == ("debian@6.12", "6.12", lab.guest("debian").image)
+    assert lab.guest("debian@default") is lab.guest("debian")
+
+
+@pytest.mark.parametrize("kernel", ["backports:rt", "6.1*", "linux-image-6.12.95+deb12-rt-amd64", "6.1.0-50~bpo12"])
+def test_its_name_fits_a_path_and_stays_its_own(tmp_path: Path, kernel: str) -> None:
+    lab = lab_of(tmp_path, SHORT)
+    name = lab.guest(f"debian@{kernel}").name
+    assert re.fullmatch(r"debian@[A-Za-z0-9.+_-]{1,24}", name)
+    others = (kernel[:-1], kernel.replace(":", "-") + "x")
+    assert name not in [lab.guest(f"debian@{other}").name for other in others]
+
+
+@pytest.mark.parametrize("name", ["debian@../x", "debian@a@b", "debian@a b", "debain@6.1"])
+def test_a_kernel_that_cannot_be_one_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError):
+        lab_of(tmp_path, SHORT).guest(name)
+
+
+def test_the_columns_of_a_matrix_are_guests_and_kernels_of_guests_each_once(tmp_path: Path) -> None:
+    lab = lab_of(tmp_path, "name: a\nguests:\n  one: {image: debian-12}\n  two: {image: debian-13, kernel: '6.12'}\n")
+    names = [spec.name for spec in lab.columns(["one"], ["default", "6.12", "two", "two@backports", "two@6.12"])]
+    assert names == ["one", "one@6.12", "two", "two@backports"]
+    assert [spec.name for spec in lab.columns(["one", "two"], ["6.12"])] == ["one@6.12", "two"]

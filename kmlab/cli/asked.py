@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,9 +74,12 @@ def passphrase(path: str) -> str | None:
     """Ask the person for the passphrase of a key, once; None where nobody is there to ask."""
     if not sys.stdin.isatty():
         return None
-    if path not in _answers:
-        _answers[path] = typer.prompt(f"Passphrase of {path}", hide_input=True, err=True)
-    return _answers[path]
+    with _asking:
+        if path not in _answers:
+            _answers[path] = typer.prompt(f"Passphrase of {path}", hide_input=True, err=True)
+        return _answers[path]
 
 
 _answers: dict[str, str] = {}
+_asking = threading.Lock()
+"""Several guests may need it at a time."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kmlab.cli.asked import AllGuests, Connect, Debug, GuestNames, Json, LabFile, chosen, open_lab, real_host, speak
+
+if TYPE_CHECKING:
+    from kmlab.guest import GuestRecord
+    from kmlab.lab import GuestSpec
 
 Architecture = Annotated[
     str | None, typer.Option("--arch", help="x86_64 or aarch64; default: the host's, where there are both.")
@@ -72,16 +76,18 @@ def up(
 ) -> None:
     """Bring guests up: booted, with the headers of their own kernel. Twice is the same as once."""
     speak(json=json, debug=debug)
-    from kmlab import provision
+    from kmlab import many, provision
     from kmlab.cli import render
 
     opened, host = open_lab(lab, connect), real_host()
-    records = []
     provision.sweep()
     with render.reporting() as report:
-        for spec in chosen(opened, guests, every):
+
+        def start(spec: GuestSpec) -> GuestRecord:
             with provision.entered(host, opened, spec, report, kept=True) as guest:
-                records.append(guest.record)
+                return guest.record
+
+        records = many.each(host, opened, chosen(opened, guests, every), start, report)
     render.guests(opened, records, as_json=json, what="kmlab.up/1")
 
 
@@ -95,15 +101,17 @@ def reset(
 ) -> None:
     """Restore guests to clean, whatever a module did to them."""
     speak(json=json, debug=debug)
-    from kmlab import provision
+    from kmlab import many, provision
     from kmlab.cli import render
 
     opened, host = open_lab(lab, connect), real_host()
-    records = []
     with render.reporting() as report:
-        for spec in chosen(opened, guests, every):
+
+        def restore(spec: GuestSpec) -> GuestRecord:
             with provision.entered(host, opened, spec, report, fresh=True) as guest:
-                records.append(guest.record)
+                return guest.record
+
+        records = many.each(host, opened, chosen(opened, guests, every), restore, report)
     render.guests(opened, records, as_json=json, what="kmlab.reset/1")
 
 
@@ -116,11 +124,11 @@ def down(
 ) -> None:
     """Stop guests; the next start restores them clean."""
     speak(json=json, debug=debug)
-    from kmlab import provision
+    from kmlab import cache, provision
     from kmlab.cli import render
 
     opened, host = open_lab(lab), real_host()
-    names = [spec.name for spec in chosen(opened, guests, every)]
+    names = cache.guest_names(opened) if every else [spec.name for spec in chosen(opened, guests)]
     with render.reporting() as report:
         stopped = [name for name in names if provision.take_down(host, opened, name, report)]
     render.document({"schema": "kmlab.down/1", "stopped": stopped}) if json else render.say(

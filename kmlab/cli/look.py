@@ -29,7 +29,7 @@ def status(guests: GuestNames = None, lab: LabFile = None, json: Json = False, d
     from kmlab.cli import render
 
     opened = open_lab(lab)
-    names = [spec.name for spec in chosen(opened, guests, every=not guests)]
+    names = [spec.name for spec in chosen(opened, guests)] if guests else cache.guest_names(opened)
     render.statuses(opened, [cache.guest_status(opened, name) for name in names], as_json=json)
 
 

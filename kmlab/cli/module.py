@@ -40,6 +40,13 @@ SignWith = Annotated[
 Timeline = Annotated[
     Path | None, typer.Option("--timeline", help="Draw where the time went: .svg or .html.", metavar="FILE")
 ]
+Kernels = Annotated[
+    str | None,
+    typer.Option("--kernels", help="In guests with each of these kernels: 6.1,6.12,backports.", metavar="K,…"),
+]
+Jobs = Annotated[
+    int | None, typer.Option("--jobs", "-j", help="At most so many guests side by side.", metavar="N", min=1)
+]
 Keep = Annotated[bool, typer.Option("--keep", help="Leave the module loaded.")]
 
 
@@ -47,6 +54,8 @@ def run(
     directory: Directory,
     guest: GuestOptions = None,
     every: AllGuests = False,
+    kernels: Kernels = None,
+    jobs: Jobs = None,
     fresh: Fresh = False,
     keep: Keep = False,
     param: Params = None,
@@ -62,7 +71,7 @@ def run(
 ) -> None:
     """Sync, build, sign where the guest has Secure Boot, load, exercise, unload, collect, judge."""
     speak(json=json, debug=debug)
-    from kmlab import run as story
+    from kmlab import many
     from kmlab import timeline as pictures
     from kmlab.cli import render
 
@@ -70,13 +79,13 @@ def run(
         pictures.check(timeline)
     opened, host = open_lab(lab, connect), real_host()
     options = options_of(param, exercise, timeout, fresh=fresh, keep=keep, sign=sign_choice(no_sign, sign_with))
-    wanted = opened.module_for(directory)
-    specs = chosen(opened, guest or list(wanted.guests or ()), every)
+    asked = list(opened.guests) if every else guest or []
+    wanted = many.jobs(opened, [opened.module_for(directory)], asked, _columns(opened, kernels))
     with render.reporting() as report:
-        results = [story.run(host, opened, spec, wanted, options, report) for spec in specs]
+        results = many.run_all(host, opened, wanted, options, report, most=jobs)
     if timeline:
         pictures.write(timeline, results)
-    _end(results, json)
+    _end(results, json, table=kernels is not None)
 
 
 def test(
@@ -85,6 +94,8 @@ def test(
     ] = None,
     guest: GuestOptions = None,
     every: AllGuests = False,
+    kernels: Kernels = None,
+    jobs: Jobs = None,
     junit: Annotated[Path | None, typer.Option("--junit", help="Write a JUnit file.", metavar="FILE")] = None,
     github: Annotated[bool, typer.Option("--github", help="Annotations for GitHub Actions.")] = False,
     secure_boot_matrix: Annotated[
@@ -96,8 +107,9 @@ def test(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Every module of the lab, or under DIR, through its guests, as a table."""
+    """Every module of the lab, or under DIR, through its guests or the lab's matrix, as a table."""
     speak(json=json, debug=debug)
+    from kmlab import many
     from kmlab import report as reports
     from kmlab import run as story
     from kmlab.cli import render
@@ -105,12 +117,12 @@ def test(
     opened, host = open_lab(lab, connect), real_host()
     if secure_boot_matrix is not None:
         _secure_boot_matrix(host, opened, secure_boot_matrix, chosen(opened, guest, every), json)
-    results = []
+    asked = list(opened.guests) if every else guest or []
+    columns = _columns(opened, kernels) or ([] if asked else list(opened.matrix))
+    wanted = many.jobs(opened, story.modules_under(opened, directories or []), asked, columns)
+    options = story.Options(ask=passphrase)
     with render.reporting() as report:
-        for wanted in story.modules_under(opened, directories or []):
-            for spec in chosen(opened, guest or list(wanted.guests or ()), every):
-                results.append(story.run(host, opened, spec, wanted, story.Options(ask=passphrase), report))
-                render.one_line(results[-1])
+        results = many.run_all(host, opened, wanted, options, report, most=jobs, on_result=render.one_line)
     if junit:
         reports.write_junit(junit, results)
     if github and not json:
@@ -201,18 +213,29 @@ def _steps(
 ) -> None:
     import dataclasses
 
-    from kmlab import run as story
+    from kmlab import many
     from kmlab.cli import render
 
     opened, host = open_lab(lab, connect), real_host()
     options = dataclasses.replace(options_of(param, None, None), keep=True, steps=steps)
-    wanted = opened.module_for(directory)
+    wanted = many.jobs(opened, [opened.module_for(directory)], guest or [])
     with render.reporting() as report:
-        results = [
-            story.run(host, opened, spec, wanted, options, report)
-            for spec in chosen(opened, guest or list(wanted.guests or ()))
-        ]
+        results = many.run_all(host, opened, wanted, options, report)
     _end(results, json)
+
+
+def _columns(lab: Lab, kernels: str | None) -> list[str]:
+    """What `--kernels` names; `matrix` in it is lab.yaml's."""
+    from kmlab.errors import ConfigError
+
+    if kernels is None:
+        return []
+    words = [word.strip() for word in kernels.split(",") if word.strip()]
+    if not words:
+        raise ConfigError("--kernels names no kernel", "such as --kernels 6.1,6.12,backports")
+    if "matrix" in words and not lab.matrix:
+        raise ConfigError(f"--kernels matrix, but {lab.file} has no matrix", "add `matrix: [6.1, 6.12]`, or name them")
+    return [column for word in words for column in (lab.matrix if word == "matrix" else (word,))]
 
 
 def options_of(

@@ -1,18 +1,18 @@
-"""The only code that prints. People read stderr while work goes on and stdout at its end; programs read `--json`."""
+"""Prints what commands answer: for people on stdout, errors on stderr; programs read `--json`."""
 
 from __future__ import annotations
 
 import contextlib
 import json as jsonlib
 import sys
-import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kmlab.cli import progress
 from kmlab.errors import KmlabError
-from kmlab.events import Event, Finished, Note, Progress, Report, Started, printable
+from kmlab.events import printable
 
 if TYPE_CHECKING:
     from kmlab.cache import GuestStatus, ListedImage
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from kmlab.lab import Lab
     from kmlab.result import RunResult
 
-_REMIND = 15.0
-"""Seconds between two lines about the same wait, where no line can be drawn over."""
 _LOG_SHOWN = 30
+
+reporting, in_lines = progress.reporting, progress.in_lines
 
 
 def document(value: Any, *, line: bool = False) -> None:
@@ -64,104 +64,6 @@ def error_lines(problem: KmlabError) -> list[str]:
 
 def interrupted() -> None:
     sys.stderr.write("\nkmlab: interrupted\n")
-
-
-# --- while work goes on --------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def reporting() -> Iterator[Report]:
-    """Shows events on stderr: a moving line on a terminal, plain lines elsewhere."""
-    if not sys.stderr.isatty():
-        yield in_lines()
-        return
-    with _moving() as report:
-        yield report
-
-
-def in_lines() -> Report:
-    """Shows events on stderr as plain lines."""
-    return _Plain().hear
-
-
-class _Plain:
-    def __init__(self) -> None:
-        self._began: dict[tuple[str, str], float] = {}
-        self._told: dict[tuple[str, str], float] = {}
-        self._lock = threading.Lock()
-
-    def hear(self, event: Event) -> None:
-        with self._lock:
-            self._hear(event)
-            sys.stderr.flush()
-
-    def _hear(self, event: Event) -> None:
-        now = time.monotonic()
-        if isinstance(event, Note):
-            sys.stderr.write(f"{event.subject}: {printable(event.text)}\n")
-            return
-        key = (event.subject, event.what)
-        if isinstance(event, Started):
-            self._began[key] = self._told[key] = now
-        elif isinstance(event, Finished):
-            sys.stderr.write(_done(event) + "\n")
-        elif isinstance(event, Progress) and now - self._told.get(key, now) > _REMIND:
-            self._told[key] = now
-            detail = f": {printable(event.detail, 90)}" if event.detail else ""
-            sys.stderr.write(f"  …   {event.subject:<10} {event.what} ({now - self._began[key]:.0f} s{detail})\n")
-
-
-@contextlib.contextmanager
-def _moving() -> Iterator[Report]:
-    from rich.console import Console
-    from rich.status import Status
-    from rich.text import Text
-
-    console = Console(stderr=True, highlight=False)
-    status = Status(Text(""), console=console)
-    began: dict[tuple[str, str], float] = {}
-    detail: dict[tuple[str, str], str] = {}
-    lock, ended = threading.Lock(), threading.Event()
-
-    def draw() -> None:
-        now = time.monotonic()
-        parts = [f"{s}: {w} {now - t:.0f} s  {printable(detail.get((s, w), ''), 70)}" for (s, w), t in began.items()]
-        status.update(Text("\n".join(parts)))
-
-    def tick() -> None:
-        while not ended.wait(0.5):
-            with lock:
-                draw()
-
-    def hear(event: Event) -> None:
-        with lock:
-            if isinstance(event, Note):
-                console.print(Text(f"{event.subject}: {printable(event.text)}"))
-                return
-            key = (event.subject, event.what)
-            if isinstance(event, Started):
-                began[key] = time.monotonic()
-            elif isinstance(event, Progress):
-                detail[key] = event.detail
-            else:
-                began.pop(key, None)
-                console.print(Text(_done(event)))
-            draw()
-
-    ticker = threading.Thread(target=tick, daemon=True)
-    with status:
-        ticker.start()
-        try:
-            yield hear
-        finally:
-            ended.set()
-            ticker.join()
-
-
-def _done(event: Finished) -> str:
-    detail = f"  {printable(event.detail, 90)}" if event.detail else ""
-    mark = "  ok  " if event.outcome == "ok" else f" {event.outcome[:4]} "
-    return f"{mark}{event.subject:<10} {event.what:<28} {event.seconds:6.1f} s{detail}"
 
 
 # --- answers -------------------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -70,6 +71,34 @@ def find(program: str) -> str:
     return path
 
 
+_running: set[subprocess.Popen[bytes]] = set()
+_ending = threading.Event()
+
+
+@contextlib.contextmanager
+def ending() -> Iterator[None]:
+    """While the block lasts no thread starts a program any more: `go_on` and whatever calls it raise."""
+    _ending.set()
+    try:
+        yield
+    finally:
+        _ending.clear()
+
+
+def go_on() -> None:
+    """KeyboardInterrupt in a thread that still works while the command is being ended."""
+    if _ending.is_set():
+        raise KeyboardInterrupt
+
+
+def end_all() -> None:
+    """Tell every program that was started here, with its children, to end; does not wait."""
+    for process in list(_running):
+        if process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+
+
 def run(
     argv: Sequence[str | Path],
     *,
@@ -89,6 +118,7 @@ def run(
     """
     words = [str(word) for word in argv]
     words[0] = find(words[0])
+    go_on()
     held, leash = os.pipe()
     with open(stdin or os.devnull, "rb") as given, open(held, "rb"), open(leash, "wb"):
         process = subprocess.Popen(
@@ -102,6 +132,7 @@ def run(
             start_new_session=True,
         )
         output, code = _attend(process, deadline, on_line)
+    go_on()
     if code is None or code not in accept:
         raise CommandFailed([str(w) for w in argv], code, output[-_TAIL:], hint)
     return Completed(tuple(words), code, output)
@@ -117,12 +148,14 @@ So nothing runs on by itself, however kmlab ended: PR_SET_PDEATHSIG would end th
 def _attend(
     process: subprocess.Popen[bytes], deadline: Deadline, on_line: Callable[[str], None] | None
 ) -> tuple[str, int | None]:
+    _running.add(process)
     try:
         output, in_time = _read(process, deadline, on_line)
         return output, process.wait() if in_time else None
     finally:
         if process.poll() is None:
             _end(process)
+        _running.discard(process)
 
 
 def _read(
@@ -170,6 +203,7 @@ class Conversation:
     """A program that answers one line to each line it is told; it ends with the `with` block."""
 
     def __init__(self, argv: Sequence[str | Path], environment: Mapping[str, str]) -> None:
+        go_on()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
         self._process = subprocess.Popen(
             [str(word) for word in argv],
@@ -180,6 +214,7 @@ class Conversation:
             start_new_session=True,
         )
         self._pending = b""
+        _running.add(self._process)
 
     def ask(self, line: str, deadline: Deadline) -> str:
         """The answer to `line`; the empty text if the program ended or did not answer in time."""
@@ -218,6 +253,7 @@ class Conversation:
             self._process.wait(5)
         if self._process.poll() is None:
             _end(self._process)
+        _running.discard(self._process)
         self._process.stdout.close()
         self._log.close()
 

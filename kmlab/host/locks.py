@@ -15,6 +15,7 @@ import filelock
 from kmlab import store
 from kmlab.errors import LabError
 from kmlab.events import Deadline, Note, Report
+from kmlab.host import command
 
 
 @contextlib.contextmanager
@@ -25,20 +26,31 @@ def held(lock: Path, subject: str, report: Report, deadline: Deadline) -> Iterat
     try:
         guard.acquire(timeout=0)
     except filelock.Timeout:
-        report(Note(subject, f"another kmlab ({_holder(lock)}) is at work here: waiting for it"))
-        try:
-            guard.acquire(timeout=deadline.left, poll_interval=0.1)
-        except filelock.Timeout:
-            raise LabError(
-                f"'{subject}' is still in use by another kmlab ({_holder(lock)})",
-                "wait for it, or end that process",
-            ) from None
+        _wait(guard, lock, subject, report, deadline)
     try:
         lock.with_suffix(".holder").write_text(f"{os.getpid()}\n", encoding="ascii")
         yield
     finally:
         lock.with_suffix(".holder").unlink(missing_ok=True)
         guard.release()
+
+
+def _wait(guard: filelock.BaseFileLock, lock: Path, subject: str, report: Report, deadline: Deadline) -> None:
+    told = False
+    while not guard.is_locked:
+        command.go_on()
+        ours = _holder(lock) == f"process {os.getpid()}"
+        if deadline.passed:
+            holder = "another guest of this command" if ours else f"another kmlab ({_holder(lock)})"
+            raise LabError(f"'{subject}' is still in use by {holder}", "wait for it, or end that process") from None
+        if not told and not ours:
+            told = True
+            report(Note(subject, f"another kmlab ({_holder(lock)}) is at work here: waiting for it"))
+        with contextlib.suppress(filelock.Timeout):
+            guard.acquire(timeout=deadline.within(1).left, poll_interval=0.1)
+        if not told and not guard.is_locked:
+            told = True
+            report(Note(subject, "waiting for what another guest of this command is making"))
 
 
 def is_free(lock: Path) -> bool:

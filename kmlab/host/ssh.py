@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 
 from kmlab import store
 from kmlab.errors import GuestUnreachable, LabError
-from kmlab.events import Deadline
+from kmlab.events import Deadline, silent
+from kmlab.host import locks
 
 if TYPE_CHECKING:
     import paramiko
@@ -196,8 +197,12 @@ def ensure_identity(private: Path) -> str:
     from cryptography.hazmat.primitives.asymmetric import ed25519
 
     public = private.with_suffix(".pub")
-    if not (private.exists() and public.exists()):
-        store.make_folder(private.parent, 0o700)
+    if private.exists() and public.exists():
+        return public.read_text(encoding="utf-8").strip()
+    store.make_folder(private.parent, 0o700)
+    with locks.held(private.with_suffix(".lock"), "the ssh key of guests", silent, Deadline(60)):
+        if private.exists() and public.exists():
+            return public.read_text(encoding="utf-8").strip()
         made = ed25519.Ed25519PrivateKey.generate()
         text = made.private_bytes(
             serialization.Encoding.PEM,
@@ -207,7 +212,7 @@ def ensure_identity(private: Path) -> str:
         line = made.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
         store.write_text(private, text.decode(), 0o600)
         store.write_text(public, f"{line.decode()} kmlab\n")
-    return public.read_text(encoding="utf-8").strip()
+        return public.read_text(encoding="utf-8").strip()
 
 
 def client_argv(port: int, known_hosts: Path, identity: Path, command: list[str]) -> list[str]:

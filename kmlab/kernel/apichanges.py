@@ -21,8 +21,20 @@ class ApiChange(NamedTuple):
     """Matches the error that new code gives before that release; empty for none."""
 
 
-def find_api_change(message: str, release: str) -> str | None:
-    """A sentence about the change behind an error on the kernel `release`; None if none is known.
+class Cause(NamedTuple):
+    """A change that is behind an error, and on which side of it the kernel is."""
+
+    change: ApiChange
+    kernel_has_it: bool
+    """Whether old code met a kernel with the change, and not new code one without."""
+
+    @property
+    def version(self) -> str:
+        return f"{self.change.since[0]}.{self.change.since[1]}"
+
+
+def find_cause(message: str, release: str) -> Cause | None:
+    """The change behind an error on the kernel `release`; None if none is known.
 
     `message` is what the compiler or modpost said, its notes in further lines.
     """
@@ -32,12 +44,21 @@ def find_api_change(message: str, release: str) -> str | None:
     # gcc quotes with typographic marks in a UTF-8 locale, with plain ones elsewhere.
     plain = re.sub(r"[\u2018\u2019`]", "'", message)
     for change in _CHANGES:
-        name = f"{change.since[0]}.{change.since[1]}"
-        if version >= change.since and change.on_newer and re.search(change.on_newer, plain, re.DOTALL):
-            return f"since Linux {name} {change.text}; this kernel is {release}"
-        if version < change.since and change.on_older and re.search(change.on_older, plain, re.DOTALL):
-            return f"only since Linux {name} {change.text}; this kernel is {release}, so it needs the older form"
+        has_it = version >= change.since
+        expression = change.on_newer if has_it else change.on_older
+        if expression and re.search(expression, plain, re.DOTALL):
+            return Cause(change, has_it)
     return None
+
+
+def find_api_change(message: str, release: str) -> str | None:
+    """A sentence about the change behind an error on the kernel `release`; None if none is known."""
+    cause = find_cause(message, release)
+    if cause is None:
+        return None
+    if cause.kernel_has_it:
+        return f"since Linux {cause.version} {cause.change.text}; this kernel is {release}"
+    return f"only since Linux {cause.version} {cause.change.text}; this kernel is {release}, so it needs the older form"
 
 
 def find_missing_include(message: str) -> str | None:

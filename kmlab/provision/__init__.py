@@ -16,7 +16,7 @@ from kmlab import store
 from kmlab.errors import GuestUnreachable, HypervisorError, LabError
 from kmlab.events import Deadline, Note, Report, Stage, printable
 from kmlab.guest import Guest, GuestRecord, read_record, write_record
-from kmlab.host import Host, disks, hypervisor, locks
+from kmlab.host import Host, command, disks, hypervisor, locks
 from kmlab.host.ssh import Shell, known_hosts_line
 from kmlab.lab import GuestSpec, Lab
 from kmlab.provision.base import Base, ensure_base
@@ -114,6 +114,7 @@ def _enter(
     try:
         return _restore(host, wanted, base, checkpoint, report, stack)
     except (HypervisorError, GuestUnreachable) as error:
+        command.go_on()
         report(Note(wanted.spec.name, f"the checkpoint does not restore, so it is made anew ({error.message})"))
         stop(host, wanted.lab, wanted.spec.name)
         store.remove_tree(store.checkpoints() / checkpoint)

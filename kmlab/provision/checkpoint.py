@@ -193,6 +193,7 @@ def _shell_while_booting(
         shell = None
         patience = Deadline(firmware.FIRST_LINE_SECONDS * wanted.patience)
         while shell is None:
+            command.go_on()
             console = read_console(folder / "console.log")
             require_life(wanted, console)
             if patience.passed:

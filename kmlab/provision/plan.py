@@ -83,8 +83,6 @@ def lab_files(lab: Lab) -> store.LabFiles:
 
 def plan(host: Host, lab: Lab, spec: GuestSpec) -> Plan:
     """Look up all that decides how this guest is made; nothing is made yet, but the accelerator may be measured."""
-    if lab.matrix:
-        raise lab.error(("matrix",), "this value of 'matrix' is not supported yet", "leave it out")
     image, source = source_of(lab, spec)
     arch = source.arch
     command.find(command.emulator(arch))

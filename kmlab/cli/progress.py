@@ -1,0 +1,143 @@
+"""Shows on stderr what goes on: a line for each guest at work that moves on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from kmlab.events import Event, Finished, Note, Progress, Report, Started, printable
+
+_REMIND = 15.0
+"""Seconds between two lines about the same wait, where no line can be drawn over."""
+_WIDTH = 10
+"""Of the column with the subjects, until there is a longer one."""
+
+
+@contextlib.contextmanager
+def reporting() -> Iterator[Report]:
+    """What hears events while the block lasts; several threads may tell it."""
+    if not sys.stderr.isatty():
+        yield in_lines()
+        return
+    with _moving() as report:
+        yield report
+
+
+def in_lines() -> Report:
+    """What shows events as plain lines."""
+    return Lines(_say).hear
+
+
+@dataclass(slots=True)
+class Lines:
+    """Events as lines that stay, each with the guest it is about."""
+
+    write: Callable[[str], object]
+    clock: Callable[[], float] = time.monotonic
+    _board: Board = field(init=False)
+    _told: dict[tuple[str, str], float] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self._board = Board(self.clock)
+
+    def hear(self, event: Event) -> None:
+        with self._lock:
+            for line in self._board.hear(event):
+                self.write(line)
+            if isinstance(event, Note | Finished):
+                return
+            key, now = (event.subject, event.what), self.clock()
+            if isinstance(event, Started) or now - self._told.get(key, now) <= _REMIND:
+                self._told.setdefault(key, now)
+                return
+            self._told[key] = now
+            self.write(f"  …   {self._board.under_way(*key)}")
+
+
+@dataclass(slots=True)
+class Board:
+    """Who does what at the moment, and since when."""
+
+    clock: Callable[[], float] = time.monotonic
+    width: int = _WIDTH
+    _began: dict[tuple[str, str], float] = field(default_factory=dict)
+    _detail: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def hear(self, event: Event) -> list[str]:
+        """Take note; the lines that are to stay."""
+        if isinstance(event, Note):
+            return [f"{event.subject}: {printable(event.text)}"]
+        key = (event.subject, event.what)
+        self.width = max(self.width, len(event.subject))
+        if isinstance(event, Started):
+            self._began[key] = self.clock()
+            self._detail.pop(key, None)
+        elif isinstance(event, Progress):
+            self._detail[key] = event.detail
+        else:
+            self._began.pop(key, None)
+            return [self._done(event)]
+        return []
+
+    def lines(self) -> list[str]:
+        """One for each subject at work, in an order that stays: what it is in the midst of."""
+        latest = {subject: what for subject, what in self._began}
+        return [self.under_way(subject, what) for subject, what in sorted(latest.items())]
+
+    def under_way(self, subject: str, what: str) -> str:
+        key = (subject, what)
+        seconds = self.clock() - self._began.get(key, self.clock())
+        detail = printable(self._detail.get(key, ""), 70)
+        return f"{subject:<{self.width}} {what} {seconds:.0f} s  {detail}".rstrip()
+
+    def _done(self, event: Finished) -> str:
+        detail = f"  {printable(event.detail, 90)}" if event.detail else ""
+        mark = "  ok  " if event.outcome == "ok" else f" {event.outcome[:4]} "
+        return f"{mark}{event.subject:<{self.width}} {event.what:<28} {event.seconds:6.1f} s{detail}"
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def _moving() -> Iterator[Report]:
+    from rich.console import Console
+    from rich.status import Status
+    from rich.text import Text
+
+    console = Console(stderr=True, highlight=False)
+    status = Status(Text(""), console=console)
+    board = Board()
+    lock, ended = threading.Lock(), threading.Event()
+
+    def draw() -> None:
+        # A line that wraps could not be drawn over.
+        cut = [Text(line[: max(console.width - 3, 20)]) for line in board.lines()]
+        status.update(Text("\n").join(cut))
+
+    def tick() -> None:
+        while not ended.wait(0.5):
+            with lock:
+                draw()
+
+    def hear(event: Event) -> None:
+        with lock:
+            for line in board.hear(event):
+                console.print(Text(line))
+            draw()
+
+    ticker = threading.Thread(target=tick, daemon=True)
+    with status:
+        ticker.start()
+        try:
+            yield hear
+        finally:
+            ended.set()
+            ticker.join()
