@@ -37,6 +37,7 @@ from kmlab.yamltypes import (
     Size,
     Sysctl,
     Url,
+    Version,
     parse_kernel,
     size,
     whole,
@@ -204,8 +205,17 @@ class Expect:
     """None is in any line."""
     allow: tuple[Pattern, ...] = ()
     """Warnings that are known and do not count."""
+    since: Mapping[Version, Expect] = field(default_factory=dict)
+    """What holds instead of all this on kernels from that version on."""
+
+    def on(self, version: tuple[int, int] | None) -> Expect:
+        """What holds on a kernel of that version."""
+        reached = [since for since in self.since if version is not None and since <= version]
+        return self.since[max(reached)] if reached else self
 
     def __post_init__(self) -> None:
+        if any(other.since for other in self.since.values()):
+            raise ConfigError("has a 'since' within a 'since'", "put the versions side by side")
         if not self.outcome:
             raise ConfigError("has an empty list for 'outcome', which no run can meet")
         if self.outcome == ("pass",) and (self.kind or self.function):

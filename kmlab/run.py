@@ -17,6 +17,7 @@ from kmlab.ahead import Ahead
 from kmlab.errors import ConfigError, LabError
 from kmlab.events import Note, Report, Stage, printable
 from kmlab.host import Host
+from kmlab.kernel.apichanges import parse_release
 from kmlab.kernel.oops import Crash, outcome_of
 from kmlab.kernel.taint import taint_mask
 from kmlab.lab import GuestSpec, Lab, Module
@@ -117,11 +118,12 @@ def _draft(lab: Lab, spec: GuestSpec, wanted: Module) -> RunResult:
 
 def _judged(draft: RunResult, lab: Lab, wanted: Module, steps: Steps, found: list[Crash]) -> RunResult:
     """What the run came to; its evidence is written and the guest marked."""
-    patterns = (*lab.allow, *wanted.expect.allow)
+    expect = wanted.expect.on(parse_release(steps.guest.record.release))
+    patterns = (*lab.allow, *expect.allow)
     allowed = [c for c in found if outcome_of(c) == "warning" and any(matches(p, c.title) for p in patterns)]
     crashes = [c for c in found if c not in allowed]
     log = steps.witness.records
-    missed = result.unmet_log(wanted.expect, log)
+    missed = result.unmet_log(expect, log)
     outcomes = _outcomes(steps, crashes)
     if steps.taint[1] & ~steps.taint[0] & taint_mask(["WARN"]) and not allowed:
         outcomes.append("warning")
@@ -141,7 +143,8 @@ def _judged(draft: RunResult, lab: Lab, wanted: Module, steps: Steps, found: lis
         draft,
         kernel=steps.guest.record.release,
         outcome=outcome,
-        unmet=(*result.unmet_crash(wanted.expect, outcome, crashes), *missed),
+        expect=expect,
+        unmet=(*result.unmet_crash(expect, outcome, crashes), *missed),
         title=title,
         crashes=tuple(crashes),
         reason=reason,

@@ -114,6 +114,14 @@ def parse_time(text: str) -> int:
         raise ConfigError("must be a time in UTC, such as 2026-11-24T20:15:00Z") from None
 
 
+def parse_version(text: str) -> tuple[int, int]:
+    """A version of Linux: 6.4 is (6, 4)."""
+    found = re.fullmatch(r"([0-9]{1,3})\.([0-9]{1,3})", text, re.ASCII)
+    if not found:
+        raise ConfigError("must be a version of Linux, such as 6.4")
+    return int(found[1]), int(found[2])
+
+
 _SIZE = re.compile(r"(?P<number>[0-9]{1,12}(\.[0-9]{1,6})?) ?(?P<unit>[KMGTkmgt])(i?B)?", re.ASCII)
 _DURATION = re.compile(r"(?P<number>[0-9]{1,9}(\.[0-9]{1,6})?) ?(?P<unit>ms|s|m|h|)", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
@@ -123,6 +131,7 @@ Size = Annotated[int, Reads(parse_size)]
 Duration = Annotated[float, Reads(parse_duration)]
 Time = Annotated[int, Reads(parse_time)]
 """Seconds since 1970."""
+Version = Annotated[tuple[int, int], Reads(parse_version)]
 Pattern = Annotated[str, Reads(parse_pattern)]
 Digest = Annotated[str, Reads(_parse_digest)]
 """SHA-256, in small letters."""

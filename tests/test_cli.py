@@ -270,3 +270,23 @@ def test_a_duration_that_is_none_is_a_usage_error(kmlab: Program, lab: Path) -> 
     ended = kmlab("run", ".", "--timeout", "soon")
     assert ended.code == 2
     assert ended.err.startswith("kmlab: --timeout 'soon' must be a time above zero")
+
+
+@pytest.mark.parametrize(
+    ("kernels", "said"),
+    [
+        (" , ", "kmlab: --kernels names no kernel\n"),
+        ("matrix", "kmlab: --kernels matrix, but lab.yaml has no matrix\n"),
+        ("6.1,debain@6.12", "kmlab: there is no guest 'debain' in lab.yaml\n  hint: did you mean 'debian'?\n"),
+        ("6.1;reboot", "kmlab: 'debian@6.1;reboot' must be a kernel: "),
+    ],
+)
+def test_kernels_that_are_none_are_bad_input_before_anything_starts(
+    kmlab: Program, lab: Path, kernels: str, said: str
+) -> None:
+    (lab / "lab.yaml").write_text(LAB)
+    (lab / "Kbuild").write_text("obj-m := x.o\n")
+    for command in ("run", "test"):
+        ended = kmlab(command, ".", "--kernels", kernels)
+        assert ended.code == 2
+        assert ended.err.startswith(said), ended.err

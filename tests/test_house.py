@@ -33,7 +33,7 @@ STOREYS = (
     ("result", "build", "postmortem"),
     ("ahead",),
     ("steps",),
-    ("run", "judge", "report", "cache", "timeline", "enrolment"),
+    ("run", "judge", "report", "cache", "timeline", "grid", "enrolment"),
     ("many", "securematrix", "testing_keys", "testing_packages", "watch"),
     # Imported by nobody.
     ("cli", "testing"),

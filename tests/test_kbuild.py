@@ -374,3 +374,8 @@ def test_an_include_is_proposed_for_what_is_forgotten_most() -> None:
 
 def test_releases_are_parsed() -> None:
     assert parse_release(OLD) == (6, 1) and parse_release("x") is None
+
+
+def test_a_module_without_types_of_its_own_is_told_what_the_kernels_tools_want() -> None:
+    said = reason("btf-7.3", "7.3.4+deb13-cloud-amd64", "/var/lib/kmlab/modules/kallsyms")
+    assert said.startswith("the tools of 7.3.4+deb13-cloud-amd64 could not sort") and said.endswith("such as a struct.")

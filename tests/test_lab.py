@@ -350,6 +350,16 @@ def test_a_bad_image_is_named_with_its_line(folder: Path, image: str, message: s
             "unknown key 'functoin' in 'expect' of module 'm'",
             "did you mean 'function'?",
         ),
+        (
+            "expect: {since: {6: {outcome: oops}}}",
+            "since '6' must be a version of Linux, such as 6.4, not '6'",
+            None,
+        ),
+        (
+            "expect: {since: {6.4: {since: {6.5: {outcome: oops}}}}}",
+            "'expect' of module 'm' has a 'since' within a 'since'",
+            "side by side",
+        ),
         ("expect: oops", "'expect' of module 'm' must be a mapping, not 'oops'", "key: value"),
     ],
 )
@@ -508,3 +518,11 @@ def test_the_columns_of_a_matrix_are_guests_and_kernels_of_guests_each_once(tmp_
     names = [spec.name for spec in lab.columns(["one"], ["default", "6.12", "two", "two@backports", "two@6.12"])]
     assert names == ["one", "one@6.12", "two", "two@backports"]
     assert [spec.name for spec in lab.columns(["one", "two"], ["6.12"])] == ["one@6.12", "two"]
+
+
+def test_what_is_expected_since_a_version_holds_instead_from_there_on(tmp_path: Path) -> None:
+    text = "  m: {source: m, expect: {outcome: oops, log: [x], since: {'6.4': {}, 6.10: {outcome: [panic, hang]}}}}\n"
+    expect = lab_of(tmp_path, SHORT + f"modules:\n{text}").modules["m"].expect
+    assert expect.on((6, 1)) is expect is expect.on(None)
+    assert expect.on((6, 4)) == expect.on((6, 9)) == Expect()
+    assert expect.on((6, 10)).outcome == expect.on((7, 0)).outcome == ("panic", "hang")

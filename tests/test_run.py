@@ -14,7 +14,7 @@ from kmlab.errors import ConfigError, GuestUnreachable, HypervisorError, LabErro
 from kmlab.events import Event, Note
 from kmlab.guest import GuestRecord, read_record, write_record
 from kmlab.host import hypervisor
-from kmlab.lab import Lab, load_lab
+from kmlab.lab import Expect, Lab, load_lab
 from kmlab.result import RunResult, to_json
 from kmlab.testing import RELEASE, Act, FakeModule, World, module_image
 
@@ -380,3 +380,13 @@ def test_a_dump_that_fails_is_no_verdict_on_the_module(go: Go, world: World, eve
     world.refusals["dump"] = HypervisorError("libvirt could not dump the guest's memory: no")
     assert go(load=Act(kernel=PANIC, ends="hangs")).outcome == "panic"
     assert notes(events) == ["its memory was not kept: libvirt could not dump the guest's memory: no"]
+
+
+def test_what_is_expected_on_this_kernel_is_what_counts(go: Go, lab: Lab) -> None:
+    since = {(6, 0): Expect(outcome=("oops",), log=("wanted",)), (6, 4): Expect()}
+    module = dataclasses.replace(lab.modules["params"], expect=Expect(outcome=("panic",), since=since))
+    there = dataclasses.replace(lab, modules={"params": module})
+    result = go("params", lab=there)
+    assert (result.expect, result.ok) == (since[6, 0], False)
+    assert "expected in the log: wanted" in result.unmet
+    assert to_json(result)["expected"] == "oops"

@@ -82,7 +82,8 @@ def run(
     asked = list(opened.guests) if every else guest or []
     wanted = many.jobs(opened, [opened.module_for(directory)], asked, _columns(opened, kernels))
     with render.reporting() as report:
-        results = many.run_all(host, opened, wanted, options, report, most=jobs)
+        tell = render.one_line if kernels is not None else _silent
+        results = many.run_all(host, opened, wanted, options, report, most=jobs, on_result=tell)
     if timeline:
         pictures.write(timeline, results)
     _end(results, json, table=kernels is not None)
@@ -224,6 +225,10 @@ def _steps(
     _end(results, json)
 
 
+def _silent(result: RunResult) -> None:
+    """Of a run whose verdict comes at the end."""
+
+
 def _columns(lab: Lab, kernels: str | None) -> list[str]:
     """What `--kernels` names; `matrix` in it is lab.yaml's."""
     from kmlab.errors import ConfigError
@@ -283,13 +288,15 @@ def _seconds(timeout: str) -> float:
 
 
 def _end(results: list[RunResult], json: bool, *, table: bool = False) -> None:
+    from kmlab import grid
     from kmlab.cli import render
     from kmlab.result import document
 
+    page = grid.grid_of(results) if table else None
     if json:
-        render.document(document(results))
-    elif table:
-        render.table(results)
+        render.document({**document(results), **({"grid": grid.document(page)} if page else {})})
+    elif page:
+        render.plain(grid.lines(page))
     else:
         for result in results:
             render.verdict(result)

@@ -124,28 +124,6 @@ def one_line(result: RunResult) -> None:
     sys.stderr.flush()
 
 
-def table(results: Sequence[RunResult]) -> None:
-    """Modules down, guests across."""
-    guests = list(dict.fromkeys(r.guest for r in results))
-    modules = list(dict.fromkeys(r.module for r in results))
-    cells = {(r.module, r.guest): ("" if r.ok else "! ") + r.outcome for r in results}
-    width = max([len(m) for m in modules] + [6])
-    columns = {g: max([len(g)] + [len(cells.get((m, g), "")) for m in modules]) for g in guests}
-    say("  ".join([f"{'module':<{width}}", *(f"{g:<{columns[g]}}" for g in guests)]))
-    for module in modules:
-        say(
-            "  ".join(
-                [f"{module:<{width}}", *(f"{cells.get((module, g), '-'):<{columns[g]}}" for g in guests)]
-            ).rstrip()
-        )
-    wrong = [r for r in results if not r.ok]
-    say(f"{len(results) - len(wrong)} as expected, {len(wrong)} not" + (" (marked !)" if wrong else ""))
-    for result in wrong:
-        say(headline(result))
-        for sentence in result.unmet:
-            say(f"  {sentence}")
-
-
 def crashes(found: Sequence[Crash], *, as_json: bool) -> None:
     """Findings of a saved log."""
     if as_json:

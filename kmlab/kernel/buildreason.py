@@ -65,6 +65,12 @@ def _no_headers(log: str, release: str) -> str | None:
         return "the guest's disk is full: make room in it or restore it (kmlab reset)."
     if re.search(r"(?:gcc|clang|cc1)\S*: .*(?:Killed|terminated) signal|internal compiler error: Killed", log):
         return "the compiler was killed for want of memory: give the guest more (memory: in lab.yaml)."
+    if "FAILED to sort BTF" in log:
+        # Seen with Linux 7.3: scripts/Makefile.modfinal lets resolve_btfids sort what pahole wrote.
+        return (
+            f"the tools of {release} could not sort the module's type information (BTF), as happens to one "
+            "without a type of its own: give it one, such as a struct."
+        )
     missing = re.search(
         r"(?m)^(?:make(?:\[\d+\])?|(?:/bin/)?sh: \d+): (\S+): (?:No such file|not found|Command not)", log
     )

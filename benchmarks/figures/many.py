@@ -1,0 +1,135 @@
+"""Guests side by side against the same ones one after another: time, and what each takes of memory and disk."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from benchmarks.frame import Figure
+from benchmarks.world import World
+from kmlab import store
+from kmlab.host import disks
+
+_GUESTS = ("one", "two", "three", "four")
+_EXAMPLES = ("hello", "init_exit", "params", "multi", "oops", "build_error")
+
+
+def restored_together(world: World) -> float:
+    """`kmlab up` of four stopped guests."""
+    lab = _stopped(world)
+    took, _ = world.kmlab("up", "--all", lab=lab)
+    return took
+
+
+def restored_in_turn(world: World) -> float:
+    """The same as four commands, each when the one before it has ended."""
+    lab = _stopped(world)
+    return sum(world.kmlab("up", guest, lab=lab)[0] for guest in _GUESTS)
+
+
+def memory_of_four(world: World) -> float:
+    """MiB for each of four restored guests; what they share is split between them."""
+    return _memory(world, _GUESTS)
+
+
+def memory_of_one(world: World) -> float:
+    return _memory(world, _GUESTS[:1])
+
+
+def disk_of_four(world: World) -> float:
+    """MiB on disk for each of four restored guests, beside the base and the checkpoint that they share."""
+    lab = _stopped(world)
+    world.kmlab("up", "--all", lab=lab)
+    labs = Path(world.environment["XDG_STATE_HOME"]) / "kmlab" / "labs"
+    return sum(disks.size_on_disk(folder) for folder in labs.glob("many-*")) / len(_GUESTS) / 2**20
+
+
+def disk_of_base_and_checkpoint(world: World) -> float:
+    """What a guest would take that shares nothing: image, base and checkpoint of its own."""
+    _, told = world.run_json("up", _GUESTS[0], lab=_lab(world))
+    (guest,) = told["guests"]
+    image = store.read_json(store.bases() / guest["base"] / "base.json")["image"]
+    folders = (store.images() / image, store.bases() / guest["base"], store.checkpoints() / guest["checkpoint"])
+    return sum(map(disks.size_on_disk, folders)) / 2**20
+
+
+def tested_together(world: World) -> float:
+    """`kmlab test` of six examples in four guests, from stopped guests to the table."""
+    return _tested(world)
+
+
+def tested_in_turn(world: World) -> float:
+    """The same command, with one guest at a time."""
+    return _tested(world, "--jobs", "1")
+
+
+def _tested(world: World, *more: str) -> float:
+    lab = _stopped(world)
+    sources = [str(world.copied(example)) for example in _EXAMPLES]
+    took, _ = world.kmlab("test", *sources, "--all", *more, lab=lab, accept=(0, 1))
+    return took
+
+
+def _lab(world: World) -> Path:
+    lab = world.folder / "many.yaml"
+    guests = "".join(f"  {name}: {{image: debian-12, cpus: 2, memory: 1G}}\n" for name in _GUESTS)
+    lab.write_text(f"name: many\nguests:\n{guests}")
+    return lab
+
+
+def _stopped(world: World) -> Path:
+    lab = _lab(world)
+    world.kmlab("down", "--all", lab=lab)
+    return lab
+
+
+def _memory(world: World, guests: tuple[str, ...]) -> float:
+    """MiB of a QEMU, on average: its proportional set size (proc_pid_smaps(5), Pss)."""
+    lab = _stopped(world)
+    _, told = world.run_json("up", *guests, lab=lab)
+    sizes = []
+    for guest in told["guests"]:
+        text = Path(f"/proc/{guest['pid']}/smaps_rollup").read_text()
+        found = re.search(r"^Pss:\s+(\d+) kB", text, re.MULTILINE)
+        assert found is not None
+        sizes.append(int(found[1]) / 1024)
+    return sum(sizes) / len(sizes)
+
+
+FIGURES = (
+    Figure(
+        name="4 guests restored",
+        what="kmlab up of four stopped guests",
+        companion="four commands, one after another",
+        target=0.7,
+        ours=restored_together,
+        theirs=restored_in_turn,
+    ),
+    Figure(
+        name="4 guests × 6 examples",
+        what="kmlab test, side by side",
+        companion="the same, one guest after another",
+        target=0.6,
+        ours=tested_together,
+        theirs=tested_in_turn,
+        rounds=2,
+    ),
+    Figure(
+        name="memory of a guest, MiB",
+        what="each of four that are up",
+        companion="one that is up alone",
+        target=1.05,
+        ours=memory_of_four,
+        theirs=memory_of_one,
+        rounds=2,
+    ),
+    Figure(
+        name="disk of a guest, MiB",
+        what="each of four that are up",
+        companion="image, base and checkpoint, which they share",
+        target=0.1,
+        ours=disk_of_four,
+        theirs=disk_of_base_and_checkpoint,
+        rounds=2,
+    ),
+)
