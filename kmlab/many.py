@@ -150,48 +150,63 @@ class _Workers:
         self._failed: dict[str, BaseException] = {}
         self._lock = threading.Lock()
         self._stop = False
+        self._busy: set[int] = set()
+        """Threads that have not ended. Thread.join says of one that it has when ^C cuts the join short (bpo-45274)."""
+        self._idle = threading.Event()
 
     def finish(self, count: int) -> None:
-        threads = [threading.Thread(target=self._go, name=f"guests-{n}", daemon=True) for n in range(count)]
+        self._busy = set(range(count))
+        threads = [threading.Thread(target=self._go, args=(n,), name=f"guests-{n}", daemon=True) for n in range(count)]
         try:
             for thread in threads:
                 thread.start()
-            for thread in threads:
-                while thread.is_alive():
-                    thread.join(_TICK)
+            while not self._idle.wait(_TICK):
+                pass
         except BaseException:
-            self._end(threads)
+            self._end({number for number, thread in enumerate(threads) if thread.ident is None})
             raise
         failed = [self._failed[spec.name] for spec in self.specs if spec.name in self._failed]
         for error in sorted(failed, key=lambda error: isinstance(error, LabError)):
             raise error
 
-    def _end(self, threads: Sequence[threading.Thread]) -> None:
+    def _end(self, never_started: set[int]) -> None:
         """End what the workers wait for, until they have ended too."""
         self._stop = True
+        self._ended(never_started)
         files = provision.lab_files(self.lab)
         with command.ending():
-            while any(thread.is_alive() for thread in threads):
+            while not self._idle.wait(_TICK):
                 command.end_all()
-                for spec in self._taken:
+                for spec in list(self._taken):
                     hypervisor.kill(files.guest(spec.name).root)
-                for thread in threads:
-                    if thread.ident is not None:
-                        thread.join(_TICK)
 
-    def _go(self) -> None:
-        while True:
+    def _ended(self, threads: set[int]) -> None:
+        with self._lock:
+            self._busy -= threads
+            if not self._busy:
+                self._idle.set()
+
+    def _go(self, number: int) -> None:
+        try:
+            while (spec := self._next()) is not None:
+                self._row(spec)
+        finally:
+            self._ended({number})
+
+    def _next(self) -> GuestSpec | None:
+        with self._lock:
+            if self._stop or not self._waiting:
+                return None
+            self._taken.append(self._waiting.pop(0))
+            return self._taken[-1]
+
+    def _row(self, spec: GuestSpec) -> None:
+        try:
+            self.work(spec, lambda: not self._stop)
+        except BaseException as error:
             with self._lock:
-                if self._stop or not self._waiting:
-                    return
-                spec = self._waiting.pop(0)
-                self._taken.append(spec)
-            try:
-                self.work(spec, lambda: not self._stop)
-            except BaseException as error:
-                with self._lock:
-                    self._failed[spec.name] = error
-                    # What goes wrong in one guest is no matter of the others; a mistake in lab.yaml is.
-                    self._stop = self._stop or not isinstance(error, LabError)
-                if isinstance(error, LabError):
-                    self.report(Note(spec.name, error.message))
+                self._failed[spec.name] = error
+                # What goes wrong in one guest is no matter of the others; a mistake in lab.yaml is.
+                self._stop = self._stop or not isinstance(error, LabError)
+            if isinstance(error, LabError):
+                self.report(Note(spec.name, error.message))
