@@ -13,6 +13,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from kmlab import store
 from kmlab.errors import ConfigError, GuestUnreachable, LabError
@@ -20,6 +21,7 @@ from kmlab.events import Deadline, printable
 from kmlab.guest import WORKSHOP, Guest, parse_facts
 from kmlab.host.ssh import Answer
 from kmlab.kernel.diagnostics import Diagnostic
+from kmlab.kernel.holders import NAMES, Holder, find_holders, parse_names, question
 from kmlab.kernel.loading import parse_symbol_owners
 from kmlab.kernel.modinfo import ModInfo
 
@@ -305,17 +307,46 @@ def _told(guest: Guest, line: str, module: str, around: Around) -> Told:
     )
 
 
-def read_state(guest: Guest, deadline: Deadline) -> tuple[int, frozenset[str]]:
-    """The taint mask and the names of the loaded modules."""
-    facts = parse_facts(
-        guest.run(
-            "echo taint=$(cat /proc/sys/kernel/tainted); echo modules=$(cut -d' ' -f1 /proc/modules)", deadline
-        ).text
-    )
+class State(NamedTuple):
+    """What a guest's kernel has at some time."""
+
+    taint: int
+    modules: frozenset[str]
+    """The names of those that are loaded."""
+    names: frozenset[str]
+    """Its devices, files and file systems: see kernel/holders."""
+
+
+def read_state(guest: Guest, deadline: Deadline) -> State:
+    """Ask the guest in one round trip."""
+    line = f"echo taint=$(cat /proc/sys/kernel/tainted); echo modules=$(cut -d' ' -f1 /proc/modules); {NAMES}"
+    text = guest.run(line, deadline).text
+    facts = parse_facts(text)
     taint = facts.get("taint", "")
     if not taint.isdigit():
         raise GuestUnreachable("the guest did not say its taint")
-    return int(taint), frozenset(facts.get("modules", "").split())
+    return State(int(taint), frozenset(facts.get("modules", "").split()), parse_names(text))
+
+
+def note_names(guest: Guest, name: str, names: frozenset[str]) -> None:
+    """Remember what there was before a module was loaded, for a command that unloads it later."""
+    store.write_json(_noted(guest, name), sorted(names))
+
+
+def noted_names(guest: Guest, name: str) -> frozenset[str] | None:
+    """What there was before this module was loaded, if kmlab loaded it."""
+    value = store.read_json(_noted(guest, name))
+    return frozenset(value) if isinstance(value, list) else None
+
+
+def _noted(guest: Guest, name: str) -> Path:
+    """As true of this guest alone as what was sent to it."""
+    return guest.files.synced / "loaded" / f"{name}.json"
+
+
+def holders_of(guest: Guest, module: str, before: frozenset[str] | None, deadline: Deadline) -> tuple[Holder, ...]:
+    """Who besides other modules keeps a module from being unloaded."""
+    return find_holders(guest.run(question(module), deadline).out, module, before)
 
 
 def owner_of(guest: Guest, symbol: str, deadline: Deadline) -> str | None:

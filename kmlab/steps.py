@@ -108,6 +108,8 @@ class Steps:
         """The step after which each new bit of the taint was first seen."""
         self.modules: tuple[frozenset[str], frozenset[str] | None] = (frozenset(), None)
         """Loaded before and after; None where the guest could not be asked any more."""
+        self.names_before: frozenset[str] | None = None
+        """What devices, files and file systems the guest's kernel had before the module was loaded."""
         self.witness = collect.Witness(guest.files.console)
         timeout = options.timeout or wanted.timeout
         self.step_patience = timeout or float(ladder(guest.record.accel).silence)
@@ -128,8 +130,13 @@ class Steps:
 
     def go(self) -> list[Crash]:
         """All the steps; the findings in what the kernel said, with the lines of the module."""
-        taint, loaded = self.build_first()
-        self.taint, self.modules = (taint, taint), (loaded, None)
+        state = self.build_first()
+        self.taint, self.modules = (state.taint, state.taint), (state.modules, None)
+        if "load" not in self.options.steps:
+            self.names_before = module.noted_names(self.guest, self.wanted.name)
+        elif not any(info.name in state.modules for _, info in self.built.modules):
+            self.names_before = state.names
+            module.note_names(self.guest, self.wanted.name, state.names)
         self.guest.mark("busy")
         with self.witness:
             if self.built.ok:
@@ -151,8 +158,8 @@ class Steps:
         unloaded = {s.detail for s in self.steps if s.name == "unload" and s.outcome == "ok"}
         return any(info.name not in unloaded for _, info in self.loaded)
 
-    def build_first(self) -> tuple[int, frozenset[str]]:
-        """Sync and build: nothing of the module's runs yet. The guest's taint and modules before it does."""
+    def build_first(self) -> module.State:
+        """Sync and build: nothing of the module's runs yet. What the guest's kernel has before it does."""
         deadline = Deadline(self.build_patience)
         with self.step("sync") as step:
             sent, removed = module.sync(self.guest, self.wanted.name, self.source, deadline)
@@ -288,15 +295,13 @@ class Steps:
             told = module.unload(self.guest, info.name, around)
             if not self.ended(step, told, around):
                 return False
-            failure = explain_unload_failure(
-                told.answer.error_text,
-                told.answer.code,
-                info.name,
-                told.holders,
-                told.refcount,
-                told.state,
-                info.has_exit,
-            )
+            about = (told.answer.error_text, told.answer.code, info.name, told.holders, told.refcount, told.state)
+            failure = explain_unload_failure(*about, info.has_exit)
+            if failure and failure.kind == "in-use" and (told.refcount or 0) > len(told.holders):
+                with contextlib.suppress(GuestUnreachable):
+                    deadline = self.patient(_STATE_PATIENCE)
+                    found = module.holders_of(self.guest, info.name, self.names_before, deadline)
+                    failure = explain_unload_failure(*about, info.has_exit, found)
             if failure:
                 step.outcome = "failed"
                 self.outcomes.append("unload-failed")
@@ -309,15 +314,15 @@ class Steps:
         if self.loaded and deferring:
             self.witness.over.wait(_LINGER)
         try:
-            taint, loaded = module.read_state(self.guest, self.patient(_STATE_PATIENCE))
+            state = module.read_state(self.guest, self.patient(_STATE_PATIENCE))
         except GuestUnreachable:
             self.alive = False
             self.witness.over.wait(2.0)
             if not self.witness.panicked:
                 self.outcomes.append("lost")
             return
-        self.modules = (self.modules[0], loaded)
-        self.note_taint(taint, AFTERWARDS)
+        self.modules = (self.modules[0], state.modules)
+        self.note_taint(state.taint, AFTERWARDS)
 
     def note_taint(self, taint: int, step: str) -> None:
         """Whatever is new in the taint came about in that step."""

@@ -92,6 +92,8 @@ class World:
         """What the console of a first boot says, instead of what it does when a base is well baked."""
         self.indexes: dict[str, str] = {}
         """The archive of every image: a Packages file for each suite."""
+        self.holders = b""
+        """What a guest says to the question of who holds a module, in the words of kernel/holders."""
         self.taints_unsigned = False
         """Whether a kernel that asks for no signature sets its taint E over a module, as most do."""
         self.silent = False
@@ -359,6 +361,8 @@ class FakeShell(Shell):
         if command.startswith("echo taint="):
             names = " ".join(self._machine.loaded)
             return Answer(0, f"taint={self._machine.taint}\nmodules={names}\n".encode(), b"")
+        if command.startswith("cd /proc; "):
+            return Answer(0, self._world.holders, b"")
         if command.startswith("tar "):
             self._machine.synced.add(_folder_in(command))
             with tarfile.open(fileobj=io.BytesIO(data)) as members:
@@ -421,7 +425,8 @@ class FakeShell(Shell):
         elif answer.ok and words[0] == "rmmod" and module in self._machine.loaded:
             self._machine.loaded.remove(module)
         self._machine.say(f"<5>{mark}", facility=1)
-        told = "".join(f"{m} 16384 0 - Live 0x0000000000000000 (OE)\n" for m in self._machine.loaded if m == module)
+        line = f"{module} 16384 {int(not answer.ok)} - Live 0x0000000000000000 (OE)\n"
+        told = line if module in self._machine.loaded else ""
         out = f"{answer.text}\n{mark}\n{self._machine.taint}\n{told}"
         return Answer(answer.code, out.encode(), answer.err)
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from kmlab.kernel.failure import Failure, last_line
+from kmlab.kernel.holders import Holder, listed
 
 
 def explain_unload_failure(
@@ -16,11 +17,13 @@ def explain_unload_failure(
     refcount: int | None = None,
     state: str | None = None,
     has_exit: bool = True,
+    found: Sequence[Holder] | None = None,
 ) -> Failure | None:
     """Why `rmmod` ended with `exit_code` (None: it never ended), or None where nothing failed.
 
     The rest is of the module's line in /proc/modules: who holds it, how often it is in use, and whether it is
-    Live, Loading or Unloading; `has_exit` is from its ModInfo.
+    Live, Loading or Unloading; `has_exit` is from its ModInfo. `found` are those besides modules that were found to
+    hold it; None where nobody looked.
     """
     if exit_code == 0:
         return None
@@ -54,12 +57,27 @@ def explain_unload_failure(
     if users:
         return Failure(
             "in-use",
-            f"{module} is in use by {_listed(users)}: unload {'that' if len(users) == 1 else 'those'} first.",
+            f"{module} is in use by {_listed(users)}: unload {'that' if len(users) == 1 else 'those'} first"
+            f"{f'; {listed(found)}' if found else ''}.",
             errno="EBUSY",
             subject=users[0],
         )
     if refcount or "is in use" in text or "temporarily unavailable" in text:
         times = f" ({refcount} reference{'s' if refcount != 1 else ''})" if refcount else ""
+        if found:
+            return Failure(
+                "in-use",
+                f"{module} is in use{times}: {listed(found)}; then it can be unloaded.",
+                errno="EBUSY",
+                subject=found[0].command or found[0].what,
+            )
+        if found is not None:
+            return Failure(
+                "in-use",
+                f"{module} is in use{times}, though no module, process or mount was found to hold it: see that every "
+                "try_module_get() in it has its module_put().",
+                errno="EBUSY",
+            )
         return Failure(
             "in-use",
             f"{module} is in use{times}, though by no other module: close the files, mounts and sockets "
