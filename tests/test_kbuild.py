@@ -31,6 +31,12 @@ def reason(name: str, release: str = OLD, folder: str | None = None, about: Fold
     return said
 
 
+def reason_of(line: str) -> str:
+    said = build_reason(line, 2, parse_diagnostics(line, PurePosixPath("/m")), OLD)
+    assert said is not None
+    return said
+
+
 GUIDE = """\
 obj-m += hello.o
 
@@ -169,6 +175,33 @@ def test_modpost_s_errors_are_read(name: str, expected: tuple[str | None, str, s
     assert (found.file, found.severity, found.message) == expected
 
 
+@pytest.mark.parametrize("name", ["macro-6.1", "macro-7.3", "float-6.12"])
+def test_what_is_wrong_with_the_use_of_a_macro_is_wrong_where_it_is_used(name: str) -> None:
+    first = read(name)[0]
+    assert (first.file, first.line, first.column) == ("mod.c", 8, 9)
+    assert any("include/linux/printk.h:" in note for note in first.notes)
+
+
+def test_modpost_s_words_of_7_are_read() -> None:
+    assert read("undef-7.3") == [Diagnostic("mod.ko", None, None, "error", '"kallsyms_lookup_name" undefined!')]
+    assert reason_of(
+        "ERROR: modpost: m.ko: module uses symbol 'f' from namespace 'NS', but does not import it."
+    ).startswith("f() is of the namespace NS")
+    assert reason_of("ERROR: modpost: m.ko: symbol 'f' exported twice. Previous export was in vmlinux").startswith(
+        "f is exported twice"
+    )
+
+
+@pytest.mark.parametrize("header", ["stdio.h", "string.h", "sys/types.h"])
+def test_the_c_library_is_said_not_to_be_there(header: str) -> None:
+    assert "C library" in reason_of(f"/m/a.c:3:10: fatal error: {header}: No such file or directory")
+
+
+def test_what_make_says_of_its_own_end_is_no_diagnostic() -> None:
+    log = "make[3]: *** Waiting for unfinished jobs....\nmake[3]: *** Deleting file 'a.ko'\n"
+    assert parse_diagnostics(log, PurePosixPath("/m")) == []
+
+
 def test_modpost_s_words_of_5_10_are_read() -> None:
     found = read("modpost-5.10", "/srv/old")
     assert [(d.file, d.severity) for d in found] == [
@@ -195,7 +228,8 @@ def test_the_linker_s_errors_are_read() -> None:
 
 def test_make_s_own_errors_are_read() -> None:
     (found,) = read("rule-6.1")
-    assert found.message.startswith("No rule to make target '/srv/rule/mod.o'")
+    assert found.message.startswith("No rule to make target 'mod.o'")
+    assert [d.message for d in read("rule-7.3")] == ["No rule to make target 'other.o'"]
     assert parse_diagnostics("Makefile:3: *** missing separator.  Stop.\n", PurePosixPath("/m")) == [
         Diagnostic("Makefile", 3, None, "error", "missing separator")
     ]
@@ -243,7 +277,13 @@ def test_a_forgotten_include_is_named_though_the_function_changed_later() -> Non
     [
         ("undef-6.1", "not_exported_at_all() is not exported by 6.1.0-56"),
         ("license-6.1", 'add MODULE_LICENSE("GPL")'),
-        ("gpl-6.1", "mod uses __class_create(), which is for GPL modules only"),
+        ("gpl-6.1", "__class_create() is for GPL modules only"),
+        ("gpl-7.3", "kernel_kobj() is for GPL modules only"),
+        ("undef-7.3", "since Linux 5.7 kallsyms_lookup_name() is not exported to modules"),
+        ("brace-6.12", "mod.c:11: mod_exit() begins inside of another function"),
+        ("float-6.12", "mod.c:8: the kernel computes without floating point"),
+        ("name-7.3", "rename mod.c, and list it in mod-y"),
+        ("rule-7.3", "other.c is not in the folder"),
         ("ns-6.1", "MODULE_IMPORT_NS(DMA_BUF)"),
         ("rule-6.1", "mod.c is not in the folder"),
         ("header-6.1", "mod.c:2: 6.1.0-56-cloud-amd64 has no linux/nothere.h"),

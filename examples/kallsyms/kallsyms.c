@@ -17,19 +17,19 @@ static noinline void landmark_visit(void)
 	pr_info("visit %d of %ps\n", landmark.visits, landmark_visit);
 }
 
-static int __init kallsyms_init(void)
+static int __init landmark_init(void)
 {
 	landmark_visit();
 	return 0;
 }
 
-static void __exit kallsyms_exit(void)
+static void __exit landmark_exit(void)
 {
 	landmark_visit();
 }
 
-module_init(kallsyms_init);
-module_exit(kallsyms_exit);
+module_init(landmark_init);
+module_exit(landmark_exit);
 
 MODULE_DESCRIPTION("Names in the kernel's symbol table");
 MODULE_LICENSE("GPL");

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kmlab.cache import GuestStatus, ListedImage
     from kmlab.guest import GuestRecord
     from kmlab.host.checkup import Finding
+    from kmlab.kernel.diagnostics import Diagnostic
     from kmlab.kernel.klog import Record
     from kmlab.kernel.oops import Crash
     from kmlab.kernel.releases import Release
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from kmlab.result import RunResult
 
 _LOG_SHOWN = 30
+_DIAGNOSTICS_SHOWN = 20
 
 reporting, in_lines = progress.reporting, progress.in_lines
 
@@ -88,15 +90,26 @@ def verdict(result: RunResult) -> None:
 
 def what_was_found(result: RunResult, frames: int = 12) -> Iterator[str]:
     """What lies between the kernel's log and the verdict, with the innermost frames of each crash."""
-    for diagnostic in result.diagnostics[:20]:
-        place = ":".join(str(p) for p in (diagnostic.file, diagnostic.line, diagnostic.column) if p is not None)
-        yield f"  {result.source}/{place}: {diagnostic.severity}: {diagnostic.message}"
+    for diagnostic in result.diagnostics[:_DIAGNOSTICS_SHOWN]:
+        yield f"  {_place(diagnostic, result)}: {diagnostic.severity}: {diagnostic.message}"
+    if len(result.diagnostics) > _DIAGNOSTICS_SHOWN:
+        yield f"  ({len(result.diagnostics) - _DIAGNOSTICS_SHOWN} more; all are in {result.directory}/build.log)"
     for crash in result.crashes:
         yield from _crash(crash, result.folder, frames)
     yield from (f"  {sentence}" for sentence in result.unmet)
     if result.reason:
         yield f"  {result.reason}"
     yield from _taint(result)
+
+
+def _place(diagnostic: Diagnostic, result: RunResult) -> str:
+    """File, line and column as an editor opens them; a header of the kernel's is not under the module's folder."""
+    if diagnostic.file is None:
+        return result.source
+    own = result.folder and (result.folder / diagnostic.file).exists()
+    header = not own and diagnostic.file.startswith(("include/", "arch/"))
+    file = diagnostic.file if header else f"{result.source}/{diagnostic.file}"
+    return ":".join(str(part) for part in (file, diagnostic.line, diagnostic.column) if part is not None)
 
 
 def _taint(result: RunResult) -> Iterator[str]:

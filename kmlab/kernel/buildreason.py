@@ -26,6 +26,13 @@ def build_reason(
     `built` are the .ko files that are there now; `sources` the module's sources, to see whether they test
     for the kernel's version.
     """
+    # make only drops the circle and goes on, to an error that is about something else.
+    same = re.search(r"^make\S*: Circular (?:\S*/)?(\S+)\.o <- (?:\S*/)?\1\.o dependency dropped", log, re.MULTILINE)
+    if same and not built:
+        name = printable(same[1], 80)
+        return (
+            f"a module of several files cannot have the name of one of them: rename {name}.c, and list it in {name}-y."
+        )
     if exit_code == 0:
         return None if built else _nothing_built(folder, release)
     if exit_code is None:
@@ -45,8 +52,8 @@ def _nothing_built(folder: Folder | None, release: str) -> str:
     if folder and folder.configs:
         return f"make ended well but built no .ko: {_config_remedy(folder)}"
     return (
-        "make ended well but built no .ko: obj-m is empty, perhaps because a condition in the Makefile does "
-        "not hold "
+        "make ended well but built no .ko: obj-m is empty (obj-y makes none), perhaps because a condition in the "
+        "Makefile does not hold "
         f"for {release}; write obj-m := NAME.o for the source NAME.c."
     )
 
@@ -121,6 +128,11 @@ def _missing_file(error: Diagnostic, release: str, folder: Folder | None) -> str
     header = re.search(r"^(\S+\.h): No such file|'(\S+\.h)' file not found", error.message)
     if header:
         name = printable(header[1] or header[2], 120)
+        if _LIBC.fullmatch(name):
+            return (
+                f"{_place(error)}{name} is of the C library, which there is none of in the kernel: include what "
+                "<linux/…> has instead (<linux/printk.h> for printf(), <linux/slab.h> for malloc())."
+            )
         if folder and folder.extra_cflags:
             return f"{_place(error)}{name} is not found: since Linux 6.15 EXTRA_CFLAGS is ignored; use ccflags-y."
         if name.startswith(("linux/", "asm/", "uapi/", "net/", "crypto/", "media/", "scsi/", "sound/", "drm/")):
@@ -137,19 +149,25 @@ def _missing_file(error: Diagnostic, release: str, folder: Folder | None) -> str
     return None
 
 
+_LIBC = re.compile(
+    r"(?:assert|ctype|errno|fcntl|float|inttypes|locale|math|memory|poll|pthread|setjmp|signal|stdint|stdio|stdlib|"
+    r"string|strings|time|unistd|wchar|sys/\w+|netinet/\w+|arpa/\w+)\.h"
+)
+
 # What a message means, and what to do; {0}, {1} are the groups of the pattern.
 _KNOWN = (
     (
         r"^missing MODULE_LICENSE\(\)",
         'the module has no licence, without which it does not build: add MODULE_LICENSE("GPL"), or your own.',
     ),
+    # Since Linux 7, modpost names the module before its message and not in it.
     (
-        r"GPL-incompatible module (\S+?)(?:\.ko)? uses GPL-only symbol '(\S+)'",
-        '{0} uses {1}(), which is for GPL modules only: use MODULE_LICENSE("GPL") if that is true, else do without.',
+        r"GPL-incompatible module (?:\S+ )?uses GPL-only symbol '(\S+)'",
+        '{0}() is for GPL modules only, which this is not: use MODULE_LICENSE("GPL") if that is true, else do without.',
     ),
     (
-        r"module (\S+) uses symbol (\S+) from namespace (\S+), but does not import it",
-        '{0} uses {1}() of the namespace {2}: add MODULE_IMPORT_NS({2}), from Linux 6.13 on MODULE_IMPORT_NS("{2}").',
+        r"module (?:\S+ )?uses symbol '?(\S+?)'? from namespace '?(\S+?)'?, but does not import it",
+        '{0}() is of the namespace {1}: add MODULE_IMPORT_NS({1}), from Linux 6.13 on MODULE_IMPORT_NS("{1}").',
     ),
     (
         r"multiple definition of [`'](\S+)'",
@@ -159,11 +177,20 @@ _KNOWN = (
         r'^"sys_call_table" undefined!',
         "sys_call_table is not exported to modules: watch system calls with a kprobe or a tracepoint.",
     ),
-    (r"missing separator", "a command of the Makefile does not begin with a tab: put one before it."),
     (
-        r"\"?(\S+?)\"? .*exported twice|'(\S+)' exported twice",
-        "{0}{1} is exported twice, here and elsewhere: rename it.",
+        r"invalid storage class for function [`'\u2018](\w+)['\u2019]",
+        "{0}() begins inside of another function: a brace before it is never closed; add the }} that is missing.",
     ),
+    (
+        r"expected declaration or statement at end of input",
+        "the file ends inside of a function: a brace is never closed; add the }} that is missing.",
+    ),
+    (
+        r"SSE register (?:return|argument) with SSE disabled|mgeneral-regs-only.* incompatible",
+        "the kernel computes without floating point: use integers in place of float and double.",
+    ),
+    (r"missing separator", "a command of the Makefile does not begin with a tab: put one before it."),
+    (r"[`'\"](\S+?)['\"] exported twice", "{0} is exported twice, here and elsewhere: rename it."),
     (r"module name is too long", "the module's name is too long: the kernel takes 55 characters."),
     (
         r"unrecognized command-line option [\u2018'](\S+)[\u2019']",

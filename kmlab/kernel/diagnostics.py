@@ -41,8 +41,7 @@ def parse_diagnostics(log: str, folder: PurePosixPath) -> list[Diagnostic]:
         note = _COMPILER.match(text)
         if note and note["severity"] == "note":
             if found and reader.last_was_compiler:
-                place = f"{reader.path(note['file'])}:{note['line']}"
-                found[-1] = replace(found[-1], notes=(*found[-1].notes, f"{place}: {note['message']}"))
+                found[-1] = reader.noted(found[-1], note)
             continue
         diagnostic = reader.read(text)
         if diagnostic is not None:
@@ -57,6 +56,8 @@ class _Reader:
         self._folder = folder
         self._folders: list[str] = []
         self._includes: list[str] = []
+        self._elsewhere = False
+        """Whether the last diagnostic is about a header, and not yet about the line that used its macro."""
         self.last_was_compiler = False
 
     def follow(self, text: str) -> None:
@@ -74,6 +75,7 @@ class _Reader:
         compiler = _COMPILER.match(text)
         if compiler:
             self.last_was_compiler = True
+            self._elsewhere = not self._is_own(compiler["file"])
             notes = tuple(f"{place}: included from here" for place in self._includes)
             self._includes = []
             column = compiler["column"]
@@ -89,6 +91,27 @@ class _Reader:
             self._includes = []
             self.last_was_compiler = False
         return next(self._others(text), None)
+
+    def noted(self, diagnostic: Diagnostic, note: re.Match[str]) -> Diagnostic:
+        """With one note more; what is wrong with a macro's use is wrong where the module's author used it."""
+        here = f"{self.path(note['file'])}:{note['line']}"
+        with_note = replace(diagnostic, notes=(*diagnostic.notes, f"{here}: {note['message']}"))
+        if not self._elsewhere or not self._is_own(note["file"]) or "in expansion of macro" not in note["message"]:
+            return with_note
+        self._elsewhere = False
+        column = note["column"]
+        return replace(
+            with_note,
+            file=self.path(note["file"]),
+            line=int(note["line"]),
+            column=int(column) if column else None,
+            notes=(f"{diagnostic.file}:{diagnostic.line}: in what the macro stands for", *with_note.notes),
+        )
+
+    def _is_own(self, path: str) -> bool:
+        """Whether a file of the log lies in the module's folder."""
+        there = posixpath.normpath(posixpath.join(self._folders[-1] if self._folders else "", path))
+        return there.startswith(f"{self._folder}/") or (not self._folders and not path.startswith("/"))
 
     def path(self, path: str) -> str:
         """A path of the log as the person would say it."""
@@ -111,8 +134,15 @@ class _Reader:
                     int(line) if line else None,
                     None,
                     "warning" if word.lower() == "warning" else "error",
-                    _tidy(parts["message"]),
+                    self._tidy(parts["message"]),
                 )
+
+    def _tidy(self, message: str) -> str:
+        """One spelling for modpost's commonest error, which it has changed over the years; paths as a person's."""
+        undefined = re.fullmatch(r"\"(\S+)\"|symbol '(\S+)' undefined!", message)
+        if undefined:
+            return f'"{undefined[1] or undefined[2]}" undefined!'
+        return re.sub(r", needed by '(?:\./)?'$", "", message.replace(f"{self._folder}/", ""))
 
 
 _LONGEST = 2000
@@ -162,7 +192,7 @@ _OTHERS: tuple[tuple[re.Pattern[str], Severity], ...] = (
         ),
         "error",
     ),
-    (re.compile(r"^(?:\S*[-/])?ld(?:\.\w+)?: (?P<message>(?:error: |cannot find ).+)$"), "error"),
+    (re.compile(r"^(?:\S*[-/])?ld(?:\.\w+)?: (?P<message>(?:error: |cannot find |input file ).+)$"), "error"),
     (re.compile(r"^(?:cc1|gcc\S*|clang\S*|as): (?:fatal )?error: (?P<message>.+)$"), "error"),
     (re.compile(r"^(?:/bin/)?sh: \d+: (?P<message>\S+: not found)$"), "error"),
     (
@@ -170,10 +200,10 @@ _OTHERS: tuple[tuple[re.Pattern[str], Severity], ...] = (
         "error",
     ),
     (re.compile(r"^(?P<file>[^\s:]+):(?P<line>\d+): \*\*\* (?P<message>.+?)\.?(?:  Stop\.)?$"), "error"),
-    (re.compile(r"^make(?:\[\d+\])?: \*\*\* (?!\[)(?P<message>.+?)\.?(?:  Stop\.)?$"), "error"),
+    (
+        re.compile(
+            r"^make(?:\[\d+\])?: \*\*\* (?!\[|Waiting for unfinished|Deleting file)(?P<message>.+?)\.?(?:  Stop\.)?$"
+        ),
+        "error",
+    ),
 )
-
-
-def _tidy(message: str) -> str:
-    """A bare symbol with its `undefined!` again, which went away together with the path before it."""
-    return f"{message} undefined!" if re.fullmatch(r'"\S+"', message) else message

@@ -13,9 +13,6 @@ from kmlab.kernel.report import Crash
 from kmlab.kernel.symbols import Location, ModuleSymbols
 from kmlab.kernel.trace import Frame
 
-_KERNEL_FOLDERS = ("arch/", "include/", "tools/include/")
-"""Where a module's code comes from that is not its author's: functions of headers, inlined or not."""
-
 
 def located(
     crash: Crash, images: Mapping[str, bytes], folder: PurePosixPath | None, sections: Sections | None = None
@@ -61,12 +58,14 @@ def located(
 
 def innermost(stack: Sequence[Frame]) -> Frame | None:
     """Of one place's functions, inlined ones first, the innermost that is not a kernel header's."""
-    return next((f for f in stack if f.file and not f.file.startswith(_KERNEL_FOLDERS)), None)
+    return next((f for f in stack if f.file and f.own), None)
 
 
 def _places(frame: Frame, known: ModuleSymbols) -> list[Frame]:
     places = known.locate(frame.function, frame.offset or 0, frame.size, frame.exact)
-    return [frame._replace(function=p.function, file=p.file, line=p.line, inlined=p.inlined) for p in places] or [frame]
+    return [
+        frame._replace(function=p.function, file=p.file, line=p.line, inlined=p.inlined, own=p.own) for p in places
+    ] or [frame]
 
 
 def _jumped(frame: Frame, known: ModuleSymbols, inner: str | None) -> list[Frame]:
@@ -75,7 +74,18 @@ def _jumped(frame: Frame, known: ModuleSymbols, inner: str | None) -> list[Frame
 
 def _lost(places: Sequence[Location], module: str | None) -> list[Frame]:
     return [
-        Frame(p.function, None, None, module, reliable=True, exact=False, file=p.file, line=p.line, inlined=p.inlined)
+        Frame(
+            p.function,
+            None,
+            None,
+            module,
+            reliable=True,
+            exact=False,
+            file=p.file,
+            line=p.line,
+            inlined=p.inlined,
+            own=p.own,
+        )
         for p in places
     ]
 

@@ -30,6 +30,8 @@ class Location(NamedTuple):
     column: int | None
     inlined: bool
     """Whether this function was inlined into the one that comes next."""
+    own: bool = True
+    """Whether the file is the module's; False for the kernel's headers."""
 
 
 class SymbolAt(NamedTuple):
@@ -96,7 +98,8 @@ class ModuleSymbols:
             frames = self._debug.frames_at(index, offset) if self.has_lines else []
             name = plain_name(function)
             self._located[index, offset] = [
-                Location(f.function or name, self._relative(f.path), f.line, f.column, f.inlined) for f in frames
+                Location(f.function or name, self._relative(f.path), f.line, f.column, f.inlined, self._is_own(f.path))
+                for f in frames
             ] or [Location(name, None, None, None, False)]
         return self._located[index, offset]
 
@@ -240,6 +243,12 @@ class ModuleSymbols:
 
     def _relative(self, path: str | None) -> str | None:
         return None if path is None else relative_path(path, self._root)
+
+    def _is_own(self, path: str | None) -> bool:
+        """A module may have an include/ too, so what is below its own folder is its own."""
+        if path is None or _IN_KERNEL_TREE.search(posixpath.normpath(path)) is None:
+            return True
+        return self._root is not None and PurePosixPath(posixpath.normpath(path)).is_relative_to(self._root)
 
 
 class Kallsyms:

@@ -23,7 +23,10 @@ class Frame(NamedTuple):
     file: str | None = None
     line: int | None = None
     inlined: bool = False
-    """file, line and inlined are filled in by whoever has the module's debug information."""
+    own: bool = True
+    """file, line, inlined and own, whether the file is the module's and no header of the kernel's, are filled in by
+    whoever has the module's debug information.
+    """
 
     @property
     def name(self) -> str:
