@@ -33,6 +33,8 @@ Say = Callable[[str], None]
 _LARGEST_PRODUCT = 256 << 20
 """Bytes of one file that make leaves; no module is that large."""
 _MOST_PRODUCTS = 256
+_DEEPEST = 4
+"""Folders down, at most, that another Makefile is looked for."""
 
 
 def build_in_guest(guest: Guest, name: str, source: Path, deadline: Deadline, say: Say) -> Built:
@@ -50,6 +52,7 @@ def build_in_guest(guest: Guest, name: str, source: Path, deadline: Deadline, sa
 
 def build_in_sandbox(box: Sandbox, source: Path, release: str, deadline: Deadline, say: Say) -> Built:
     """Build on the host alone, needing no guest; `deliver` then brings one what make left: modules and programs."""
+    box = replace(box, release=release)
     mirror(source, box.folder)
     built = _first_good(
         source, box.name, release, lambda way, about: _in_sandbox(box, way, about, release, deadline, say)
@@ -69,12 +72,14 @@ def _first_good(
     texts = {
         f: (source / f).read_text("utf-8", "replace") for f in ("Kbuild", *kbuild.MAKEFILES) if (source / f).is_file()
     }
-    about = kbuild.inspect_folder(texts)
+    about = _with_surroundings(kbuild.inspect_folder(texts), source)
     ways = kbuild.make_commands(about.kind, workshop(name), release, os.cpu_count() or 1)
     if not ways:
         raise ConfigError(
             f"{printable(str(source))}: no Kbuild file, and no Makefile with obj-m",
-            "write a Makefile with `obj-m := NAME.o`, or give the folder that has one",
+            f"give the folder that has one: {printable(str(source / about.below[0]))}"
+            if about.below
+            else "write a Makefile with `obj-m := NAME.o`, or give the folder that has one",
         )
     tried: list[Built] = []
     for way in ways:
@@ -83,6 +88,25 @@ def _first_good(
             break
     # The first way is the one whose words a person knows; the second only counts when it helped.
     return tried[-1] if tried[-1].ok else tried[0]
+
+
+def _with_surroundings(about: kbuild.Folder, source: Path) -> kbuild.Folder:
+    """What else about the folder may explain why it does not build."""
+    listed = read_folder(source)
+    below = []
+    for path in listed:
+        place = PurePosixPath(path)
+        if place.name in ("Kbuild", "Makefile") and 1 < len(place.parts) <= _DEEPEST and listed[path].kind == "file":
+            text = (source / path).read_text("utf-8", "replace")
+            if kbuild.inspect_folder({place.name: text}).kind == "kbuild":
+                below.append(str(place.parent))
+    out = [(path, e.target) for path, e in listed.items() if e.kind == "link" and _leads_out(path, e.target)]
+    return replace(about, below=tuple(dict.fromkeys(below)), links_out=tuple(out))
+
+
+def _leads_out(path: str, target: str) -> bool:
+    there = os.path.normpath(os.path.join("/top", os.path.dirname(path), target))
+    return target.startswith("/") or not there.startswith("/top/")
 
 
 # --- in the guest --------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -195,6 +196,28 @@ def test_modpost_s_words_of_7_are_read() -> None:
 @pytest.mark.parametrize("header", ["stdio.h", "string.h", "sys/types.h"])
 def test_the_c_library_is_said_not_to_be_there(header: str) -> None:
     assert "C library" in reason_of(f"/m/a.c:3:10: fatal error: {header}: No such file or directory")
+
+
+def folder_reason(line: str, exit_code: int, **about: object) -> str:
+    folder = replace(inspect_folder({"Makefile": "all:\n\t$(MAKE) -C src\n"}), **about)  # type: ignore[arg-type]
+    said = build_reason(line, exit_code, parse_diagnostics(line, PurePosixPath("/m")), OLD, folder=folder)
+    assert said is not None
+    return said
+
+
+def test_a_link_that_leads_out_of_the_folder_is_said_not_to_come_along() -> None:
+    line = "make[1]: *** No rule to make target '/m/a.c', needed by '/m/a.o'.  Stop."
+    assert "a.c is a link to ../a.c" in folder_reason(line, 2, links_out=(("a.c", "../a.c"),))
+    assert "link" not in folder_reason(line, 2, links_out=(("unused.c", "../unused.c"),))
+
+
+def test_the_folder_with_obj_m_is_named_where_the_top_builds_nothing() -> None:
+    assert "src/ has obj-m: give that folder" in folder_reason("", 0, below=("src",))
+
+
+def test_a_makefile_that_kbuild_does_not_see_is_said() -> None:
+    line = "make[1]: *** No rule to make target '/m/Makefile'.  Stop."
+    assert "by no other spelling" in folder_reason(line, 2, file=None)
 
 
 def test_what_make_says_of_its_own_end_is_no_diagnostic() -> None:

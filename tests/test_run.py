@@ -292,6 +292,15 @@ def test_bad_input_is_no_result_and_leaves_no_folder(go: Go, lab: Lab) -> None:
     assert list(provision.lab_files(lab).runs.iterdir()) == []
 
 
+def test_the_folder_that_has_the_makefile_is_named(go: Go, lab: Lab) -> None:
+    hello = lab.folder / "hello"
+    (hello / "src").mkdir()
+    (hello / "Kbuild").rename(hello / "src" / "Makefile")
+    with pytest.raises(ConfigError) as raised:
+        go()
+    assert raised.value.hint == f"give the folder that has one: {hello / 'src'}"
+
+
 def test_result_json_says_what_the_command_says(go: Go) -> None:
     result = go()
     assert result.directory is not None

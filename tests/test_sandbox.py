@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from kmlab.host.beneath import Beneath
 from kmlab.host.sandbox import Limits, Sandbox
 from kmlab.provision.toolchain import ensure_toolchain, sweep_toolchains, toolchain_for
 
-PROGRAMS = ("sh", "cat", "ls", "touch", "sleep", "tail", "id", "dd", "mkdir", "ln", "setpriv")
+PROGRAMS = ("sh", "cat", "ls", "touch", "sleep", "tail", "id", "dd", "mkdir", "ln", "setpriv", "uname")
 SMALL = Limits(memory=256 << 20, processes=64, file=8 << 20, output=1 << 20)
 
 
@@ -53,6 +54,27 @@ def shell(box: Sandbox, line: str, seconds: float = 20) -> sandbox.Ended:
 
 def test_a_sandbox_can_be_made_here() -> None:
     sandbox.check()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("", "Linux"),
+        ("-r", "6.1.0-9-guest's"),
+        ("--kernel-release", "6.1.0-9-guest's"),
+        ("-sr", "Linux 6.1.0-9-guest's"),
+        ("-m", os.uname().machine),
+        ("-r -s", "Linux 6.1.0-9-guest's"),
+        ("-a", f"Linux lab 6.1.0-9-guest's #1 SMP {os.uname().machine} GNU/Linux"),
+    ],
+)
+def test_uname_says_the_guest_s_kernel_for_which_a_makefile_builds(box: Sandbox, options: str, said: str) -> None:
+    ended = shell(dataclasses.replace(box, release="6.1.0-9-guest's"), f"uname {options}")
+    assert (ended.code, ended.output.strip()) == (0, said)
+
+
+def test_without_a_guest_uname_says_the_host_s_kernel(box: Sandbox) -> None:
+    assert shell(box, "uname -r").output.strip() == os.uname().release
 
 
 def test_a_program_sees_its_root_and_nothing_of_the_person(box: Sandbox) -> None:

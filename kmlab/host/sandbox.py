@@ -12,6 +12,7 @@ import functools
 import json
 import os
 import select
+import shlex
 import shutil
 import signal
 import threading
@@ -76,6 +77,8 @@ class Sandbox:
     name: str
     """The folder is at /var/lib/kmlab/modules/NAME inside."""
     limits: Limits = field(default_factory=Limits)
+    release: str | None = None
+    """What `uname -r` says inside: a Makefile takes it for the kernel to build for. None: the host's."""
 
     @property
     def inside(self) -> PurePosixPath:
@@ -108,21 +111,22 @@ class Sandbox:
         if os.geteuid() == 0:
             _give(self.folder)
         reader, writer = os.pipe()
+        uname = _uname(self)
         watch = _Watch(reader, self.folder, self.limits)
         try:
             with watch:
                 ended = command.run(
-                    [*_bwrap(self, writer, cwd or self.inside, environment or {}), *argv],
+                    [*_bwrap(self, writer, uname, cwd or self.inside, environment or {}), *argv],
                     deadline=deadline,
                     on_line=hear,
                     accept=range(-64, 256),
-                    pass_files=(writer,),
+                    pass_files=(writer, *(() if uname is None else (uname,))),
                 )
         except CommandFailed:
             return Ended(None, "".join(f"{line}\n" for line in heard), watch.exceeded)
         finally:
-            os.close(reader)
-            os.close(writer)
+            for handle in (reader, writer, *(() if uname is None else (uname,))):
+                os.close(handle)
         if ended.code == 1 and ended.output.startswith("bwrap: "):
             raise _refused(ended.output)
         return Ended(ended.code, ended.output, watch.exceeded)
@@ -144,7 +148,46 @@ _ALIEN = 0x6B6D6C62
 and owns the files of /proc/sys even where it has no capability."""
 
 
-def _bwrap(box: Sandbox, info: int, cwd: PurePosixPath, environment: Mapping[str, str]) -> list[str]:
+_UNAME = """\
+#!/bin/sh
+asked=" $* "
+said=
+tell() {{
+	case $asked in
+	*" --$2 "* | *" --all "*) said="$said${{said:+ }}$3" ;;
+	*)
+		for word in $asked; do
+			case $word in
+			--*) ;;
+			-*[a$1]*) said="$said${{said:+ }}$3" && break ;;
+			esac
+		done
+		;;
+	esac
+}}
+[ $# -gt 0 ] || asked=" -s "
+tell s kernel-name Linux
+tell n nodename lab
+tell r kernel-release {release}
+tell v kernel-version '#1 SMP'
+tell m machine {machine}
+tell o operating-system GNU/Linux
+echo "$said"
+"""
+"""uname(1) as the guest would have it: its kernel's release cannot be had by any namespace."""
+
+
+def _uname(box: Sandbox) -> int | None:
+    """A file without a name that holds the sandbox's uname, from its beginning."""
+    if box.release is None or not (box.root / "usr/bin/uname").is_file():
+        return None
+    handle = os.memfd_create("uname")
+    os.write(handle, _UNAME.format(release=shlex.quote(box.release), machine=os.uname().machine).encode())
+    os.lseek(handle, 0, os.SEEK_SET)
+    return handle
+
+
+def _bwrap(box: Sandbox, info: int, uname: int | None, cwd: PurePosixPath, environment: Mapping[str, str]) -> list[str]:
     limits = box.limits
     # bwrap's own environment is there for all to read in /proc/1/environ, so the person's tokens must not be in it.
     argv = ["env", "--ignore-environment", command.find("bwrap"), *_ISOLATED, "--info-fd", str(info)]
@@ -158,6 +201,7 @@ def _bwrap(box: Sandbox, info: int, cwd: PurePosixPath, environment: Mapping[str
         become = []
     # bwrap covers /proc/sys only where that folder itself is writable, whoever owns the files in it.
     argv += ["--ro-bind", str(box.root), "/", "--proc", "/proc", "--remount-ro", "/proc"]
+    argv += [] if uname is None else ["--perms", "0755", "--ro-bind-data", str(uname), "/usr/bin/uname"]
     argv += ["--dev", "/dev", "--remount-ro", "/dev"]
     argv += [*_tmpfs("/tmp"), *_tmpfs("/root"), "--tmpfs", _WORKSHOP, "--bind", str(box.folder), str(box.inside)]
     argv += ["--remount-ro", _WORKSHOP, "--chdir", str(cwd), "--clearenv"]

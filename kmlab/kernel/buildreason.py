@@ -37,16 +37,31 @@ def build_reason(
         return None if built else _nothing_built(folder, release)
     if exit_code is None:
         return "make did not end in time: see the last lines of the build log, or give it longer (--timeout)."
+    link = next((pair for pair in folder.links_out if _is_named(pair[0], log)), None) if folder else None
+    if link:
+        path, target = (printable(text, 120) for text in link)
+        return (
+            f"{path} is a link to {target}, outside of the module's folder, and only that folder is sent: copy it in."
+        )
     errors = [diagnostic for diagnostic in diagnostics if diagnostic.severity == "error"]
     return _no_headers(log, release) or _cause(errors, release, folder, sources or {}) or _last_words(log, exit_code)
+
+
+def _is_named(path: str, log: str) -> bool:
+    name = re.escape(path.rsplit("/", 1)[-1])
+    return (
+        re.search(rf"(?:No rule to make target|No such file|cannot find).*[\s/'`]{name}|{name}: No such file", log)
+        is not None
+    )
 
 
 def _nothing_built(folder: Folder | None, release: str) -> str:
     if folder and folder.configs and not folder.modules:
         return f"make ended well but built no .ko: {_config_remedy(folder)}"
     if folder and folder.kind == "wrapper":
+        below = f"{folder.below[0]}/ has obj-m: give that folder; else " if folder.below else ""
         return (
-            "make ended well but built no .ko: the first target of the Makefile does not build the module; "
+            f"make ended well but built no .ko: the first target of the Makefile does not build the module; {below}"
             f"let it call the build of {release}, or write a Kbuild file with obj-m."
         )
     if folder and folder.configs:
@@ -141,6 +156,8 @@ def _missing_file(error: Diagnostic, release: str, folder: Folder | None) -> str
     rule = re.search(r"No rule to make target [`'](\S+)'", error.message)
     if rule:
         target = printable(rule[1], 200)
+        if target == "Makefile" and folder and folder.has_makefile and folder.file is None:
+            return "kbuild reads Kbuild or Makefile, and by no other spelling: rename the one in the module's folder."
         if folder and folder.old_subdirs:
             return "the Makefile calls the kernel's make with SUBDIRS=, which is gone since Linux 5.3: write M= there."
         source = re.sub(r"\.o$", ".c", target.rsplit("/", 1)[-1])

@@ -33,6 +33,10 @@ class Folder:
     """Whether it sets EXTRA_CFLAGS, which kbuild passes over since Linux 6.15."""
     old_subdirs: bool = False
     """Whether it calls the kernel's make with SUBDIRS=, which means nothing since Linux 5.3."""
+    below: tuple[str, ...] = ()
+    """Folders beneath that have obj-m, whether or not the top descends into them."""
+    links_out: tuple[tuple[str, str], ...] = ()
+    """Links that lead out of the folder, and where to: their targets do not come along."""
 
 
 @dataclass(frozen=True, slots=True)
