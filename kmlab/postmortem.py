@@ -65,6 +65,7 @@ def place_of_cpus(
                         file=place.file,
                         line=place.line,
                         inlined=place.inlined,
+                        own=place.own,
                     )
                 )
         elif kallsyms and (known := kallsyms.resolve(state.address)) and _is_near(known):

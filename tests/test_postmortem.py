@@ -15,15 +15,17 @@ TASKS = Path(__file__).parent / "data" / "tasks"
 ASKED = ({"hangs.ko": HANGS.read_bytes()}, PurePosixPath("/nowhere"), frozenset({"hangs"}), "unload")
 
 
-def frame(function: str, file: str | None, *, inlined: bool = False, module: str | None = "spin") -> Frame:
-    return Frame(function, 23, 36, module, reliable=True, exact=True, file=file, line=9, inlined=inlined)
+def frame(
+    function: str, file: str | None, *, inlined: bool = False, module: str | None = "spin", own: bool = True
+) -> Frame:
+    return Frame(function, 23, 36, module, reliable=True, exact=True, file=file, line=9, inlined=inlined, own=own)
 
 
 def test_a_silent_hang_is_in_the_module_s_function_and_not_in_a_header_s() -> None:
     found = silent_hang(
         [
             frame("max_sev_asid", None, module=None),
-            frame("cpu_relax", "arch/x86/include/asm/vdso/processor.h", inlined=True),
+            frame("cpu_relax", "arch/x86/include/asm/vdso/processor.h", inlined=True, own=False),
             frame("spin_irqs_off", "spin.c"),
         ],
         "load",
