@@ -1,9 +1,11 @@
-"""Judging a kernel log that somebody saved: no guest, no lab."""
+"""Judging a kernel log that somebody saved: no guest, no lab; with the module's .ko also the lines."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from kmlab.errors import ConfigError
 from kmlab.events import printable
@@ -11,15 +13,37 @@ from kmlab.kernel.klog import ConsoleReader
 from kmlab.kernel.locating import located
 from kmlab.kernel.modinfo import parse_modinfo
 from kmlab.kernel.oops import Crash, Scanner
+from kmlab.kernel.symbols import ModuleSymbols
 
 _CHUNK = 1 << 20
 
 
-def judge_file(file: str, module: Path | None = None) -> list[Crash]:
-    """The findings in a log ("-" is stdin); with the module's .ko, or a folder of them, also their lines."""
-    images = _images(module) if module else {}
-    own = frozenset(parse_modinfo(image, path).name for path, image in images.items())
-    reader, scanner = ConsoleReader(), Scanner(own)
+class Judged(NamedTuple):
+    """What a log comes to."""
+
+    crashes: tuple[Crash, ...]
+    notes: tuple[str, ...]
+    """Why there are no lines where there could be; a sentence each."""
+
+
+class _Build(NamedTuple):
+    """One .ko."""
+
+    file: Path
+    image: bytes
+    symbols: ModuleSymbols
+    stripped: bool
+    """Whether it has no symbol table, so that it cannot be told which build it is."""
+
+
+def judge_file(file: str, module: Path | None = None, elsewhere: Sequence[Path] = ()) -> Judged:
+    """The findings in a log ("-" is stdin); with the module's .ko, or a folder of them, also their lines.
+
+    `elsewhere` are folders to look in where the module's own has no .ko. Of several builds of a module it takes the one
+    that crashed, told by the sizes of its functions.
+    """
+    builds = _builds(module, elsewhere) if module else {}
+    reader, scanner = ConsoleReader(), Scanner(frozenset(builds))
     try:
         with open(file, "rb") if file != "-" else open(sys.stdin.fileno(), "rb", closefd=False) as log:
             while chunk := log.read(_CHUNK):
@@ -29,14 +53,71 @@ def judge_file(file: str, module: Path | None = None) -> list[Crash]:
     scanner.feed(reader.close())
     scanner.close()
     root = None if module is None or module.is_file() else PurePosixPath(module.resolve())
-    return [located(crash, images, root) for crash in scanner.crashes]
+    crashes, notes = [], dict.fromkeys(_strangers(scanner.crashes, builds))
+    for crash in scanner.crashes:
+        chosen = {name: _chosen(crash, name, found) for name, found in builds.items()}
+        images = {f"{name}.ko": build.image for name, build in chosen.items() if build}
+        crashes.append(located(crash, images, root))
+        notes |= dict.fromkeys(note for name, found in builds.items() if (note := _doubt(crash, name, found)))
+    return Judged(tuple(crashes), tuple(notes))
 
 
-def _images(module: Path) -> dict[str, bytes]:
-    files = [module] if module.is_file() else sorted(module.rglob("*.ko"))
+def _builds(module: Path, elsewhere: Sequence[Path]) -> dict[str, list[_Build]]:
+    """The .ko files by the kernel's name of their module."""
+    folders = (module, *elsewhere)
+    files = [module] if module.is_file() else next((f for d in folders if (f := sorted(d.rglob("*.ko")))), [])
     if not files:
-        raise ConfigError(f"{printable(str(module))}: no .ko here", "build the module first, with debug information")
-    try:
-        return {str(file): file.read_bytes() for file in files}
-    except OSError as error:
-        raise ConfigError(f"{printable(str(module))}: cannot read: {error.strerror}") from None
+        raise ConfigError(
+            f"{printable(str(module))}: no .ko here",
+            "build the module first, with debug information; or give the .ko that crashed",
+        )
+    found: dict[str, list[_Build]] = {}
+    for file in files:
+        try:
+            image = file.read_bytes()
+        except OSError as error:
+            raise ConfigError(f"{printable(str(file))}: cannot read: {error.strerror}") from None
+        info = parse_modinfo(image, str(file))
+        build = _Build(file, image, ModuleSymbols(image, str(file)), not info.has_symbols)
+        found.setdefault(info.name, []).append(build)
+    return found
+
+
+def _chosen(crash: Crash, name: str, builds: Iterable[_Build]) -> _Build | None:
+    """The build that crashed, the one with lines before others."""
+    fitting = [build for build in builds if _misfit(crash, name, build) is None]
+    return next((build for build in fitting if build.symbols.has_lines), next(iter(fitting), None))
+
+
+def _misfit(crash: Crash, name: str, build: _Build) -> str | None:
+    """A function of the trace that this build has not got, or not of that size: then it is not what crashed."""
+    for frame in crash.frames:
+        if frame.module == name and frame.size is not None and not build.symbols.knows(frame.function, frame.size):
+            return f"{frame.function}() of 0x{frame.size:x} bytes"
+    return None
+
+
+def _doubt(crash: Crash, name: str, builds: Sequence[_Build]) -> str | None:
+    """Why this finding has no lines of that module, if it is in there at all."""
+    if not any(frame.module == name for frame in crash.frames):
+        return None
+    chosen = _chosen(crash, name, builds)
+    file = printable(str((chosen or builds[0]).file))
+    if (chosen is None and all(build.stripped for build in builds)) or (chosen and not chosen.symbols.has_lines):
+        return f"{file} was stripped of its debug information: for the lines, give the .ko as make left it"
+    if chosen is None:
+        several = f" nor is any of the {len(builds) - 1} others" if len(builds) > 1 else ""
+        return (
+            f"{file} is not the {name} that crashed{several}: it has no {_misfit(crash, name, builds[0])}; "
+            "for the lines, give the .ko of that very build"
+        )
+    return None
+
+
+def _strangers(crashes: Sequence[Crash], builds: Mapping[str, object]) -> list[str]:
+    """That the log is about modules which were not given."""
+    others = dict.fromkeys(c.module for c in crashes if c.module and c.module not in builds)
+    if not builds or not others or any(f.module in builds for c in crashes for f in c.frames):
+        return []
+    given = ", ".join(printable(name, 60) for name in builds)
+    return [f"the log is about the module {', '.join(printable(o, 60) for o in others)}, and this is {given}"]

@@ -185,9 +185,22 @@ def crashes(
     from kmlab import judge
     from kmlab.cli import render
 
-    found = judge.judge_file(file, module)
-    render.crashes(found, as_json=json)
-    raise typer.Exit(1 if found else 0)
+    found = judge.judge_file(file, module, _built_by_lab(module, lab) if module else ())
+    render.crashes(found.crashes, found.notes, module, as_json=json)
+    raise typer.Exit(1 if found.crashes else 0)
+
+
+def _built_by_lab(module: Path, lab: Path | None) -> list[Path]:
+    """Where the sandboxes of a lab, if there is one, have built the module of that folder."""
+    from kmlab.lab import find_lab, load_lab
+    from kmlab.provision import lab_files
+
+    file = lab or find_lab(Path.cwd())
+    if file is None or not module.is_dir():
+        return []
+    opened = load_lab(file)
+    files, name = lab_files(opened), opened.module_for(module).name
+    return [files.guest(guest).builds / name for guest in files.guests()]
 
 
 def _secure_boot_matrix(host: Host, lab: Lab, directory: Path, specs: list[GuestSpec], json: bool) -> NoReturn:

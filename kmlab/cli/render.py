@@ -137,15 +137,18 @@ def one_line(result: RunResult) -> None:
     sys.stderr.flush()
 
 
-def crashes(found: Sequence[Crash], *, as_json: bool) -> None:
-    """Findings of a saved log."""
+def crashes(found: Sequence[Crash], notes: Sequence[str], module: Path | None, *, as_json: bool) -> None:
+    """Findings of a saved log; the module's folder, or that of its .ko, may have the source."""
     if as_json:
         from kmlab.result import crash_to_json
 
-        document({"schema": "kmlab.crashes/1", "crashes": [crash_to_json(crash) for crash in found]})
+        document(
+            {"schema": "kmlab.crashes/1", "crashes": [crash_to_json(crash) for crash in found], "notes": list(notes)}
+        )
         return
     for crash in found:
-        plain(_crash(crash, None, 12))
+        plain(_crash(crash, module if module is None or module.is_dir() else module.parent, 12))
+    plain([f"  {note}" for note in notes])
     say(f"{len(found)} found" if found else "nothing found")
 
 

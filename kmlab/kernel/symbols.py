@@ -125,8 +125,13 @@ class ModuleSymbols:
         return places
 
     def knows(self, function: str, size: int) -> bool:
-        """Whether it has a function of that name and size; if not, the log is of another build."""
-        return any(self._fits(symbol, size) for symbol in self._named.get(function, ()))
+        """Whether it has a function of that name and size; if not, the log is of another build.
+
+        Who jumps into data is in a variable, of which the kernel says no size that could be compared.
+        """
+        if function not in self._named:
+            return any(symbol.name == function and symbol.section for symbol in self._elf.symbols)
+        return any(self._fits(symbol, size) for symbol in self._named[function])
 
     def symbol_at(self, section: str, offset: int) -> SymbolAt | None:
         """The function at `offset` in the named section; None outside of it."""
@@ -186,7 +191,9 @@ class ModuleSymbols:
 
     @cached_property
     def _root(self) -> PurePosixPath | None:
-        return self._source_root or self._debug.folder
+        own = self._debug.folder
+        # A folder that it was not built in, as one of the host's for what a sandbox built, is no help.
+        return self._source_root if self._source_root and (not own or own.is_relative_to(self._source_root)) else own
 
     @cached_property
     def _in_section(self) -> dict[int, list[ElfSymbol]]:
