@@ -10,9 +10,11 @@ from typing import Any, get_args
 from kmlab.kernel.diagnostics import Diagnostic
 from kmlab.kernel.klog import Record
 from kmlab.kernel.oops import Crash
+from kmlab.kernel.shapes import kinds_and_classes
 from kmlab.kernel.taint import taint_names
-from kmlab.lab import Expect, Outcome
+from kmlab.lab import Expect, Lab, Module, Outcome
 from kmlab.module import Step
+from kmlab.yamlfile import nearest, quoted
 from kmlab.yamltypes import matches
 
 SCHEMA = "kmlab.run/1"
@@ -71,6 +73,16 @@ def worst(outcomes: Iterable[str]) -> str:
     return max(outcomes, key=WORST_LAST.index, default="pass")
 
 
+def check_expected(lab: Lab, module: Module) -> None:
+    """ConfigError where a finding is expected of a kind that there is none of."""
+    kind, known = module.expect.kind, kinds_and_classes()
+    if kind and kind not in known:
+        hint = nearest(kind, sorted(known), "kinds and classes")
+        raise lab.error(
+            ("modules", module.name, "expect", "kind"), f"'kind' is {quoted(kind)}, which no finding is", hint
+        )
+
+
 def unmet_crash(expect: Expect, outcome: str, crashes: Sequence[Crash]) -> list[str]:
     """What was expected of the findings and is not so; a sentence each."""
     if outcome not in expect.outcome or outcome == "pass":
@@ -79,7 +91,8 @@ def unmet_crash(expect: Expect, outcome: str, crashes: Sequence[Crash]) -> list[
     kinds = {word for crash in crashes for word in (crash.kind, crash.class_)}
     functions = {crash.function for crash in crashes} | {f.function for c in crashes for f in c.frames[:1]}
     if expect.kind and expect.kind not in kinds:
-        found.append(f"expected a finding of kind {expect.kind}, found {', '.join(sorted(kinds)) or 'none'}")
+        said = ", ".join(f"{c.kind} ({c.class_})" for c in crashes) or "none"
+        found.append(f"expected a finding of kind {expect.kind}, found {said}")
     if expect.function and expect.function not in functions:
         said = ", ".join(sorted(f for f in functions if f)) or "none"
         found.append(f"expected the guilty function {expect.function}, found {said}")

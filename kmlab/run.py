@@ -36,6 +36,8 @@ _folders = threading.Lock()
 def modules_under(lab: Lab, folders: Sequence[Path]) -> list[Module]:
     """The lab's modules, or those under the given folders: entries of lab.yaml, and folders with a Makefile."""
     if not folders:
+        for module in lab.modules.values():
+            result.check_expected(lab, module)
         return list(lab.modules.values())
     found: list[Module] = []
     for folder in folders:
@@ -59,6 +61,7 @@ def run(host: Host, lab: Lab, spec: GuestSpec, wanted: Module, options: Options,
     And Outdated, where the options ask for it.
     """
     began = time.monotonic()
+    result.check_expected(lab, wanted)
     files = provision.lab_files(lab)
     signer = signer_for(files, lab.name, spec, options.sign, options.ask)
     for note in signer.pair.notes if signer else ():

@@ -292,6 +292,15 @@ def test_bad_input_is_no_result_and_leaves_no_folder(go: Go, lab: Lab) -> None:
     assert list(provision.lab_files(lab).runs.iterdir()) == []
 
 
+def test_a_kind_that_no_finding_has_is_bad_input(lab: Lab, world: World, go: Go) -> None:
+    file = lab.folder / "lab.yaml"
+    file.write_text(LAB.replace("outcome: pass, log:", "outcome: oops, kind: null-derefrence, log:"))
+    with pytest.raises(ConfigError) as raised:
+        run.modules_under(load_lab(file), [])
+    assert raised.value.message.endswith("lab.yaml:8: 'kind' is 'null-derefrence', which no finding is")
+    assert "null-dereference" in (raised.value.hint or "")
+
+
 def test_the_folder_that_has_the_makefile_is_named(go: Go, lab: Lab) -> None:
     hello = lab.folder / "hello"
     (hello / "src").mkdir()

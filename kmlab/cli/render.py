@@ -127,6 +127,8 @@ def headline(result: RunResult) -> str:
     place = _place(result.crashes[0]) if result.crashes else ""
     about = f": {result.title}{place}" if result.title else ""
     wanted = "" if result.outcome == "pass" and result.ok else " (as expected)" if result.ok else " (NOT as expected)"
+    if result.outcome not in result.expect.outcome:
+        wanted = f" (NOT as expected: {' or '.join(result.expect.outcome)})"
     where = f"{result.module} on {result.guest}" + (f" ({result.kernel})" if result.kernel else "")
     return f"{result.outcome.upper()}  {where}{about}{wanted}  {result.seconds:.1f} s"
 

@@ -78,6 +78,12 @@ def checked_by(function: str) -> tuple[str, str] | None:
     return next((named for name, named in _CHECKS if function.startswith(name)), None)
 
 
+def kinds_and_classes() -> frozenset[str]:
+    """Every word that a finding may be called by."""
+    classes = {shape.class_ for shape in SHAPES} | {class_ for class_, _, _ in PRELUDES} | OUTSIDE_THE_TABLE
+    return frozenset(classes | {shape.kind for shape in SHAPES})
+
+
 def steady(text: str) -> str:
     """`text` without what differs from one run to the next: addresses, numbers, process ids."""
     text = _HEX.sub("ADDR", text)
@@ -104,6 +110,8 @@ def is_corruption(class_: str) -> bool:
 
 
 CUT_HERE = "[ cut here ]"
+OUTSIDE_THE_TABLE = frozenset({"silent", "unexpected-reboot"})
+"""Classes of findings that no line of the log begins: CPUs that say nothing, and a kernel that begins anew."""
 PANIC = "Kernel panic - not syncing"
 
 _HEX = re.compile(r"\b0x[0-9a-fA-F]+|\b(?=[a-f]*\d)[0-9a-f]{8,}\b|\(____ptrval____\)|\b[a-f]{12,}\b")
