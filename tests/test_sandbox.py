@@ -203,6 +203,12 @@ def test_a_link_in_the_place_of_a_file_is_replaced(tmp_path: Path, beneath: Bene
     assert (tmp_path / "work/a.c").stat().st_mode & 0o777 == 0o640
 
 
+def test_a_read_only_file_can_be_written_by_make(tmp_path: Path) -> None:
+    with Beneath(tmp_path) as folder:
+        folder.put_file("modules.order", b"", 0o444, 10**18)
+    assert (tmp_path / "modules.order").stat().st_mode & 0o777 == 0o644
+
+
 def test_removing_a_folder_leaves_what_its_links_lead_to(tmp_path: Path, beneath: Beneath, outside: Path) -> None:
     (tmp_path / "work/sub/deep").mkdir(parents=True)
     (tmp_path / "work/sub/deep/out").symlink_to(outside)

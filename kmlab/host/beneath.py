@@ -30,14 +30,17 @@ class Beneath:
         os.close(self._root)
 
     def put_file(self, path: str, content: bytes, mode: int, mtime_ns: int) -> None:
-        """A file with its mode and time; a new one, so that what else bears the old one's name keeps its bytes."""
+        """A file with its mode and time; a new one, so that what else bears the old one's name keeps its bytes.
+
+        A read-only one is made writable: make may have to write what an earlier build left.
+        """
         with self._parent(path) as (parent, name):
             _remove(parent, name)
             handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=parent)
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
                 file.flush()
-                os.fchmod(handle, mode & 0o777)
+                os.fchmod(handle, mode & 0o777 | 0o600)
                 os.utime(handle, ns=(mtime_ns, mtime_ns))
 
     def put_folder(self, path: str, mode: int) -> None:
