@@ -305,6 +305,7 @@ def test_a_forgotten_include_is_named_though_the_function_changed_later() -> Non
         ("undef-7.3", "since Linux 5.7 kallsyms_lookup_name() is not exported to modules"),
         ("brace-6.12", "mod.c:11: mod_exit() begins inside of another function"),
         ("float-6.12", "mod.c:8: the kernel computes without floating point"),
+        ("overflow-6.12", "mod.c:17: a write here goes beyond the object"),
         ("name-7.3", "rename mod.c, and list it in mod-y"),
         ("rule-7.3", "other.c is not in the folder"),
         ("ns-6.1", "MODULE_IMPORT_NS(DMA_BUF)"),

@@ -206,6 +206,10 @@ _KNOWN = (
         r"SSE register (?:return|argument) with SSE disabled|mgeneral-regs-only.* incompatible",
         "the kernel computes without floating point: use integers in place of float and double.",
     ),
+    (
+        r"call to '__(write|read)_overflow\w*' declared with attribute",
+        "a {0} here goes beyond the object: see what was allocated (sizeof(*p), not sizeof(p)) and what goes in.",
+    ),
     (r"missing separator", "a command of the Makefile does not begin with a tab: put one before it."),
     (r"[`'\"](\S+?)['\"] exported twice", "{0} is exported twice, here and elsewhere: rename it."),
     (r"module name is too long", "the module's name is too long: the kernel takes 55 characters."),

@@ -56,8 +56,10 @@ class _Reader:
         self._folder = folder
         self._folders: list[str] = []
         self._includes: list[str] = []
+        self._callers: list[re.Match[str]] = []
+        """Where the function of the next diagnostic was inlined, innermost first."""
         self._elsewhere = False
-        """Whether the last diagnostic is about a header, and not yet about the line that used its macro."""
+        """Whether the last diagnostic is about a header, and not yet about the line that used what is in it."""
         self.last_was_compiler = False
 
     def follow(self, text: str) -> None:
@@ -72,6 +74,10 @@ class _Reader:
         if include:
             self._includes.append(f"{self.path(include[1])}:{include[2]}")
             return None
+        caller = re.match(r"\s+inlined from .+ at (?P<file>[^:]+):(?P<line>\d+)(?::(?P<column>\d+))?[,:]$", text)
+        if caller:
+            self._callers.append(caller)
+            return None
         compiler = _COMPILER.match(text)
         if compiler:
             self.last_was_compiler = True
@@ -79,7 +85,8 @@ class _Reader:
             notes = tuple(f"{place}: included from here" for place in self._includes)
             self._includes = []
             column = compiler["column"]
-            return Diagnostic(
+            callers, self._callers = self._callers, []
+            found = Diagnostic(
                 self.path(compiler["file"]),
                 int(compiler["line"]),
                 int(column) if column else None,
@@ -87,25 +94,34 @@ class _Reader:
                 compiler["message"],
                 notes,
             )
+            mine = next((caller for caller in callers if self._is_own(caller["file"])), None)
+            return self._placed(found, mine, "in a function that was inlined there") if mine else found
         if text and not text[0].isspace() and not _CONTEXT.search(text):
             self._includes = []
+            self._callers = []
             self.last_was_compiler = False
         return next(self._others(text), None)
 
     def noted(self, diagnostic: Diagnostic, note: re.Match[str]) -> Diagnostic:
-        """With one note more; what is wrong with a macro's use is wrong where the module's author used it."""
+        """With one note more."""
         here = f"{self.path(note['file'])}:{note['line']}"
         with_note = replace(diagnostic, notes=(*diagnostic.notes, f"{here}: {note['message']}"))
-        if not self._elsewhere or not self._is_own(note["file"]) or "in expansion of macro" not in note["message"]:
+        if not self._is_own(note["file"]) or "in expansion of macro" not in note["message"]:
             return with_note
+        return self._placed(with_note, note, "in what the macro stands for")
+
+    def _placed(self, diagnostic: Diagnostic, used: re.Match[str], why: str) -> Diagnostic:
+        """What is wrong in a header is placed where the module's author used what is in it."""
+        if not self._elsewhere:
+            return diagnostic
         self._elsewhere = False
-        column = note["column"]
+        column = used["column"]
         return replace(
-            with_note,
-            file=self.path(note["file"]),
-            line=int(note["line"]),
+            diagnostic,
+            file=self.path(used["file"]),
+            line=int(used["line"]),
             column=int(column) if column else None,
-            notes=(f"{diagnostic.file}:{diagnostic.line}: in what the macro stands for", *with_note.notes),
+            notes=(f"{diagnostic.file}:{diagnostic.line}: {why}", *diagnostic.notes),
         )
 
     def _is_own(self, path: str) -> bool:
