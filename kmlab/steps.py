@@ -249,7 +249,13 @@ class Steps:
                 self.sections[info.name] = told.sections
                 ignored = find_ignored_params(said, info.name)
                 if ignored and not failure:
-                    self.reason = f"{info.name} has no parameter {', '.join(ignored)}: it was ignored"
+                    has = ", ".join(param.name for param in info.params) or "none"
+                    self.reason = f"{info.name} has no parameter {', '.join(ignored)}, which was ignored: it has {has}"
+                elif info.license is None and not failure:
+                    self.reason = (
+                        f"{info.name} has no MODULE_LICENSE(): the kernel counts it as proprietary, hides GPL-only "
+                        'symbols from it and is tainted; add MODULE_LICENSE("GPL"), or your own'
+                    )
             if failure:
                 self.reason, self.failure = failure.reason, failure.kind
                 if failure.kind == "signature" and self.keyring is not None:

@@ -116,7 +116,7 @@ def test_where_nobody_looked_before_the_module_s_name_is_what_there_is() -> None
         "link\t5/fd/4\t/dev/null",
         "link\t5/fd/5\t/proc/larva",
     )
-    assert held(*records, before=None) == ["process 5 has /dev/larva1 open", "process 5 has /proc/larva open"]
+    assert held(*records, before=None) == ["process 5 has /dev/larva1 open and has /proc/larva open"]
 
 
 def test_what_a_guest_says_reaches_no_terminal_as_it_is_and_has_an_end() -> None:

@@ -290,6 +290,25 @@ def test_symbol_owners_come_from_module_symvers_and_from_modules_symbols() -> No
     assert parse_symbol_owners("# Aliases\nalias symbol:foo bar\n") == {"foo": "bar"}
 
 
+@pytest.mark.parametrize(
+    ("words", "log", "kind", "said"),
+    [
+        (
+            "Invalid parameters",
+            ["mod: module is already loaded"],
+            "exists",
+            "a part of the kernel itself is called mod",
+        ),
+        ("Invalid module format", ["Invalid architecture in ELF header: 183"], "format", "another kind of processor"),
+        ("Invalid module format", ["mod: module has no symbols (stripped?)"], "format", "stripped of its symbols"),
+        ("Operation not permitted", ["mod: begins"], "init-error", "a plain -1 is this, too"),
+    ],
+)
+def test_what_was_seen_in_guests_is_said_as_it_is(words: str, log: list[str], kind: str, said: str) -> None:
+    failure = load(words, *log)
+    assert failure.kind == kind and said in failure.reason
+
+
 def unload(stderr: str, **how: object) -> Failure:
     failure = explain_unload_failure(stderr, 1, "mod", **how)  # type: ignore[arg-type]
     assert failure is not None and failure.reason.endswith(".")

@@ -50,7 +50,7 @@ def last_line(text: str) -> str:
 
 
 _INIT_ERRORS = {
-    "EPERM": "not permitted",
+    "EPERM": "not permitted; a plain -1 is this, too",
     "ENOENT": "something that it looked for is not there",
     "EIO": "input or output failed",
     "EAGAIN": "to be tried again",

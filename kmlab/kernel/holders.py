@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from kmlab.events import printable
@@ -38,6 +38,8 @@ end in NUL, as a file's name may have anything else in it.
 """
 _MOST = 64
 """Holders that are kept; a guest may say anything."""
+_LONGEST = 200
+"""Characters that are said of one of them, more or less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +86,14 @@ def find_holders(answer: bytes, module: str, before: frozenset[str] | None) -> t
     """
     said = _Said(answer)
     news = parse_names("\n".join(said.names)) - before if before is not None else frozenset[str]()
-    found: dict[tuple[int | None, str], Holder] = {}
+    found: dict[int | str, Holder] = {}
     for holder in (*_mounted(said, news), *_open(said, news, module), *_inside(said, module), *_sockets(said, module)):
-        if len(found) < _MOST:
-            found.setdefault((holder.pid, holder.what), holder)
+        who = holder.what if holder.pid is None else holder.pid
+        known = found.get(who)
+        if known is None and len(found) < _MOST:
+            found[who] = holder
+        elif known and holder.what not in known.what and len(known.what) < _LONGEST:
+            found[who] = replace(known, what=f"{known.what} and {holder.what}")
     return tuple(found.values())
 
 

@@ -323,6 +323,11 @@ def _other_refusal(log: _Log, module: str) -> Failure | None:
             f"there was no memory for {module}: give the guest more, or let it ask for less.",
             errno="ENOMEM",
         )
+    # mod_sysfs_init() found /sys/module/NAME, which parts of the kernel itself have too.
+    if log.find(r"NAME: module is already loaded"):
+        return Failure(
+            "exists", f"a part of the kernel itself is called {module}: give your module another name.", errno="EINVAL"
+        )
     overridden = log.find(r"NAME: init suspiciously returned -EEXIST")
     if overridden:
         return _init_failed(module, "EEXIST")
@@ -357,7 +362,12 @@ def _by_errno(
     """What can be told from the error's number alone, when the kernel said nothing of its own."""
     name = errno_of(stderr)
     if name == "EEXIST" and already_loaded:
-        return Failure("exists", f"{module} is loaded already: unload it first (kmlab unload).", errno=name)
+        return Failure(
+            "exists",
+            f"{module} is loaded already: unload it first (kmlab unload); or rename yours, if that is a module of the "
+            "kernel's own.",
+            errno=name,
+        )
     if name == "EEXIST" and already_loaded is None:
         return Failure(
             "exists",
@@ -389,6 +399,20 @@ def _by_errno(
             errno=name,
         )
     if name == "ENOEXEC":
+        if log.find(r"^Invalid architecture in ELF header"):
+            made = f" ({modinfo.machine})" if modinfo else ""
+            return Failure(
+                "format",
+                f"{module} was built for another kind of processor{made}: rebuild it for this guest (kmlab build).",
+                errno=name,
+            )
+        if log.find(r"NAME: module has no symbols"):
+            return Failure(
+                "format",
+                f"{module} was stripped of its symbols, which the kernel needs to load it: take it as make left it, or "
+                "strip it with --strip-debug alone.",
+                errno=name,
+            )
         if modinfo and modinfo.release and modinfo.release != release:
             return Failure("vermagic", _vermagic_reason(module, modinfo.release, release), errno=name)
         said = log.find(r"NAME: (.+)|^Invalid ELF.*|[Mm]odule has invalid ELF.*|section \d+ .*")
