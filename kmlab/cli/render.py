@@ -91,7 +91,7 @@ def verdict(result: RunResult) -> None:
 def what_was_found(result: RunResult, frames: int = 12) -> Iterator[str]:
     """What lies between the kernel's log and the verdict, with the innermost frames of each crash."""
     for diagnostic in result.diagnostics[:_DIAGNOSTICS_SHOWN]:
-        yield f"  {_place(diagnostic, result)}: {diagnostic.severity}: {diagnostic.message}"
+        yield f"  {_opened_at(diagnostic, result)}: {diagnostic.severity}: {diagnostic.message}"
     if len(result.diagnostics) > _DIAGNOSTICS_SHOWN:
         yield f"  ({len(result.diagnostics) - _DIAGNOSTICS_SHOWN} more; all are in {result.directory}/build.log)"
     for crash in result.crashes:
@@ -102,7 +102,7 @@ def what_was_found(result: RunResult, frames: int = 12) -> Iterator[str]:
     yield from _taint(result)
 
 
-def _place(diagnostic: Diagnostic, result: RunResult) -> str:
+def _opened_at(diagnostic: Diagnostic, result: RunResult) -> str:
     """File, line and column as an editor opens them; a header of the kernel's is not under the module's folder."""
     if diagnostic.file is None:
         return result.source
