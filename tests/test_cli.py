@@ -242,6 +242,10 @@ def test_image_list_shows_the_catalogue(kmlab: Program) -> None:
 def test_an_empty_cache_verifies_and_prunes(kmlab: Program) -> None:
     assert json.loads(kmlab("image", "verify", "--json").out) == {"schema": "kmlab.verify/1", "files": []}
     assert json.loads(kmlab("image", "prune", "--json").out) == {"schema": "kmlab.prune/1", "removed": [], "bytes": 0}
+    assert (kmlab("image", "verify").out, kmlab("image", "prune").out) == (
+        "nothing is in the cache\n",
+        "nothing to remove\n",
+    )
 
 
 def test_a_log_with_a_crash_ends_in_1_and_one_without_in_0(kmlab: Program, lab: Path) -> None:

@@ -264,6 +264,9 @@ def image_prune(lab: LabFile = None, json: Json = False, debug: Debug = False) -
     from kmlab.cli import render
 
     removed, freed = cache.prune()
-    render.document({"schema": "kmlab.prune/1", "removed": removed, "bytes": freed}) if json else render.say(
-        f"removed {len(removed)} things, {freed / 2**20:.0f} MiB"
-    )
+    if json:
+        render.document({"schema": "kmlab.prune/1", "removed": removed, "bytes": freed})
+        return
+    for name in removed:
+        render.say(f"removed  {name}")
+    render.say(f"{freed / 2**20:.0f} MiB are free again" if removed or freed else "nothing to remove")

@@ -304,6 +304,8 @@ def verified(found: Sequence[tuple[str, str | None]], *, as_json: bool) -> None:
     if as_json:
         document({"schema": "kmlab.verify/1", "files": [{"name": n, "problem": p} for n, p in found]})
         return
+    if not found:
+        say("nothing is in the cache")
     for name, problem in found:
         say(f"{'ALTERED' if problem else 'ok':<8} {name}" + (f"  {problem}" if problem else ""))
 
