@@ -84,6 +84,15 @@ def test_of_the_other_packages_beside_them_those_are_taken_that_they_depend_on(x
     assert b"3.deb" in world.seeds[-1] and b"4.deb" not in world.seeds[-1]
 
 
+def test_a_distribution_s_own_image_before_it_was_signed_is_one_too(xdg: Path, world: World) -> None:
+    mine = xdg / "debs"
+    mine.mkdir()
+    world.release = "6.1.0-53-cloud-amd64"
+    package_file(mine, "linux-image-6.1.0-53-cloud-amd64-unsigned")
+    package_file(mine, "linux-headers-6.1.0-53-cloud-amd64")
+    assert start(world, xdg, "../debs") == "6.1.0-53-cloud-amd64"
+
+
 @pytest.mark.parametrize(
     ("names", "said"),
     [

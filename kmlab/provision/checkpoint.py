@@ -28,6 +28,7 @@ from kmlab.provision.making import (
     read_console,
     record,
     require_life,
+    require_trust,
     require_voice,
     sweep_key,
 )
@@ -196,6 +197,7 @@ def _shell_while_booting(
             command.go_on()
             console = read_console(folder / "console.log")
             require_life(wanted, console)
+            require_trust(wanted, console)
             if patience.passed:
                 require_voice(wanted, wanted.firmware, console)
             last = last_line(console)

@@ -17,7 +17,7 @@ from kmlab.events import Deadline, printable
 from kmlab.host import Host, command, disks, hypervisor, locks
 from kmlab.provision.plan import Plan
 from kmlab.virt.domain import Domain, to_xml
-from kmlab.virt.firmware import Firmware, why_silent
+from kmlab.virt.firmware import Firmware, why_refused, why_silent
 
 LOCK_PATIENCE = 3600.0
 """Seconds to wait for another kmlab that makes the same thing."""
@@ -109,6 +109,16 @@ def require_voice(wanted: Plan, chosen: Firmware, console: str) -> None:
     if not console:
         message, hint = why_silent(chosen)
         raise LabError(f"guest '{wanted.spec.name}': {message}", hint)
+
+
+def require_trust(wanted: Plan, console: str) -> None:
+    """LabError if Secure Boot has refused a part of the boot chain: firmware and GRUB wait for a person then."""
+    why = why_refused(console) if wanted.firmware.secure else None
+    if why is not None:
+        raise LabError(
+            f"guest '{wanted.spec.name}' does not start with Secure Boot: {why}",
+            "needed are shim, GRUB and a kernel that the distribution signed; or `secure_boot: false`",
+        )
 
 
 def read_console(path: Path) -> str:

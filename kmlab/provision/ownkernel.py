@@ -20,7 +20,7 @@ from kmlab.kernel import buildtree, elf
 from kmlab.lab import LocalKernel
 from kmlab.provision.plan import Plan
 
-_IMAGE = re.compile(r"linux-image-(unsigned-)?(?P<release>[0-9][A-Za-z0-9.+~_-]{0,99})", re.ASCII)
+_IMAGE = re.compile(r"linux-image-(unsigned-)?(?P<release>[0-9][A-Za-z0-9.+~_-]{0,99}?)(-unsigned)?", re.ASCII)
 _NOT_MEANT = ("-dbg", "-dbgsym")
 _AFTER = """\
 depmod @RELEASE@

@@ -7,6 +7,7 @@ says which exist.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +110,19 @@ def why_silent(firmware: Firmware) -> tuple[str, str]:
         " or it is not built for this machine",
         f"install the firmware's package again: {_PACKAGES[_arch_of(firmware)]}",
     )
+
+
+_REFUSALS = (
+    (r"BdsDxe: failed to load .*: (Access Denied|Security Violation)", "the firmware does not trust its boot loader"),
+    (r"Verification failed: \(0x1A\) Security Violation", "shim does not trust its GRUB"),
+    (r"bad shim signature", "GRUB does not trust its kernel"),
+)
+"""What edk2, shim and GRUB say of a signature that is not there, or by nobody whom they know."""
+
+
+def why_refused(console: str) -> str | None:
+    """What of a guest's boot chain Secure Boot refused, by its console."""
+    return next((what for said, what in _REFUSALS if re.search(said, console)), None)
 
 
 def _firmware(build: _Build, smm_available: bool) -> Firmware:
