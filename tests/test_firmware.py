@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kmlab.errors import LabError
-from kmlab.virt.firmware import choose, why_silent
+from kmlab.virt.firmware import choose, why_refused, why_silent
 
 DEBIAN_12 = {
     "/usr/share/OVMF/OVMF_CODE_4M.fd",
@@ -122,3 +122,22 @@ def test_silence_is_explained_by_smm_where_the_firmware_needs_it() -> None:
     assert "without SMM" in hint
     _, hint = why_silent(choose("aarch64", secure_boot=True, smm_available=True, exists=among(DEBIAN_12)))
     assert "qemu-efi-aarch64" in hint
+
+
+@pytest.mark.parametrize(
+    ("said", "what"),
+    [
+        (
+            'BdsDxe: failed to load Boot0001 "UEFI Misc Device" from PciRoot(0x0)/Pci(0x2,0x0): Access Denied\r\n',
+            "the firmware does not trust its boot loader",
+        ),
+        ("Verification failed: (0x1A) Security Violation\r\n", "shim does not trust its GRUB"),
+        (
+            "error: bad shim signature.\r\nerror: you need to load the kernel first.\r\n",
+            "GRUB does not trust its kernel",
+        ),
+        ("BdsDxe: starting Boot0001\r\nWelcome to GRUB!\r\n", None),
+    ],
+)
+def test_what_secure_boot_refused_is_read_from_the_console(said: str, what: str | None) -> None:
+    assert why_refused(f"BdsDxe: loading Boot0001\r\n{said}") == what
