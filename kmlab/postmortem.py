@@ -174,6 +174,8 @@ def _hang_of(
 
 def told_of_hang(crashes: list[Crash], busy: Crash | None, silent: Crash | None, own: frozenset[str]) -> list[Crash]:
     """The findings of a run, the kernel's and those of a look from outside, without telling one bug twice."""
+    if any(c.deadly for c in crashes):
+        return crashes  # what waits, waits for a task that was killed
     if busy and all(c.class_ == "hung-task" for c in crashes if c.module in own):
         # Who waits for the module may have been told; it is a loop of the module's that it waits for.
         return [busy, *(c for c in crashes if c.module not in own)]

@@ -42,6 +42,8 @@ _DEFERRING = re.compile(
     r"misc_|cdev|class_|device_|netdev|irq_work|smp_call|completion|swait)"
 )
 """Kernel functions through which code of a module can run after its unload has returned."""
+_INIT_RAN = ("init-error", "init-crash", "firmware", "memory")
+"""Failures to load of a module that may have left something behind all the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,7 +319,7 @@ class Steps:
     def settle(self) -> None:
         """What the module left behind may go off now; then the taint as it is at the end."""
         deferring = any(_DEFERRING.search(name) for _, info in self.built.modules for name in self._imports(info))
-        if self.loaded and deferring:
+        if deferring and (self.loaded or self.failure in _INIT_RAN):
             self.witness.over.wait(_LINGER)
         try:
             state = module.read_state(self.guest, self.patient(_STATE_PATIENCE))

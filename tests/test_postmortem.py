@@ -77,6 +77,8 @@ def test_a_loop_of_the_module_s_is_to_blame_and_not_who_waits_for_it() -> None:
     assert told(waits, victim) == [loop, victim]
     assert told(stuck) == [stuck], "the kernel's own word, where it has one on the loop"
     assert told() == [loop]
+    oops = dataclasses.replace(waits, kind="oops", class_="null-dereference", module=None)
+    assert told(oops) == [oops], "what waits, waits for a task that was killed"
     assert told(waits, busy=None, silent=loop) == [waits]
     nameless = silent_hang([], "load")
     assert told(victim, busy=None, silent=nameless) == [victim]

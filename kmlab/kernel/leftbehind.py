@@ -2,6 +2,7 @@
 
 No frame names a module that is gone (kernel/module/kallsyms.c). Where its sections had been is known from the time
 that it was loaded (/sys/module/NAME/sections), and that tells which function was run, or which object was touched.
+Of one that was never quite loaded, or of which there is no more than a log, the place on its page may do.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 
+from kmlab.kernel.registers import PAGE
 from kmlab.kernel.report import Crash, fingerprint_of
 from kmlab.kernel.symbols import ModuleSymbols
 from kmlab.kernel.trace import Frame
@@ -20,8 +22,11 @@ Sections = Mapping[str, Mapping[str, int]]
 
 def left_behind(crash: Crash, symbols: Mapping[str, ModuleSymbols], sections: Sections) -> Crash:
     """The same finding with the function that a module left behind, if it is one of those."""
-    gone = {name: places for name, places in sections.items() if name in symbols and _is_gone(crash, name)}
-    if not gone or any(frame.reliable and frame.module for frame in crash.frames):
+    if any(frame.reliable and frame.module for frame in crash.frames):
+        return crash
+    gone = {name: sections.get(name) or _by_page(crash, known) for name, known in symbols.items()}
+    gone = {name: places for name, places in gone.items() if places and _is_gone(crash, name)}
+    if not gone:
         return crash
     frames = tuple(_named(frame, symbols, gone) for frame in crash.frames)
     ran = next((frame for frame in frames if frame.reliable and frame.module), None)
@@ -42,6 +47,8 @@ def left_behind(crash: Crash, symbols: Mapping[str, ModuleSymbols], sections: Se
 
 _FAULT = re.compile(r"for address: (?:0x)?([0-9a-f]{16})")
 _LINKED = re.compile(r"Modules linked in:([^\[\n]*)")
+_IN_MODULES = re.compile(r"0xf{8}[a-e][0-9a-f]{7}")
+"""Where modules lie on x86-64 (Documentation/arch/x86/x86_64/mm.rst)."""
 _RAW = re.compile(r"0x[0-9a-f]{9,16}")
 _WHERE = re.compile(r" in (?:unloaded module )?[\w.]+$")
 
@@ -49,6 +56,16 @@ _WHERE = re.compile(r" in (?:unloaded module )?[\w.]+$")
 def _is_gone(crash: Crash, name: str) -> bool:
     linked = _LINKED.search(crash.text)
     return bool(linked) and not re.search(rf" {re.escape(name)}(?:\(|\s|$)", linked[1] if linked else "")
+
+
+def _by_page(crash: Crash, known: ModuleSymbols) -> Mapping[str, int]:
+    """Where its text was if a function of it was called, as text begins on a page (layout_sections())."""
+    first = next((frame for frame in crash.frames if frame.exact), None)
+    if first is None or not _IN_MODULES.fullmatch(first.function):
+        return {}
+    address = int(first.function, 16)
+    fitting = [offset for offset in known.handed_out(".text") if (address - offset) % PAGE == 0]
+    return {".text": address - fitting[0]} if len(fitting) == 1 else {}
 
 
 def _named(frame: Frame, symbols: Mapping[str, ModuleSymbols], gone: Sections) -> Frame:

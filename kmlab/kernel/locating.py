@@ -27,7 +27,7 @@ def located(
     symbols = {
         PurePosixPath(path).stem.replace("-", "_"): ModuleSymbols(image, path, folder) for path, image in images.items()
     }
-    found = left_behind(crash, symbols, sections) if sections else crash
+    found = left_behind(crash, symbols, sections or {})
     if found is not crash:
         return found
     entered = None if any(f.reliable and f.module in symbols for f in crash.frames) else _entered(crash, symbols)
@@ -46,7 +46,7 @@ def located(
     frames = tuple(frame for stack in stacks for frame in stack)
     if crash.module not in symbols:
         return dataclasses.replace(crash, frames=frames)
-    guilty = _guilty(crash, stacks)
+    guilty = _guilty(crash, stacks) or _begins(crash, symbols[crash.module])
     if guilty is None:
         file = _relative(crash.file, folder) if crash.file else None
         return dataclasses.replace(crash, frames=frames, file=file)
@@ -97,17 +97,33 @@ _ENTRIES = {
     "__x64_sys_delete_module": "cleanup_module",
 }
 """Functions of the kernel's that call a module, and what they call in it (kernel/module/main.c)."""
+_CALLERS = re.compile(
+    r"process_one_work|call_timer_fn|__run_timers|__hrtimer_run_queues|kthread|rcu_do_batch|rcu_core|tasklet_action_common"
+    r"|irq_work_\w+|_{0,2}flush_smp_call_function_queue|notifier_call_chain|__handle_irq_event_percpu|seq_read\w*"
+    r"|vfs_\w+|new_sync_\w+|do_dentry_open|__(?:x64|se|do)_sys_\w+|__fput|proc_\w+|pde_\w+|kernfs_\w+|sysfs_\w+|\w+_attr_\w+"
+    r"|parse_args|full_proxy_\w+|debugfs_\w+|misc_open|chrdev_open|mmap_region|__do_fault|do_s?(?:elect|poll|ys_poll)"
+    r"|dev_hard_start_xmit|nf_hook_slow|platform_\w+|really_probe|driver_\w+|bus_\w+|device_\w+|kobject_\w+"
+)
+"""Those that call what a module has given them: its work, its timer, its operations on a file."""
 _NOT_IN_EXIT = re.compile(r"free_module|async_|blocking_notifier|try_stop_module|_*mutex_|klp_|ftrace_|store_uevent")
 """What else the kernel calls there."""
 
 
 def _entered(crash: Crash, symbols: Mapping[str, ModuleSymbols]) -> tuple[Frame, list[Frame]] | None:
-    """An init or exit that left no frame at all, as its last act was a jump: the frame it was called from, and it."""
+    """A function of the module's that left no frame, as its last act was a jump: the frame of who called it, and it."""
     reliable = [frame for frame in crash.frames if frame.reliable]
     for inner, frame in itertools.pairwise(reliable):
-        if frame.name in _ENTRIES and inner.module is None and not _NOT_IN_EXIT.match(inner.name):
-            found = [(name, known.lost_entry(_ENTRIES[frame.name], inner.function)) for name, known in symbols.items()]
-            found = [(name, places) for name, places in found if places]
+        if inner.module or _NOT_IN_EXIT.match(inner.name):
+            continue
+        entry = _ENTRIES.get(frame.name)
+        if not entry and not _CALLERS.fullmatch(frame.name):
+            continue
+        found = [
+            (name, known.lost_entry(entry, inner.function) if entry else known.lost_callback(inner.function))
+            for name, known in symbols.items()
+        ]
+        found = [(name, places) for name, places in found if places]
+        if entry or found:
             return (frame, _lost(found[0][1], found[0][0])) if len(found) == 1 else None
     return None
 
@@ -124,6 +140,14 @@ def _guilty(crash: Crash, stacks: Sequence[Sequence[Frame]]) -> Frame | None:
         if found:
             return found
     return None
+
+
+def _begins(crash: Crash, known: ModuleSymbols) -> Frame | None:
+    """The beginning of a function that the kernel named without saying where in it, as that of a work item."""
+    if crash.function is None or crash.file:
+        return None
+    places = known.locate(crash.function, 0, None, exact=True)
+    return _lost(places[-1:], crash.module)[0] if places and places[-1].file else None
 
 
 def _renamed(title: str, known: str | None, name: str) -> str:

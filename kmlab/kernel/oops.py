@@ -329,7 +329,7 @@ _TURNS = (
     "kexec_core: Starting new kernel",
     "Starting crashdump kernel",
 )
-_ATOMIC = ("sleep-in-atomic", "schedule-in-atomic", "lockdep-context", "preempt-imbalance")
+_ATOMIC = ("leaked-atomic", "sleep-in-atomic", "schedule-in-atomic", "lockdep-context", "preempt-imbalance")
 _WORSE = ("warning", "oops", "hang", "panic")
 
 
@@ -350,7 +350,7 @@ def _belongs(first: Crash, later: Crash) -> bool:
     if is_corruption(first.class_) and later.deadly:
         return same_task and soon
     if first.class_ in _ATOMIC and later.class_ in _ATOMIC:
-        return first.function == later.function or (same_task and no_other_module)
+        return first.function == later.function or (same_task and (no_other_module or first.module is None))
     if later.class_ == "slab-leak" and first.class_ in ("slab-leak", "slab-corruption"):
         return no_other_module  # objects that were found damaged are never freed
     if first.class_ == later.class_ == "memory-leak":

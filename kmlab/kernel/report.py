@@ -79,6 +79,8 @@ class Report:
         self._unloaded: str | None = None
         self._named: Frame | None = None
         """The function that the message itself is about."""
+        self._working: Frame | None = None
+        """The function of the work item that the worker was at."""
         self._jumped = False
         """The fault was to fetch an instruction where there is none."""
         self._frames: list[Frame] = []
@@ -186,6 +188,8 @@ class Report:
         # Where it jumped to is no place of a program: whoever called is to blame.
         called = frames[1:] if self._jumped and len(frames) > 1 else frames
         guilty = guilty or blame(called, sections, own, hang=shape.kind == "hang")
+        if self._working and not (guilty and guilty.module):
+            guilty = self._working
         module, title = guilty.module if guilty else None, self.title
         if self._in_unloaded(frames, own):
             guilty, module, title = None, self._unloaded, f"{title} in unloaded module {self._unloaded}"
@@ -299,6 +303,9 @@ class Report:
                 self.task = named[1] or named[4] or named[5]
         if text.startswith(("#PF: supervisor instruction fetch", "kernel tried to execute NX-protected page")):
             self._jumped = True
+        if self._working is None and text.startswith(_WORKERS):
+            working = _WORKING.match(text)
+            self._working = Frame(working[1], None, None, working[2], reliable=True, exact=False) if working else None
         if "last unloaded: " in text:
             unloaded = _UNLOADED.search(text)
             self._unloaded = unloaded[1] if unloaded else None
@@ -383,6 +390,8 @@ _NAMED = re.compile(
     r"by task (.{1,64}?)/(\d{1,9})(?!\S)|pid: (\d{1,9}), name: (.{1,64})$|comm \"(.{1,64}?)\", pid (\d{1,9})"
 )
 _UNLOADED = re.compile(r"\[last unloaded: ([\w-]{1,64})")
+_WORKERS = ("Workqueue: ", "     last function: ")
+_WORKING = re.compile(r"(?:Workqueue: \S{1,64}| {4,8}last function:) ([A-Za-z_][\w.]{0,127}) \[([\w-]{1,64})\]")
 _IN_FLIGHT = re.compile(r"in-flight: ?(?:\d{1,9}(?:\(RESCUER\))?:)?([A-Za-z_][\w.]{0,127})(?: \[([\w-]{1,64})\])?")
 
 # How the lines between the first and the last begin. A line that begins with a space is one of theirs, too.

@@ -372,6 +372,11 @@ PRELUDES: tuple[tuple[str, re.Pattern[str], str], ...] = (
         re.compile(r"\[(?P<what>[A-Z][\w ]{1,40} overwritten)\] 0x[0-9a-f]{1,16}"),
         "BUG {what}",
     ),
+    (
+        "preempt-imbalance",
+        re.compile(r"timer: \S{1,255}(?: \[[^\]]{1,120}\])? preempt leak"),
+        "timer returned with preemption imbalance",
+    ),
     ("lock-debug", re.compile(r"DEBUG_LOCKS_WARN_ON\("), "lock debugging warning"),
 )
 _CHECKS = (
@@ -394,7 +399,7 @@ _PRELUDE_NEEDLES = (
         "CFI failure",
         "ODEBUG",
     ),
-    *("kmem_cache_destroy", "DEBUG_LOCKS", "initcall ", " overwritten] "),
+    *("kmem_cache_destroy", "DEBUG_LOCKS", "initcall ", " overwritten] ", " preempt leak"),
 )
 
 

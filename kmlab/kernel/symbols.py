@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from kmlab.kernel.callbacks import variable_at
 from kmlab.kernel.elf import ObjectFile, Section, read_object
 from kmlab.kernel.elf import Symbol as ElfSymbol
-from kmlab.kernel.tailcalls import Jump, lost_entry, lost_frames
+from kmlab.kernel.tailcalls import Jump, handed_out, lost_callback, lost_entry, lost_frames
 
 if TYPE_CHECKING:
     from kmlab.kernel.dwarf import DebugInfo
@@ -114,6 +114,15 @@ class ModuleSymbols:
     def lost_entry(self, entry: str, inner: str) -> list[Location]:
         """The same where the kernel called `entry`, init_module or cleanup_module, and that jumped on to `inner`."""
         return self._places(lost_entry(self._elf, entry, inner))
+
+    def lost_callback(self, inner: str) -> list[Location]:
+        """The same for the only function that the kernel has got the address of and that jumps on to `inner`."""
+        return self._places(lost_callback(self._elf, inner))
+
+    def handed_out(self, section: str) -> list[int]:
+        """Where in a section the functions begin whose address the kernel may have got."""
+        found = self._elf.find(section)
+        return [f.offset for f in handed_out(self._elf) if found is not None and f.section == found.number]
 
     def _places(self, jumps: Iterable[Jump]) -> list[Location]:
         places = []

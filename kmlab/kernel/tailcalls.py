@@ -14,6 +14,8 @@ from kmlab.kernel.elf import ObjectFile, Section
 
 _CALL, _JUMP, _SHORT, _CONDITIONAL = 0xE8, 0xE9, 0xEB, 0x0F
 _PC32, _PLT32 = 2, 4
+_ABSOLUTE = (1, 10, 11)
+_DATA = (".data", ".rodata", ".init.data", ".bss", "__param")
 _BACK = "__x86_return_thunk"
 """Where a function of a kernel with mitigations jumps instead of returning."""
 _DEEPEST = 4
@@ -30,7 +32,9 @@ class Jump(NamedTuple):
     """In its section, of the byte behind the jump; several where each of them may have been the one."""
 
 
-class _Target(NamedTuple):
+class Target(NamedTuple):
+    """The beginning of a function."""
+
     name: str
     section: int
     """0 where it is not in this module."""
@@ -54,10 +58,32 @@ def lost_entry(elf: ObjectFile, entry: str, inner: str) -> list[Jump]:
     symbol = next((s for s in elf.symbols if s.name == entry and s.section), None)
     if elf.machine != _X86_64 or symbol is None:
         return []
-    return _follow(elf, _Target(entry, symbol.section, symbol.value), inner, _DEEPEST)
+    return _follow(elf, Target(entry, symbol.section, symbol.value), inner, _DEEPEST)
 
 
-def _follow(elf: ObjectFile, called: _Target, inner: str | None, depth: int) -> list[Jump]:
+def lost_callback(elf: ObjectFile, inner: str) -> list[Jump]:
+    """The same for a function whose address the kernel has got, if just one of those can have jumped to `inner`."""
+    if elf.machine != _X86_64:
+        return []
+    found = [way for symbol in handed_out(elf) if (way := _follow(elf, symbol, inner, _DEEPEST, strict=True))]
+    return found[0] if len(found) == 1 else []
+
+
+def handed_out(elf: ObjectFile) -> list[Target]:
+    """The functions whose address is taken: in data, or by an instruction that is no call."""
+    starts = {(s.section, s.value): s.name for s in elf.symbols if s.type == _FUNCTION and s.section}
+    taken: dict[tuple[int, int], str] = {}
+    for section in elf.sections:
+        if section.executable or section.name.startswith(_DATA):
+            for relocation in elf.relocations(section):
+                symbol = elf.symbols[relocation.symbol]
+                at = (symbol.section, symbol.value + relocation.addend)
+                if relocation.type in _ABSOLUTE and at in starts:
+                    taken[at] = starts[at]
+    return [Target(name, *at) for at, name in taken.items()]
+
+
+def _follow(elf: ObjectFile, called: Target, inner: str | None, depth: int, strict: bool = False) -> list[Jump]:
     if called.name == inner or not depth:
         return []
     symbol = next((s for s in elf.symbols if s.section == called.section and s.value == called.offset and s.size), None)
@@ -67,8 +93,8 @@ def _follow(elf: ObjectFile, called: _Target, inner: str | None, depth: int) -> 
     jumps = [j for j in code.jumps(symbol.value, symbol.value + symbol.size) if j.to.name not in (symbol.name, _BACK)]
     outside = [j for j in jumps if not j.to.section]
     fitting = [j for j in outside if j.to.name == inner]
-    ways = [(j, w) for j in jumps if j.to.section and (w := _follow(elf, j.to, inner, depth - 1))]
-    if not fitting and not ways:
+    ways = [(j, w) for j in jumps if j.to.section and (w := _follow(elf, j.to, inner, depth - 1, strict))]
+    if not fitting and not ways and not strict:
         fitting = outside
     if fitting:
         return [Jump(symbol.name, called.section, tuple(jump.ends for jump in fitting))]
@@ -79,7 +105,7 @@ def _follow(elf: ObjectFile, called: _Target, inner: str | None, depth: int) -> 
 
 
 class _Way(NamedTuple):
-    to: _Target
+    to: Target
     ends: int
     """Of the byte behind the jump."""
 
@@ -92,7 +118,7 @@ class _Code:
         self.content = elf.content(section)
         self._named = {r.offset: r for r in elf.relocations(section) if r.type in (_PC32, _PLT32)}
 
-    def target(self, at: int) -> _Target | None:
+    def target(self, at: int) -> Target | None:
         """Where the 32 bits at `at`, the end of a call or jump, lead."""
         relocation = self._named.get(at)
         if relocation is None:
@@ -102,7 +128,7 @@ class _Code:
             return self._own(self._section.number, at + 4 + distance)
         symbol = self._elf.symbols[relocation.symbol]
         if not symbol.section:
-            return _Target(symbol.name, 0, 0)
+            return Target(symbol.name, 0, 0)
         return self._own(symbol.section, symbol.value + relocation.addend + 4)
 
     def jumps(self, first: int, last: int) -> Iterator[_Way]:
@@ -120,8 +146,8 @@ class _Code:
             if to is not None:
                 yield _Way(to, ends)
 
-    def _own(self, section: int, offset: int) -> _Target | None:
+    def _own(self, section: int, offset: int) -> Target | None:
         for symbol in self._elf.symbols:
             if symbol.section == section and symbol.value == offset and symbol.type == _FUNCTION:
-                return _Target(symbol.name, section, offset)
+                return Target(symbol.name, section, offset)
         return None

@@ -7,6 +7,7 @@ from pathlib import Path
 import drgn
 import pytest
 
+from kmlab.host import hypervisor
 from tests.crashers import FOLDER, check
 from tests.guest.conftest import REPOSITORY, Lab
 
@@ -27,6 +28,17 @@ def crashers(base: Path, environment: dict[str, str]) -> Lab:
 @pytest.mark.parametrize("name", TELLING)
 def test_a_crasher_is_judged_by_its_function_and_its_line(crashers: Lab, name: str) -> None:
     check(crashers("run", name, "--json", code=None).result)
+
+
+def test_panics_in_a_row_each_leave_nothing_behind(lab: Lab) -> None:
+    lab.write(lab.file.read_text() + "vmcore: never\n")
+    for _ in range(3):
+        result = lab("run", str(REPOSITORY / "examples/panic"), "--json", code=1).result
+        found = [(crash["function"], crash["file"]) for crash in result["crashes"]]
+        assert (result["outcome"], found) == ("panic", [("give_up", "panic.c")])
+        assert (result["taint"]["before"], "panic" in result["modules"]["before"]) == ([], False)
+        assert [pid for folder in lab.state.glob("labs/t-*") for pid in hypervisor.processes(folder)] == []
+    assert lab("run", str(REPOSITORY / "examples/hello"), "--json").result["outcome"] == "pass"
 
 
 def test_the_kernel_s_log_is_read_out_of_the_memory_of_a_guest_that_panicked(lab: Lab) -> None:
