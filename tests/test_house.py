@@ -27,7 +27,7 @@ STOREYS = (
     ("yamlfile",),
     # What was asked for; the doors; what is known of kernels.
     ("lab", "catalog", "host", "kernel"),
-    ("virt", "guest", "signing"),
+    ("virt", "guest", "signing", "starter"),
     # A run's acts, and what they come to.
     ("provision", "module", "collect"),
     ("result", "build", "postmortem"),

@@ -22,8 +22,8 @@ from kmlab.lab import (
     find_lab,
     load_lab,
     open_lab,
-    starter_files,
 )
+from kmlab.starter import starter_files
 
 INTERFACE = """\
 name: my-lab

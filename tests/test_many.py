@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
+import pty
+import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -351,3 +357,30 @@ def test_without_a_terminal_a_long_wait_is_told_now_and_then_with_its_guest() ->
         "  …   debian     baking the base 16 s  line 16",
         "  …   debian     baking the base 32 s  line 32",
     ]
+
+
+def test_at_a_terminal_each_guest_has_a_line_of_its_own_and_what_is_done_stays() -> None:
+    program = (
+        "import time\n"
+        "from kmlab.cli.progress import reporting\n"
+        "from kmlab.events import Finished, Progress, Started\n"
+        "with reporting() as report:\n"
+        "    report(Started('newer', 'baking the base'))\n"
+        "    report(Started('debian', 'build hello'))\n"
+        "    report(Progress('newer', 'baking the base', detail='unpacking'))\n"
+        "    time.sleep(1)\n"
+        "    report(Finished('debian', 'build hello', 1.0))\n"
+    )
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    with subprocess.Popen([sys.executable, "-c", program], stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # a terminal that nobody has open any more
+            while chunk := os.read(ours, 65536):
+                shown += chunk
+    os.close(ours)
+    assert process.returncode == 0
+    frames = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]|\r", b"", shown).decode()
+    assert re.search(r"debian     build hello 0 s\n\s*newer      baking the base 0 s  unpacking", frames), frames
+    assert re.search(r"  ok  debian     build hello +1.0 s", frames)

@@ -30,7 +30,7 @@ def init(
     from kmlab import store
     from kmlab.cli import render
     from kmlab.errors import ConfigError
-    from kmlab.lab import starter_files
+    from kmlab.starter import starter_files
 
     files = starter_files(directory.resolve().name)
     for name in files:
