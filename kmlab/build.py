@@ -12,7 +12,7 @@ import os
 import re
 import shlex
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -65,10 +65,14 @@ def build_in_sandbox(box: Sandbox, source: Path, release: str, deadline: Deadlin
     return replace(built, undelivered={**programs, **built.images} if built.ok else {})
 
 
-def _first_good(
-    source: Path, name: str, release: str, make: Callable[[kbuild.BuildCommand, kbuild.Folder], Built]
-) -> Built:
-    """Build in each way that there is for such a folder, until one gives modules."""
+def check_folder(source: Path) -> None:
+    """ConfigError unless modules could be made of the folder; asked before a guest is started for it."""
+    read_folder(source)
+    _ways(source, "", "")
+
+
+def _ways(source: Path, name: str, release: str) -> tuple[kbuild.Folder, Sequence[kbuild.BuildCommand]]:
+    """What kind of folder it is, and how make may be called for it: one way at least."""
     texts = {
         f: (source / f).read_text("utf-8", "replace") for f in ("Kbuild", *kbuild.MAKEFILES) if (source / f).is_file()
     }
@@ -81,6 +85,14 @@ def _first_good(
             if about.below
             else "write a Makefile with `obj-m := NAME.o`, or give the folder that has one",
         )
+    return about, ways
+
+
+def _first_good(
+    source: Path, name: str, release: str, make: Callable[[kbuild.BuildCommand, kbuild.Folder], Built]
+) -> Built:
+    """Build in each way that there is for such a folder, until one gives modules."""
+    about, ways = _ways(source, name, release)
     tried: list[Built] = []
     for way in ways:
         tried.append(make(way, about))

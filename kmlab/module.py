@@ -99,7 +99,8 @@ def workshop(name: str) -> PurePosixPath:
 def read_folder(source: Path) -> Manifest:
     """All of the module's folder but what a build of the host's own left there."""
     if not source.is_dir():
-        raise ConfigError(f"{printable(str(source))}: no such folder", "give the folder of a module's Makefile")
+        what = "a file, not a folder" if source.exists() else "no such folder"
+        raise ConfigError(f"{printable(str(source))}: {what}", "give the folder of a module's Makefile")
     found: Manifest = {}
     total = 0
     for parent, folders, names in os.walk(os.fsencode(source)):

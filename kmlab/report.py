@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from pathlib import Path
 
 from kmlab import store
 from kmlab.collect import dmesg
+from kmlab.errors import ConfigError
+from kmlab.events import printable
 from kmlab.result import RunResult
 
 _LOG_LINES = 200
+
+
+def check_junit(path: Path) -> None:
+    """ConfigError unless the file can be written; asked before all that it will tell of."""
+    there = next(folder for folder in path.absolute().parents if folder.exists())
+    if path.is_dir() or not there.is_dir() or not os.access(there, os.W_OK):
+        raise ConfigError(f"--junit {printable(str(path))}: cannot be written", "give a file in a folder of yours")
 
 
 def write_junit(path: Path, results: Sequence[RunResult]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from kmlab import collect, postmortem, provision, result, store
 from kmlab.ahead import Ahead
+from kmlab.build import check_folder
 from kmlab.errors import ConfigError, LabError
 from kmlab.events import Note, Report, Stage, printable
 from kmlab.host import Host
@@ -34,12 +35,11 @@ _folders = threading.Lock()
 
 
 def modules_under(lab: Lab, folders: Sequence[Path]) -> list[Module]:
-    """The lab's modules, or those under the given folders: entries of lab.yaml, and folders with a Makefile."""
-    if not folders:
-        for module in lab.modules.values():
-            result.check_expected(lab, module)
-        return list(lab.modules.values())
-    found: list[Module] = []
+    """The lab's modules, or those under the given folders: entries of lab.yaml, and folders with a Makefile.
+
+    ConfigError, before any of them runs, if one could not be built.
+    """
+    found: list[Module] = [] if folders else list(lab.modules.values())
     for folder in folders:
         if str(folder) in lab.modules and not folder.exists():
             found.append(lab.modules[str(folder)])
@@ -50,9 +50,13 @@ def modules_under(lab: Lab, folders: Sequence[Path]) -> list[Module]:
             sources = [p.parent for name in ("Kbuild", "Makefile") for p in sorted(top.rglob(name))]
             listed = [lab.module_for(p) for p in dict.fromkeys(sources) if not any(q in sources for q in p.parents)]
         if not listed:
-            raise ConfigError(f"{printable(str(folder))}: no modules under this folder")
+            missing = "no modules under this folder" if top.is_dir() else "no such folder"
+            raise ConfigError(f"{printable(str(folder))}: {missing}", "give folders of modules, or one above them")
         found += listed
-    return list({module.name: module for module in found}.values())
+    modules = list({module.name: module for module in found}.values())
+    for module in modules:
+        check_folder(lab.locate(module.source))
+    return modules
 
 
 def run(host: Host, lab: Lab, spec: GuestSpec, wanted: Module, options: Options, report: Report) -> RunResult:
@@ -62,6 +66,7 @@ def run(host: Host, lab: Lab, spec: GuestSpec, wanted: Module, options: Options,
     """
     began = time.monotonic()
     result.check_expected(lab, wanted)
+    check_folder(lab.locate(wanted.source))
     files = provision.lab_files(lab)
     signer = signer_for(files, lab.name, spec, options.sign, options.ask)
     for note in signer.pair.notes if signer else ():

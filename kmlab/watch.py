@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from kmlab import provision, run
+from kmlab.build import check_folder
 from kmlab.errors import CommandFailed, ConfigError, KmlabError, LabError
 from kmlab.events import Deadline, Event, printable
 from kmlab.host import Host
@@ -94,7 +95,7 @@ def watch(
     `look` reads lab.yaml. What is wrong with it or with the folder at the start is raised; later it is shown.
     """
     watched = look()
-    read_folder(watched.source)
+    check_folder(watched.source)
     before: Seen | None = None
     while True:
         saves.point(watched.source, watched.lab.path)
@@ -166,7 +167,6 @@ def _round(
     def outdated() -> bool:
         return saves.news and seen(watched) != before
 
-    read_folder(watched.source)
     face.begin(watched)
     asked = dataclasses.replace(options, outdated=outdated)
     for spec in watched.guests:

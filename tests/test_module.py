@@ -141,7 +141,7 @@ def test_a_folder_that_is_not_there_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="absent: no such folder"):
         read_folder(tmp_path / "absent")
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="file: no such folder"):
+    with pytest.raises(ConfigError, match="file: a file, not a folder"):
         read_folder(tmp_path / "file")
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from kmlab.errors import ConfigError
 from kmlab.kernel.diagnostics import Diagnostic
 from kmlab.kernel.klog import Record
 from kmlab.lab import Expect
-from kmlab.report import github_annotations, summary, write_junit
+from kmlab.report import check_junit, github_annotations, summary, write_junit
 from kmlab.result import RunResult
 
 GOOD = RunResult(module="hello", source="examples/hello", guest="debian", seconds=1.25)
@@ -23,6 +24,15 @@ HOSTILE = "]]><x>&\"' \x1b[31m \x00 \u202e \udcff\r\n::error::owned %0A"
 def suite(path: Path, *results: RunResult) -> ET.Element:
     write_junit(path / "junit.xml", results)
     return ET.parse(path / "junit.xml").getroot()
+
+
+def test_where_junit_cannot_be_written_is_said_beforehand(tmp_path: Path) -> None:
+    check_junit(tmp_path / "junit.xml")
+    check_junit(tmp_path / "new" / "folder" / "junit.xml")
+    (tmp_path / "file").write_text("")
+    for wrong in (tmp_path, tmp_path / "file" / "junit.xml"):
+        with pytest.raises(ConfigError, match="cannot be written"):
+            check_junit(wrong)
 
 
 def test_junit_counts_failures_and_errors_apart(tmp_path: Path) -> None:

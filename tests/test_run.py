@@ -285,11 +285,24 @@ def test_a_guest_whose_qemu_died_is_restored_first(go: Go, world: World, events:
     assert notes(events) == ["restored, because it was not running any more"]
 
 
-def test_bad_input_is_no_result_and_leaves_no_folder(go: Go, lab: Lab) -> None:
+def test_a_folder_that_nothing_can_be_made_of_is_said_before_a_guest_is_started(go: Go, lab: Lab, world: World) -> None:
     (lab.folder / "hello" / "Kbuild").write_text("# nothing to build\n")
     with pytest.raises(ConfigError, match="no Kbuild file, and no Makefile with obj-m"):
         go()
-    assert list(provision.lab_files(lab).runs.iterdir()) == []
+    with pytest.raises(ConfigError, match="absent: no such folder"):
+        go("absent")
+    assert world.asked == []
+    assert not provision.lab_files(lab).runs.exists()
+
+
+def test_all_modules_of_a_test_are_looked_at_before_the_first_one_runs(lab: Lab) -> None:
+    assert [module.name for module in run.modules_under(lab, [])] == ["params"]
+    assert [module.name for module in run.modules_under(lab, [lab.folder / "hello"])] == ["hello"]
+    with pytest.raises(ConfigError, match="absent: no such folder"):
+        run.modules_under(lab, [lab.folder / "hello", lab.folder / "absent"])
+    (lab.folder / "params" / "Kbuild").unlink()
+    with pytest.raises(ConfigError, match="params: no Kbuild file"):
+        run.modules_under(lab, [])
 
 
 def test_a_kind_that_no_finding_has_is_bad_input(lab: Lab, world: World, go: Go) -> None:

@@ -116,6 +116,8 @@ def test(
     from kmlab.cli import render
 
     opened, host = open_lab(lab, connect), real_host()
+    if junit:
+        reports.check_junit(junit)
     if secure_boot_matrix is not None:
         _secure_boot_matrix(host, opened, secure_boot_matrix, chosen(opened, guest, every), json)
     asked = list(opened.guests) if every else guest or []

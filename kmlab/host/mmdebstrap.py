@@ -97,7 +97,8 @@ def unpack(image: PackageImage, root: Path, deadline: Deadline, on_line: Callabl
             command.run(
                 argv,
                 deadline=deadline,
-                on_line=on_line,
+                # It repeats the whole hook, which says nothing to a person.
+                on_line=lambda line: on_line("I: making the file system" if script in line else line),
                 cwd=root.parent,
                 environment={"PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin"},
                 pass_files=(file.fileno(),),
