@@ -54,8 +54,15 @@ def modules_under(lab: Lab, folders: Sequence[Path]) -> list[Module]:
             raise ConfigError(f"{printable(str(folder))}: {missing}", "give folders of modules, or one above them")
         found += listed
     modules = list({module.name: module for module in found}.values())
+    if not modules:
+        raise ConfigError(f"{lab.file}: there are no modules", "add some under modules:, or name their folders")
     for module in modules:
-        check_folder(lab.locate(module.source))
+        try:
+            check_folder(lab.locate(module.source))
+        except ConfigError as error:
+            if module.name in lab.modules:
+                raise lab.error(("modules", module.name, "source"), error.message, error.hint) from None
+            raise
     return modules
 
 

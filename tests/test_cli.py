@@ -43,6 +43,12 @@ def test_help_names_every_command(kmlab: Program, flag: str) -> None:
     assert set(COMMANDS) <= listed
 
 
+def test_the_list_of_commands_has_a_whole_sentence_for_each(kmlab: Program) -> None:
+    for words in ((), ("image",)):
+        _, listed = kmlab(*words, "-h", COLUMNS="80").out.split("Commands:\n")
+        assert not [line for line in listed.splitlines() if line.endswith("...")]
+
+
 @pytest.mark.parametrize("command", [*((name,) for name in COMMANDS), ("image", "list"), ("image", "verify")])
 def test_each_command_explains_itself(kmlab: Program, command: tuple[str, ...]) -> None:
     ended = kmlab(*command, "-h")

@@ -301,8 +301,10 @@ def test_all_modules_of_a_test_are_looked_at_before_the_first_one_runs(lab: Lab)
     with pytest.raises(ConfigError, match="absent: no such folder"):
         run.modules_under(lab, [lab.folder / "hello", lab.folder / "absent"])
     (lab.folder / "params" / "Kbuild").unlink()
-    with pytest.raises(ConfigError, match="params: no Kbuild file"):
+    with pytest.raises(ConfigError, match=r"lab\.yaml:8: .*params: no Kbuild file"):
         run.modules_under(lab, [])
+    with pytest.raises(ConfigError, match="there are no modules"):
+        run.modules_under(dataclasses.replace(lab, modules={}), [])
 
 
 def test_a_kind_that_no_finding_has_is_bad_input(lab: Lab, world: World, go: Go) -> None:

@@ -21,7 +21,7 @@ LabFile = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 Connect = Annotated[str | None, typer.Option("--connect", help="libvirt URI instead of lab.yaml's.", metavar="URI")]
-GuestNames = Annotated[list[str] | None, typer.Argument(help="Guests; default: the lab's.", metavar="[GUEST]...")]
+GuestNames = Annotated[list[str] | None, typer.Argument(help="Guests; default: the lab's.", metavar="GUEST")]
 GuestOptions = Annotated[
     list[str] | None, typer.Option("--guest", "-g", help="In this guest; may be repeated.", metavar="GUEST")
 ]

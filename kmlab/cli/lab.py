@@ -20,7 +20,7 @@ Architecture = Annotated[
 
 
 def init(
-    directory: Annotated[Path, typer.Argument(help="Where; default: here.", metavar="[DIR]")] = Path("."),
+    directory: Annotated[Path, typer.Argument(help="Where; default: here.", metavar="DIR")] = Path("."),
     lab: LabFile = None,
     json: Json = False,
     debug: Debug = False,
@@ -29,15 +29,18 @@ def init(
     speak(json=json, debug=debug)
     from kmlab import store
     from kmlab.cli import render
-    from kmlab.errors import ConfigError
+    from kmlab.errors import ConfigError, LabError
     from kmlab.starter import starter_files
 
     files = starter_files(directory.resolve().name)
     for name in files:
         if (directory / name).exists():
             raise ConfigError(f"{directory / name} is there already", "kmlab init never overwrites")
-    for name, text in files.items():
-        store.write_text(directory / name, text)
+    try:
+        for name, text in files.items():
+            store.write_text(directory / name, text)
+    except LabError as error:
+        raise ConfigError(error.message, "give a folder that you may write in") from None
     render.document({"schema": "kmlab.init/1", "written": sorted(files)}) if json else render.say(
         f"wrote {', '.join(sorted(files))} in {directory}; now, there: kmlab run hello"
     )
@@ -49,7 +52,7 @@ def doctor(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Say what on this host keeps the lab from working or makes it slow, each with the command that mends it."""
+    """Say what keeps a lab from working here, or makes it slow. Each with the command that mends it."""
     speak(json=json, debug=debug)
     from kmlab.cli import render
     from kmlab.host import checkup
@@ -143,7 +146,7 @@ def destroy(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Leave nothing of the lab: domains, disks, sockets, ports, processes."""
+    """Leave nothing of the lab: processes, disks, sockets, ports."""
     speak(json=json, debug=debug)
     from kmlab import provision
     from kmlab.cli import render
@@ -170,14 +173,14 @@ def image_list(lab: LabFile = None, json: Json = False, debug: Debug = False) ->
 def image_pull(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="Images of the catalogue; default: those of the lab.", metavar="[IMAGE]..."),
+        typer.Argument(help="Images of the catalogue; default: those of the lab.", metavar="IMAGE"),
     ] = None,
     arch: Architecture = None,
     lab: LabFile = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Bring images into the cache, verified: what their publishers have today."""
+    """Bring what publishers have today into the cache, verified."""
     speak(json=json, debug=debug)
     from kmlab import provision
     from kmlab.cli import render
@@ -231,7 +234,7 @@ def image_kernels(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """The kernels that `kernel:` can name for an image: those that its archive has with their headers."""
+    """What `kernel:` can name for an image. Every kernel that its archive has with its headers."""
     speak(json=json, debug=debug)
     from kmlab import provision
     from kmlab.cli import render
@@ -244,7 +247,7 @@ def image_kernels(
 
 
 def image_verify(lab: LabFile = None, json: Json = False, debug: Debug = False) -> None:
-    """Read every file of the cache again: what was recorded when it was made, and what its publisher signed."""
+    """Read the cache again and compare it with what was recorded. And with what its publishers signed."""
     speak(json=json, debug=debug)
     from kmlab import cache
     from kmlab.cli import render

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _PATIENCE = 3600.0
 """Seconds for a command whose output is wanted as JSON."""
 
-OneGuest = Annotated[str | None, typer.Argument(help="The guest; default: the lab's.", metavar="[GUEST]")]
+OneGuest = Annotated[str | None, typer.Argument(help="The guest; default: the lab's.", metavar="GUEST")]
 
 
 def status(guests: GuestNames = None, lab: LabFile = None, json: Json = False, debug: Debug = False) -> None:
@@ -40,7 +40,7 @@ def log(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """The kernel's log of a guest since it was started, from its console on the host."""
+    """A guest's kernel log since it was started. It is read off its console, here on the host."""
     speak(json=json, debug=debug)
     from kmlab.cli import render
 
@@ -50,9 +50,7 @@ def log(
 
 def ssh(
     guest: OneGuest = None,
-    command: Annotated[
-        list[str] | None, typer.Argument(help="Run this instead of a shell.", metavar="[-- CMD...]")
-    ] = None,
+    command: Annotated[list[str] | None, typer.Argument(help="Run this instead of a shell.", metavar="-- CMD")] = None,
     lab: LabFile = None,
     json: Json = False,
     debug: Debug = False,
@@ -78,7 +76,7 @@ def ssh(
 
 
 def console(guest: OneGuest = None, lab: LabFile = None, json: Json = False, debug: Debug = False) -> None:
-    """A login on the guest's virtio console, which works when its network does not. Leave with Ctrl-].
+    """A login that works when the guest's network does not. Leave with Ctrl-].
 
     With --json it only says where the console is.
     """

@@ -69,7 +69,10 @@ def run(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Sync, build, sign where the guest has Secure Boot, load, exercise, unload, collect, judge."""
+    """Take a module through guests, and judge it.
+
+    Sync, build, sign where the guest has Secure Boot, load, exercise, unload, collect, judge.
+    """
     speak(json=json, debug=debug)
     from kmlab import many
     from kmlab import timeline as pictures
@@ -90,9 +93,7 @@ def run(
 
 
 def test(
-    directories: Annotated[
-        list[Path] | None, typer.Argument(help="Only modules under these.", metavar="[DIR]...")
-    ] = None,
+    directories: Annotated[list[Path] | None, typer.Argument(help="Only modules under these.", metavar="DIR")] = None,
     guest: GuestOptions = None,
     every: AllGuests = False,
     kernels: Kernels = None,
@@ -108,7 +109,10 @@ def test(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Every module of the lab, or under DIR, through its guests or the lab's matrix, as a table."""
+    """Every module of the lab, or under DIR, in its guests or the matrix.
+
+    It ends with a table.
+    """
     speak(json=json, debug=debug)
     from kmlab import many
     from kmlab import report as reports

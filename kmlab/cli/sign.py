@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 
 
 def sign(
-    files: Annotated[
-        list[Path] | None, typer.Argument(help="Modules to sign, in place.", metavar="[FILE.ko]...")
-    ] = None,
+    files: Annotated[list[Path] | None, typer.Argument(help="Modules to sign, in place.", metavar="FILE.ko")] = None,
     mok: Annotated[
         bool, typer.Option("--mok", help="Make the lab's key if there is none; enrol it in guests with Secure Boot.")
     ] = False,
@@ -40,7 +38,7 @@ def sign(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Sign modules, enrol the lab's key in guests with Secure Boot, or explain a signature."""
+    """Sign modules, enrol the lab's key, or explain a signature."""
     speak(json=json, debug=debug)
     from kmlab.cli import render, signtext
     from kmlab.errors import ConfigError

@@ -46,7 +46,7 @@ def watch(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """As `run`, at once and again on each save, until ^C."""
+    """As `run`, at once and again on each save, until Ctrl-C."""
     speak(json=json, debug=debug)
     from kmlab import provision
     from kmlab import watch as loop
