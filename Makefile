@@ -32,11 +32,11 @@ images: setup  ## Look up the pins of published images anew: images/*.yaml chang
 	.venv/bin/python tools/pins.py
 
 format: setup  ## Write the format that `make check` wants
-	$(PYTHON_TOOL) ruff format kmlab tests benchmarks
-	$(PYTHON_TOOL) ruff check --fix kmlab tests benchmarks
+	$(PYTHON_TOOL) ruff format kmlab tests tools benchmarks
+	$(PYTHON_TOOL) ruff check --fix kmlab tests tools benchmarks
 
 clean:  ## Remove what was made here; guests and caches: kmlab destroy --all-state
 	rm -rf .venv .kmlab .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
-	find kmlab tests -name __pycache__ -type d -exec rm -rf {} +
+	find kmlab tests tools benchmarks -name __pycache__ -type d -exec rm -rf {} +
 
 .PHONY: help setup demo test unit bench check images format clean
