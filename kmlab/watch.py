@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from kmlab import provision, run
+from kmlab import many, provision, run
 from kmlab.build import check_folder
 from kmlab.errors import CommandFailed, ConfigError, KmlabError, LabError
 from kmlab.events import Deadline, Event, printable
@@ -43,6 +44,8 @@ class Watched:
     lab: Lab
     module: Module
     guests: Sequence[GuestSpec]
+    most: int | None = None
+    """So many guests at once; None: as the host can."""
 
     @property
     def source(self) -> Path:
@@ -168,18 +171,23 @@ def _round(
         return saves.news and seen(watched) != before
 
     face.begin(watched)
-    asked = dataclasses.replace(options, outdated=outdated)
-    for spec in watched.guests:
+    asked = dataclasses.replace(options, outdated=outdated, siblings=len(watched.guests))
+    told = threading.Lock()
+
+    def one(spec: GuestSpec, go_on: many.GoOn) -> None:
         result = run.run(host, watched.lab, spec, watched.module, asked, face.hear)
-        face.verdict(result)
-        if command:
-            _tell(command, result, face)
+        with told:
+            face.verdict(result)
+            if command:
+                _tell(command, result, face)
         if outdated():
             raise run.Outdated
         if not result.guest_survived and result.outcome != "error":
             # The next run needs it, and the person is reading.
             with provision.entered(host, watched.lab, spec, face.hear):
                 pass
+
+    many.side_by_side(host, watched.lab, watched.guests, one, face.hear, most=watched.most, keep=True)
 
 
 def _tell(command: str, result: RunResult, face: Face) -> None:

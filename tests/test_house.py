@@ -34,7 +34,8 @@ STOREYS = (
     ("ahead",),
     ("steps",),
     ("run", "judge", "report", "cache", "timeline", "grid", "enrolment"),
-    ("many", "securematrix", "testing_keys", "testing_packages", "watch"),
+    ("many", "securematrix", "testing_keys", "testing_packages"),
+    ("watch",),
     # Imported by nobody.
     ("cli", "testing"),
     ("__main__",),

@@ -83,7 +83,7 @@ def run(
     opened, host = open_lab(lab, connect), real_host()
     options = options_of(param, exercise, timeout, fresh=fresh, keep=keep, sign=sign_choice(no_sign, sign_with))
     asked = list(opened.guests) if every else guest or []
-    wanted = many.jobs(opened, [opened.module_for(directory)], asked, _columns(opened, kernels))
+    wanted = many.jobs(opened, [opened.module_for(directory)], asked, columns_of(opened, kernels))
     with render.reporting() as report:
         tell = render.one_line if kernels is not None else _silent
         results = many.run_all(host, opened, wanted, options, report, most=jobs, on_result=tell)
@@ -109,9 +109,9 @@ def test(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Every module of the lab, or under DIR, in its guests or the matrix.
+    """Every module, or those under DIR, through their guests.
 
-    It ends with a table.
+    Or through the lab's matrix. It ends with a table.
     """
     speak(json=json, debug=debug)
     from kmlab import many
@@ -125,7 +125,7 @@ def test(
     if secure_boot_matrix is not None:
         _secure_boot_matrix(host, opened, secure_boot_matrix, chosen(opened, guest, every), json)
     asked = list(opened.guests) if every else guest or []
-    columns = _columns(opened, kernels) or ([] if asked else list(opened.matrix))
+    columns = columns_of(opened, kernels) or ([] if asked else list(opened.matrix))
     wanted = many.jobs(opened, story.modules_under(opened, directories or []), asked, columns)
     options = story.Options(ask=passphrase)
     with render.reporting() as report:
@@ -248,7 +248,7 @@ def _silent(result: RunResult) -> None:
     """Of a run whose verdict comes at the end."""
 
 
-def _columns(lab: Lab, kernels: str | None) -> list[str]:
+def columns_of(lab: Lab, kernels: str | None) -> list[str]:
     """What `--kernels` names; `matrix` in it is lab.yaml's."""
     from kmlab.errors import ConfigError
 

@@ -16,13 +16,25 @@ from kmlab.cli.asked import (
     GuestOptions,
     Json,
     LabFile,
-    chosen,
     open_lab,
     passphrase,
     real_host,
     speak,
 )
-from kmlab.cli.module import Exercise, Fresh, Keep, NoSign, Params, SignWith, Timeout, options_of, sign_choice
+from kmlab.cli.module import (
+    Exercise,
+    Fresh,
+    Jobs,
+    Keep,
+    Kernels,
+    NoSign,
+    Params,
+    SignWith,
+    Timeout,
+    columns_of,
+    options_of,
+    sign_choice,
+)
 
 Exec = Annotated[
     str | None, typer.Option("--exec", help="Run this by sh on each verdict, told of it in KMLAB_….", metavar="CMD")
@@ -33,6 +45,8 @@ def watch(
     directory: Directory,
     guest: GuestOptions = None,
     every: AllGuests = False,
+    kernels: Kernels = None,
+    jobs: Jobs = None,
     fresh: Fresh = False,
     keep: Keep = False,
     param: Params = None,
@@ -48,7 +62,7 @@ def watch(
 ) -> None:
     """As `run`, at once and again on each save, until Ctrl-C."""
     speak(json=json, debug=debug)
-    from kmlab import provision
+    from kmlab import many, provision
     from kmlab import watch as loop
     from kmlab.cli import screen
     from kmlab.host.saves import Saves
@@ -62,7 +76,9 @@ def watch(
     def look() -> loop.Watched:
         opened = open_lab(file, connect)
         wanted = opened.module_for(place)
-        return loop.Watched(opened, wanted, chosen(opened, guest or list(wanted.guests or ()), every))
+        asked = list(opened.guests) if every else guest or []
+        found = many.jobs(opened, [wanted], asked, columns_of(opened, kernels))
+        return loop.Watched(opened, wanted, [job.spec for job in found], jobs)
 
     first = look()
     for spec in first.guests:
