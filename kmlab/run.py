@@ -57,6 +57,7 @@ def modules_under(lab: Lab, folders: Sequence[Path]) -> list[Module]:
     if not modules:
         raise ConfigError(f"{lab.file}: there are no modules", "add some under modules:, or name their folders")
     for module in modules:
+        result.check_expected(lab, module)
         try:
             check_folder(lab.locate(module.source))
         except ConfigError as error:

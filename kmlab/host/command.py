@@ -30,6 +30,7 @@ PACKAGES = {
     "apt-get": "apt",
     "apt-config": "apt",
     "dpkg-deb": "dpkg",
+    "unshare": "util-linux",
     "mke2fs": "e2fsprogs",
     "debugfs": "e2fsprogs",
     "mkfs.vfat": "dosfstools",
