@@ -113,7 +113,8 @@ def _with_surroundings(about: kbuild.Folder, source: Path) -> kbuild.Folder:
             if kbuild.inspect_folder({place.name: text}).kind == "kbuild":
                 below.append(str(place.parent))
     out = [(path, e.target) for path, e in listed.items() if e.kind == "link" and _leads_out(path, e.target)]
-    return replace(about, below=tuple(dict.fromkeys(below)), links_out=tuple(out))
+    names = frozenset(PurePosixPath(path).name for path in listed)
+    return replace(about, sources=names, below=tuple(dict.fromkeys(below)), links_out=tuple(out))
 
 
 def _leads_out(path: str, target: str) -> bool:

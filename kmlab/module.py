@@ -100,7 +100,8 @@ def read_folder(source: Path) -> Manifest:
     """All of the module's folder but what a build of the host's own left there."""
     if not source.is_dir():
         what = "a file, not a folder" if source.exists() else "no such folder"
-        raise ConfigError(f"{printable(str(source))}: {what}", "give the folder of a module's Makefile")
+        hint = f"give its folder: {printable(str(source.parent))}" if source.exists() else "give a module's folder"
+        raise ConfigError(f"{printable(str(source))}: {what}", hint)
     found: Manifest = {}
     total = 0
     for parent, folders, names in os.walk(os.fsencode(source)):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import threading
 import time
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from kmlab.errors import ConfigError, LabError
 from kmlab.events import Note, Report, Stage, printable
 from kmlab.host import Host
 from kmlab.kernel.apichanges import parse_release
+from kmlab.kernel.kbuild import inspect_folder
 from kmlab.kernel.oops import Crash, outcome_of
 from kmlab.kernel.taint import taint_mask
 from kmlab.lab import GuestSpec, Lab, Module
@@ -47,13 +49,12 @@ def modules_under(lab: Lab, folders: Sequence[Path]) -> list[Module]:
         top = folder.resolve()
         listed = [m for m in lab.modules.values() if lab.locate(m.source).resolve().is_relative_to(top)]
         if not listed:
-            sources = [p.parent for name in ("Kbuild", "Makefile") for p in sorted(top.rglob(name))]
-            listed = [lab.module_for(p) for p in dict.fromkeys(sources) if not any(q in sources for q in p.parents)]
+            listed = [lab.module_for(folder) for folder in _module_folders(top)]
         if not listed:
             missing = "no modules under this folder" if top.is_dir() else "no such folder"
             raise ConfigError(f"{printable(str(folder))}: {missing}", "give folders of modules, or one above them")
         found += listed
-    modules = list({module.name: module for module in found}.values())
+    modules = _told_apart(lab, found)
     if not modules:
         raise ConfigError(f"{lab.file}: there are no modules", "add some under modules:, or name their folders")
     for module in modules:
@@ -65,6 +66,33 @@ def modules_under(lab: Lab, folders: Sequence[Path]) -> list[Module]:
                 raise lab.error(("modules", module.name, "source"), error.message, error.hint) from None
             raise
     return modules
+
+
+def _module_folders(top: Path) -> list[Path]:
+    """The folders that hold a module each: the topmost with obj-m, and those whose Makefile calls the kernel's."""
+    texts: dict[Path, dict[str, str]] = {}
+    for file in sorted(p for name in ("Kbuild", "Makefile") for p in top.rglob(name)):
+        if not any(part.startswith(".") for part in file.relative_to(top).parts) and file.is_file():
+            texts.setdefault(file.parent, {})[file.name] = file.read_text("utf-8", "replace")
+    made = {folder for folder, files in texts.items() if inspect_folder(files).kind == "kbuild"}
+    made |= {
+        folder
+        for folder, files in texts.items()
+        if re.search(r"\bM=|\bSUBDIRS=", files.get("Makefile", "")) and not any(folder in m.parents for m in made)
+    }
+    return sorted(folder for folder in made if not any(parent in made for parent in folder.parents))
+
+
+def _told_apart(lab: Lab, modules: Sequence[Module]) -> list[Module]:
+    """Each once; two folders of one name, as a course has a `hello` in each week, are called by their parents too."""
+    named: dict[str, Module] = {}
+    for each in modules:
+        place, name, depth = lab.locate(each.source).resolve(), each.name, 1
+        while name in named and lab.locate(named[name].source).resolve() != place and depth < len(place.parts):
+            depth += 1
+            name = re.sub("[^A-Za-z0-9_.+-]", "-", "-".join(place.parts[-depth:])).lstrip(".+-")[-64:]
+        named.setdefault(name, each if name == each.name else dataclasses.replace(each, name=name))
+    return list(named.values())
 
 
 def run(host: Host, lab: Lab, spec: GuestSpec, wanted: Module, options: Options, report: Report) -> RunResult:

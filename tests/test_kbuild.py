@@ -211,6 +211,12 @@ def test_a_link_that_leads_out_of_the_folder_is_said_not_to_come_along() -> None
     assert "link" not in folder_reason(line, 2, links_out=(("unused.c", "../unused.c"),))
 
 
+def test_a_source_that_is_there_is_not_said_to_be_missing() -> None:
+    line = "make[1]: *** No rule to make target 'a.o', needed by './'.  Stop."
+    assert "a.c is not in the folder" in folder_reason(line, 2)
+    assert "a.c is there, but make looks for it elsewhere" in folder_reason(line, 2, sources=frozenset({"a.c"}))
+
+
 def test_the_folder_with_obj_m_is_named_where_the_top_builds_nothing() -> None:
     assert "src/ has obj-m: give that folder" in folder_reason("", 0, below=("src",))
 

@@ -307,6 +307,28 @@ def test_all_modules_of_a_test_are_looked_at_before_the_first_one_runs(lab: Lab)
         run.modules_under(dataclasses.replace(lab, modules={}), [])
 
 
+def test_what_is_no_folder_is_said_before_a_guest_is_started(lab: Lab, world: World, events: list[Event]) -> None:
+    wanted = lab.module_for(lab.folder / "hello" / "hello.c")
+    with pytest.raises(ConfigError) as raised:
+        run.run(world.host, lab, lab.guest("debian"), wanted, run.Options(), events.append)
+    assert raised.value.hint == f"give its folder: {lab.folder / 'hello'}"
+    assert world.asked == []
+
+
+def test_folders_of_one_name_are_modules_of_two_names(xdg: Path) -> None:
+    course = xdg / "course"
+    for place in ("week1/hello", "week2/hello", "week2/other/src", ".git/hello"):
+        (course / place).mkdir(parents=True)
+        (course / place / "Makefile").write_text("obj-m := a.o\n")
+    (course / "Makefile").write_text("all:\n\tfor d in week*; do make -C $$d; done\n")
+    (course / "week2/other/Makefile").write_text("all:\n\tmake -C /lib/modules/x/build M=$(PWD)/src\n")
+    (course / "lab.yaml").write_text("name: course\nguests:\n  debian: {image: debian-12}\n")
+    found = run.modules_under(load_lab(course / "lab.yaml"), [course])
+    told = [(module.name, str(module.source.relative_to(course))) for module in found]
+    assert told == [("hello", "week1/hello"), ("week2-hello", "week2/hello"), ("src", "week2/other/src")]
+    assert run.modules_under(load_lab(course / "lab.yaml"), [course, course / "week1"]) == found
+
+
 def test_a_kind_that_no_finding_has_is_bad_input(lab: Lab, world: World, go: Go) -> None:
     file = lab.folder / "lab.yaml"
     file.write_text(LAB.replace("outcome: pass, log:", "outcome: oops, kind: null-derefrence, log:"))

@@ -162,6 +162,8 @@ def _missing_file(error: Diagnostic, release: str, folder: Folder | None) -> str
             return "the Makefile calls the kernel's make with SUBDIRS=, which is gone since Linux 5.3: write M= there."
         source = re.sub(r"\.o$", ".c", target.rsplit("/", 1)[-1])
         wanted = f"{source} is not in the folder" if target.endswith(".o") else "nothing says how to make it"
+        if folder and source in folder.sources:
+            wanted = f"{source} is there, but make looks for it elsewhere"
         return f"make has no rule for {target.rsplit('/', 1)[-1]}: {wanted}; correct the name in obj-m or in NAME-y."
     return None
 

@@ -33,6 +33,8 @@ class Folder:
     """Whether it sets EXTRA_CFLAGS, which kbuild passes over since Linux 6.15."""
     old_subdirs: bool = False
     """Whether it calls the kernel's make with SUBDIRS=, which means nothing since Linux 5.3."""
+    sources: frozenset[str] = frozenset()
+    """The names of all files in it and beneath."""
     below: tuple[str, ...] = ()
     """Folders beneath that have obj-m, whether or not the top descends into them."""
     links_out: tuple[tuple[str, str], ...] = ()
