@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import pytest
 
+from kmlab.kernel.klog import parse_log
 from kmlab.kernel.locating import located
 from kmlab.kernel.oops import find_crashes
 from kmlab.kernel.symbols import ModuleSymbols
 from tests.test_oops import CORPUS, judge, read_sample
 
+KO = Path(__file__).parent / "data" / "ko"
 LOGS = {path.stem: path for path in CORPUS}
 (CHECKS,) = read_sample(LOGS["guest-6.1-checks-warn_plain"]).images.values()
 
@@ -33,6 +35,14 @@ def test_a_header_s_function_is_not_to_blame_where_the_compiler_made_one_of_it()
     (bare,) = judge(sample._replace(images={}))
     assert bare.function == "__list_del_entry"
     assert named("guest-6.1-checks-list_gone") == "list_gone at checks.c"
+
+
+def test_an_include_folder_of_the_module_s_own_is_its_own() -> None:
+    image = (KO / "ownheader.ko").read_bytes()
+    log = b"BUG: kernel NULL pointer dereference, address: 0\nRIP: 0010:uses_own_header+0x0/0x10 [ownheader]\n"
+    (bare,) = find_crashes(parse_log(log).records, own_modules=frozenset({"ownheader"}))
+    found = located(bare, {"ownheader.ko": image}, PurePosixPath("/var/lib/kmlab/modules/ownheader"))
+    assert (found.function, found.file, found.line) == ("poke", "include/own.h", 4)
 
 
 @pytest.mark.parametrize("name", ["ref_underflow", "ref_after_zero", "free_twice"])

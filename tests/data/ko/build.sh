@@ -32,3 +32,7 @@ aarch64-linux-gnu-gcc -O2 -g -ffreestanding -fno-pic -ffile-prefix-map="$here=/m
 cp -r "$here/../../../examples/irq_off_loop" "$work/"
 make -C "/lib/modules/$release/build" M="$work/irq_off_loop" -s modules
 strip -g -o "$here/irq_off_loop.ko" "$work/irq_off_loop/irq_off_loop.ko"
+
+cd "$here/ownheader"
+gcc -O2 -g -ffreestanding -fno-pic -mcmodel=kernel -fcf-protection=none \
+	-ffile-prefix-map="$here/ownheader=/var/lib/kmlab/modules/ownheader" -c main.c -o "$here/ownheader.ko"
