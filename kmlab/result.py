@@ -79,7 +79,9 @@ def check_expected(lab: Lab, module: Module) -> None:
     if kind and kind not in known:
         hint = nearest(kind, sorted(known), "kinds and classes")
         raise lab.error(
-            ("modules", module.name, "expect", "kind"), f"'kind' is {quoted(kind)}, which no finding is", hint
+            ("modules", module.name, "expect", "kind"),
+            f"'kind' of 'expect' of module '{module.name}' is {quoted(kind)}, which no finding is",
+            hint,
         )
 
 

@@ -334,7 +334,9 @@ def test_a_kind_that_no_finding_has_is_bad_input(lab: Lab, world: World, go: Go)
     file.write_text(LAB.replace("outcome: pass, log:", "outcome: oops, kind: null-derefrence, log:"))
     with pytest.raises(ConfigError) as raised:
         run.modules_under(load_lab(file), [])
-    assert raised.value.message.endswith("lab.yaml:8: 'kind' is 'null-derefrence', which no finding is")
+    assert raised.value.message.endswith(
+        "lab.yaml:8: 'kind' of 'expect' of module 'params' is 'null-derefrence', which no finding is"
+    )
     assert "null-dereference" in (raised.value.hint or "")
 
 
