@@ -111,6 +111,7 @@ def test_the_last_verdict_stays_on_top_and_the_kernels_log_streams_beneath(lab: 
     (lab / "hello" / "hello.c").write_text("#error\n")
     second = terminal.shows(lambda lines: waits(lines, "BUILD-FAILED"))
     assert "  hello/hello.c:7:2: error: #error on purpose" in second
+    assert any(line.startswith("  evidence: .kmlab/runs/") for line in second), "as one would type it here"
     assert any("Hello," in line for line in second), "the log of before is there still"
 
     (lab / "lab.yaml").write_text("name: fake\nguest: {}\n")
@@ -204,7 +205,7 @@ def test_a_verdict_has_its_source_lines(screen: Screen, tmp_path: Path) -> None:
     (tmp_path / "oops.c").write_text("".join(f"line {number}\n" for number in range(1, 60)))
     screen.verdict(dataclasses.replace(whole_result(), outcome="oops", title="BUG", folder=tmp_path))
     shown = picture(screen)
-    assert shown[0].startswith("OOPS  oops on debian: BUG at oops.c:27 (NOT as expected)")
+    assert shown[0].startswith("OOPS  oops on debian: BUG at oops.c:27 (NOT as expected")
     assert "    >   27  line 27" in shown
     assert any("null_read [oops] oops.c:27" in line for line in shown)
 

@@ -75,7 +75,7 @@ def verdict(result: RunResult) -> None:
     """A run for people: the kernel's log of it, what was found, and the verdict as the last line."""
     log = [r for r in result.log if r.from_kernel]
     if len(log) > _LOG_SHOWN:
-        say(f"  ({len(log) - _LOG_SHOWN} records before; all are in {result.directory}/dmesg.txt)")
+        say(f"  ({len(log) - _LOG_SHOWN} records before; all are in {_near(result.directory)}/dmesg.txt)")
     for record in log[-_LOG_SHOWN:]:
         stamp = f"[{record.time:12.6f}] " if record.time is not None else ""
         say(f"  {stamp}{record.text}")
@@ -83,9 +83,14 @@ def verdict(result: RunResult) -> None:
         say(f"  ({result.lost_records} records of a flood are not kept)")
     plain(what_was_found(result))
     say(headline(result))
-    if result.outcome != "pass" and result.directory:
-        say(f"  evidence: {result.directory}")
+    plain(evidence(result))
     sys.stdout.flush()
+
+
+def evidence(result: RunResult) -> Iterator[str]:
+    """Where to look on, if there is cause."""
+    if result.outcome != "pass" and result.directory:
+        yield f"  evidence: {_near(result.directory)}"
 
 
 def what_was_found(result: RunResult, frames: int = 12) -> Iterator[str]:
@@ -93,7 +98,7 @@ def what_was_found(result: RunResult, frames: int = 12) -> Iterator[str]:
     for diagnostic in result.diagnostics[:_DIAGNOSTICS_SHOWN]:
         yield f"  {_opened_at(diagnostic, result)}: {diagnostic.severity}: {diagnostic.message}"
     if len(result.diagnostics) > _DIAGNOSTICS_SHOWN:
-        yield f"  ({len(result.diagnostics) - _DIAGNOSTICS_SHOWN} more; all are in {result.directory}/build.log)"
+        yield f"  ({len(result.diagnostics) - _DIAGNOSTICS_SHOWN} more; all are in {_near(result.directory)}/build.log)"
     for crash in result.crashes:
         yield from _crash(crash, result.folder, frames)
     yield from (f"  {sentence}" for sentence in result.unmet)
@@ -110,6 +115,13 @@ def _opened_at(diagnostic: Diagnostic, result: RunResult) -> str:
     header = not own and diagnostic.file.startswith(("include/", "arch/"))
     file = diagnostic.file if header else f"{result.source}/{diagnostic.file}"
     return ":".join(str(part) for part in (file, diagnostic.line, diagnostic.column) if part is not None)
+
+
+def _near(path: Path | None) -> str:
+    """A path as one would type it here."""
+    with contextlib.suppress(ValueError, OSError):
+        return str(path and path.relative_to(Path.cwd()))
+    return str(path)
 
 
 def _taint(result: RunResult) -> Iterator[str]:

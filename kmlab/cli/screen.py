@@ -171,6 +171,7 @@ class Screen:
                 (render.headline(each), "bold green" if each.ok else "bold red") for each in self._results.values()
             ]
             self._verdict += [(line, "") for line in render.what_was_found(result, frames=4)]
+            self._verdict += [(line, "") for line in render.evidence(result)]
 
     def said(self, line: str) -> None:
         self.hear(Note("--exec", line))
