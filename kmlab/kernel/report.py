@@ -188,7 +188,7 @@ class Report:
         # Where it jumped to is no place of a program: whoever called is to blame.
         called = frames[1:] if self._jumped and len(frames) > 1 else frames
         guilty = guilty or blame(called, sections, own, hang=shape.kind == "hang")
-        if self._working and not (guilty and guilty.module):
+        if self._working and (self._working.module in own or not own) and not (guilty and guilty.module):
             guilty = self._working
         module, title = guilty.module if guilty else None, self.title
         if self._in_unloaded(frames, own):
