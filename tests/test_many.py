@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from kmlab import many, provision, run, store
+from kmlab import cache, many, provision, run, store
 from kmlab.cli.progress import Board, Lines
 from kmlab.errors import ConfigError, HypervisorError, LabError
 from kmlab.events import Deadline, Event, Finished, Note, Progress, Started, silent
@@ -232,6 +232,7 @@ def test_a_guest_made_for_a_matrix_stops_at_its_end_and_the_labs_own_stay(
 
     assert run_in(("default", "6.12")) == {"one"}
     assert run_in(("6.12",), keep=True) == {"one", "one@6.12"}
+    assert cache.guest_names(lab) == [*lab.guests, "one@6.12"], "status and down --all have it while it runs"
     assert run_in(("6.12",)) == {"one", "one@6.12"}, "it was up before"
 
 
