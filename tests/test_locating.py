@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path, PurePosixPath
 
 import pytest
 
+from kmlab.kernel.elf import read_object
 from kmlab.kernel.klog import parse_log
 from kmlab.kernel.locating import located
 from kmlab.kernel.oops import find_crashes
@@ -69,3 +71,29 @@ def test_a_module_that_is_another_build_leaves_the_finding_as_it_was() -> None:
     found = located(bare, {"other.ko": CHECKS}, PurePosixPath("/src"))
     assert found == bare
     assert find_crashes([]) == []
+
+
+def test_a_callback_that_ended_in_a_jump_is_the_only_one_that_can_have_jumped_there() -> None:
+    (image,) = read_sample(LOGS["guest-6.1-leftovers-timer_left"]).images.values()
+    symbols = ModuleSymbols(image)
+    assert [(p.function, p.file) for p in symbols.lost_callback("mod_timer")] == [("late_timer", "leftovers.c")]
+    assert symbols.lost_callback("queue_delayed_work_on")[-1].function == "late_work"
+    assert symbols.lost_callback("printk") == []
+
+
+def test_what_was_called_after_its_module_was_gone_is_told_by_its_place_on_the_page() -> None:
+    sample = read_sample(LOGS["guest-6.1-leftovers-kthread_left"])
+    (image,) = sample.images.values()
+    (begin,) = [symbol.value for symbol in read_object(image, "leftovers").symbols if symbol.name == "late_timer"]
+    called = re.sub(rb"RIP: 0010:0xffffffffc0260[0-9a-f]{3}", b"RIP: 0010:0xffffffffc0777%03x" % begin, sample.data)
+    (crash,) = judge(sample._replace(data=called, sections={}))
+    assert (crash.function, crash.module, crash.file) == ("late_timer", "leftovers", "leftovers.c")
+    assert crash.title == "BUG: unable to handle page fault after leftovers was unloaded, in late_timer"
+    elsewhere = re.sub(
+        rb"RIP: 0010:0xffffffffc0260[0-9a-f]{3}", b"RIP: 0010:0xffffffffc0777%03x" % (begin + 4), sample.data
+    )
+    (crash,) = judge(sample._replace(data=elsewhere, sections={}))
+    assert crash.function is None, "where no function begins"
+    linked = called.replace(b"Modules linked in: ", b"Modules linked in: leftovers(OE) ")
+    (crash,) = judge(sample._replace(data=linked, sections={}))
+    assert crash.file is None, "while it is loaded its frames have its name"

@@ -79,7 +79,7 @@ def _named(frame: Frame, symbols: Mapping[str, ModuleSymbols], gone: Sections) -
             # It was called there, or it returned there out of a sleep: then the call before is its line.
             exact = frame.exact and symbol.offset == 0
             stack = known.locate_in(found[0], found[1] if exact else max(0, found[1] - 1), symbol.function)
-            own = next((place for place in stack if place.file), None)
+            own = next((place for place in stack if place.file and place.own), None)
             return frame._replace(
                 function=own.function if own else symbol.function,
                 offset=symbol.offset,
