@@ -128,7 +128,7 @@ def test_silence_is_explained_by_smm_where_the_firmware_needs_it() -> None:
     ("said", "what"),
     [
         (
-            'BdsDxe: failed to load Boot0001 "UEFI Misc Device" from PciRoot(0x0)/Pci(0x2,0x0): Access Denied\r\n',
+            'BdsDxe: failed to load Boot0002 "UEFI Non-Block Boot Device" from PciRoot(0x0): Access Denied\r\n',
             "the firmware does not trust its boot loader",
         ),
         ("Verification failed: (0x1A) Security Violation\r\n", "shim does not trust its GRUB"),
@@ -136,7 +136,11 @@ def test_silence_is_explained_by_smm_where_the_firmware_needs_it() -> None:
             "error: bad shim signature.\r\nerror: you need to load the kernel first.\r\n",
             "GRUB does not trust its kernel",
         ),
-        ("BdsDxe: starting Boot0001\r\nWelcome to GRUB!\r\n", None),
+        (
+            'BdsDxe: failed to load Boot0001 "UEFI QEMU DVD-ROM QM00005 " from PciRoot(0x0): Not Found\r\n'
+            "BdsDxe: starting Boot0002\r\nWelcome to GRUB!\r\n",
+            None,
+        ),
     ],
 )
 def test_what_secure_boot_refused_is_read_from_the_console(said: str, what: str | None) -> None:
