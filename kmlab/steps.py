@@ -186,9 +186,7 @@ class Steps:
         elif self.signer is not None:
             self.sign(self.signer, deadline)
         elif self.built.undelivered:
-            with self.step("deliver") as step:
-                step.detail = ", ".join(self.built.undelivered)
-                deliver(self.guest, self.wanted.name, self.built.undelivered, deadline)
+            deliver(self.guest, self.wanted.name, self.built.undelivered, deadline)
         return state
 
     def give_up_if_outdated(self) -> None:
