@@ -82,7 +82,7 @@ def test_a_mount_is_named_and_who_is_in_it() -> None:
         "its file system larvafs is mounted on /mnt/a b",
         "process 12 (sh) is in /mnt/a b",
     ]
-    assert found[0].remedy == "umount '/mnt/a b'"
+    assert found[0].remedy == "umount '/mnt/a b' in the guest"
 
 
 def test_a_mount_of_the_module_s_own_disk_is_named() -> None:
@@ -147,12 +147,12 @@ def test_the_question_is_answered_by_a_real_proc(tmp_path: Path) -> None:
 
 def test_the_reason_says_who_and_what_to_do() -> None:
     busy = "rmmod: ERROR: Module larva is in use\n"
-    holder = Holder("has /dev/larva open", "end it (kill 9) or have it close that", 9, "sleep 600")
+    holder = Holder("has /dev/larva open", "end it in the guest (kill 9) or have it close that", 9, "sleep 600")
     failure = explain_unload_failure(busy, 1, "larva", refcount=1, found=(holder,))
     assert failure is not None and failure.kind == "in-use"
     assert failure.reason == (
-        "larva is in use (1 reference): process 9 (sleep 600) has /dev/larva open: end it (kill 9) or have it close "
-        "that; then it can be unloaded."
+        "larva is in use (1 reference): process 9 (sleep 600) has /dev/larva open: end it in the guest (kill 9) or "
+        "have it close that; then it can be unloaded."
     )
     nobody = explain_unload_failure(busy, 1, "larva", refcount=1, found=())
     assert nobody is not None and "no module, process or mount was found" in nobody.reason

@@ -165,7 +165,7 @@ def test_the_process_that_holds_a_module_is_named(go: Go, world: World) -> None:
     world.holders += b"name\t/sys/dev/char/10:58\0argument\t512/cmdline:sleep\0argument\t512/cmdline:600\0"
     result = go(unload=Act(code=1, error="rmmod: ERROR: Module hello is in use\n"))
     assert result.outcome == "unload-failed"
-    assert "process 512 (sleep 600) has /dev/larva open: end it (kill 512)" in (result.reason or "")
+    assert "process 512 (sleep 600) has /dev/larva open: end it in the guest (kill 512)" in (result.reason or "")
 
 
 def test_a_module_that_will_not_unload_leaves_the_guest_dirty(go: Go, lab: Lab) -> None:

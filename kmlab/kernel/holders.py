@@ -179,7 +179,7 @@ def _open(said: _Said, news: frozenset[str], module: str) -> Iterator[Holder]:
         if own:
             shown = printable(target.removesuffix(" (deleted)") or f"the device {device.number if device else ''}", 120)
             how = f"has {shown} mapped" if "/map_files/" in path else f"has {shown} open"
-            yield Holder(how, f"end it (kill {pid}) or have it close that", pid, said.command(pid))
+            yield Holder(how, f"end it in the guest (kill {pid}) or have it close that", pid, said.command(pid))
 
 
 def _is_new_file(target: str, news: frozenset[str]) -> bool:
@@ -207,12 +207,12 @@ def _mounted(said: _Said, news: frozenset[str]) -> Iterator[Holder]:
             continue
         place = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), words[4])
         shown = printable(place, 120)
-        yield Holder(f"{about} is mounted on {shown}", f"umount {shlex.quote(shown)}")
+        yield Holder(f"{about} is mounted on {shown}", f"umount {shlex.quote(shown)} in the guest")
         for path, target in said.links.items():
             pid = _pid(path)
             if pid is not None and (target == place or target.startswith(f"{place}/")):
                 how = f"is in {shown}" if path.endswith("/cwd") else f"has {printable(target, 120)} open"
-                yield Holder(how, f"end it (kill {pid}) or have it close that", pid, said.command(pid))
+                yield Holder(how, f"end it in the guest (kill {pid}) or have it close that", pid, said.command(pid))
 
 
 def _inside(said: _Said, module: str) -> Iterator[Holder]:
@@ -225,7 +225,7 @@ def _inside(said: _Said, module: str) -> Iterator[Holder]:
             pid = int(found[1])
             yield Holder(
                 f"is in its function {found[2]}()",
-                f"let that return, or end it (kill {pid})",
+                f"let that return, or end it in the guest (kill {pid})",
                 pid,
                 said.command(_pid(line) or pid),
             )
