@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -11,11 +12,13 @@ from kmlab.errors import ConfigError
 from kmlab.events import printable
 from kmlab.kernel.klog import ConsoleReader
 from kmlab.kernel.locating import located
-from kmlab.kernel.modinfo import parse_modinfo
+from kmlab.kernel.modinfo import ModInfo, parse_modinfo
 from kmlab.kernel.oops import Crash, Scanner
 from kmlab.kernel.symbols import ModuleSymbols
 
 _CHUNK = 1 << 20
+_RELEASE = re.compile(r"(?:Not tainted|Tainted: [A-Z ]+?) +(\d[\w.+~-]{1,80}) #\d")
+"""The kernel's release in a report's second line: print_tainted() and init_utsname() in lib/dump_stack.c."""
 
 
 class Judged(NamedTuple):
@@ -23,7 +26,9 @@ class Judged(NamedTuple):
 
     crashes: tuple[Crash, ...]
     notes: tuple[str, ...]
-    """Why there are no lines where there could be; a sentence each."""
+    """Why there are no lines where there could be, or other ones; a sentence each."""
+    source: Path | None = None
+    """The folder of the sources that the lines are of."""
 
 
 class _Build(NamedTuple):
@@ -32,8 +37,7 @@ class _Build(NamedTuple):
     file: Path
     image: bytes
     symbols: ModuleSymbols
-    stripped: bool
-    """Whether it has no symbol table, so that it cannot be told which build it is."""
+    info: ModInfo
 
 
 def judge_file(file: str, module: Path | None = None, elsewhere: Sequence[Path] = ()) -> Judged:
@@ -53,13 +57,25 @@ def judge_file(file: str, module: Path | None = None, elsewhere: Sequence[Path] 
     scanner.feed(reader.close())
     scanner.close()
     root = None if module is None or module.is_file() else PurePosixPath(module.resolve())
-    crashes, notes = [], dict.fromkeys(_strangers(scanner.crashes, builds))
+    source = (module if module.is_dir() else module.parent) if module else None
+    crashes, notes, changed = [], dict.fromkeys(_strangers(scanner.crashes, builds)), dict[str, None]()
     for crash in scanner.crashes:
         chosen = {name: _chosen(crash, name, found) for name, found in builds.items()}
         images = {f"{name}.ko": build.image for name, build in chosen.items() if build}
         crashes.append(located(crash, images, root))
         notes |= dict.fromkeys(note for name, found in builds.items() if (note := _doubt(crash, name, found)))
-    return Judged(tuple(crashes), tuple(notes))
+        build = chosen.get(crash.module or "")
+        if source and build and (note := _change(source, crashes[-1].file, build.file)):
+            changed[note] = None
+    return Judged(tuple(crashes), (*notes, *changed), None if changed else source)
+
+
+def _change(source: Path, file: str | None, built: Path) -> str | None:
+    """That the source with the line to blame is younger than what was built of it."""
+    place = source / file if file else source
+    if place.is_file() and place.stat().st_mtime > built.stat().st_mtime:
+        return f"{printable(str(place))} was changed after {printable(str(built))} was built of it"
+    return None
 
 
 def _builds(module: Path, elsewhere: Sequence[Path]) -> dict[str, list[_Build]]:
@@ -78,7 +94,7 @@ def _builds(module: Path, elsewhere: Sequence[Path]) -> dict[str, list[_Build]]:
         except OSError as error:
             raise ConfigError(f"{printable(str(file))}: cannot read: {error.strerror}") from None
         info = parse_modinfo(image, str(file))
-        build = _Build(file, image, ModuleSymbols(image, str(file)), not info.has_symbols)
+        build = _Build(file, image, ModuleSymbols(image, str(file)), info)
         found.setdefault(info.name, []).append(build)
     return found
 
@@ -90,10 +106,13 @@ def _chosen(crash: Crash, name: str, builds: Iterable[_Build]) -> _Build | None:
 
 
 def _misfit(crash: Crash, name: str, build: _Build) -> str | None:
-    """A function of the trace that this build has not got, or not of that size: then it is not what crashed."""
+    """What tells that this build is not the one that crashed: another kernel's, or functions of other sizes."""
+    said = _RELEASE.search(crash.text)
+    if said and build.info.release and said[1] != build.info.release:
+        return f"it was built for the kernel {printable(build.info.release, 60)}, and the log is of {said[1]}"
     for frame in crash.frames:
         if frame.module == name and frame.size is not None and not build.symbols.knows(frame.function, frame.size):
-            return f"{frame.function}() of 0x{frame.size:x} bytes"
+            return f"it has no {printable(frame.function, 80)}() of 0x{frame.size:x} bytes"
     return None
 
 
@@ -103,12 +122,14 @@ def _doubt(crash: Crash, name: str, builds: Sequence[_Build]) -> str | None:
         return None
     chosen = _chosen(crash, name, builds)
     file = printable(str((chosen or builds[0]).file))
-    if (chosen is None and all(build.stripped for build in builds)) or (chosen and not chosen.symbols.has_lines):
+    if (chosen is None and all(not build.info.has_symbols for build in builds)) or (
+        chosen and not chosen.symbols.has_lines
+    ):
         return f"{file} was stripped of its debug information: for the lines, give the .ko as make left it"
     if chosen is None:
         several = f" nor is any of the {len(builds) - 1} others" if len(builds) > 1 else ""
         return (
-            f"{file} is not the {name} that crashed{several}: it has no {_misfit(crash, name, builds[0])}; "
+            f"{file} is not the {name} that crashed{several}: {_misfit(crash, name, builds[0])}; "
             "for the lines, give the .ko of that very build"
         )
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -49,6 +50,26 @@ def test_another_build_gives_no_line_and_says_why(tmp_path: Path) -> None:
     assert places(judged) == [("null_read", None, False)]
     (note,) = judged.notes
     assert "is not the faults that crashed: it has no " in note and note.endswith("give the .ko of that very build")
+
+
+def test_a_source_that_was_changed_since_is_not_shown_as_what_crashed(tmp_path: Path) -> None:
+    shutil.copy(FAULTS, tmp_path / "faults.ko")
+    (tmp_path / "faults.c").write_text("/* as it is now */\n")
+    os.utime(tmp_path / "faults.c", (1, 1))
+    judged = judge_file(str(LOG), tmp_path)
+    assert (judged.source, judged.notes) == (tmp_path, ())
+    os.utime(tmp_path / "faults.ko", (0, 0))
+    judged = judge_file(str(LOG), tmp_path / "faults.ko")
+    assert judged.source is None and "faults.c was changed after" in judged.notes[0]
+
+
+def test_a_build_for_another_kernel_is_another_build(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text(LOG.read_text().replace(" 6.1.0-56-cloud-amd64 #1", " 6.12.9+deb12-cloud-amd64 #1"))
+    judged = judge_file(str(log), FAULTS)
+    assert places(judged) == [("null_read", None, False)]
+    (note,) = judged.notes
+    assert "it was built for the kernel 6.1.0-56-cloud-amd64, and the log is of 6.12.9+deb12-cloud-amd64" in note
 
 
 @pytest.mark.parametrize("names", [(".debug_info",), (".debug_info", ".symtab")])

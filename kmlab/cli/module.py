@@ -192,7 +192,7 @@ def crashes(
     from kmlab.cli import render
 
     found = judge.judge_file(file, module, _built_by_lab(module, lab) if module else ())
-    render.crashes(found.crashes, found.notes, module, as_json=json)
+    render.crashes(found.crashes, found.notes, found.source, as_json=json)
     raise typer.Exit(1 if found.crashes else 0)
 
 

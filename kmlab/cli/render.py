@@ -151,8 +151,8 @@ def one_line(result: RunResult) -> None:
     sys.stderr.flush()
 
 
-def crashes(found: Sequence[Crash], notes: Sequence[str], module: Path | None, *, as_json: bool) -> None:
-    """Findings of a saved log; the module's folder, or that of its .ko, may have the source."""
+def crashes(found: Sequence[Crash], notes: Sequence[str], source: Path | None, *, as_json: bool) -> None:
+    """Findings of a saved log; `source` is the folder of the sources that the lines are of."""
     if as_json:
         from kmlab.result import crash_to_json
 
@@ -161,7 +161,7 @@ def crashes(found: Sequence[Crash], notes: Sequence[str], module: Path | None, *
         )
         return
     for crash in found:
-        plain(_crash(crash, module if module is None or module.is_dir() else module.parent, 12))
+        plain(_crash(crash, source, 12))
     plain([f"  {note}" for note in notes])
     say(f"{len(found)} found" if found else "nothing found")
 
