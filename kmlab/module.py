@@ -224,7 +224,7 @@ def strip(guest: Guest, folder: PurePosixPath, paths: Sequence[str], deadline: D
     return found
 
 
-_SECTION = re.compile(r"^(\.[\w.-]{1,64})=0x([0-9a-f]{1,16})$", re.MULTILINE)
+_SECTION = re.compile(r"^(\.[\w.-]{1,64}):0x([0-9a-f]{1,16})$", re.MULTILINE)
 
 
 # --- load, exercise, unload ----------------------------------------------------------------------------------------
@@ -254,10 +254,8 @@ def load(
 ) -> Told:
     """insmod one module."""
     before = "".join(f"modprobe -- {shlex.quote(name)}; " for name in outside)
-    # The shell's own words alone: no program is started for it.
-    sections = (
-        f'cd /sys/module/{shlex.quote(module)}/sections && for s in .[!.]*; do read -r a < "$s" && echo "$s=$a"; done'
-    )
+    # In one piece: a section's file cannot be read from anywhere but its beginning, as a shell's own `read` does it.
+    sections = f"cd /sys/module/{shlex.quote(module)}/sections && grep -H ^0x .[!.]*"
     line = (
         f"cd {shlex.quote(str(folder))}; {before}insmod {shlex.join([f'./{path}', *params])} && {{ {sections}; true; }}"
     )

@@ -352,11 +352,28 @@ class Steps:
         elif told.answer.lost:
             step.outcome = "lost"
             self.outcomes.append("lost")
+        elif not self.runs():
+            # QEMU had ended it without a word to anybody: a reboot, or a triple fault.
+            step.outcome = "lost"
+            self.outcomes.append("lost")
         else:
             step.outcome = "hang"
             self.outcomes.append("hang")
             self.look_inside(step.what.split()[0])
         return False
+
+    def runs(self) -> bool:
+        """Whether the guest is there at all, as the hypervisor has it."""
+        record = self.guest.record
+        with (
+            contextlib.suppress(LabError),
+            self.host.hypervisor(record.uri, self.guest.files.libvirt, Deadline(10)) as hv,
+        ):
+            # A QEMU that has a guest answers whatever its guest does.
+            with contextlib.suppress(LabError):
+                return "shutdown" not in hv.monitor(record.domain, "info status")
+            return False
+        return True
 
     def look_inside(self, step: str) -> None:
         """Where the CPUs are and what the tasks wait for, before the guest is stopped.

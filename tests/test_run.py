@@ -233,6 +233,19 @@ def test_a_step_that_does_not_end_is_a_hang(go: Go) -> None:
     assert go().outcome == "pass"
 
 
+def test_a_guest_that_its_hypervisor_has_no_more_is_lost_and_not_hung(go: Go, world: World) -> None:
+    world.refusals["monitor info status"] = HypervisorError("libvirt could not ask QEMU: domain is not running")
+    result = go(load=Act(ends="hangs"), options=run.Options(timeout=0.3))
+    assert (result.outcome, step(result, "load")) == ("lost", "lost")
+
+
+def test_where_its_sections_are_in_memory_is_kept_with_the_run(go: Go) -> None:
+    said = ".text:0xffffffffc0261000\n.data:0x0000000000000000\n.text:nonsense\n"
+    result = go(load=Act(output=said))
+    assert result.directory is not None
+    assert (result.directory / "sections.txt").read_text() == "hello .text 0xffffffffc0261000\n"
+
+
 def test_what_the_lab_cannot_do_is_the_outcome_error(go: Go, world: World) -> None:
     world.refusals["restore"] = HypervisorError("libvirt could not restore the checkpoint: no", "mend it")
     result = go()

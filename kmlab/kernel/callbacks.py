@@ -39,7 +39,9 @@ def variable_at(elf: ObjectFile, section: Section, offset: int) -> Variable | No
     )
     if found is None:
         return None
-    callbacks = set(_initial(elf, section, found)) or set(_set_up(elf, found))
+    callbacks = set(_initial(elf, section, found))
+    for distance in range(1, _NEAR + 1):
+        callbacks = callbacks or set(_set_up(elf, found, distance))
     return Variable(found.name, callbacks.pop() if len(callbacks) == 1 else None)
 
 
@@ -50,7 +52,7 @@ def _initial(elf: ObjectFile, section: Section, known: Symbol) -> Iterator[Symbo
             yield from _function(elf, relocation)
 
 
-def _set_up(elf: ObjectFile, known: Symbol) -> Iterator[Symbol]:
+def _set_up(elf: ObjectFile, known: Symbol, distance: int) -> Iterator[Symbol]:
     """The functions whose address is taken beside the object's, as timer_setup() and INIT_WORK() do it."""
     if elf.machine != EM_X86_64:
         return
@@ -60,8 +62,9 @@ def _set_up(elf: ObjectFile, known: Symbol) -> Iterator[Symbol]:
         used = sorted((r for r in elf.relocations(section) if r.type != _PLT32), key=lambda r: r.offset)
         for index, relocation in enumerate(used):
             if _within(elf, relocation, known):
-                for near in used[max(0, index - _NEAR) : index + _NEAR + 1]:
-                    yield from _function(elf, near)
+                for near in used[max(0, index - distance) : index + distance + 1]:
+                    if near.type != _PC32:  # which is a jump
+                        yield from _function(elf, near)
 
 
 def _within(elf: ObjectFile, relocation: Relocation, known: Symbol) -> bool:

@@ -15,7 +15,7 @@ TELLING = (
     *("null_call", "smash", "breakpoint", "inlined", "init_section", "free_garbage", "no_execute"),
     *("ref_saturated", "list_twice", "write_beyond", "fortified", "warn_once"),
     *("timer", "hrtimer", "work", "exit", "param"),
-    *("timer_left", "sysfs_twice"),
+    *("timer_left", "failed_init", "sysfs_twice"),
 )
 """Of all crashers those that no other speaks for; tests/data/oops has the logs of all, judged without a guest."""
 
