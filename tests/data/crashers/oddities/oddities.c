@@ -48,8 +48,8 @@ static void unbalanced_work(struct work_struct *work)
 }
 static DECLARE_WORK(leaking, unbalanced_work);
 
-static void unbalanced_timer(struct timer_list *timer)
-{								/* HERE unbalanced_timer */
+static void unbalanced_timer(struct timer_list *timer)		/* HERE unbalanced_timer */
+{
 	preempt_disable();
 }
 static DEFINE_TIMER(leaning, unbalanced_timer);
