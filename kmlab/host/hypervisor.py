@@ -171,9 +171,20 @@ def kill(beneath: Path) -> list[int]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     deadline = Deadline(5)
-    while any(alive(pid, beneath) for pid in found) and not deadline.passed:
+    while not all(map(_gone, found)) and not deadline.passed:
         time.sleep(0.005)
     return found
+
+
+def _gone(pid: int) -> bool:
+    """Whether a killed process has let go of its memory, files and ports: only then is it a zombie, or reaped.
+
+    Its command line cannot be read long before (exit_mm in the kernel's do_exit).
+    """
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+    except OSError:
+        return True
 
 
 def _pids() -> Iterator[int]:

@@ -148,6 +148,6 @@ def test_destroy_leaves_nothing(lab: Lab) -> None:
     assert any(stat.S_ISSOCK(p.stat().st_mode) for p in folder.rglob("*")), "a monitor socket is there while it runs"
     lab("destroy")
     assert not folder.exists()
-    assert not Path(f"/proc/{record['pid']}").exists()
+    wait_until("init to reap it", lambda: not Path(f"/proc/{record['pid']}").exists())
     assert lab("status", "--json").json["guests"][0]["state"] == "stopped"
     lab("destroy")

@@ -61,6 +61,7 @@ def test_a_refusal_is_said_in_plain_words(
     (folder / "src" / "refused.c").write_text(SOURCE)
     (folder / "src" / "Kbuild").write_text("obj-m := refused.o\n")
     (folder / "Makefile").write_text(MAKEFILE.format(command=command))
-    result = repository("run", str(folder), "--json", code=1).result
+    # A fresh guest: the module before may have been refused after what it depends on was loaded.
+    result = repository("run", str(folder), "--fresh", "--json", code=1).result
     assert (result["outcome"], result["failure"]) == ("load-failed", failure), result["reason"]
     assert words in result["reason"]
