@@ -148,18 +148,18 @@ def _groups(
 
 def _fingerprint(result: RunResult) -> str:
     """The same for the same trouble, on whichever kernel and, where it is the kernel's doing, in whichever module."""
-    missed = [re.sub(r"\d+", "0", sentence) for sentence in result.unmet]
-    if result.crashes and not missed:
+    # Numbers differ from kernel to kernel: addresses, lines of headers, seconds, the release itself.
+    about = re.sub(r"\S*\d\S*", "0", _what(result))
+    if result.unmet:
+        return _digest(result.outcome, result.module, about)
+    if result.crashes:
         return result.crashes[0].fingerprint
     cause = _cause(result)
     if cause is not None:
         return _digest("api", cause.version, cause.change.text, cause.kernel_has_it)
     if result.outcome == "error":
         return _digest("error", result.title)
-    crash = result.crashes[0].fingerprint if result.crashes else ""
-    # Numbers differ from kernel to kernel: addresses, lines of headers, seconds, the release itself.
-    about = re.sub(r"\S*\d\S*", "0", _what(result))
-    return _digest(result.outcome, result.module, result.failure or about, crash, *missed)
+    return _digest(result.outcome, result.module, result.failure or about)
 
 
 def _sentence(

@@ -185,3 +185,14 @@ def test_the_page_as_json_has_a_cell_for_every_column_of_every_row() -> None:
         "ok": False,
         "sentence": "builds up to 6.1, not from 6.12 on: x.c:7: no",
     }
+
+
+def test_the_same_expectation_missed_over_addresses_that_differ_is_one_group() -> None:
+    results = [
+        dataclasses.replace(each, unmet=(f"expected the guilty function late_timer, found 0xffffffffc051{number}000",))
+        for number, each in enumerate(row("late", "panic", "panic", expect=Expect(outcome=("panic",))))
+    ]
+    (group,) = grid_of(results).groups
+    assert group.sentence == (
+        "panic on every kernel: expected the guilty function late_timer, found 0xffffffffc0510000"
+    )
