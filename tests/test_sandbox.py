@@ -145,6 +145,11 @@ def test_a_fork_bomb_ends_at_its_limit(box: Sandbox) -> None:
     assert ended.limit == "64 processes"
 
 
+def test_a_bomb_that_outruns_the_looks_ends_at_the_kernel_s_bound(box: Sandbox) -> None:
+    ended = shell(box, "bomb() { bomb & bomb & sleep 20; }; bomb 2> /dev/null", 15)
+    assert ended.limit == "64 processes" or ended.code != 0
+
+
 def test_one_memory_hog_is_refused_more(box: Sandbox) -> None:
     ended = shell(box, "tail /dev/zero")
     assert ended.code not in (0, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from pathlib import Path
@@ -148,6 +149,8 @@ def test_destroy_leaves_nothing(lab: Lab) -> None:
     assert any(stat.S_ISSOCK(p.stat().st_mode) for p in folder.rglob("*")), "a monitor socket is there while it runs"
     lab("destroy")
     assert not folder.exists()
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # what is left is init's to reap
+        assert Path(f"/proc/{record['pid']}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     wait_until("init to reap it", lambda: not Path(f"/proc/{record['pid']}").exists())
     assert lab("status", "--json").json["guests"][0]["state"] == "stopped"
     lab("destroy")
