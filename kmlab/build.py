@@ -230,29 +230,29 @@ def _content(path: Path) -> bytes:
         raise ConfigError(f"{printable(str(path))}: {error.strerror}") from None
 
 
-def deliver(guest: Guest, name: str, files: Mapping[str, bytes], deadline: Deadline) -> None:
-    """Put what was made on the host into the module's folder in the guest; what is there already is not sent again.
+def still_delivered(guest: Guest, name: str, deadline: Deadline) -> Mapping[str, str]:
+    """The digests of what was delivered before and is still so, by path: an exercise may have altered or removed some.
 
-    One round trip as a rule: what the record says was never sent goes at once, and the rest is looked at there, as
-    an exercise may have removed or altered it.
+    Asked while make is at work, so that nobody waits for the answer.
     """
-    if not files:
-        return
+    known = _read_digests(_sent(guest, name))
+    if not known:
+        return {}
+    line = f"cd {shlex.quote(str(workshop(name)))} && xargs -0 sha256sum -z --"
+    answer = guest.run(line, deadline, data=b"".join(os.fsencode(f"./{path}\0") for path in sorted(known)))
+    there = {entry[66:].removeprefix(b"./"): entry[:64].decode() for entry in answer.out.split(b"\0") if entry}
+    return {path: digest for path, digest in known.items() if there.get(os.fsencode(path)) == digest}
+
+
+def deliver(guest: Guest, name: str, files: Mapping[str, bytes], there: Mapping[str, str], deadline: Deadline) -> None:
+    """Put what was made on the host into the module's folder in the guest, but for what is there already."""
     digests = {path: _digest(content) for path, content in files.items()}
-    record = _sent(guest, name)
-    known = _read_digests(record)
-    missing = {path for path in files if known.get(path) != digests[path]}
-    rest = sorted(files.keys() - missing)
-    if rest:
-        listed = b"".join(os.fsencode(f"./{path}\0") for path in rest)
-        line = f"cd {shlex.quote(str(workshop(name)))} && xargs -0 sha256sum -z --"
-        answer = guest.run(line, deadline, data=listed)
-        there = {entry[66:].removeprefix(b"./"): entry[:64].decode() for entry in answer.out.split(b"\0") if entry}
-        missing |= {path for path in rest if there.get(os.fsencode(path)) != digests[path]}
+    missing = {path: files[path] for path in sorted(files) if there.get(path) != digests[path]}
     if missing:
+        record = _sent(guest, name)
         record.unlink(missing_ok=True)
         line = f"tar -C {shlex.quote(str(workshop(name)))} -xpf - --no-same-owner"
-        answer = guest.run(line, deadline, data=_packed({path: files[path] for path in sorted(missing)}))
+        answer = guest.run(line, deadline, data=_packed(missing))
         if answer.lost or answer.code is None:
             raise GuestUnreachable("the guest went away: could not take the built modules")
         if not answer.ok:

@@ -11,17 +11,18 @@ import stat
 import tarfile
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from kmlab import store
 from kmlab.errors import ConfigError, GuestUnreachable, LabError
 from kmlab.events import Deadline, printable
-from kmlab.guest import WORKSHOP, Guest, parse_facts
+from kmlab.guest import WORKSHOP, Guest
 from kmlab.host.ssh import Answer
 from kmlab.kernel.diagnostics import Diagnostic
 from kmlab.kernel.holders import NAMES, Holder, find_holders, parse_names, question
+from kmlab.kernel.loaded import Listed, Look, look, parse_look
 from kmlab.kernel.loading import parse_symbol_owners
 from kmlab.kernel.modinfo import ModInfo
 
@@ -224,9 +225,6 @@ def strip(guest: Guest, folder: PurePosixPath, paths: Sequence[str], deadline: D
     return found
 
 
-_SECTION = re.compile(r"^(\.[\w.-]{1,64}):0x([0-9a-f]{1,16})$", re.MULTILINE)
-
-
 # --- load, exercise, unload ----------------------------------------------------------------------------------------
 
 
@@ -235,12 +233,12 @@ class Told:
     """What a step in the guest came to."""
 
     answer: Answer
-    taint: int | None
-    holders: tuple[str, ...] = ()
-    refcount: int | None = None
-    state: str | None = None
-    sections: Mapping[str, int] = field(default_factory=dict)
-    """Where each section of a module that was loaded is in the guest's memory."""
+    now: Look | None
+    """What the guest's kernel had right after it; None where it could not be asked any more."""
+
+    def listed(self, module: str) -> Listed | None:
+        """What the kernel said of a module right after the step."""
+        return self.now.modules.get(module) if self.now else None
 
 
 def load(
@@ -254,25 +252,19 @@ def load(
 ) -> Told:
     """insmod one module."""
     before = "".join(f"modprobe -- {shlex.quote(name)}; " for name in outside)
-    # In one piece: a section's file cannot be read from anywhere but its beginning, as a shell's own `read` does it.
-    sections = f"cd /sys/module/{shlex.quote(module)}/sections && grep -H ^0x .[!.]*"
-    line = (
-        f"cd {shlex.quote(str(folder))}; {before}insmod {shlex.join([f'./{path}', *params])} && {{ {sections}; true; }}"
-    )
-    told = _told(guest, line, module, around)
-    found = {name: int(at, 16) for name, at in _SECTION.findall(told.answer.text)}
-    return replace(told, sections={name: at for name, at in found.items() if at})
+    line = f"cd {shlex.quote(str(folder))}; {before}insmod {shlex.join([f'./{path}', *params])}"
+    return _told(guest, line, around, module)
 
 
 def unload(guest: Guest, module: str, around: Around) -> Told:
     """rmmod one module."""
-    return _told(guest, f"rmmod {shlex.quote(module)}", module, around)
+    return _told(guest, f"rmmod {shlex.quote(module)}", around)
 
 
 def exercise(guest: Guest, folder: PurePosixPath, what: str, module: str, around: Around) -> Told:
     """The person's own command, as root in the module's folder."""
     environment = f"export KMLAB_MODULE={shlex.quote(module)}"
-    return _told(guest, f"cd {shlex.quote(str(folder))}; {environment}; sh -c {shlex.quote(what)}", module, around)
+    return _told(guest, f"cd {shlex.quote(str(folder))}; {environment}; sh -c {shlex.quote(what)}", around)
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,48 +276,43 @@ class Around:
     mark: str
 
 
-def _told(guest: Guest, line: str, module: str, around: Around) -> Told:
+def _told(guest: Guest, line: str, around: Around, module: str | None = None) -> Told:
     # A line of the kernel's own log tells where the step ends. The refusal of a module does not name it.
     script = (
-        f"( {line} ) < /dev/null; code=$?; printf '<5>%s\\n' {shlex.quote(around.mark)} > /dev/kmsg; "
-        f"echo; echo {around.mark}; cat /proc/sys/kernel/tainted; grep -- '^{module} ' /proc/modules; exit $code"
+        f"{{ {line}; }} < /dev/null; code=$?; printf '<5>%s\\n' {shlex.quote(around.mark)} > /dev/kmsg; "
+        f"echo; echo {around.mark}; {look(module)}; exit $code"
     )
     answer = guest.run(script, around.deadline, abandon=around.abandon)
     output, found, rest = answer.out.decode("utf-8", "replace").rpartition(f"\n{around.mark}\n")
     if not found:
         return Told(answer, None)
-    taint, _, modules = rest.partition("\n")
-    words = modules.split()
-    answer = Answer(answer.code, output.encode(), answer.err, answer.lost)
-    holders = tuple(w for w in words[3].split(",") if w and w != "-") if len(words) > 4 else ()
-    return Told(
-        answer,
-        int(taint) if taint.isdigit() else None,
-        holders,
-        int(words[2]) if len(words) > 2 and words[2].lstrip("-").isdigit() else None,
-        words[4] if len(words) > 4 else None,
-    )
+    return Told(Answer(answer.code, output.encode(), answer.err, answer.lost), parse_look(rest))
 
 
 class State(NamedTuple):
-    """What a guest's kernel has at some time."""
+    """What a guest has before a module is loaded."""
 
-    taint: int
-    modules: frozenset[str]
-    """The names of those that are loaded."""
+    kernel: Look
     names: frozenset[str]
     """Its devices, files and file systems: see kernel/holders."""
 
 
 def read_state(guest: Guest, deadline: Deadline) -> State:
     """Ask the guest in one round trip."""
-    line = f"echo taint=$(cat /proc/sys/kernel/tainted); echo modules=$(cut -d' ' -f1 /proc/modules); {NAMES}"
-    text = guest.run(line, deadline).text
-    facts = parse_facts(text)
-    taint = facts.get("taint", "")
-    if not taint.isdigit():
+    text = guest.run(f"{NAMES}; {look()}", deadline).text
+    return State(_seen(text), parse_names(text))
+
+
+def read_kernel(guest: Guest, deadline: Deadline) -> Look:
+    """The taint and the modules now."""
+    return _seen(guest.run(look(), deadline).text)
+
+
+def _seen(text: str) -> Look:
+    seen = parse_look(text)
+    if seen is None:
         raise GuestUnreachable("the guest did not say its taint")
-    return State(int(taint), frozenset(facts.get("modules", "").split()), parse_names(text))
+    return seen
 
 
 def note_names(guest: Guest, name: str, names: frozenset[str]) -> None:

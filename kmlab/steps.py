@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from kmlab import collect, module, postmortem, provision
 from kmlab.ahead import Ahead
-from kmlab.build import build_in_guest, deliver
+from kmlab.build import build_in_guest, deliver, still_delivered
 from kmlab.errors import GuestUnreachable, LabError
 from kmlab.events import Deadline, Report, Stage, printable
 from kmlab.guest import Guest, slowness
@@ -19,6 +19,7 @@ from kmlab.host import Host
 from kmlab.host.keys import Ask
 from kmlab.kernel.elf import read_object
 from kmlab.kernel.ladder import ladder
+from kmlab.kernel.loaded import Look
 from kmlab.kernel.loading import explain_load_failure, explain_unload_failure, find_ignored_params
 from kmlab.kernel.locating import located
 from kmlab.kernel.modinfo import ModInfo, format_params
@@ -110,6 +111,8 @@ class Steps:
         """The step after which each new bit of the taint was first seen."""
         self.modules: tuple[frozenset[str], frozenset[str] | None] = (frozenset(), None)
         """Loaded before and after; None where the guest could not be asked any more."""
+        self.seen: Look | None = None
+        """What the guest's kernel had when it was last asked, if nothing has gone on since."""
         self.names_before: frozenset[str] | None = None
         """What devices, files and file systems the guest's kernel had before the module was loaded."""
         self.witness = collect.Witness(guest.files.console)
@@ -133,10 +136,11 @@ class Steps:
     def go(self) -> list[Crash]:
         """All the steps; the findings in what the kernel said, with the lines of the module."""
         state = self.build_first()
-        self.taint, self.modules = (state.taint, state.taint), (state.modules, None)
+        self.seen = state.kernel
+        self.taint, self.modules = (self.seen.taint, self.seen.taint), (frozenset(self.seen.modules), None)
         if "load" not in self.options.steps:
             self.names_before = module.noted_names(self.guest, self.wanted.name)
-        elif not any(info.name in state.modules for _, info in self.built.modules):
+        elif not any(info.name in self.seen.modules for _, info in self.built.modules):
             self.names_before = state.names
             module.note_names(self.guest, self.wanted.name, state.names)
         self.guest.mark("busy")
@@ -168,7 +172,9 @@ class Steps:
             step.detail = f"{sent} sent, {removed} removed" if sent or removed else "nothing changed"
         self.give_up_if_outdated()
         state = module.read_state(self.guest, self.patient(_STATE_PATIENCE))
+        there: Mapping[str, str] = {}
         if self.ahead is not None and self.ahead.in_sandbox():
+            there = still_delivered(self.guest, self.wanted.name, deadline)
             self.built = self.ahead.built()
             began, took = self.ahead.began - self.began, self.ahead.ended - self.ahead.began
             self.steps.append(Step("build", "ok" if self.built.ok else "failed", took, self.built.paths, began))
@@ -184,22 +190,22 @@ class Steps:
             self.outcomes.append("build-failed")
             self.reason = self.built.reason
         elif self.signer is not None:
-            self.sign(self.signer, deadline)
-        elif self.built.undelivered:
-            deliver(self.guest, self.wanted.name, self.built.undelivered, deadline)
+            self.sign(self.signer, there, deadline)
+        else:
+            deliver(self.guest, self.wanted.name, self.built.undelivered, there, deadline)
         return state
 
     def give_up_if_outdated(self) -> None:
         if self.options.outdated is not None and self.options.outdated():
             raise Outdated
 
-    def sign(self, signer: Signer, deadline: Deadline) -> None:
+    def sign(self, signer: Signer, there: Mapping[str, str], deadline: Deadline) -> None:
         """Sign what was built, here on the host: the guest gets the signed modules, and never the key."""
         with self.step("sign") as step:
             step.detail = signer.name
             signed = {path: signer.sign(image, path) for path, image in self.built.images.items()}
             self.built = dataclasses.replace(self.built, images=signed)
-            deliver(self.guest, self.wanted.name, {**self.built.undelivered, **signed}, deadline)
+            deliver(self.guest, self.wanted.name, {**self.built.undelivered, **signed}, there, deadline)
             if signer.strips:
                 stripped = module.strip(self.guest, self.folder, list(signed), deadline)
                 self.built = dataclasses.replace(self.built, images=stripped)
@@ -246,7 +252,7 @@ class Steps:
             )
             if told.answer.ok:
                 self.loaded.append((path, info))
-                self.sections[info.name] = told.sections
+                self.sections[info.name] = told.now.sections if told.now else {}
                 ignored = find_ignored_params(said, info.name)
                 if ignored and not failure:
                     has = ", ".join(param.name for param in info.params) or "none"
@@ -301,9 +307,10 @@ class Steps:
             told = module.unload(self.guest, info.name, around)
             if not self.ended(step, told, around):
                 return False
-            about = (told.answer.error_text, told.answer.code, info.name, told.holders, told.refcount, told.state)
+            there = told.listed(info.name)
+            about = (told.answer.error_text, told.answer.code, info.name, there)
             failure = explain_unload_failure(*about, info.has_exit)
-            if failure and failure.kind == "in-use" and (told.refcount or 0) > len(told.holders):
+            if failure and failure.kind == "in-use" and there and (there.refcount or 0) > len(there.holders):
                 with contextlib.suppress(GuestUnreachable):
                     deadline = self.patient(_STATE_PATIENCE)
                     found = module.holders_of(self.guest, info.name, self.names_before, deadline)
@@ -319,16 +326,17 @@ class Steps:
         deferring = any(_DEFERRING.search(name) for _, info in self.built.modules for name in self._imports(info))
         if deferring and (self.loaded or self.failure in _INIT_RAN):
             self.witness.over.wait(_LINGER)
+            self.seen = None
         try:
-            state = module.read_state(self.guest, self.patient(_STATE_PATIENCE))
+            self.seen = self.seen or module.read_kernel(self.guest, self.patient(_STATE_PATIENCE))
         except GuestUnreachable:
             self.alive = False
             self.witness.over.wait(2.0)
             if not self.witness.panicked:
                 self.outcomes.append("lost")
             return
-        self.modules = (self.modules[0], state.modules)
-        self.note_taint(state.taint, AFTERWARDS)
+        self.modules = (self.modules[0], frozenset(self.seen.modules))
+        self.note_taint(self.seen.taint, AFTERWARDS)
 
     def note_taint(self, taint: int, step: str) -> None:
         """Whatever is new in the taint came about in that step."""
@@ -339,8 +347,9 @@ class Steps:
 
     def ended(self, step: Stage, told: Told, around: Around) -> bool:
         """Whether the guest is still there after a step; if not, what that means is noted."""
-        if told.taint is not None:
-            self.note_taint(told.taint, step.what.split()[0])
+        self.seen = told.now
+        if told.now is not None:
+            self.note_taint(told.now.taint, step.what.split()[0])
         if told.answer.code is not None and not told.answer.lost:
             self.witness.wait_for(around.mark, self.patient(5.0))
             return True

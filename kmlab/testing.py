@@ -34,9 +34,12 @@ from kmlab.host.hypervisor import Hypervisor
 from kmlab.host.mmdebstrap import PackageImage
 from kmlab.host.ssh import Answer, Shell
 from kmlab.kernel import guestkeys, sign
+from kmlab.kernel.loaded import look
 from kmlab.testing_packages import package_file
 
 RELEASE = "6.1.0-0-fake-amd64"
+TEXT = 0xFFFFFFFFC0261000
+"""Where the code of every module lies."""
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFakeFakeFakeFakeFakeFakeFakeFakeFakeFakeFake"
 
 
@@ -358,9 +361,8 @@ class FakeShell(Shell):
             return Answer(0, f"state=running\nrelease={self._world.release}\n".encode(), b"")
         if command == guestkeys.QUESTION:
             return Answer(0, testing_keys.keyring_answer(self._world.release, self._machine.mok).encode(), b"")
-        if command.startswith("echo taint="):
-            names = " ".join(self._machine.loaded)
-            return Answer(0, f"taint={self._machine.taint}\nmodules={names}\n".encode(), b"")
+        if command == look() or command.endswith(f"; {look()}"):
+            return Answer(0, self._look().encode(), b"")
         if command.startswith("cd /proc; "):
             return Answer(0, self._world.holders, b"")
         if command.startswith("tar "):
@@ -377,7 +379,7 @@ class FakeShell(Shell):
             return Answer(0, bare, b"")
         if " make " in command:
             return self._build(self._module(_folder_in(command)), deadline, abandon)
-        step = re.fullmatch(r"\( (?P<line>.*) \) < /dev/null; .* echo (?P<mark>kmlab-\w+); .*", command, re.DOTALL)
+        step = re.fullmatch(r"\{ (?P<line>.*); \} < /dev/null; .* echo (?P<mark>kmlab-\w+); .*", command, re.DOTALL)
         if step:
             return self._step(step["line"], step["mark"], deadline, abandon)
         return Answer(0, b"", b"")
@@ -425,10 +427,16 @@ class FakeShell(Shell):
         elif answer.ok and words[0] == "rmmod" and module in self._machine.loaded:
             self._machine.loaded.remove(module)
         self._machine.say(f"<5>{mark}", facility=1)
-        line = f"{module} 16384 {int(not answer.ok)} - Live 0x0000000000000000 (OE)\n"
-        told = line if module in self._machine.loaded else ""
-        out = f"{answer.text}\n{mark}\n{self._machine.taint}\n{told}"
+        out = f"{answer.text}\n{mark}\n{self._look(module, int(not answer.ok))}"
         return Answer(answer.code, out.encode(), answer.err)
+
+    def _look(self, module: str = "", users: int = 0) -> str:
+        """What tail(1) says of the kernel's files, one module's sections among them; each is used so many times."""
+        listed = "".join(f"{name} 16384 {users} - Live 0x0000000000000000 (OE)\n" for name in self._machine.loaded)
+        parts = {"/proc/sys/kernel/tainted": f"{self._machine.taint}\n", "/proc/modules": listed}
+        if module in self._machine.loaded:
+            parts[f"/sys/module/{module}/sections/.text"] = f"{TEXT:#x}\n"
+        return "\n".join(f"==> {place} <==\n{content}" for place, content in parts.items())
 
     def _play(self, act: Act, deadline: Deadline, abandon: threading.Event | None) -> Answer:
         for text in act.kernel:

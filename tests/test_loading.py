@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kmlab.kernel.loaded import Listed
 from kmlab.kernel.loading import (
     Failure,
     explain_load_failure,
@@ -322,29 +323,29 @@ def test_a_clean_unload_is_no_failure() -> None:
 def test_a_module_in_use_names_its_users() -> None:
     failure = unload("rmmod: ERROR: Module mod is in use by: one two\n")
     assert failure.kind == "in-use" and "one and two" in failure.reason
-    assert "by user" in unload("rmmod: ERROR: Module mod is in use\n", holders=["user"]).reason
+    assert "by user" in unload("rmmod: ERROR: Module mod is in use\n", there=Listed(holders=("user",))).reason
 
 
 def test_a_module_held_by_an_open_file_says_by_no_module() -> None:
-    failure = unload("rmmod: ERROR: Module mod is in use\n", refcount=2)
+    failure = unload("rmmod: ERROR: Module mod is in use\n", there=Listed(2))
     assert failure.kind == "in-use" and "2 references" in failure.reason and "module_put()" in failure.reason
 
 
 def test_a_module_without_exit_function_says_so() -> None:
     busy = "rmmod: ERROR: could not remove module mod: Device or resource busy\n"
-    assert unload(busy, has_exit=False, refcount=0).kind == "no-exit"
-    assert unload(busy, holders=["[permanent]"]).kind == "no-exit"
+    assert unload(busy, has_exit=False, there=Listed(0)).kind == "no-exit"
+    assert unload(busy, there=Listed(holders=("[permanent]",))).kind == "no-exit"
     assert unload(busy).kind == "busy"
 
 
 def test_a_module_that_stays_loading_says_why() -> None:
     busy = "rmmod: ERROR: could not remove module mod: Device or resource busy\n"
-    failure = unload(busy, state="Loading", refcount=1)
+    failure = unload(busy, there=Listed(1, state="Loading"))
     assert failure.kind == "loading" and "kmlab reset" in failure.reason
 
 
 def test_an_exit_without_end_says_so() -> None:
-    failure = explain_unload_failure("", None, "mod", state="Unloading")
+    failure = explain_unload_failure("", None, "mod", Listed(state="Unloading"))
     assert failure is not None and failure.kind == "unload-hang"
 
 

@@ -7,30 +7,30 @@ from collections.abc import Sequence
 
 from kmlab.kernel.failure import Failure, last_line
 from kmlab.kernel.holders import Holder, listed
+from kmlab.kernel.loaded import Listed
 
 
 def explain_unload_failure(
     stderr: str,
     exit_code: int | None,
     module: str,
-    holders: Sequence[str] = (),
-    refcount: int | None = None,
-    state: str | None = None,
+    there: Listed | None = None,
     has_exit: bool = True,
     found: Sequence[Holder] | None = None,
 ) -> Failure | None:
     """Why `rmmod` ended with `exit_code` (None: it never ended), or None where nothing failed.
 
-    The rest is of the module's line in /proc/modules: who holds it, how often it is in use, and whether it is
-    Live, Loading or Unloading; `has_exit` is from its ModInfo. `found` are those besides modules that were found to
-    hold it; None where nobody looked.
+    `there` is what the kernel lists of it afterwards, None where it is gone or nobody could ask; `has_exit` is from
+    its ModInfo. `found` are those besides modules that were found to hold it; None where nobody looked.
     """
+    there = there or Listed()
+    refcount = there.refcount
     if exit_code == 0:
         return None
     text = stderr.lower()
     if "not currently loaded" in text or "no such file" in text:
         return Failure("not-loaded", f"{module} is not loaded: its init failed, or something unloaded it before.")
-    if state == "Loading":
+    if there.state == "Loading":
         return Failure(
             "loading",
             f"{module} is still loading: its init has not returned or it crashed, so the kernel will not "
@@ -45,15 +45,15 @@ def explain_unload_failure(
             "a crash "
             "left a lock or a reference behind; restore the guest (kmlab reset).",
         )
-    if state == "Unloading":
+    if there.state == "Unloading":
         return Failure("unloading", f"{module} is being unloaded already and its exit function has not returned.")
-    if "[permanent]" in holders or not has_exit:
+    if "[permanent]" in there.holders or not has_exit:
         return Failure(
             "no-exit",
             f"{module} has no exit function, so the kernel never unloads it: add one with module_exit().",
             errno="EBUSY",
         )
-    users = list(holders) or _users_in(stderr)
+    users = list(there.holders) or _users_in(stderr)
     if users:
         return Failure(
             "in-use",
