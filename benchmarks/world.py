@@ -99,10 +99,10 @@ class World:
         return folder
 
     def edit(self, source: Path) -> None:
-        """As a person does: the file says something else than before, so that it must be compiled again."""
+        """As a person does: the file says something else than before, and so does the module that is built of it."""
         self.edits += 1
-        lines = [line for line in source.read_text().splitlines() if not line.startswith("/* edit ")]
-        source.write_text("\n".join([*lines, f"/* edit {self.edits} */"]) + "\n")
+        lines = [line for line in source.read_text().splitlines() if not line.startswith("MODULE_INFO(edit,")]
+        source.write_text("\n".join([*lines, f'MODULE_INFO(edit, "{self.edits}");']) + "\n")
 
     def checkpoint(self) -> Path:
         """The folder of the checkpoint that the lab's guest starts from."""
@@ -121,8 +121,11 @@ def opened() -> Iterator[World]:
     for suffix in ("", ".pub"):
         shutil.copy(store.identity_key().with_suffix(suffix), keys)
     SCRATCH.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "XDG_STATE_HOME": str(state)}
+    # A person's Python keeps what it has compiled; without that, each command would be compiled anew.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     # Not in /tmp, where a companion's guest that has the host's root for its own sees nothing of ours.
-    world = World(Path(tempfile.mkdtemp(prefix="lab", dir=SCRATCH)), {**os.environ, "XDG_STATE_HOME": str(state)})
+    world = World(Path(tempfile.mkdtemp(prefix="lab", dir=SCRATCH)), environment)
     world.lab.write_text(_LAB)
     try:
         yield world
