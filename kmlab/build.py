@@ -26,7 +26,6 @@ from kmlab.kernel import kbuild
 from kmlab.kernel.buildreason import build_reason
 from kmlab.kernel.diagnostics import parse_diagnostics
 from kmlab.kernel.modinfo import LoadOrder, ModInfo, is_signed, load_order, parse_modinfo
-from kmlab.kernel.signature import strip_signature
 from kmlab.module import Built, Manifest, read_folder, read_manifest, workshop, write_manifest
 
 Say = Callable[[str], None]
@@ -46,8 +45,17 @@ def build_in_guest(guest: Guest, name: str, source: Path, deadline: Deadline, sa
     built = _first_good(source, name, release, lambda way, about: _in_guest(guest, way, about, release, deadline, say))
     # A module that make left as it was still has the signature that it was delivered with.
     ours = [p for p, image in built.images.items() if is_signed(image) and known.get(p) == _digest(image)]
-    bare = {path: strip_signature(built.images[path]) for path in ours}
+    bare = _bare({path: built.images[path] for path in ours})
     return replace(built, images={**built.images, **bare}, undelivered=bare)
+
+
+def _bare(images: Mapping[str, bytes]) -> Mapping[str, bytes]:
+    """Modules without their signatures."""
+    if not images:
+        return {}
+    from kmlab.kernel.signature import strip_signature
+
+    return {path: strip_signature(image) for path, image in images.items()}
 
 
 def build_in_sandbox(box: Sandbox, source: Path, release: str, deadline: Deadline, say: Say) -> Built:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from kmlab import collect, postmortem, provision, result, store
 from kmlab.ahead import Ahead
@@ -24,10 +25,13 @@ from kmlab.kernel.kbuild import inspect_folder
 from kmlab.kernel.oops import Crash, outcome_of
 from kmlab.kernel.taint import taint_mask
 from kmlab.lab import GuestSpec, Lab, Module
+from kmlab.options import Options, signs
 from kmlab.result import RunResult
-from kmlab.signing import signer_for
-from kmlab.steps import Options, Outdated, Steps, build_patience
+from kmlab.steps import Outdated, Steps, build_patience
 from kmlab.yamltypes import matches
+
+if TYPE_CHECKING:
+    from kmlab.signing import Signer
 
 __all__ = ["Options", "Outdated", "modules_under", "not_tried", "run", "shown_source"]
 
@@ -104,7 +108,7 @@ def run(host: Host, lab: Lab, spec: GuestSpec, wanted: Module, options: Options,
     result.check_expected(lab, wanted)
     check_folder(lab.locate(wanted.source))
     files = provision.lab_files(lab)
-    signer = signer_for(files, lab.name, spec, options.sign, options.ask)
+    signer = _signer(files, lab, spec, options)
     for note in signer.pair.notes if signer else ():
         report(Note(spec.name, note))
     folder = _new_folder(files.runs, lab, wanted, spec, options)
@@ -131,6 +135,15 @@ def run(host: Host, lab: Lab, spec: GuestSpec, wanted: Module, options: Options,
     draft = dataclasses.replace(draft, seconds=time.monotonic() - began)
     store.write_json(folder / "result.json", result.document([draft]))
     return draft
+
+
+def _signer(files: store.LabFiles, lab: Lab, spec: GuestSpec, options: Options) -> Signer | None:
+    if not signs(options.sign, spec):
+        return None
+    # Here alone: importing cryptography takes its time.
+    from kmlab.signing import signer_for
+
+    return signer_for(files, lab.name, spec, options.sign, options.ask)
 
 
 def _new_folder(runs: Path, lab: Lab, wanted: Module, spec: GuestSpec, options: Options) -> Path:

@@ -13,8 +13,8 @@ from kmlab.host import Host
 from kmlab.host.keys import Ask
 from kmlab.kernel.taint import taint_names
 from kmlab.lab import Expect, GuestSpec, Lab, Module
+from kmlab.options import ALTERED, LAB_KEY, NO_KEY, STRIPPED, WRONG_KEY
 from kmlab.result import RunResult
-from kmlab.signing import ALTERED, LAB_KEY, NO_KEY, STRIPPED, WRONG_KEY
 
 REFUSED, LOADS, TAINTS = "refused", "loads", "loads, taints (E)"
 WAYS = {

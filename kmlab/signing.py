@@ -17,12 +17,9 @@ from kmlab.kernel.guestkeys import from_json
 from kmlab.kernel.sign import GuestKeyring, explain, kernel_name, make_key_pair, sign_module, strip_signature
 from kmlab.kernel.signature import MAGIC, TRAILER
 from kmlab.lab import GuestSpec
+from kmlab.options import ALTERED, AUTO, LAB_KEY, STRIPPED, WRONG_KEY, signs
 from kmlab.store import LabFiles
 
-AUTO, NO_KEY, LAB_KEY, WRONG_KEY, ALTERED, STRIPPED = "auto", "no", "mok", "wrong-key", "altered", "stripped"
-"""What a run signs with, instead of a key's file: the lab's key where the guest has Secure Boot; nothing; the lab's key
-in any guest; a key that no guest knows, made for this run; the lab's key, and then one byte is changed; the lab's key,
-and then the module is stripped."""
 _BESIDE = (".der", ".pem", ".crt", ".x509", ".pub", ".cert")
 _MOST_REMEMBERED = 1000
 
@@ -119,8 +116,8 @@ def digest(certificate: Path) -> str:
 
 
 def signer_for(files: LabFiles, lab: str, spec: GuestSpec, wanted: str, ask: Ask | None) -> Signer | None:
-    """What a run in this guest signs with. `wanted` is one of the words above, or the file of a key."""
-    if wanted == NO_KEY or (wanted == AUTO and not spec.secure_boot):
+    """What a run in this guest signs with. `wanted` is one of the words of `options`, or the file of a key."""
+    if not signs(wanted, spec):
         return None
     if wanted in (AUTO, LAB_KEY, ALTERED, STRIPPED):
         own = lab_signer(files, lab, ask)

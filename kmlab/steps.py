@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from kmlab import collect, module, postmortem, provision
 from kmlab.ahead import Ahead
@@ -16,7 +17,6 @@ from kmlab.errors import GuestUnreachable, LabError
 from kmlab.events import Deadline, Report, Stage, printable
 from kmlab.guest import Guest, slowness
 from kmlab.host import Host
-from kmlab.host.keys import Ask
 from kmlab.kernel.elf import read_object
 from kmlab.kernel.ladder import ladder
 from kmlab.kernel.loaded import Look
@@ -28,7 +28,11 @@ from kmlab.kernel.taint import find_taints
 from kmlab.kernel.tasks import parse_tasks
 from kmlab.lab import Lab, Module, Param
 from kmlab.module import Around, Built, Step, Told
-from kmlab.signing import AUTO, Signer, keyring_of, why_refused
+from kmlab.options import Options
+
+if TYPE_CHECKING:
+    from kmlab.kernel.explain import GuestKeyring
+    from kmlab.signing import Signer
 
 _BUILD_PATIENCE = 300.0
 _EXERCISE_PATIENCE = 300.0
@@ -45,27 +49,6 @@ _DEFERRING = re.compile(
 """Kernel functions through which code of a module can run after its unload has returned."""
 _INIT_RAN = ("init-error", "init-crash", "firmware", "memory")
 """Failures to load of a module that may have left something behind all the same."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What the person asked of this run beyond lab.yaml."""
-
-    fresh: bool = False
-    keep: bool = False
-    params: Mapping[str, Param] = field(default_factory=dict)
-    exercise: str | None = None
-    timeout: float | None = None
-    sign: str = AUTO
-    """One of the words of `signing`, or the file of a key."""
-    ask: Ask | None = field(default=None, repr=False, compare=False)
-    """Asks for the passphrase of an encrypted key."""
-    steps: tuple[str, ...] = ("build", "load", "exercise", "unload")
-    """Which of them; syncing comes before all."""
-    siblings: int = 1
-    """Runs of the same command: their folders stay to its end, whatever `keep_runs` is."""
-    outdated: Callable[[], bool] | None = field(default=None, repr=False, compare=False)
-    """Whether the source has changed since the run began; asked until something of the module runs."""
 
 
 class Outdated(Exception):
@@ -92,7 +75,6 @@ class Steps:
         self.lab, self.guest, self.wanted, self.options, self.report = lab, guest, wanted, options, report
         self.began = began
         self.signer = signer
-        self.keyring = keyring_of(guest.files, guest.record.name)
         self.source = lab.locate(wanted.source)
         self.folder = module.workshop(wanted.name)
         self.steps: list[Step] = []
@@ -128,6 +110,13 @@ class Steps:
         """The kernel's word on every task, asked of a guest whose step did not end."""
         self.exercise_log = ""
         self.build_patience = build_patience(options, wanted, guest.record.accel)
+
+    @functools.cached_property
+    def keyring(self) -> GuestKeyring | None:
+        """The guest's keys as they were when it was last started; None without Secure Boot."""
+        from kmlab.signing import keyring_of
+
+        return keyring_of(self.guest.files, self.guest.record.name)
 
     @property
     def patience(self) -> float:
@@ -265,6 +254,8 @@ class Steps:
             if failure:
                 self.reason, self.failure = failure.reason, failure.kind
                 if failure.kind == "signature" and self.keyring is not None:
+                    from kmlab.signing import why_refused
+
                     known = provision.lab_files(self.lab)
                     self.reason = why_refused(known, self.built.images[path], info.name, self.keyring) or failure.reason
                 if not told.answer.ok:

@@ -27,7 +27,8 @@ STOREYS = (
     ("yamlfile",),
     # What was asked for; the doors; what is known of kernels.
     ("lab", "catalog", "host", "kernel"),
-    ("virt", "guest", "signing", "starter"),
+    ("virt", "guest", "options", "starter"),
+    ("signing",),
     # A run's acts, and what they come to.
     ("provision", "module", "collect"),
     ("result", "build", "postmortem"),
