@@ -14,6 +14,13 @@ from tests.cloudimage import cloud_image
 from tests.guest.conftest import FIRST_START, Lab
 from tests.publisher import Authority, Publisher
 
+GUESTS = """\
+name: t
+default: cloud
+guests:
+  cloud: {image: testix, cpus: 2, memory: 1G, disk: 6G}
+  secure: {image: testix, cpus: 2, memory: 1G, disk: 6G, secure_boot: true}
+"""
 SERIAL = "20261101"
 ASKED = """
 echo root=$(df --output=size --block-size=1M / | tail -n 1)
@@ -36,7 +43,7 @@ def test_a_published_image_becomes_a_guest_that_builds_and_judges_modules(
     publisher.catalogue(tmp_path, family="ubuntu")
     trusting = {**environment, "SSL_CERT_FILE": str(authority.certificate)}
     lab = Lab(tmp_path / "lab.yaml", trusting)
-    lab.write("name: t\nguests:\n  cloud: {image: testix, cpus: 2, memory: 1G, disk: 6G}\n")
+    lab.write(GUESTS)
 
     # Into a cache of its own, so that it is fetched however often the suite ran before.
     elsewhere = Lab(lab.file, {**trusting, "XDG_CACHE_HOME": str(tmp_path / "cache")})
@@ -45,7 +52,7 @@ def test_a_published_image_becomes_a_guest_that_builds_and_judges_modules(
     assert [entry for entry in elsewhere("image", "verify", "--json").json["files"] if entry["problem"]] == []
 
     try:
-        (guest,) = lab("up", "--json", timeout=FIRST_START).json["guests"]
+        (guest,) = lab("up", "cloud", "--json", timeout=FIRST_START).json["guests"]
         result = lab("run", str(hello), "--json").result
         assert result["outcome"] == "pass" and result["kernel"] == guest["release"]
         said = lab("ssh", "cloud", "--", ASKED).out
@@ -55,6 +62,12 @@ def test_a_published_image_becomes_a_guest_that_builds_and_judges_modules(
         assert facts["passwords"] == "0" and facts["sudo"] == "0" and facts["key"] == "1"
         assert int(facts["plan"]) >= 1 and facts["timer"] == "masked" and facts["failed"] == ""
         assert as_its_own_user(lab, int(guest["port"]), "sudo -n id -un") == "root"
+        lab("down", "cloud")
+        # The same base behind shim and the signed GRUB that the image brought along.
+        signed = lab("run", str(hello), "-g", "secure", "--json", timeout=FIRST_START).result
+        assert signed["outcome"] == "pass" and "UNSIGNED_MODULE" not in signed["taint"]["after"]
+        refused = lab("run", str(hello), "-g", "secure", "--no-sign", "--json", code=1).result
+        assert refused["outcome"] == "load-failed" and "is not signed" in refused["reason"]
     finally:
         lab("destroy", code=None)
 
