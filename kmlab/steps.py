@@ -324,6 +324,7 @@ class Steps:
             self.alive = False
             self.witness.over.wait(2.0)
             if not self.witness.panicked:
+                self.runs()
                 self.outcomes.append("lost")
             return
         self.modules = (self.modules[0], frozenset(self.seen.modules))
@@ -363,17 +364,23 @@ class Steps:
         return False
 
     def runs(self) -> bool:
-        """Whether the guest is there at all, as the hypervisor has it."""
-        record = self.guest.record
+        """Whether the guest is there at all, as the hypervisor has it; LabError where the host's disk is full."""
+        record, status = self.guest.record, ""
         with (
             contextlib.suppress(LabError),
             self.host.hypervisor(record.uri, self.guest.files.libvirt, Deadline(10)) as hv,
         ):
+            status = "shutdown"
             # A QEMU that has a guest answers whatever its guest does.
             with contextlib.suppress(LabError):
-                return "shutdown" not in hv.monitor(record.domain, "info status")
-            return False
-        return True
+                status = hv.monitor(record.domain, "info status")
+        if "io-error" in status:
+            # virtio-blk's werror=enospc: it stands still until somebody makes room and lets it go on.
+            raise LabError(
+                f"{self.guest.files.root}: no space left for the disk of guest '{record.name}', which was stopped",
+                "make room, or set XDG_STATE_HOME to a larger disk; the next run begins in a fresh guest",
+            )
+        return "shutdown" not in status
 
     def look_inside(self, step: str) -> None:
         """Where the CPUs are and what the tasks wait for, before the guest is stopped.

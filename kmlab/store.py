@@ -279,9 +279,13 @@ def require_space(folder: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise LabError(
-            f"{existing}: {what} needs {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free",
+            f"{existing}: {what} needs {_size(needed)}, {_size(free)} are free",
             _MAKE_ROOM,
         )
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 1 << 30 else f"{count >> 20} MiB"
 
 
 def no_room(error: OSError) -> LabError | None:

@@ -99,6 +99,8 @@ class World:
         """What a guest says to the question of who holds a module, in the words of kernel/holders."""
         self.taints_unsigned = False
         """Whether a kernel that asks for no signature sets its taint E over a module, as most do."""
+        self.monitor: dict[str, str] = {}
+        """What QEMU's monitor says, by what it is asked; nothing to the rest."""
         self.silent = False
         """Whether firmware and kernel of a guest that starts say nothing."""
         self.machines: dict[tuple[Path, str], Machine] = {}
@@ -321,7 +323,7 @@ class FakeHypervisor(Hypervisor):
 
     def monitor(self, name: str, command: str) -> str:
         self._world.ask(f"monitor {command}")
-        return ""
+        return self._world.monitor.get(command, "")
 
     def _begin(self, xml: str) -> Machine:
         machine = Machine(xml, self._root)

@@ -106,6 +106,19 @@ def test_no_room_for_the_image_is_said_before_it_is_built(
     assert half_made() == []
 
 
+def test_a_disk_that_fills_while_a_base_is_baked_is_one_error_and_the_next_one_works(
+    world: World, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = iter([100 << 30, 100 << 30])
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", lambda path: Space(100 << 30, 0, next(left, 5 << 20)))
+        error = refused(LabError, lambda: up(world, lab))
+    assert error.message == f"{store.work()}: the disk of guest 'debian' needs 64 MiB, 5 MiB are free"
+    assert error.hint is not None and "XDG_CACHE_HOME" in error.hint
+    assert half_made() == [] and list(store.bases().iterdir()) == []
+    up(world, lab)
+
+
 def test_a_build_that_fails_leaves_nothing_and_the_next_one_works(world: World, lab: Lab) -> None:
     world.refusals["build-image"] = ImageError("could not build bookworm for x86_64: no network")
     refused(ImageError, lambda: up(world, lab))

@@ -14,12 +14,12 @@ from kmlab.virt.cloudinit import seed_files
 RUNNING = "6.8.0-31-generic"
 NEWER = "6.8.0-90-generic"
 STAND_INS = {
-    "uname": f"echo {RUNNING}",
+    "uname": "cat /running",
     "apt-get": """
         echo "apt-get $*" >> /told
         case " $* " in *" no-such-package "*) echo "E: Unable to locate package no-such-package"; exit 100 ;; esac
         for word in "$@"; do case $word in
-            linux-headers-*[0-9]*-generic) mkdir -p "/lib/modules/${word#linux-headers-}/build"
+            linux-headers-[0-9]*) mkdir -p "/lib/modules/${word#linux-headers-}/build"
                 : > "/lib/modules/${word#linux-headers-}/build/Makefile" ;;
             linux-image-*) if [ -e /newer ]; then mkdir -p "/lib/modules/$(cat /newer)/build"
                 : > "/lib/modules/$(cat /newer)/build/Makefile"; : > "/boot/vmlinuz-$(cat /newer)"; fi ;;
@@ -27,8 +27,7 @@ STAND_INS = {
     "apt-cache": 'for word in "$@"; do :; done; grep --quiet --line-regexp --fixed-strings -e "$word" /offered',
     "dpkg-query": """
         for word in "$@"; do :; done
-        case $word in linux-image-\\*)
-            printf 'installed linux-image-6.8.0-31-generic\\ninstalled linux-image-virtual\\n' ;; esac""",
+        case $word in linux-image-\\*) cat /images ;; esac""",
     "grub-probe": "echo 0000-1111",
     "update-grub": """
         mkdir -p /boot/grub
@@ -66,6 +65,8 @@ def bake(
     offered: tuple[str, ...],
     newer: str = "",
     exact: bool = False,
+    running: str = RUNNING,
+    images: str = f"installed linux-image-{RUNNING}\ninstalled linux-image-virtual\n",
     packages: tuple[str, ...] = ("make",),
     family: str = "ubuntu",
 ) -> Baked:
@@ -84,12 +85,14 @@ def bake(
     root = folder / "root"
     for place in PLACES:
         (root / place).mkdir(parents=True)
-    (root / "lib/modules" / RUNNING).mkdir()
+    (root / "lib/modules" / running).mkdir()
     for libraries in Path("/usr/lib").glob("*-linux-gnu"):
         (root / "lib" / libraries.name).symlink_to(libraries)
     for file in ("told", "dev/kmsg", "dev/null", "proc/sys/kernel/printk"):
         (root / file).touch()
-    (root / f"boot/vmlinuz-{RUNNING}").touch()
+    (root / f"boot/vmlinuz-{running}").touch()
+    (root / "running").write_text(f"{running}\n")
+    (root / "images").write_text(images)
     (root / "etc/ssh/ssh_host_ed25519_key.pub").write_text("ssh-ed25519 AAAA lab\n")
     (root / "offered").write_text("".join(f"{name}\n" for name in offered))
     # A file keeps only what was written to it last, unlike the kernel's log.
@@ -136,6 +139,17 @@ def test_headers_that_left_the_archive_bring_a_newer_kernel_with_its_own_and_tha
     assert {"linux-image-virtual", "linux-headers-virtual"} <= baked.installed()
     (note,) = [line for line in baked.said if line.startswith("note ")]
     assert RUNNING in note and NEWER in note and "restarts" in note
+
+
+def test_where_no_package_follows_the_flavour_s_newest_kernel_it_is_taken_by_the_name_of_the_flavour(
+    tmp_path: Path,
+) -> None:
+    # As dpkg-query said it in an image of Debian's that came with one kernel and without linux-image-cloud-amd64.
+    images = "installed linux-image-6.1.0-52-cloud-amd64\nnot-installed linux-image-6.1.0-52-cloud-amd64-unsigned\n"
+    old, new = "6.1.0-52-cloud-amd64", "6.1.0-56-cloud-amd64"
+    baked = bake(tmp_path, offered=(f"linux-headers-{new}",), newer=new, running=old, images=images, family="debian")
+    assert baked.said[-1] == f"done {new}", baked.said
+    assert {"linux-image-cloud-amd64", "linux-headers-cloud-amd64"} <= baked.installed()
 
 
 def test_with_kernel_exact_that_is_an_error(tmp_path: Path) -> None:

@@ -60,6 +60,20 @@ def test_a_newer_kernel_than_the_image_s_is_told(xdg: Path) -> None:
         assert notes_of(world, xdg) == ["it restarts into 6.1.0-99"]
 
 
+def test_headers_that_left_the_archive_are_an_error_with_kernel_exact_and_its_remedy(xdg: Path) -> None:
+    gone = (
+        "<5>kmlab-bake: kernel 6.1.0-52-cloud-amd64",
+        "<5>kmlab-bake: step reading the package lists",
+        "<5>kmlab-bake: error the archive has no linux-headers-6.1.0-52-cloud-amd64 any more, "
+        "and `kernel: exact` wants the image's own kernel 6.1.0-52-cloud-amd64",
+    )
+    with World() as world, pytest.raises(LabError, match=r"no linux-headers-6\.1\.0-52-cloud-amd64 any more") as error:
+        world.first_boot = gone
+        notes_of(world, xdg, "{image: debian-12, kernel: exact}")
+    assert error.value.hint is not None and "without `kernel: exact` a newer kernel is taken" in error.value.hint
+    assert list(store.bases().iterdir()) == []
+
+
 def virtual_size() -> int:
     (disk,) = store.bases().glob("*/disk.qcow2")
     said = command.run(["qemu-img", "info", "--output", "json", disk], deadline=Deadline(30)).output

@@ -239,6 +239,18 @@ def test_a_guest_that_its_hypervisor_has_no_more_is_lost_and_not_hung(go: Go, wo
     assert (result.outcome, step(result, "load")) == ("lost", "lost")
 
 
+def test_a_guest_stopped_over_a_full_disk_of_the_host_is_the_lab_s_error_and_no_hang(go: Go, world: World) -> None:
+    world.monitor["info status"] = "VM status: paused (io-error)\r\n"
+    result = go(load=Act(ends="hangs"), options=run.Options(timeout=0.3))
+    assert (result.outcome, result.ok) == ("error", False)
+    assert result.title is not None and result.title.endswith(
+        "no space left for the disk of guest 'debian', which was stopped"
+    )
+    assert result.reason is not None and "XDG_STATE_HOME" in result.reason
+    world.monitor.clear()
+    assert go().outcome == "pass"
+
+
 def test_where_its_sections_are_in_memory_is_kept_with_the_run(go: Go) -> None:
     result = go()
     assert result.directory is not None

@@ -22,6 +22,7 @@ from kmlab.provision.making import (
     read_console,
     record,
     require_life,
+    require_room,
     require_voice,
     sweep_key,
 )
@@ -33,7 +34,6 @@ from kmlab.virt.domain import Domain
 BASE_FORMAT = 2
 ROOM = 8 << 30
 """Bytes of a guest's disk on a published image, which has room for itself and little else."""
-_LEAST_ROOM = 64 << 20
 _CLOUD_INIT_ENDS = re.compile(r"Cloud-init v\. \S+ finished at [^\r\n]*")
 _CLOUD_INIT_SAYS = re.compile(r"cloud-init\[\d+\]: (?P<what>.*\[(?:WARNING|ERROR|CRITICAL)\]: .*)")
 _BAKE_PATIENCE = 900.0
@@ -169,13 +169,13 @@ def _watch_bake(
                 f"its whole console: {store.failed_boot()}",
             )
         if "error" in said:
+            newer = "without `kernel: exact` a newer kernel is taken; " if "`kernel: exact`" in said["error"] else ""
             raise LabError(
                 f"guest '{wanted.spec.name}' could not be baked: {printable(said['error'], 300)}",
-                f"its whole console: {store.failed_boot()}",
+                f"{newer}its whole console: {store.failed_boot()}",
             )
         require_life(wanted, console)
-        # QEMU stops a guest whose disk finds no room on the host's, and says nothing (virtio-blk's werror).
-        store.require_space(folder, _LEAST_ROOM, f"baking the base of '{wanted.spec.name}'")
+        require_room(wanted)
         if not hv.runs(domain.name):
             break
         stage.progress(detail=last_line(console))

@@ -28,6 +28,7 @@ from kmlab.provision.making import (
     read_console,
     record,
     require_life,
+    require_room,
     require_trust,
     require_voice,
     sweep_key,
@@ -198,6 +199,7 @@ def _shell_while_booting(
             console = read_console(folder / "console.log")
             require_life(wanted, console)
             require_trust(wanted, console)
+            require_room(wanted)
             if patience.passed:
                 require_voice(wanted, wanted.firmware, console)
             last = last_line(console)

@@ -22,6 +22,7 @@ from kmlab.virt.firmware import Firmware, why_refused, why_silent
 LOCK_PATIENCE = 3600.0
 """Seconds to wait for another kmlab that makes the same thing."""
 BOOT_PATIENCE = 120.0
+_LEAST_ROOM = 64 << 20
 SSH = 22
 _ESCAPE = re.compile(r"\x1b\[[0-9;?=]*[A-Za-z]")
 
@@ -39,6 +40,7 @@ def booted(
         except LabError:
             with contextlib.suppress(OSError):
                 shutil.copyfile(domain.console, store.failed_boot())
+            require_room(wanted)
             raise
         finally:
             with contextlib.suppress(LabError):
@@ -102,6 +104,14 @@ def require_life(wanted: Plan, console: str) -> None:
             f"guest '{wanted.spec.name}' panicked while it booted: {printable(title, 200)}",
             f"look at its cmdline and kernel in lab.yaml; its console: {store.failed_boot()}",
         )
+
+
+def require_room(wanted: Plan) -> None:
+    """LabError if the disk is full on which half-made things lie.
+
+    QEMU stops a guest whose own disk finds no room there, and says nothing (virtio-blk's werror).
+    """
+    store.require_space(store.work(), _LEAST_ROOM, f"the disk of guest '{wanted.spec.name}'")
 
 
 def require_voice(wanted: Plan, chosen: Firmware, console: str) -> None:
