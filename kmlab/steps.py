@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from kmlab import collect, module, postmortem, provision
+from kmlab import collect, module, postmortem, provision, store
 from kmlab.ahead import Ahead
 from kmlab.build import build_in_guest, deliver, still_delivered
 from kmlab.errors import GuestUnreachable, LabError
@@ -374,12 +374,9 @@ class Steps:
             # A QEMU that has a guest answers whatever its guest does.
             with contextlib.suppress(LabError):
                 status = hv.monitor(record.domain, "info status")
-        if "io-error" in status:
-            # virtio-blk's werror=enospc: it stands still until somebody makes room and lets it go on.
-            raise LabError(
-                f"{self.guest.files.root}: no space left for the disk of guest '{record.name}', which was stopped",
-                "make room, or set XDG_STATE_HOME to a larger disk; the next run begins in a fresh guest",
-            )
+        if "shutdown" in status or "io-error" in status:
+            # QEMU stops a guest whose disk finds no room; libvirt ends one whose state it cannot write.
+            store.require_space(self.guest.files.root, store.LEAST_ROOM, f"the disk of guest '{record.name}'")
         return "shutdown" not in status
 
     def look_inside(self, step: str) -> None:

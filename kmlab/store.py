@@ -27,7 +27,12 @@ _LONGEST_SOCKET = "lib/domain-99-kmlab/monitor.sock"
 """The longest socket that libvirt's embedded driver makes under its root."""
 
 
+LEAST_ROOM = 64 << 20
+"""Bytes; a disk with less is as good as full."""
+
 _MAKE_ROOM = "make room (`kmlab image prune` removes what no lab uses), or set XDG_CACHE_HOME to a larger disk"
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 SET_ASIDE = ".before-"
 """In the name of the folder of a key pair that another one has replaced."""
@@ -280,7 +285,7 @@ def require_space(folder: Path, needed: int, what: str) -> None:
     if free < needed:
         raise LabError(
             f"{existing}: {what} needs {_size(needed)}, {_size(free)} are free",
-            _MAKE_ROOM,
+            _MAKE_ROOM.replace("CACHE", "STATE") if folder.is_relative_to(state_home()) else _MAKE_ROOM,
         )
 
 
@@ -290,10 +295,15 @@ def _size(count: int) -> str:
 
 def no_room(error: OSError) -> LabError | None:
     """What to say of a write that failed because a disk is full, or a quota; None for any other failure."""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno not in (*_FULL, errno.EFBIG):
         return None
     where = f"{error.filename}: " if error.filename else ""
     return LabError(f"{where}{error.strerror}", _MAKE_ROOM)
+
+
+def room_hint(said: str) -> str | None:
+    """What to do about a program's failure, where what it said is that a disk is full, or a quota."""
+    return _MAKE_ROOM if any(os.strerror(number) in said for number in _FULL) else None
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,9 +11,9 @@ from typing import NamedTuple
 import pytest
 
 from kmlab import cache, provision, store
-from kmlab.errors import ConfigError, HypervisorError, ImageError, KmlabError, LabError
+from kmlab.errors import ConfigError, GuestUnreachable, HypervisorError, ImageError, KmlabError, LabError
 from kmlab.events import Deadline, silent
-from kmlab.host import hypervisor
+from kmlab.host import command, hypervisor
 from kmlab.lab import Lab, load_lab
 from kmlab.testing import World
 
@@ -117,6 +118,34 @@ def test_a_disk_that_fills_while_a_base_is_baked_is_one_error_and_the_next_one_w
     assert error.hint is not None and "XDG_CACHE_HOME" in error.hint
     assert half_made() == [] and list(store.bases().iterdir()) == []
     up(world, lab)
+
+
+def test_a_disk_that_fills_while_a_checkpoint_boots_is_said_at_once_and_the_next_one_works(
+    world: World, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    up(world, lab)
+    store.remove_tree(store.checkpoints())
+    world.refusals["shell"] = GuestUnreachable("no answer on ssh")
+    left = iter([100 << 30])
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", lambda path: Space(100 << 30, 0, next(left, 0)))
+        error = refused(LabError, lambda: up(world, lab))
+    assert error.message == f"{store.work()}: the disk of guest 'debian' needs 64 MiB, 0 MiB are free"
+    assert half_made() == [] and list(store.checkpoints().iterdir()) == []
+    world.refusals.clear()
+    up(world, lab)
+
+
+def test_memory_that_finds_no_room_when_it_is_saved_says_what_to_do() -> None:
+    said = (
+        "operation failed: /usr/lib/libvirt/libvirt_iohelper: failure with /c/memory: "
+        "Unable to write /c/memory: No space left on device"
+    )
+    words = ["sh", "-c", 'read line; printf "%s\\n" "$0"', json.dumps({"error": said})]
+    with command.Conversation(words, {}) as worker:
+        error = refused(HypervisorError, lambda: hypervisor.Hypervisor(worker).save("kmlab", Path("/c/memory")))
+    assert error.message == f"libvirt could not save the guest's memory: {said}"
+    assert error.hint is not None and "kmlab image prune" in error.hint
 
 
 def test_a_build_that_fails_leaves_nothing_and_the_next_one_works(world: World, lab: Lab) -> None:

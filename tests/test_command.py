@@ -32,6 +32,13 @@ def test_an_unexpected_code_is_an_error_with_the_last_words() -> None:
     assert command.run(["sh", "-c", "exit 3"], deadline=Deadline(5), accept=(3,)).code == 3
 
 
+def test_a_program_that_finds_no_room_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(CommandFailed) as error:
+        command.run(["dd", "if=/dev/zero", "of=/dev/full", "bs=1", "count=1"], deadline=Deadline(10))
+    assert "No space left on device" in error.value.message
+    assert error.value.hint is not None and "kmlab image prune" in error.value.hint
+
+
 def test_a_program_that_is_not_there_names_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(LabError, match="qemu-img is not installed") as caught:

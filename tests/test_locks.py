@@ -85,3 +85,9 @@ def test_a_lock_is_let_go_when_its_block_raises(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), locks.held(lock, "debian", silent, Deadline(1)):
         raise KeyboardInterrupt
     assert locks.is_free(lock)
+
+
+def test_a_full_disk_keeps_nobody_from_a_lock(tmp_path: Path) -> None:
+    (tmp_path / "debian.holder").symlink_to("/dev/full")
+    with locks.held(tmp_path / "debian.lock", "debian", silent, Deadline(1)):
+        assert not locks.is_free(tmp_path / "debian.lock")

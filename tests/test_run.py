@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -42,6 +44,12 @@ modules:
   params: {source: params, params: {count: 3}, exercise: ./check.sh, expect: {outcome: pass, log: ["count is 3"]}}
 """
 Go = Callable[..., RunResult]
+
+
+class Space(NamedTuple):
+    total: int
+    used: int
+    free: int
 
 
 @pytest.fixture
@@ -239,15 +247,24 @@ def test_a_guest_that_its_hypervisor_has_no_more_is_lost_and_not_hung(go: Go, wo
     assert (result.outcome, step(result, "load")) == ("lost", "lost")
 
 
-def test_a_guest_stopped_over_a_full_disk_of_the_host_is_the_lab_s_error_and_no_hang(go: Go, world: World) -> None:
-    world.monitor["info status"] = "VM status: paused (io-error)\r\n"
-    result = go(load=Act(ends="hangs"), options=run.Options(timeout=0.3))
+@pytest.mark.parametrize("how", ["stopped by QEMU", "ended by libvirt"])
+def test_a_guest_that_a_full_disk_of_the_host_stopped_is_the_lab_s_error(
+    how: str, go: Go, lab: Lab, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go()
+    if how == "stopped by QEMU":
+        world.monitor["info status"] = "VM status: paused (io-error)\r\n"
+    else:
+        world.refusals["monitor info status"] = HypervisorError("libvirt could not ask QEMU: domain is not running")
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", lambda path: Space(100 << 30, 100 << 30, 3 << 20))
+        result = go(load=Act(ends="hangs"), options=run.Options(timeout=0.3))
     assert (result.outcome, result.ok) == ("error", False)
-    assert result.title is not None and result.title.endswith(
-        "no space left for the disk of guest 'debian', which was stopped"
-    )
+    files = provision.lab_files(lab).guest("debian")
+    assert result.title == f"{files.root}: the disk of guest 'debian' needs 64 MiB, 3 MiB are free"
     assert result.reason is not None and "XDG_STATE_HOME" in result.reason
     world.monitor.clear()
+    world.refusals.clear()
     assert go().outcome == "pass"
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from kmlab import store
 from kmlab.errors import CommandFailed, LabError
 from kmlab.events import Deadline
 
@@ -135,7 +136,8 @@ def run(
         output, code = _attend(process, deadline, on_line)
     go_on()
     if code is None or code not in accept:
-        raise CommandFailed([str(w) for w in argv], code, output[-_TAIL:], hint)
+        said = output[-_TAIL:]
+        raise CommandFailed([str(w) for w in argv], code, said, hint or store.room_hint(said))
     return Completed(tuple(words), code, output)
 
 

@@ -84,7 +84,8 @@ class Hypervisor:
         except ValueError:
             raise HypervisorError(f"libvirt could not {what}: its process ended") from None
         if "error" in answer:
-            raise HypervisorError(f"libvirt could not {what}: {answer['error']}")
+            said = str(answer["error"])
+            raise HypervisorError(f"libvirt could not {what}: {said}", store.room_hint(said))
         return answer["ok"]
 
 

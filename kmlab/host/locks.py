@@ -28,7 +28,9 @@ def held(lock: Path, subject: str, report: Report, deadline: Deadline) -> Iterat
     except filelock.Timeout:
         _wait(guard, lock, subject, report, deadline)
     try:
-        lock.with_suffix(".holder").write_text(f"{os.getpid()}\n", encoding="ascii")
+        # Only others want to know it; a full disk must not keep anybody from `kmlab destroy`.
+        with contextlib.suppress(OSError):
+            lock.with_suffix(".holder").write_text(f"{os.getpid()}\n", encoding="ascii")
         yield
     finally:
         lock.with_suffix(".holder").unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from kmlab.kernel.klog import Record
 from kmlab.kernel.shapes import Header, checked_by, is_deadly, steady
 from kmlab.kernel.trace import Frame, Section, blame, find_symbol, is_helper, parse_frame
+from kmlab.kernel.vanished import vanished
 
 MAX_LINES = 300
 MAX_TEXT = 32768
@@ -322,7 +323,14 @@ class Report:
                 self._frames.append(Frame(working[1], None, None, working[2], reliable=True, exact=False))
 
     def _settled(self, frames: tuple[Frame, ...]) -> tuple[Frame, ...]:
-        """The frames with the address of a trap, which is that of the next instruction, as one after a call."""
+        """The frames with the address of a trap, which is that of the next instruction, as one after a call.
+
+        And without a name for code that had gone.
+        """
+        gone = vanished(self.class_, frames[0], self.lines) if frames else None
+        if gone is not None:
+            self._jumped = True
+            return (gone, *frames[1:])
         if self.class_ == "int3" and frames and frames[0].exact:
             return (frames[0]._replace(exact=False), *frames[1:])
         return frames

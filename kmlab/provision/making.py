@@ -22,7 +22,6 @@ from kmlab.virt.firmware import Firmware, why_refused, why_silent
 LOCK_PATIENCE = 3600.0
 """Seconds to wait for another kmlab that makes the same thing."""
 BOOT_PATIENCE = 120.0
-_LEAST_ROOM = 64 << 20
 SSH = 22
 _ESCAPE = re.compile(r"\x1b\[[0-9;?=]*[A-Za-z]")
 
@@ -111,7 +110,7 @@ def require_room(wanted: Plan) -> None:
 
     QEMU stops a guest whose own disk finds no room there, and says nothing (virtio-blk's werror).
     """
-    store.require_space(store.work(), _LEAST_ROOM, f"the disk of guest '{wanted.spec.name}'")
+    store.require_space(store.work(), store.LEAST_ROOM, f"the disk of guest '{wanted.spec.name}'")
 
 
 def require_voice(wanted: Plan, chosen: Firmware, console: str) -> None:
