@@ -303,9 +303,9 @@ def read_state(guest: Guest, deadline: Deadline) -> State:
     return State(_seen(text), parse_names(text))
 
 
-def read_kernel(guest: Guest, deadline: Deadline) -> Look:
-    """The taint and the modules now."""
-    return _seen(guest.run(look(), deadline).text)
+def read_kernel(guest: Guest, deadline: Deadline, abandon: threading.Event) -> Look:
+    """The taint and the modules now; setting `abandon` gives up waiting at once."""
+    return _seen(guest.run(look(), deadline, abandon=abandon).text)
 
 
 def _seen(text: str) -> Look:

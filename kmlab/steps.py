@@ -319,7 +319,7 @@ class Steps:
             self.witness.over.wait(_LINGER)
             self.seen = None
         try:
-            self.seen = self.seen or module.read_kernel(self.guest, self.patient(_STATE_PATIENCE))
+            self.seen = self.seen or module.read_kernel(self.guest, self.patient(_STATE_PATIENCE), self.witness.over)
         except GuestUnreachable:
             self.alive = False
             self.witness.over.wait(2.0)
