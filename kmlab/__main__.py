@@ -1,6 +1,6 @@
 """`python -m kmlab` is `kmlab`."""
 
-from kmlab.cli.app import main
+from kmlab.cli.app import program
 
 if __name__ == "__main__":
-    main()
+    program()

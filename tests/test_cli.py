@@ -224,6 +224,21 @@ def test_the_lab_is_found_from_a_folder_below(kmlab: Program, lab: Path) -> None
     assert "lab t" in done.stdout
 
 
+@pytest.mark.parametrize(("words", "code"), [(["--version"], 0), (["no-such-command"], 2)])
+def test_a_process_of_its_own_says_all_and_ends_with_its_code(words: list[str], code: int) -> None:
+    argv = [sys.executable, "-m", "kmlab", *words]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == code
+    assert (done.stdout or done.stderr).endswith("\n")
+
+
+def test_what_cannot_be_written_is_no_success() -> None:
+    with open("/dev/full", "w") as full:
+        argv = [sys.executable, "-m", "kmlab", "--version"]
+        done = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert done.returncode != 0 and "No space left" in done.stderr
+
+
 @pytest.mark.parametrize("words", [("ssh",), ("ssh", "debian", "--", "true"), ("console",), ("log",)])
 def test_what_needs_a_running_guest_says_how_to_get_one(kmlab: Program, lab: Path, words: tuple[str, ...]) -> None:
     (lab / "lab.yaml").write_text(LAB)

@@ -148,6 +148,11 @@ def test_what_libvirt_saved_is_given_the_files_of_another_guest(driver: libvirt.
     again.undefine()
 
 
+def test_libvirt_is_told_not_to_ask_for_each_property_of_a_restored_cpu() -> None:
+    (override,) = ET.fromstring(retarget(xml(made()), **PLACES)).iter("{http://libvirt.org/schemas/domain/qemu/1.0}del")
+    assert override.attrib == {"capability": "cpu-unavailable-features"}
+
+
 def test_a_saved_pty_and_backing_chain_are_forgotten() -> None:
     saved = xml(made()).replace('<serial type="pty">', '<serial type="pty"><source path="/dev/pts/3"/>')
     saved = saved.replace('<target dev="vda"', '<backingStore type="file"/><target dev="vda"')

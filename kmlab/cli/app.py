@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import sys
 import traceback
@@ -113,6 +115,23 @@ def main() -> NoReturn:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def program() -> NoReturn:
+    """`main` as a process of its own, which ends at once: Python would take its house down first, and somebody waits.
+
+    What cannot be written any more is left to Python to complain of.
+    """
+    try:
+        main()
+    except SystemExit as ended:
+        if isinstance(ended.code, int):
+            from kmlab.cli import render
+
+            with contextlib.suppress(OSError):
+                render.out()
+                os._exit(ended.code)
+        raise
+
+
 def _interrupt(number: int, frame: Any) -> NoReturn:
     raise KeyboardInterrupt
 
@@ -140,4 +159,4 @@ def _usage_error(error: Exception) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program()

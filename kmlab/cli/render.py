@@ -68,6 +68,12 @@ def interrupted() -> None:
     sys.stderr.write("\nkmlab: interrupted\n")
 
 
+def out() -> None:
+    """All that was said leaves this process."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
 # --- answers -------------------------------------------------------------------------------------------------------
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from kmlab.events import Deadline
-
+# The process that holds a libvirt connection comes through here each time it starts, so nothing else is loaded.
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from kmlab.events import Deadline
     from kmlab.host.accel import Acceleration
     from kmlab.host.apt import Archive
     from kmlab.host.hypervisor import Hypervisor
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from kmlab.host.ssh import Shell
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
+class Host(NamedTuple):
     """The doors that the story is handed. `cli/app.py` builds the real one; `kmlab.testing` one without a world."""
 
     hypervisor: Callable[[str, Path, Deadline], AbstractContextManager[Hypervisor]]

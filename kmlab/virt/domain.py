@@ -19,6 +19,8 @@ AGENT_PORT = "kmlab.agent.0"
 SERIAL_DEVICE = "charserial0"
 """QEMU's name for the first serial port, as libvirt gives it."""
 
+_QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
+ET.register_namespace("qemu", _QEMU)
 _NAMESPACE = uuid.UUID("4f1d3c1e-6e4e-5b52-9c6a-0a6b6d6c6162")
 
 
@@ -103,7 +105,19 @@ def retarget(saved: str, *, nvram: Path, disk: Path, console: Path, agent: Path)
         port.attrib.pop("tty", None)
         for pty in port.findall("source"):
             port.remove(pty)
+    _ask_less(root)
     return ET.tostring(root, encoding="unicode")
+
+
+def _ask_less(root: ET.Element) -> None:
+    """Have libvirt not ask QEMU for each of 400 properties of the CPU, one by one, before a guest may go on.
+
+    It asks so where it believes QEMU to know `unavailable-features` (qemuProcessFetchGuestCPU in its qemu_process.c),
+    and for two otherwise; nobody needs the answer here. For the element see drvqemu.html, "Control of QEMU
+    capabilities".
+    """
+    overrides = ET.SubElement(root, f"{{{_QEMU}}}capabilities")
+    ET.SubElement(overrides, f"{{{_QEMU}}}del", capability="cpu-unavailable-features")
 
 
 def console_tty(live: str) -> str | None:
