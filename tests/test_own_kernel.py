@@ -16,8 +16,7 @@ from kmlab.errors import ConfigError, LabError
 from kmlab.events import silent
 from kmlab.kernel import buildtree, elf
 from kmlab.lab import load_lab
-from kmlab.testing import World, module_image
-from kmlab.testing_packages import package_file
+from kmlab.testing import World, module_image, package_file
 
 MODULES = Path(__file__).parent / "data" / "ko"
 SHT_NOBITS = 8

@@ -1,0 +1,62 @@
+"""Modules that behave as told, and the smallest file that says it is one."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+RELEASE = "6.1.0-0-fake-amd64"
+"""Of the kernel of every guest, where a test says no other."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Act:
+    """What comes of one command in the guest."""
+
+    code: int = 0
+    output: str = ""
+    error: str = ""
+    """What it says on stderr."""
+    kernel: tuple[str, ...] = ()
+    """What the kernel says meanwhile: `text`, or `<3>text` with a level."""
+    taint: int = 0
+    """Bits that it adds to the kernel's taint."""
+    ends: str = "returns"
+    """returns; hangs: never, while the connection stays; lost: the guest is gone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FakeModule:
+    """How a module behaves in every guest of a World."""
+
+    name: str
+    """Of its folder in the guest, and of its only .ko where `images` does not say more."""
+    images: dict[str, bytes] = field(default_factory=dict)
+    """The .ko files that a build makes, by their path."""
+    build: Act = Act()
+    load: Act = Act(taint=1 << 12)
+    exercise: Act = Act()
+    unload: Act = Act()
+
+    def built(self) -> dict[str, bytes]:
+        return self.images or {f"{self.name}.ko": module_image(self.name)}
+
+
+def module_image(name: str, *, imports: Sequence[str] = (), has_exit: bool = True, **tags: str) -> bytes:
+    """The smallest .ko that says what it is: an ELF object with .modinfo and a symbol table (elf(5))."""
+    said = {"name": name, "license": "GPL", "vermagic": f"{RELEASE} SMP mod_unload ", **tags}
+    info = b"".join(f"{key}={value}".encode() + b"\0" for key, value in said.items())
+    symbols, names = bytes(24), b"\0"
+    for symbol, section in [*((n, 0) for n in imports), *([("cleanup_module", 2)] if has_exit else [])]:
+        symbols += struct.pack("<IBBHQQ", len(names), 0x10, 0, section, 0, 0)
+        names += symbol.encode() + b"\0"
+    titles = (b"", b".modinfo", b".gnu.linkonce.this_module", b".symtab", b".strtab", b".shstrtab")
+    contents = (b"", info, bytes(64), symbols, names, b"\0".join(titles) + b"\0")
+    kinds, body, headers, title = (0, 1, 1, 2, 3, 3), b"", b"", 0
+    for number, (kind, content) in enumerate(zip(kinds, contents, strict=True)):
+        link, size = (4, 24) if kind == 2 else (0, 0)
+        headers += struct.pack("<IIQQQQIIQQ", title, kind, 0, 0, 64 + len(body), len(content), link, 0, 1, size)
+        body, title = body + content, title + len(titles[number]) + 1
+    ident = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
+    return ident + struct.pack("<HHIQQQIHHHHHH", 1, 62, 1, 0, 0, 64 + len(body), 0, 64, 0, 0, 64, 6, 5) + body + headers
