@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from kmlab import run
+from kmlab.events import Event
+from kmlab.lab import Lab, load_lab
+from kmlab.result import RunResult
+from kmlab.testing import FakeModule, World
 from tests.publisher import Authority, Publisher, Server, Signer, disk_image
+from tests.story import LAB, Go
 from tests.watched import Site
 
 
@@ -82,3 +88,41 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:
     """An old and a new disk."""
     folder = tmp_path_factory.mktemp("disks")
     return disk_image(folder, "8M"), disk_image(folder, "16M")
+
+
+@pytest.fixture
+def lab(xdg: Path) -> Lab:
+    """A lab with the folders of two modules, hello and params."""
+    for name in ("hello", "params"):
+        folder = xdg / "lab" / name
+        folder.mkdir(parents=True)
+        (folder / "Kbuild").write_text(f"obj-m := {name}.o\n")
+        (folder / f"{name}.c").write_text("/* nothing */\n")
+    (xdg / "lab" / "lab.yaml").write_text(LAB)
+    return load_lab(xdg / "lab" / "lab.yaml")
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with World() as made:
+        yield made
+
+
+@pytest.fixture
+def events() -> list[Event]:
+    return []
+
+
+@pytest.fixture
+def go(lab: Lab, world: World, events: list[Event]) -> Go:
+    """Run a module that behaves in this way; the rest are the run's options."""
+
+    def story(
+        name: str = "hello", *, guest: str = "debian", options: object = None, lab: Lab = lab, **acts: object
+    ) -> RunResult:
+        world.modules[name] = FakeModule(name=name, **acts)  # type: ignore[arg-type]
+        wanted = lab.module_for(lab.folder / name)
+        chosen = options if isinstance(options, run.Options) else run.Options()
+        return run.run(world.host, lab, lab.guest(guest), wanted, chosen, events.append)
+
+    return story

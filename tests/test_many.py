@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -58,17 +58,6 @@ def lab(xdg: Path) -> Lab:
         (folder / "Kbuild").write_text(f"obj-m := {name}.o\n")
     (xdg / "lab" / "lab.yaml").write_text(LAB)
     return load_lab(xdg / "lab" / "lab.yaml")
-
-
-@pytest.fixture
-def world() -> Iterator[World]:
-    with World() as made:
-        yield made
-
-
-@pytest.fixture
-def events() -> list[Event]:
-    return []
 
 
 Go = Callable[..., list[RunResult]]

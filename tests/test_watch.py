@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from kmlab.provision import lab_files
 from kmlab.result import RunResult
 from kmlab.testing import Act, FakeModule, FakeSaves, World
 from kmlab.watch import Watched
-from tests.test_run import LAB, OOPS, PANIC
+from tests.story import LAB, OOPS, PANIC
 
 
 @dataclass
@@ -57,12 +57,6 @@ class Shown:
     @property
     def outcomes(self) -> list[str]:
         return [result.outcome for result in self.results]
-
-
-@pytest.fixture
-def world() -> Iterator[World]:
-    with World() as made:
-        yield made
 
 
 @dataclass

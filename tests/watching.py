@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kmlab.cli import app
 from kmlab.testing import Act, FakeModule, World
-from tests.test_run import OOPS, PANIC
+from tests.story import OOPS, PANIC
 
 
 class FromSource(dict[str, FakeModule]):

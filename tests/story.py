@@ -1,0 +1,50 @@
+"""A lab of two modules in a fake world, and the last words of kernels, for tests that tell the story of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from kmlab import provision
+from kmlab.events import Event, Note
+from kmlab.guest import GuestRecord, read_record
+from kmlab.lab import Lab
+from kmlab.result import RunResult
+
+PANIC = ("Kernel panic - not syncing: had enough", "---[ end Kernel panic - not syncing: had enough ]---")
+OOPS = (
+    "<1>BUG: kernel NULL pointer dereference, address: 0000000000000000",
+    "<1>#PF: supervisor read access in kernel mode",
+    "<4>Oops: 0000 [#1] PREEMPT SMP NOPTI",
+    "<4>CPU: 0 PID: 321 Comm: insmod Tainted: G           OE      6.1.0-0-fake-amd64 #1",
+    "<4>RIP: 0010:hello_init+0x5/0x10 [hello]",
+    "<4>Call Trace:",
+    "<4> <TASK>",
+    "<4> do_one_initcall+0x56/0x230",
+    "<4> </TASK>",
+    "<4>---[ end trace 0000000000000000 ]---",
+)
+LAB = """\
+name: fake
+guests:
+  debian: {image: debian-12, memory: 256M}
+  other: {image: debian-12, memory: 256M}
+keep_runs: 3
+build: guest
+modules:
+  params: {source: params, params: {count: 3}, exercise: ./check.sh, expect: {outcome: pass, log: ["count is 3"]}}
+"""
+Go = Callable[..., RunResult]
+
+
+def notes(events: list[Event]) -> list[str]:
+    return [event.text for event in events if isinstance(event, Note)]
+
+
+def record_of(lab: Lab) -> GuestRecord:
+    record = read_record(provision.lab_files(lab).guest("debian"))
+    assert record is not None
+    return record
+
+
+def step(result: RunResult, name: str) -> str:
+    return next(s.outcome for s in result.steps if s.name == name)

@@ -1,0 +1,141 @@
+"""What a run makes of its guest, told with fake doors: made once, restored where it must be, entered, left behind."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from kmlab import provision, run, store
+from kmlab.errors import GuestUnreachable, HypervisorError, LabError
+from kmlab.events import Event
+from kmlab.guest import write_record
+from kmlab.host import hypervisor
+from kmlab.lab import Lab
+from kmlab.testing import Act, World
+from tests.story import OOPS, Go, notes, record_of
+
+
+def test_image_base_and_checkpoint_are_made_once(go: Go, world: World) -> None:
+    go()
+    assert world.asked == ["build-image", "start", "stop", "start", "save", "stop", "restore"]
+    world.asked.clear()
+    go()
+    go(guest="other")
+    assert world.asked == ["restore"]
+
+
+def test_a_clean_guest_is_used_as_it_is(go: Go, lab: Lab, world: World, events: list[Event]) -> None:
+    go()
+    before = record_of(lab)
+    assert before.state == "clean"
+    go()
+    assert record_of(lab).port == before.port
+    assert notes(events) == []
+    assert len([line for line in world.lines if line.startswith("tar ")]) == 1
+
+
+def test_fresh_restores_a_clean_guest(go: Go, world: World) -> None:
+    go()
+    world.asked.clear()
+    assert go(options=run.Options(fresh=True)).outcome == "pass"
+    assert world.asked == ["restore"]
+
+
+def test_the_files_are_sent_again_to_a_guest_that_was_restored(go: Go) -> None:
+    go()
+    result = go(options=run.Options(fresh=True))
+    assert result.outcome == "pass"
+    assert result.steps[0].detail == "2 sent, 0 removed"
+
+
+def test_a_module_that_will_not_unload_leaves_the_guest_dirty(go: Go, lab: Lab) -> None:
+    result = go(unload=Act(code=1, error="rmmod: ERROR: Module hello is in use\n"))
+    assert result.outcome == "unload-failed"
+    assert result.reason
+    assert record_of(lab).state == "dirty"
+
+
+def test_a_warning_leaves_the_guest_dirty(go: Go, lab: Lab) -> None:
+    result = go(load=Act(taint=1 << 9))
+    assert result.outcome == "warning"
+    assert record_of(lab).state == "dirty"
+
+
+def test_keep_leaves_the_module_loaded_and_the_guest_kept(go: Go, lab: Lab, world: World) -> None:
+    result = go(options=run.Options(keep=True))
+    assert result.outcome == "pass"
+    assert "unload" not in [s.name for s in result.steps]
+    assert (record_of(lab).state, record_of(lab).reason) == ("kept", "")
+
+
+def test_an_oops_while_loading_is_found_and_the_next_run_restores_first(
+    go: Go, lab: Lab, world: World, events: list[Event]
+) -> None:
+    result = go(load=Act(code=137, kernel=OOPS, taint=1 << 7))
+    assert result.outcome == "oops"
+    assert (result.crashes[0].function, result.crashes[0].module) == ("hello_init", "hello")
+    assert record_of(lab).state == "dirty"
+    world.asked.clear()
+    assert go().outcome == "pass"
+    assert world.asked == ["restore"]
+    assert notes(events) == ["restored, because the last run ended in oops"]
+
+
+def test_what_the_lab_cannot_do_is_the_outcome_error(go: Go, world: World) -> None:
+    world.refusals["restore"] = HypervisorError("libvirt could not restore the checkpoint: no", "mend it")
+    result = go()
+    assert (result.outcome, result.ok, result.guest_survived) == ("error", False, False)
+    assert result.title == "libvirt could not restore the checkpoint: no"
+    assert result.reason == "libvirt could not restore the checkpoint: no (hint: mend it)"
+    assert result.directory is not None
+    assert (result.directory / "result.json").exists()
+
+
+def test_a_checkpoint_that_does_not_restore_is_made_anew_once(go: Go, world: World) -> None:
+    go(options=run.Options(steps=()))
+    world.asked.clear()
+    world.refusals["restore"] = HypervisorError("no")
+    go(options=run.Options(fresh=True))
+    assert world.asked == ["restore", "start", "save", "stop", "restore"]
+
+
+def test_a_guest_that_cannot_be_entered_is_an_error_and_no_verdict_on_the_module(go: Go, world: World) -> None:
+    go()
+    world.refusals["agent"] = GuestUnreachable("no answer from the guest's agent")
+    world.refusals["shell"] = LabError("127.0.0.1:40001 answers with another ssh host key than this guest's")
+    result = go(options=run.Options(fresh=True))
+    assert result.outcome == "error"
+    assert result.title == "127.0.0.1:40001 answers with another ssh host key than this guest's"
+
+
+def test_a_guest_whose_agent_does_not_answer_is_entered_over_ssh(go: Go, world: World) -> None:
+    world.refusals["agent"] = GuestUnreachable("no answer from the guest's agent")
+    assert go().outcome == "pass"
+    del world.refusals["agent"]
+    world.refusals["shell"] = LabError("nobody is to ask for ssh")
+    assert go(options=run.Options(fresh=True)).outcome == "pass"
+
+
+def test_a_run_that_was_killed_leaves_a_busy_guest_that_is_restored_first(
+    go: Go, lab: Lab, events: list[Event]
+) -> None:
+    go()
+    write_record(provision.lab_files(lab).guest("debian"), dataclasses.replace(record_of(lab), state="busy"))
+    assert go().outcome == "pass"
+    assert notes(events) == ["restored, because its last run was cut off"]
+
+
+def test_a_guest_whose_qemu_died_is_restored_first(go: Go, world: World, events: list[Event]) -> None:
+    go()
+    for machine in world.machines.values():
+        machine.end()
+    assert go().outcome == "pass"
+    assert notes(events) == ["restored, because it was not running any more"]
+
+
+def test_destroy_leaves_nothing_of_the_lab(go: Go, lab: Lab, world: World, events: list[Event]) -> None:
+    go()
+    gone = provision.destroy_lab(world.host, lab, [], all_state=True, report=events.append)
+    assert gone[0] == "debian"
+    assert hypervisor.processes(provision.lab_files(lab).root) == []
+    left = [p for p in (*store.state_home().rglob("*"), *store.cache_home().rglob("*")) if p.is_file()]
+    assert [p.name for p in left if p.parent.name not in ("keys",)] == []
