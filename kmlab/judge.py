@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -10,9 +11,10 @@ from typing import NamedTuple
 
 from kmlab.errors import ConfigError
 from kmlab.events import printable
-from kmlab.kernel.klog import ConsoleReader
+from kmlab.kernel.klog import ConsoleReader, Record
 from kmlab.kernel.locating import located
 from kmlab.kernel.modinfo import ModInfo, parse_modinfo
+from kmlab.kernel.nolog import SAVE, Doubt, kind_of
 from kmlab.kernel.oops import Crash, Scanner
 from kmlab.kernel.symbols import ModuleSymbols
 
@@ -47,27 +49,52 @@ def judge_file(file: str, module: Path | None = None, elsewhere: Sequence[Path] 
     that crashed, told by the sizes of its functions.
     """
     builds = _builds(module, elsewhere) if module else {}
-    reader, scanner = ConsoleReader(), Scanner(frozenset(builds))
-    try:
-        with open(file, "rb") if file != "-" else open(sys.stdin.fileno(), "rb", closefd=False) as log:
-            while chunk := log.read(_CHUNK):
-                scanner.feed(reader.feed(chunk))
-    except OSError as error:
-        raise ConfigError(f"{printable(file)}: cannot read this log: {error.strerror}") from None
-    scanner.feed(reader.close())
-    scanner.close()
+    found = _findings(file, frozenset(builds))
     root = None if module is None or module.is_file() else PurePosixPath(module.resolve())
     source = (module if module.is_dir() else module.parent) if module else None
-    crashes, notes, changed = [], dict.fromkeys(_strangers(scanner.crashes, builds)), dict[str, None]()
-    for crash in scanner.crashes:
-        chosen = {name: _chosen(crash, name, found) for name, found in builds.items()}
+    crashes, notes, changed = [], dict.fromkeys(_strangers(found, builds)), dict[str, None]()
+    for crash in found:
+        chosen = {name: _chosen(crash, name, several) for name, several in builds.items()}
         images = {f"{name}.ko": build.image for name, build in chosen.items() if build}
         crashes.append(located(crash, images, root))
-        notes |= dict.fromkeys(note for name, found in builds.items() if (note := _doubt(crash, name, found)))
+        notes |= dict.fromkeys(note for name, several in builds.items() if (note := _doubt(crash, name, several)))
         build = chosen.get(crash.module or "")
         if source and build and (note := _change(source, crashes[-1].file, build.file)):
             changed[note] = None
     return Judged(tuple(crashes), (*notes, *changed), None if changed else source)
+
+
+def _findings(file: str, own: frozenset[str]) -> list[Crash]:
+    """What a log reports; an error where it is none. Without a single prefix it is all taken to be the kernel's."""
+    reader, scanner, bare, doubt = ConsoleReader(), Scanner(own), Scanner(own), Doubt()
+
+    def take(records: list[Record]) -> None:
+        scanner.feed(records)
+        if not doubt.prefixed:
+            doubt.hear(records)
+            bare.feed(record._replace(facility=0) for record in records)
+
+    try:
+        with open(file, "rb") if file != "-" else open(sys.stdin.fileno(), "rb", closefd=False) as log:
+            chunk = log.read(_CHUNK)
+            if other := kind_of(chunk):
+                raise _no_log(file, f"it is {other.what}", other.remedy)
+            while chunk:
+                take(reader.feed(chunk))
+                chunk = log.read(_CHUNK)
+    except OSError as error:
+        raise ConfigError(f"{printable(file)}: cannot read this log: {error.strerror}") from None
+    take(reader.close())
+    right = scanner if doubt.prefixed else bare
+    right.close()
+    if not right.crashes and doubt.reason:
+        raise _no_log(file, doubt.reason, SAVE)
+    return right.crashes
+
+
+def _no_log(file: str, reason: str, remedy: str) -> ConfigError:
+    name, place = ("stdin", "FILE") if file == "-" else (file, shlex.quote(file))
+    return ConfigError(f"{printable(name)}: this is no kernel log: {reason}", printable(remedy.replace("{}", place)))
 
 
 def _change(source: Path, file: str | None, built: Path) -> str | None:

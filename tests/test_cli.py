@@ -279,6 +279,15 @@ def test_a_log_with_a_crash_ends_in_1_and_one_without_in_0(kmlab: Program, lab: 
     assert kmlab("crashes", "quiet") == (0, "nothing found\n", "")
 
 
+def test_a_file_that_is_no_log_is_bad_input(kmlab: Program, lab: Path) -> None:
+    (lab / "a letter").write_text("Dear Sir,\nnothing went wrong here.\n")
+    message = "a letter: this is no kernel log: none of its 2 lines looks like a kernel's"
+    ended = kmlab("crashes", "a letter")
+    assert (ended.code, ended.out) == (2, "") and ended.err.startswith(f"kmlab: {message}\n  hint: save one with")
+    ended = kmlab("crashes", "a letter", "--json")
+    assert (ended.code, json.loads(ended.out)["error"]["message"]) == (2, message)
+
+
 def test_a_log_that_is_not_there_is_bad_input(kmlab: Program) -> None:
     ended = kmlab("crashes", "absent.txt")
     assert (ended.code, ended.err) == (2, "kmlab: absent.txt: cannot read this log: No such file or directory\n")

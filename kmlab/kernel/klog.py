@@ -44,6 +44,11 @@ class Record(NamedTuple):
             return self.facility == 0
         return self.time is not None or self.caller is not None
 
+    @property
+    def prefixed(self) -> bool:
+        """Whether the line says itself who said it."""
+        return self.facility is not None or self.from_kernel
+
 
 class KernelLog(NamedTuple):
     """All that was read from one log."""
@@ -64,7 +69,7 @@ def parse_log(data: bytes) -> KernelLog:
     for start in range(0, len(data), 1 << 20):
         records += reader.feed(data[start : start + (1 << 20)])
     records += reader.close()
-    if not any(r.from_kernel or r.facility is not None for r in records):
+    if not any(r.prefixed for r in records):
         records = [r._replace(facility=0) for r in records]
     return KernelLog(tuple(records), reader.dropped)
 
