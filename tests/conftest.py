@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,11 @@ from kmlab.testing import FakeModule, World
 from tests.publisher import Authority, Publisher, Server, Signer, disk_image
 from tests.story import LAB, Go
 from tests.watched import Site
+
+
+def pytest_configure() -> None:
+    """^C is among what is tested; a shell lets what it starts in the background ignore it (POSIX, 2.11)."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
