@@ -54,7 +54,7 @@ def disk_of_base_and_checkpoint(world: World) -> float:
 
 
 def tested_together(world: World) -> float:
-    """`kmlab test` of six examples in four guests, from stopped guests to the table."""
+    """`kmlab test` of six examples, just edited, in four guests, from stopped guests to the table."""
     return _tested(world)
 
 
@@ -65,8 +65,11 @@ def tested_in_turn(world: World) -> float:
 
 def _tested(world: World, *more: str) -> float:
     lab = _stopped(world)
-    sources = [str(world.copied(example)) for example in _EXAMPLES]
-    took, _ = world.kmlab("test", *sources, "--all", *more, lab=lab, accept=(0, 1))
+    folders = [world.copied(example) for example in _EXAMPLES]
+    for source in (source for folder in folders for source in folder.rglob("*.c")):
+        # Else who comes second has it built already.
+        world.edit(source)
+    took, _ = world.kmlab("test", *map(str, folders), "--all", *more, lab=lab, accept=(0, 1))
     return took
 
 
