@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import base64
 import os
+import shutil
+import tempfile
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kmlab import store
 from kmlab.errors import CommandFailed, ImageError
-from kmlab.events import Deadline
+from kmlab.events import Deadline, printable
 from kmlab.host import command, debs, disks
 
 _BOOT_FILES = {
@@ -29,6 +33,8 @@ _BOOT_FILES = {
     },
 }
 """The removable-media path needs no boot entry in the firmware's variables."""
+_WORTH_HEARING = 100
+"""Lines before the end, in which it is said what went wrong."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +78,14 @@ def unpack(image: PackageImage, root: Path, deadline: Deadline, on_line: Callabl
     # In the namespace the builder is another user, who must not need a way into the person's folders: it gets the
     # open file, and nothing else.
     script = base64.b64encode(image.hook.encode()).decode()
+    heard: deque[str] = deque(maxlen=_WORTH_HEARING)
+
+    def hear(line: str) -> None:
+        # It repeats the whole hook, which says nothing to a person.
+        if script not in line:
+            heard.append(line.rstrip())
+        on_line("I: making the file system" if script in line else line)
+
     with root.open("w+b") as file:
         file.truncate(image.root_size)
         os.fchmod(file.fileno(), 0o666)
@@ -97,15 +111,14 @@ def unpack(image: PackageImage, root: Path, deadline: Deadline, on_line: Callabl
             command.run(
                 argv,
                 deadline=deadline,
-                # It repeats the whole hook, which says nothing to a person.
-                on_line=lambda line: on_line("I: making the file system" if script in line else line),
+                on_line=hear,
                 cwd=root.parent,
                 environment={"PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin"},
                 pass_files=(file.fileno(),),
             )
         except CommandFailed as error:
-            what = f"could not build {image.suite} for {image.arch}: {_cause(error)}"
-            raise ImageError(what, _hint(error)) from None
+            what = f"could not build {image.suite} for {image.arch}: {_cause(error, heard)}"
+            raise ImageError(what, _room_hint(root, heard) or _hint("\n".join(heard))) from None
     root.chmod(0o600)
 
 
@@ -122,28 +135,40 @@ def _mode() -> str:
     return "unshare"
 
 
-def _cause(error: CommandFailed) -> str:
-    lines = [line for line in error.tail.splitlines() if line.startswith("E: ")]
-    return lines[0].removeprefix("E: ") if lines else str(error)
+def _cause(error: CommandFailed, heard: Sequence[str]) -> str:
+    """The first that went wrong, in the words of the program that it went wrong in."""
+    if error.code is None:
+        return str(error)
+    full = [line for line in heard if store.room_hint(line)]
+    errors = [line.removeprefix("E: ") for line in heard if line.startswith("E: ")]
+    others = [line for line in heard if line and not line.startswith(("I: ", "W: "))]
+    return printable(next(iter([*full, *errors, *others[-1:]]), str(error)), 300)
 
 
-def _hint(error: CommandFailed) -> str | None:
-    if "newuidmap" in error.tail or "subuid" in error.tail:
+def _room_hint(root: Path, heard: Sequence[str]) -> str | None:
+    hint = store.room_hint("\n".join(heard))
+    if hint is None or shutil.disk_usage(root.parent).free < store.LEAST_ROOM:
+        return hint
+    return f"make room in {tempfile.gettempdir()}, where the packages are unpacked, or set TMPDIR to a larger disk"
+
+
+def _hint(said: str) -> str | None:
+    if "newuidmap" in said or "subuid" in said:
         return (
             "sudo apt-get install uidmap, and give yourself a range of user ids: "
             "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER"
         )
-    if "unshare" in error.tail and "not permitted" in error.tail.lower():
+    if "unshare" in said and "not permitted" in said.lower():
         return "this host forbids user namespaces: see `kmlab doctor`; kmlab image build as root works without"
-    if "Could not resolve" in error.tail or "Failed to fetch" in error.tail or "Unable to connect" in error.tail:
+    if "Could not resolve" in said or "Failed to fetch" in said or "Unable to connect" in said:
         return "is the package archive reachable from here? apt's own configuration and http_proxy are used"
-    if "is expired" in error.tail:
+    if "is expired" in said:
         return (
             "the mirror has not been renewed in time. `expired_indexes: true` in a copy of the image's entry, in "
             "images/ beside lab.yaml, takes it as it is"
         )
-    if "arch-test" in error.tail or "qemu user emulation" in error.tail:
+    if "arch-test" in said or "qemu user emulation" in said:
         return "this host cannot run that architecture's programs: sudo apt-get install arch-test qemu-user-static"
-    if "Unable to locate package" in error.tail:
+    if "Unable to locate package" in said:
         return "the archive has no such package today: look at the image's entry in images/"
     return None

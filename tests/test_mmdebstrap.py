@@ -1,0 +1,77 @@
+"""What is said of an image that could not be built: the first thing that went wrong, and what to do about it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from kmlab.errors import ImageError
+from kmlab.events import Deadline
+from kmlab.host import mmdebstrap
+
+HOOK = "mke2fs -d somewhere"
+
+
+class Space(NamedTuple):
+    total: int
+    used: int
+    free: int
+
+
+def failed(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> ImageError:
+    """What comes of a stand-in for mmdebstrap that says this and fails; `HOOK` stands for its own words of the hook."""
+    programs = folder / "bin"
+    programs.mkdir()
+    lines = "".join(f"say '{line}'\n" for line in words)
+    say = 'say() { case $1 in *HOOK*) echo "${1%%HOOK*}$hook${1#*HOOK}" ;; *) echo "$1" ;; esac; }\n'
+    find = 'for word in "$@"; do case $word in --customize-hook=*) hook=${word#*=} ;; esac; done\n'
+    (programs / "mmdebstrap").write_text(f"#!/bin/sh\n{find}{say}{lines}exit 25\n")
+    (programs / "mmdebstrap").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    about = mmdebstrap.PackageImage(
+        distribution="debian", suite="bookworm", arch="x86_64", packages=["make"], root_size=1 << 20, hook=HOOK
+    )
+    with pytest.raises(ImageError) as error:
+        mmdebstrap.unpack(about, folder / "root.img", Deadline(30), lambda line: None)
+    return error.value
+
+
+FULL = (
+    "I: running --customize-hook in shell: sh -c HOOK exec /tmp/mmdebstrap.x",
+    '__populate_fs: No space left on device while writing file "vmlinuz-6.1.0-56-cloud-amd64"',
+    "mke2fs: No space left on device while populating file system",
+    "E: setup failed: E: command failed: HOOK",
+    "W: hooklistener errored out: E: received eof on socket",
+)
+
+
+def test_a_disk_that_fills_is_said_and_not_the_script_that_found_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Space(100 << 30, 100 << 30, 0))
+    error = failed(tmp_path, monkeypatch, *FULL)
+    assert error.message.startswith("could not build bookworm for x86_64: __populate_fs: No space left on device")
+    assert error.hint is not None and "XDG_CACHE_HOME" in error.hint
+
+
+def test_where_the_image_had_room_it_was_the_folder_for_temporary_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "dpkg: error processing archive gcc.deb (--unpack): cannot copy: failed to write (No space left on device)"
+    error = failed(tmp_path, monkeypatch, said, "E: run_progress failed")
+    assert error.message.endswith("failed to write (No space left on device)")
+    assert error.hint is not None and "TMPDIR" in error.hint
+
+
+def test_a_script_that_fails_is_told_by_its_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = failed(tmp_path, monkeypatch, FULL[0], "sh: 3: mke2fs: not found", FULL[3], "I: removing tempdir")
+    assert error.message == "could not build bookworm for x86_64: sh: 3: mke2fs: not found"
+
+
+def test_apt_s_first_error_is_the_cause_and_has_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = failed(tmp_path, monkeypatch, "E: Unable to locate package make", "E: apt-get install failed")
+    assert error.message == "could not build bookworm for x86_64: Unable to locate package make"
+    assert error.hint is not None and "images/" in error.hint
