@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kmlab.events import Deadline
 from kmlab.host.apt import Archive
 from kmlab.testing.packages import package_file
-
-if TYPE_CHECKING:
-    from kmlab.testing.world import World
+from kmlab.testing.setting import Setting
 
 
 class FakeArchive(Archive):
     """apt without a network: the World's indexes, and packages of no content."""
 
-    def __init__(self, world: World, folder: Path, arch: str) -> None:
+    def __init__(self, world: Setting, folder: Path, arch: str) -> None:
         super().__init__(folder, arch)
         self._world = world
 

@@ -6,14 +6,11 @@ import struct
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kmlab.errors import HypervisorError
 from kmlab.host.hypervisor import Hypervisor
 from kmlab.testing.machine import Machine
-
-if TYPE_CHECKING:
-    from kmlab.testing.world import World
+from kmlab.testing.setting import Setting
 
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFakeFakeFakeFakeFakeFakeFakeFakeFakeFakeFake"
 """What every base says that its sshd has."""
@@ -22,7 +19,7 @@ HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFakeFakeFakeFakeFakeFakeFakeFak
 class FakeHypervisor(Hypervisor):
     """libvirt without libvirt."""
 
-    def __init__(self, world: World, root: Path) -> None:
+    def __init__(self, world: Setting, root: Path) -> None:
         self._world, self._root = world, root
 
     def start(self, xml: str) -> None:

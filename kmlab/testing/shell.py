@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kmlab.events import Deadline
 from kmlab.guest import WORKSHOP
@@ -20,9 +19,7 @@ from kmlab.kernel.loaded import look
 from kmlab.testing import keys
 from kmlab.testing.machine import Machine
 from kmlab.testing.modules import Act, FakeModule
-
-if TYPE_CHECKING:
-    from kmlab.testing.world import World
+from kmlab.testing.setting import Setting
 
 TEXT = 0xFFFFFFFFC0261000
 """Where the code of every module lies."""
@@ -31,7 +28,7 @@ TEXT = 0xFFFFFFFFC0261000
 class FakeShell(Shell):
     """A guest's shell that knows the lines the story says, and answers as the World's modules would have it."""
 
-    def __init__(self, world: World, machine: Machine) -> None:
+    def __init__(self, world: Setting, machine: Machine) -> None:
         self._world, self._machine = world, machine
 
     @property

@@ -1,0 +1,51 @@
+"""What a test says of a world beforehand, and may look at afterwards: all that the fake doors open on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kmlab.errors import KmlabError
+from kmlab.host.accel import Acceleration
+from kmlab.testing.machine import Machine
+from kmlab.testing.modules import RELEASE, FakeModule
+
+
+class Setting:
+    """What is behind every door of one world."""
+
+    def __init__(self, *modules: FakeModule, release: str = RELEASE, accel: str = "kvm") -> None:
+        self.modules = {module.name: module for module in modules}
+        self.release = release
+        self.acceleration = Acceleration(accel, "this world is a fake")
+        self.asked: list[str] = []
+        """What was asked of the doors, in order: build-image, start, save, restore, stop."""
+        self.lines: list[str] = []
+        """Every line that a guest's shell was given."""
+        self.refusals: dict[str, KmlabError] = {}
+        """What a door raises instead, by what is asked; `shell` is ssh, `agent` the channel."""
+        self.seeds: list[bytes] = []
+        """Of every base that was baked."""
+        self.first_boot: tuple[str, ...] = ()
+        """What the console of a first boot says, instead of what it does when a base is well baked."""
+        self.indexes: dict[str, str] = {}
+        """The archive of every image: a Packages file for each suite."""
+        self.holders = b""
+        """What a guest says to the question of who holds a module, in the words of kernel/holders."""
+        self.taints_unsigned = False
+        """Whether a kernel that asks for no signature sets its taint E over a module, as most do."""
+        self.monitor: dict[str, str] = {}
+        """What QEMU's monitor says, by what it is asked; nothing to the rest."""
+        self.silent = False
+        """Whether firmware and kernel of a guest that starts say nothing."""
+        self.machines: dict[tuple[Path, str], Machine] = {}
+        self._next_port = 40000
+
+    def ask(self, what: str) -> None:
+        """Note it, and refuse where that was wanted."""
+        self.asked.append(what)
+        if what in self.refusals:
+            raise self.refusals[what]
+
+    def new_port(self) -> int:
+        self._next_port += 1
+        return self._next_port
