@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,14 +171,6 @@ def _replace(path: Path, content: bytes) -> None:
     """Put the new content in the old one's place at once, with its mode; through a symbolic link."""
     place = path.resolve()
     try:
-        handle, name = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                os.fchmod(handle, place.stat().st_mode & 0o777)
-                file.write(content)
-            Path(name).replace(place)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        store.put_in_place(place, content, place.stat().st_mode & 0o777)
     except OSError as error:
         raise ConfigError(f"{printable(str(path))}: cannot write the signed module: {error.strerror}") from None

@@ -237,17 +237,22 @@ def write_text(path: Path, text: str, mode: int = 0o644) -> None:
     """Write atomically: readers see the old text or the new one, never a part."""
     make_folder(path.parent)
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                os.fchmod(handle, mode)
-                file.write(text)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        put_in_place(path, text.encode(), mode)
     except OSError as error:
         raise LabError(f"{path}: cannot write: {error.strerror}") from error
+
+
+def put_in_place(path: Path, content: bytes, mode: int) -> None:
+    """A file whole or not at all, in the place of one that may be there."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            os.fchmod(handle, mode)
+            file.write(content)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:
