@@ -6,6 +6,7 @@ the base knows it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,12 +88,37 @@ class Lab:
             start_new_session=True,
         )
 
+    @contextlib.contextmanager
+    def beside(self, *words: str) -> Iterator[Callable[[], Answer]]:
+        """The program at work while others are; what is given waits for its end. The lab is destroyed afterwards."""
+        out, err = self.file.with_name("out"), self.file.with_name("err")
+        with out.open("wb") as its_out, err.open("wb") as its_err:
+            process = subprocess.Popen(
+                self.command(*words), env=self.environment, stdout=its_out, stderr=its_err, start_new_session=True
+            )
+
+        def ended() -> Answer:
+            return Answer(process.wait(timeout=900), out.read_text(), err.read_text())
+
+        try:
+            yield ended
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGINT)
+                process.wait(timeout=60)
+            self("destroy", code=None)
+
     @property
     def state(self) -> Path:
         return Path(self.environment["XDG_STATE_HOME"]) / "kmlab"
 
     def write(self, text: str) -> None:
         self.file.write_text(text)
+
+
+def to_be_run(request: pytest.FixtureRequest, test: str) -> bool:
+    """Whether a test is among those that this session runs."""
+    return any(item.name == test for item in request.session.items)
 
 
 def wait_until(what: str, true: Any, seconds: float = 60.0) -> None:
