@@ -18,8 +18,9 @@ from typing import BinaryIO
 
 from kmlab import store
 from kmlab.events import Deadline
+from kmlab.kernel.crash import Crash
 from kmlab.kernel.klog import ConsoleReader, Record
-from kmlab.kernel.oops import Crash, Scanner
+from kmlab.kernel.oops import Scanner
 
 _FIRST, _LAST = 2000, 20000
 """Records of a run that are kept: the first and the last ones; those between are counted."""

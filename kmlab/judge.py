@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 from kmlab.errors import ConfigError
 from kmlab.events import printable
+from kmlab.kernel.crash import Crash
 from kmlab.kernel.klog import ConsoleReader, Record
 from kmlab.kernel.locating import located
 from kmlab.kernel.modinfo import ModInfo, parse_modinfo
 from kmlab.kernel.nolog import SAVE, Doubt, kind_of
-from kmlab.kernel.oops import Crash, Scanner
+from kmlab.kernel.oops import Scanner
 from kmlab.kernel.symbols import ModuleSymbols
 
 _CHUNK = 1 << 20

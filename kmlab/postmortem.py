@@ -17,13 +17,13 @@ from kmlab.errors import LabError
 from kmlab.events import Deadline
 from kmlab.guest import Guest, GuestRecord
 from kmlab.host import Host, serialport, vmcore
+from kmlab.kernel.crash import Crash
 from kmlab.kernel.klog import Record
-from kmlab.kernel.locating import innermost, located
-from kmlab.kernel.oops import Crash, Frame
+from kmlab.kernel.locating import innermost, located, placed
 from kmlab.kernel.registers import find_code, parse_bytes, parse_registers, window
 from kmlab.kernel.symbols import Kallsyms, ModuleSymbols, SymbolAt
 from kmlab.kernel.tasks import QUESTIONS, Task, parse_cpus, tasks_in
-from kmlab.kernel.trace import blame
+from kmlab.kernel.trace import Frame, blame
 from kmlab.virt.domain import SERIAL_DEVICE, serial_tty
 
 _LARGEST_FUNCTION, _LARGEST_OF_MODULE = 1 << 16, 1 << 12
@@ -54,20 +54,10 @@ def place_of_cpus(
             name = symbols.symbol_at(section, offset)
             module = PurePosixPath(path).stem.replace("-", "_")
             for place in symbols.locate_in(section, offset, name.function if name else "?"):
-                frames.append(
-                    Frame(
-                        place.function,
-                        name.offset if name else None,
-                        name.size if name else None,
-                        module,
-                        reliable=True,
-                        exact=True,
-                        file=place.file,
-                        line=place.line,
-                        inlined=place.inlined,
-                        own=place.own,
-                    )
-                )
+                frame = Frame(place.function, None, None, module, reliable=True, exact=True)
+                if name:
+                    frame = frame._replace(offset=name.offset, size=name.size)
+                frames.append(placed(frame, place))
         elif kallsyms and (known := kallsyms.resolve(state.address)) and _is_near(known):
             frames.append(Frame(known.function, known.offset, known.size, known.module, reliable=True, exact=True))
     return text, frames

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+from kmlab.kernel.crash import Crash
 from kmlab.kernel.diagnostics import Diagnostic
 from kmlab.kernel.klog import Record
-from kmlab.kernel.oops import Crash
 from kmlab.kernel.shapes import kinds_and_classes
 from kmlab.kernel.taint import taint_names
 from kmlab.lab import Expect, Lab, Module, Outcome

@@ -21,8 +21,8 @@ from kmlab.errors import ConfigError, LabError
 from kmlab.events import Note, Report, Stage, printable
 from kmlab.host import Host
 from kmlab.kernel.apichanges import parse_release
+from kmlab.kernel.crash import Crash, outcome_of
 from kmlab.kernel.kbuild import inspect_folder
-from kmlab.kernel.oops import Crash, outcome_of
 from kmlab.kernel.taint import taint_mask
 from kmlab.lab import GuestSpec, Lab, Module
 from kmlab.options import Options, signs

@@ -17,15 +17,16 @@ from kmlab.errors import GuestUnreachable, LabError
 from kmlab.events import Deadline, Report, Stage, printable
 from kmlab.guest import Guest, slowness
 from kmlab.host import Host
+from kmlab.kernel.crash import Crash
 from kmlab.kernel.elf import read_object
 from kmlab.kernel.ladder import ladder
 from kmlab.kernel.loaded import Look
-from kmlab.kernel.loading import explain_load_failure, explain_unload_failure, find_ignored_params
+from kmlab.kernel.loading import explain_load_failure, find_ignored_params
 from kmlab.kernel.locating import located
 from kmlab.kernel.modinfo import ModInfo, format_params
-from kmlab.kernel.oops import Crash
 from kmlab.kernel.taint import find_taints
 from kmlab.kernel.tasks import parse_tasks
+from kmlab.kernel.unloading import explain_unload_failure
 from kmlab.lab import Lab, Module, Param
 from kmlab.module import Around, Built, Step, Told
 from kmlab.options import Options

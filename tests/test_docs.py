@@ -17,11 +17,12 @@ from kmlab import grid, lab, result
 from kmlab.cli.app import app
 from kmlab.guest import GuestRecord
 from kmlab.kernel import shapes
+from kmlab.kernel.crash import Crash
 from kmlab.kernel.diagnostics import Diagnostic
 from kmlab.kernel.klog import Record
 from kmlab.kernel.ladder import ladder
-from kmlab.kernel.oops import Crash, Frame
 from kmlab.kernel.taint import taint_names
+from kmlab.kernel.trace import Frame
 from kmlab.module import Step
 
 REPOSITORY = Path(__file__).parents[1]

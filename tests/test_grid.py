@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 
 from kmlab.grid import document, grid_of, lines
+from kmlab.kernel.crash import Crash
 from kmlab.kernel.diagnostics import Diagnostic
 from kmlab.kernel.klog import parse_log
-from kmlab.kernel.oops import Crash, find_crashes
+from kmlab.kernel.oops import find_crashes
 from kmlab.lab import Expect
 from kmlab.result import RunResult
 

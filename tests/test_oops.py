@@ -17,9 +17,10 @@ from typing import NamedTuple
 
 import pytest
 
+from kmlab.kernel.crash import Crash, outcome_of
 from kmlab.kernel.klog import ConsoleReader, Record, parse_log
 from kmlab.kernel.locating import located
-from kmlab.kernel.oops import Crash, Scanner, find_crashes, outcome_of
+from kmlab.kernel.oops import Scanner, find_crashes
 from tests.crashers import BUILT
 
 CORPUS = sorted((Path(__file__).parent / "data" / "oops").glob("*.txt"))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path, PurePosixPath
 
-from kmlab.kernel.oops import Crash, Frame, outcome_of
+from kmlab.kernel.crash import Crash, outcome_of
 from kmlab.kernel.tasks import parse_tasks
+from kmlab.kernel.trace import Frame
 from kmlab.postmortem import busy_hang, silent_hang, told_of_hang, waiting_hang
 from tests.crashers import BUILT
 

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from kmlab.kernel.crash import Crash
 from kmlab.kernel.diagnostics import Diagnostic
 from kmlab.kernel.klog import Record, parse_log
-from kmlab.kernel.oops import Crash, Frame, Scanner
+from kmlab.kernel.oops import Scanner
+from kmlab.kernel.trace import Frame
 from kmlab.lab import Expect
 from kmlab.module import Step
 from kmlab.result import LOG_CAP, WORST_LAST, RunResult, document, to_json, unmet_crash, unmet_log, worst

@@ -23,11 +23,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from kmlab import store
+from kmlab.kernel.crash import Crash
 from kmlab.kernel.elf import read_object
 from kmlab.kernel.klog import parse_log
 from kmlab.kernel.leftbehind import Sections
 from kmlab.kernel.locating import located
-from kmlab.kernel.oops import Crash, find_crashes
+from kmlab.kernel.oops import find_crashes
 from kmlab.lab import Lab, load_lab
 from kmlab.module import workshop
 from kmlab.provision import lab_files

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from kmlab.cache import GuestStatus, ListedImage
     from kmlab.guest import GuestRecord
     from kmlab.host.checkup import Finding
+    from kmlab.kernel.crash import Crash
     from kmlab.kernel.diagnostics import Diagnostic
     from kmlab.kernel.klog import Record
-    from kmlab.kernel.oops import Crash
     from kmlab.kernel.releases import Release
     from kmlab.lab import Lab
     from kmlab.result import RunResult

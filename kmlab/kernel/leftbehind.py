@@ -11,8 +11,8 @@ import dataclasses
 import re
 from collections.abc import Mapping
 
+from kmlab.kernel.crash import Crash, fingerprint_of
 from kmlab.kernel.registers import PAGE
-from kmlab.kernel.report import Crash, fingerprint_of
 from kmlab.kernel.symbols import ModuleSymbols
 from kmlab.kernel.trace import Frame
 

@@ -1,4 +1,4 @@
-"""Why a module would not load or unload, in plain words; follows kernel/module/main.c and kernel/params.c.
+"""Why a module would not load, in plain words; follows kernel/module/main.c.
 
 The kernel's log is believed first. insmod only has the error number, and its words for it mislead: ENOENT is
 "Unknown symbol in module" to it even when an init function returned it over a missing firmware file.
@@ -6,26 +6,21 @@ The kernel's log is believed first. insmod only has the error number, and its wo
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from kmlab.events import printable
 from kmlab.kernel.failure import Failure, errno_name, errno_of, explain_errno, last_line
 from kmlab.kernel.modinfo import ModInfo
-from kmlab.kernel.unloading import explain_unload_failure
-
-__all__ = [
-    "Failure",
-    "SymbolOwner",
-    "explain_load_failure",
-    "explain_unload_failure",
-    "find_ignored_params",
-    "parse_symbol_owners",
-]
-
-SymbolOwner = Callable[[str], str | None]
-"""Who exports a symbol: the name of a module, `vmlinux`, or None."""
+from kmlab.kernel.refusal import (
+    Log,
+    SymbolOwner,
+    bad_parameter,
+    refused_signature,
+    unresolved,
+    vermagic_reason,
+    wrong_version,
+)
 
 
 def explain_load_failure(
@@ -46,22 +41,27 @@ def explain_load_failure(
     from the init's own. A positive return of init is reported though the kernel loads the module all the
     same.
     """
-    log = _Log(records_text, module)
+    log = Log(records_text, module)
     if exit_code == 0:
         return _positive_return(log, module)
     owner = symbol_owner.get if isinstance(symbol_owner, Mapping) else symbol_owner
     failure = (
         _killed(exit_code, log, module)
-        or _refused_signature(log, module)
-        or _wrong_version(log, module, kernel_release, modinfo)
-        or _unresolved(log, module, modinfo, owner or (lambda symbol: None))
-        or _bad_parameter(log, module, modinfo)
+        or refused_signature(log, module)
+        or wrong_version(log, module, kernel_release, modinfo)
+        or unresolved(log, module, modinfo, owner or (lambda symbol: None))
+        or bad_parameter(log, module, modinfo)
         or _other_refusal(log, module)
         or _missing_firmware(stderr, log, module)
         or _by_errno(stderr, exit_code, log, module, kernel_release, modinfo, already_loaded)
     )
     # Names and values come from the guest.
     return replace(failure, reason=printable(failure.reason))
+
+
+def find_ignored_params(records_text: Sequence[str], module: str) -> list[str]:
+    """Parameters that the kernel did not know; it loads the module all the same."""
+    return [found[1] for found in Log(records_text, module).find_all(r"NAME: unknown parameter '([^'\n]*)' ignored")]
 
 
 def parse_symbol_owners(text: str) -> dict[str, str]:
@@ -79,22 +79,7 @@ def parse_symbol_owners(text: str) -> dict[str, str]:
     return owners
 
 
-class _Log:
-    """The records of one load as one text, because a module may print a hundred thousand lines."""
-
-    def __init__(self, records: Sequence[str], module: str) -> None:
-        self._text = "\n".join(record.rstrip() for record in records)
-        self._name = r"(?<![\w-])" + re.escape(module).replace("_", "[-_]")
-
-    def find(self, pattern: str) -> re.Match[str] | None:
-        """The first place that matches; `NAME` in the pattern is the module's name, `^` a line's begin."""
-        return next(self.find_all(pattern), None)
-
-    def find_all(self, pattern: str) -> Iterator[re.Match[str]]:
-        return re.finditer(pattern.replace("NAME", self._name), self._text, re.MULTILINE)
-
-
-def _positive_return(log: _Log, module: str) -> Failure | None:
+def _positive_return(log: Log, module: str) -> Failure | None:
     found = log.find(r"(?:'NAME'->|NAME: )init suspiciously returned (\d+)")
     if not found:
         return None
@@ -106,7 +91,7 @@ def _positive_return(log: _Log, module: str) -> Failure | None:
     )
 
 
-def _killed(exit_code: int | None, log: _Log, module: str) -> Failure | None:
+def _killed(exit_code: int | None, log: Log, module: str) -> Failure | None:
     if exit_code is None:
         return Failure(
             "init-hang",
@@ -131,181 +116,7 @@ _CRASH = (
 )
 
 
-def _refused_signature(log: _Log, module: str) -> Failure | None:
-    if log.find(r"Loading of unsigned module is rejected"):
-        return Failure(
-            "signature",
-            f"{module} is not signed (or was stripped after it was) and this guest's kernel takes only "
-            "signed modules: "
-            "sign it with kmlab sign.",
-            errno="EKEYREJECTED",
-        )
-    if log.find(r"Loading of module with unavailable key is rejected"):
-        return Failure(
-            "signature",
-            f"{module} is signed with a key that this guest does not know: enrol it with kmlab sign --mok.",
-            errno="EKEYREJECTED",
-        )
-    if log.find(r"Loading of module with unsupported crypto is rejected"):
-        return Failure(
-            "signature",
-            f"{module} is signed in a way that this kernel cannot check: use RSA and SHA-256, as kmlab sign does.",
-            errno="EKEYREJECTED",
-        )
-    if log.find(r"Lockdown: \S+ unsigned module loading is restricted"):
-        return Failure(
-            "signature",
-            f"{module} is not signed by a key of this guest, and its kernel is locked down: sign it with kmlab sign.",
-            errno="EPERM",
-        )
-    return None
-
-
-def _wrong_version(log: _Log, module: str, release: str, modinfo: ModInfo | None) -> Failure | None:
-    magic = log.find(r"NAME: version magic '([^'\n]*)' should be '([^'\n]*)'")
-    if magic:
-        return Failure("vermagic", _vermagic_reason(module, magic[1].strip(), magic[2].strip()), errno="ENOEXEC")
-    disagrees = log.find(r"NAME: disagrees about version of symbol (\S+)")
-    if disagrees:
-        built = f" (it says {modinfo.release})" if modinfo and modinfo.release and modinfo.release != release else ""
-        what = (
-            f"was built against the headers of another kernel than {release}{built}"
-            if disagrees[1] == "module_layout"
-            else f"expects another version of {disagrees[1]}() than this {release} has{built}"
-        )
-        return Failure(
-            "symbol-version",
-            f"{module} {what}: rebuild it in this guest (kmlab build), after removing what was built elsewhere.",
-            symbol=disagrees[1],
-            errno="ENOEXEC" if disagrees[1] == "module_layout" else "EINVAL",
-        )
-    no_version = log.find(r"NAME: no symbol version for (\S+)")
-    if no_version:
-        return Failure(
-            "symbol-version",
-            f"{module} has no version of {no_version[1]}(): give make the Module.symvers of the module that "
-            "exports it "
-            "(KBUILD_EXTRA_SYMBOLS).",
-            symbol=no_version[1],
-        )
-    return None
-
-
-def _vermagic_reason(module: str, built: str, wanted: str) -> str:
-    built_for, runs = built.partition(" ")[0], wanted.partition(" ")[0]
-    if built_for != runs:
-        return (
-            f"{module} was built for the kernel {built_for} and this guest runs {runs}: rebuild it here (kmlab build)."
-        )
-    return (
-        f"{module} was built for a kernel configured otherwise ('{built}', this is '{wanted}'): "
-        "rebuild it against this guest's own headers (kmlab build)."
-    )
-
-
-def _unresolved(log: _Log, module: str, modinfo: ModInfo | None, owner: SymbolOwner) -> Failure | None:
-    space = log.find(r"NAME: module uses symbol \(?(\w+)\)? from namespace (\w+), but does not import it")
-    if space:
-        return Failure(
-            "namespace",
-            f"{module} uses {space[1]}() of the namespace {space[2]} and does not import it: add "
-            f'MODULE_IMPORT_NS("{space[2]}"), without the quotes before Linux 6.13.',
-            symbol=space[1],
-            errno="EINVAL",
-        )
-    mixed = log.find(r"NAME: module using GPL-only symbols uses symbols (\S+) from proprietary module (\w+)")
-    if mixed:
-        return Failure(
-            "gpl-only",
-            f"{module} uses GPL-only symbols and also {mixed[1]}() of the proprietary module {mixed[2]}: "
-            "the kernel does not allow both.",
-            symbol=mixed[1],
-        )
-    waited = log.find(r"NAME: gave up waiting for init of module (\w+)")
-    if waited:
-        return Failure(
-            "dependency",
-            f"{module} needs {waited[1]}, whose init never finished: see what {waited[1]} does there.",
-            subject=waited[1],
-            errno="EBUSY",
-        )
-    unknown = [found[1] for found in log.find_all(r"NAME: Unknown symbol (\S+) \(err -?\d+\)")]
-    return _unknown_symbol(module, list(dict.fromkeys(unknown)), modinfo, owner) if unknown else None
-
-
-def _unknown_symbol(module: str, symbols: list[str], modinfo: ModInfo | None, owner: SymbolOwner) -> Failure:
-    first = symbols[0]
-    more = f" (and {len(symbols) - 1} more)" if len(symbols) > 1 else ""
-    home = owner(first)
-    # To a module that is not GPL-compatible the kernel does not show GPL-only symbols at all: find_symbol().
-    hidden = modinfo is not None and not modinfo.gpl_compatible and (home is not None or owner is None)
-    if hidden and modinfo is not None:
-        return Failure(
-            "gpl-only",
-            f"{module} uses {first}(){more}, which is for GPL modules only, and its licence is "
-            f"'{modinfo.license or 'unspecified'}': use MODULE_LICENSE(\"GPL\") if that is true, else do "
-            "without.",
-            symbol=first,
-            errno="ENOENT",
-        )
-    if home is not None and home != "vmlinux":
-        return Failure(
-            "unknown-symbol",
-            f"{module} needs {first}(){more}, which the module {home} exports: load {home} first (modprobe {home}).",
-            symbol=first,
-            errno="ENOENT",
-            subject=home,
-        )
-    return Failure(
-        "unknown-symbol",
-        f"{module} needs {first}(){more}, which this kernel does not export and no loaded module has: load "
-        "the module "
-        "that exports it first, or use what the kernel offers instead.",
-        symbol=first,
-        errno="ENOENT",
-    )
-
-
-def _bad_parameter(log: _Log, module: str, modinfo: ModInfo | None) -> Failure | None:
-    many = log.find(r"(\w+): can only take (\d+) arguments")
-    if many:
-        return Failure(
-            "parameter",
-            f"{module}'s parameter {many[1]} takes at most {many[2]} elements: give fewer.",
-            errno="EINVAL",
-            subject=many[1],
-        )
-    invalid = log.find(r"NAME: [`']([^`']*)' (invalid|too large) for parameter [`']([^`']*)'")
-    if invalid:
-        param = invalid[3]
-        kind = next((p.type for p in modinfo.params if p.name == param), "") if modinfo else ""
-        wanted = f", which is of type {kind}" if kind else ""
-        return Failure(
-            "parameter",
-            f"{module} does not take '{invalid[1]}' for its parameter {param}{wanted}: give another value "
-            f"(-p {param}=…).",
-            errno="EINVAL" if invalid[2] == "invalid" else "ENOSPC",
-            subject=param,
-        )
-    unknown = log.find(r"NAME: Unknown parameter [`']([^`']*)'")
-    if unknown:
-        known = ", ".join(param.name for param in modinfo.params) if modinfo else ""
-        return Failure(
-            "parameter",
-            f"{module} has no parameter {unknown[1]}: "
-            f"{f'it has {known}' if known else 'see modinfo for those it has'}.",
-            errno="ENOENT",
-            subject=unknown[1],
-        )
-    return None
-
-
-def find_ignored_params(records_text: Sequence[str], module: str) -> list[str]:
-    """Parameters that the kernel did not know; it loads the module all the same."""
-    return [found[1] for found in _Log(records_text, module).find_all(r"NAME: unknown parameter '([^'\n]*)' ignored")]
-
-
-def _other_refusal(log: _Log, module: str) -> Failure | None:
+def _other_refusal(log: Log, module: str) -> Failure | None:
     duplicate = log.find(r"NAME: exports duplicate symbol (\S+) \(owned by (\w+)\)")
     if duplicate:
         return Failure(
@@ -334,7 +145,7 @@ def _other_refusal(log: _Log, module: str) -> Failure | None:
     return None
 
 
-def _missing_firmware(stderr: str, log: _Log, module: str) -> Failure | None:
+def _missing_firmware(stderr: str, log: Log, module: str) -> Failure | None:
     """The file that is missing, if that can be what init failed of: many drivers go on without."""
     firmware = log.find(r"Direct firmware load for (\S+) failed with error (-?\d+)")
     name = errno_of(stderr)
@@ -353,7 +164,7 @@ def _missing_firmware(stderr: str, log: _Log, module: str) -> Failure | None:
 def _by_errno(
     stderr: str,
     exit_code: int | None,
-    log: _Log,
+    log: Log,
     module: str,
     release: str,
     modinfo: ModInfo | None,
@@ -414,7 +225,7 @@ def _by_errno(
                 errno=name,
             )
         if modinfo and modinfo.release and modinfo.release != release:
-            return Failure("vermagic", _vermagic_reason(module, modinfo.release, release), errno=name)
+            return Failure("vermagic", vermagic_reason(module, modinfo.release, release), errno=name)
         said = log.find(r"NAME: (.+)|^Invalid ELF.*|[Mm]odule has invalid ELF.*|section \d+ .*")
         detail = f" ({printable(said[0], 120)})" if said else ""
         return Failure(

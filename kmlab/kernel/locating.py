@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
+from kmlab.kernel.crash import Crash
 from kmlab.kernel.leftbehind import Sections, left_behind
-from kmlab.kernel.report import Crash
 from kmlab.kernel.symbols import Location, ModuleSymbols
 from kmlab.kernel.trace import Frame
 
@@ -61,11 +61,16 @@ def innermost(stack: Sequence[Frame]) -> Frame | None:
     return next((f for f in stack if f.file and f.own), None)
 
 
+def placed(frame: Frame, place: Location) -> Frame:
+    """The frame with its place in the source."""
+    return frame._replace(
+        function=place.function, file=place.file, line=place.line, inlined=place.inlined, own=place.own
+    )
+
+
 def _places(frame: Frame, known: ModuleSymbols) -> list[Frame]:
     places = known.locate(frame.function, frame.offset or 0, frame.size, frame.exact)
-    return [
-        frame._replace(function=p.function, file=p.file, line=p.line, inlined=p.inlined, own=p.own) for p in places
-    ] or [frame]
+    return [placed(frame, place) for place in places] or [frame]
 
 
 def _jumped(frame: Frame, known: ModuleSymbols, inner: str | None) -> list[Frame]:
@@ -73,21 +78,7 @@ def _jumped(frame: Frame, known: ModuleSymbols, inner: str | None) -> list[Frame
 
 
 def _lost(places: Sequence[Location], module: str | None) -> list[Frame]:
-    return [
-        Frame(
-            p.function,
-            None,
-            None,
-            module,
-            reliable=True,
-            exact=False,
-            file=p.file,
-            line=p.line,
-            inlined=p.inlined,
-            own=p.own,
-        )
-        for p in places
-    ]
+    return [placed(Frame(p.function, None, None, module, reliable=True, exact=False), p) for p in places]
 
 
 _ENTRIES = {

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from kmlab.kernel.consequence import belongs, merged
+from kmlab.kernel.crash import Crash, unexpected_reboot
 from kmlab.kernel.klog import Record
-from kmlab.kernel.report import Crash, Report
-from kmlab.kernel.shapes import CUT_HERE, PANIC, Header, find_header, find_prelude, is_corruption
-from kmlab.kernel.trace import Frame, Section
-
-__all__ = ["Crash", "Frame", "Scanner", "Section", "find_crashes", "outcome_of"]
+from kmlab.kernel.report import Report
+from kmlab.kernel.shapes import CUT_HERE, PANIC, Header, find_header, find_prelude
 
 LINGER = 10.0
 """Seconds of the kernel's clock that a finished report waits for the panic that may follow it."""
@@ -33,11 +32,6 @@ def find_crashes(
     scanner.feed(records)
     scanner.close()
     return scanner.crashes
-
-
-def outcome_of(crash: Crash) -> str:
-    """What a run that ended in this crash is called in its result."""
-    return "panic" if crash.fatal else crash.kind
 
 
 class Scanner:
@@ -202,7 +196,7 @@ class Scanner:
                 order, crash = self._found[last]
                 self._found[last] = (order, replace(crash, kind="panic", fatal=True))
             else:
-                crash = _reboot(record)
+                crash = unexpected_reboot(record)
                 self._found.append((self._seen, crash))
                 fresh.append(crash)
         self._boot, self._banner = len(self._found), self._seen
@@ -260,12 +254,12 @@ class Scanner:
         """Keep a finding, unless it is one that is known already under another name."""
         for index, (first, known) in enumerate(self._found):
             same_boot = index >= self._boot
-            if same_boot and order < first and _belongs(crash, known):
+            if same_boot and order < first and belongs(crash, known):
                 # A report that ended in a panic is told last, after what its own dying task stumbled over.
-                self._found[index] = (order, _merged(crash, known))
+                self._found[index] = (order, merged(crash, known))
                 return False
-            if known.fingerprint == crash.fingerprint or (same_boot and _belongs(known, crash)):
-                self._found[index] = (first, _merged(known, crash))
+            if known.fingerprint == crash.fingerprint or (same_boot and belongs(known, crash)):
+                self._found[index] = (first, merged(known, crash))
                 return False
         if len(self._found) >= MAX_CRASHES:
             return False
@@ -319,8 +313,6 @@ _UP = 0.5
 """Seconds after which a kernel that is heard again from the start has rebooted."""
 _UP_RECORDS = 100
 """The same in records, for a log without times."""
-_SOON = 2.0
-"""Seconds within which a crash is the work of the corruption that was found before it."""
 _STALE = 24
 _TURNS = (
     "Linux version ",
@@ -329,78 +321,3 @@ _TURNS = (
     "kexec_core: Starting new kernel",
     "Starting crashdump kernel",
 )
-_ATOMIC = ("leaked-atomic", "sleep-in-atomic", "schedule-in-atomic", "lockdep-context", "preempt-imbalance")
-_WORSE = ("warning", "oops", "hang", "panic")
-
-
-def _belongs(first: Crash, later: Crash) -> bool:
-    """Whether the later of two findings of one boot is the first one's consequence, or its other name."""
-    same_task = first.pid is not None and first.pid == later.pid
-    # A victim names no module; one that names another has a bug of its own.
-    no_other_module = later.module is None or later.module == first.module
-    soon = first.time is None or later.time is None or later.time - first.time < _SOON
-    if first.deadly and same_task:
-        return True
-    if first.deadly and later.deadly and soon and first.cpu is not None and first.cpu == later.cpu:
-        return first.module is not None and later.module is None  # it died with a lock held, or in a probe
-    if later.kind == "hang" or later.class_ in _HANGS:
-        if first.kind == "hang" or first.class_ in _HANGS:
-            return no_other_module or first.module is None
-        return no_other_module and (first.deadly or first.class_.startswith("lock"))
-    if is_corruption(first.class_) and later.deadly:
-        return same_task and soon
-    if first.class_ in _ATOMIC and later.class_ in _ATOMIC:
-        return first.function == later.function or (same_task and (no_other_module or first.module is None))
-    if later.class_ == "slab-leak" and first.class_ in ("slab-leak", "slab-corruption"):
-        return no_other_module  # objects that were found damaged are never freed
-    if first.class_ == later.class_ == "memory-leak":
-        return first.function is None or later.function is None
-    return first.class_ == later.class_ == "fortify" and same_task and soon
-
-
-_HANGS = (
-    "soft-lockup",
-    "hard-lockup",
-    "rcu-stall",
-    "hung-task",
-    "workqueue-lockup",
-    "csd-lock",
-    "lock-stuck",
-)
-
-
-def _merged(first: Crash, later: Crash) -> Crash:
-    """One finding out of two names of one bug: the first, bar what the later knows better."""
-    fatal = first.fatal or later.fatal
-    kind = max(first.kind, later.kind, key=_WORSE.index)
-    if first.deadly and kind == "hang":
-        kind = first.kind
-    base = first
-    nameless = first.kind == "hang" and first.module is None and later.module is not None
-    if nameless or (first.truncated and not later.truncated and first.fingerprint == later.fingerprint):
-        base = replace(later, time=first.time)
-    elif first.class_ == "memory-leak" and first.function is None:
-        base = later
-    return replace(base, kind="panic" if fatal else kind, fatal=fatal)
-
-
-def _reboot(record: Record) -> Crash:
-    return Crash(
-        kind="panic",
-        class_="unexpected-reboot",
-        title="unexpected reboot",
-        function=None,
-        module=None,
-        file=None,
-        line=None,
-        task=None,
-        pid=None,
-        cpu=None,
-        frames=(),
-        sections=(),
-        text=record.text,
-        fatal=True,
-        truncated=False,
-        fingerprint="unexpected-reboot",
-        time=record.time,
-    )

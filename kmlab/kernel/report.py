@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from dataclasses import dataclass
 
+from kmlab.kernel.crash import Crash, fingerprint
 from kmlab.kernel.klog import Record
 from kmlab.kernel.shapes import Header, checked_by, is_deadly, steady
 from kmlab.kernel.trace import Frame, Section, blame, find_symbol, is_helper, parse_frame
@@ -15,46 +14,6 @@ MAX_LINES = 300
 MAX_TEXT = 32768
 MAX_FRAMES = 64
 MAX_SECTIONS = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Crash:
-    """One bug, as the kernel told it."""
-
-    kind: str
-    """The outcome it means: panic, oops, warning or hang."""
-    class_: str
-    """The fine kind, such as `null-dereference` or `lockdep-circular`: see `kmlab.kernel.shapes`."""
-    title: str
-    """One line, the same for this bug in every run: no address, process or CPU in it."""
-    function: str | None
-    """The guilty one, as its author wrote it."""
-    module: str | None
-    file: str | None
-    """Only where the kernel itself named it, as compiled; else for whoever has the debug information."""
-    line: int | None
-    task: str | None
-    pid: int | None
-    cpu: int | None
-    frames: tuple[Frame, ...]
-    """Innermost first."""
-    sections: tuple[Section, ...]
-    """The report's other stacks: who allocated, who freed, other CPUs."""
-    text: str
-    """The report's lines, capped."""
-    fatal: bool
-    """The kernel panicked over it."""
-    truncated: bool
-    """Its end, its trace or lines within are missing."""
-    fingerprint: str
-    """The same for the same bug in another run and on another kernel."""
-    time: float | None
-    """Seconds since boot of its first line."""
-
-    @property
-    def deadly(self) -> bool:
-        """Whether the task that ran into it was killed."""
-        return self.class_ != "unexpected-reboot" and self.kind in ("oops", "panic") and is_deadly(self.class_)
 
 
 class Report:
@@ -219,7 +178,7 @@ class Report:
             text="\n".join(self.lines[: self._useful]),
             fatal=self.fatal,
             truncated=truncated,
-            fingerprint=_fingerprint("hang" if shape.kind == "hang" else self.class_, title, guilty, frames),
+            fingerprint=fingerprint("hang" if shape.kind == "hang" else self.class_, title, guilty, frames),
             time=self.time,
         )
 
@@ -352,23 +311,6 @@ class Report:
             return frames[0].name == guilty.name
         plain = next((f for f in frames if f.reliable and not is_helper(f)), None)
         return plain is not None and plain.name == guilty.name
-
-
-def _fingerprint(class_: str, title: str, guilty: Frame | None, frames: tuple[Frame, ...]) -> str:
-    parts = [class_]
-    if guilty is None:
-        parts.append(title)
-    elif guilty.module is None or guilty not in frames:
-        parts += [guilty.module or "", guilty.name]
-    else:
-        names = [f.name for f in frames if f.reliable and f.module == guilty.module]
-        parts += [guilty.module, *dict.fromkeys(names)] if names else [guilty.module, guilty.name]
-    return fingerprint_of(*parts)
-
-
-def fingerprint_of(*parts: str) -> str:
-    """The same for the same parts."""
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 _MAIN = ""

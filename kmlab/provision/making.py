@@ -93,8 +93,9 @@ def require_life(wanted: Plan, console: str) -> None:
     """LabError if the kernel on this console has panicked: waiting for it makes no sense."""
     if "Kernel panic" not in console:
         return
+    from kmlab.kernel.crash import outcome_of
     from kmlab.kernel.klog import parse_log
-    from kmlab.kernel.oops import find_crashes, outcome_of
+    from kmlab.kernel.oops import find_crashes
 
     crashes = find_crashes(parse_log(console.encode()).records)
     title = next((crash.title for crash in crashes if outcome_of(crash) == "panic"), None)
