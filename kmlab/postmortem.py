@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from kmlab import store
@@ -22,7 +23,7 @@ from kmlab.kernel.klog import Record
 from kmlab.kernel.locating import innermost, located, placed
 from kmlab.kernel.registers import find_code, parse_bytes, parse_registers, window
 from kmlab.kernel.symbols import Kallsyms, ModuleSymbols, SymbolAt
-from kmlab.kernel.tasks import QUESTIONS, Task, parse_cpus, tasks_in
+from kmlab.kernel.tasks import QUESTIONS, Task, parse_cpus, parse_tasks, tasks_in
 from kmlab.kernel.trace import Frame, blame
 from kmlab.virt.domain import SERIAL_DEVICE, serial_tty
 
@@ -32,6 +33,57 @@ _ANSWER_BEGINS = 2.0
 """Seconds until a kernel that can be asked has begun to answer; QEMU looks for a reader of the line once a second."""
 _ANSWER_ENDS = 20.0
 _QUIET = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """What a look from outside found in a guest that does not answer."""
+
+    registers: str = ""
+    tasks: tuple[str, ...] = ()
+    """The kernel's word on every task, as lines."""
+    silent: Crash | None = None
+    """What its CPUs are in, or its tasks wait in."""
+    busy: Crash | None = None
+    """The same, of a CPU that is in the module's code."""
+
+
+def is_there(host: Host, guest: Guest) -> bool:
+    """Whether the hypervisor has the guest at all; LabError where the host's disk is full."""
+    record, status = guest.record, ""
+    with contextlib.suppress(LabError), host.hypervisor(record.uri, guest.files.libvirt, Deadline(10)) as hv:
+        status = "shutdown"
+        # A QEMU that has a guest answers whatever its guest does.
+        with contextlib.suppress(LabError):
+            status = hv.monitor(record.domain, "info status")
+    if "shutdown" in status or "io-error" in status:
+        # QEMU stops a guest whose disk finds no room; libvirt ends one whose state it cannot write.
+        store.require_space(guest.files.root, store.LEAST_ROOM, f"the disk of guest '{record.name}'")
+    return "shutdown" not in status
+
+
+def look_inside(
+    host: Host,
+    guest: Guest,
+    witness: Witness,
+    images: Mapping[str, bytes],
+    folder: PurePosixPath,
+    own: frozenset[str],
+    step: str,
+) -> Inside:
+    """Where the CPUs are and what the tasks wait for, before the guest is stopped.
+
+    The kernel may not have said it, or not rightly. `images` are the modules that were built, `own` their names.
+    """
+    registers, silent, tasks = "", None, list[str]()
+    with contextlib.suppress(LabError):
+        registers, frames = place_of_cpus(host, guest.record, guest.files, images, folder)
+        silent = silent_hang(frames, step)
+    with contextlib.suppress(LabError):
+        tasks = ask_tasks(host, guest, witness)
+    busy = silent if silent and silent.module in own else busy_hang(tasks, images, folder, own, step)
+    silent = busy or waiting_hang(parse_tasks(tasks), images, folder, own, step) or silent
+    return Inside(registers, tuple(tasks), silent, busy)
 
 
 def place_of_cpus(

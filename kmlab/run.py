@@ -266,8 +266,8 @@ def _write_evidence(folder: Path, steps: Steps) -> None:
         "dmesg.txt": collect.dmesg(steps.witness.records),
         "build.log": steps.built.log,
         "sections.txt": _sections(steps),
-        "registers.txt": _printable_lines(steps.registers),
-        "tasks.txt": _printable_lines("\n".join(steps.tasks)),
+        "registers.txt": _printable_lines(steps.inside.registers),
+        "tasks.txt": _printable_lines("\n".join(steps.inside.tasks)),
         "exercise.log": _printable_lines(steps.exercise_log),
     }
     for name, text in texts.items():

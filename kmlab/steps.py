@@ -10,10 +10,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from kmlab import collect, module, postmortem, provision, store
+from kmlab import collect, module, postmortem, provision
 from kmlab.ahead import Ahead
 from kmlab.build import build_in_guest, deliver, still_delivered
-from kmlab.errors import GuestUnreachable, LabError
+from kmlab.errors import GuestUnreachable
 from kmlab.events import Deadline, Report, Stage, printable
 from kmlab.guest import Guest, slowness
 from kmlab.host import Host
@@ -25,7 +25,6 @@ from kmlab.kernel.loading import explain_load_failure, find_ignored_params
 from kmlab.kernel.locating import located
 from kmlab.kernel.modinfo import ModInfo, format_params
 from kmlab.kernel.taint import find_taints
-from kmlab.kernel.tasks import parse_tasks
 from kmlab.kernel.unloading import explain_unload_failure
 from kmlab.lab import Lab, Module, Param
 from kmlab.module import Around, Built, Step, Told
@@ -102,13 +101,8 @@ class Steps:
         timeout = options.timeout or wanted.timeout
         self.step_patience = timeout or float(ladder(guest.record.accel).silence)
         self.exercise_patience = timeout or _EXERCISE_PATIENCE * self.patience
-        self.silent: Crash | None = None
-        """What the CPUs of a guest that does not answer are in."""
-        self.busy: Crash | None = None
-        """The one of a CPU that is in the module's code."""
-        self.registers = ""
-        self.tasks: list[str] = []
-        """The kernel's word on every task, asked of a guest whose step did not end."""
+        self.inside = postmortem.Inside()
+        """What a look from outside found in a guest whose step did not end."""
         self.exercise_log = ""
         self.build_patience = build_patience(options, wanted, guest.record.accel)
 
@@ -130,7 +124,7 @@ class Steps:
         self.taint, self.modules = (self.seen.taint, self.seen.taint), (frozenset(self.seen.modules), None)
         if "load" not in self.options.steps:
             self.names_before = module.noted_names(self.guest, self.wanted.name)
-        elif not any(info.name in self.seen.modules for _, info in self.built.modules):
+        elif not self.own & self.seen.modules.keys():
             self.names_before = state.names
             module.note_names(self.guest, self.wanted.name, state.names)
         self.guest.mark("busy")
@@ -139,14 +133,18 @@ class Steps:
                 self.load_use_unload()
             if self.alive and not self.witness.panicked:
                 self.settle()
-            found = self.witness.finish(frozenset(info.name for _, info in self.built.modules))
+            found = self.witness.finish(self.own)
         if self.witness.panicked:
             self.alive = False
         if not self.alive and self.steps:
             self.note_taint(find_taints(record.text for record in self.witness.records), self.steps[-1].name)
         crashes = [located(c, self.built.images, self.folder, self.sections) for c in found]
-        mine = frozenset(info.name for _, info in self.built.modules)
-        return postmortem.told_of_hang(crashes, self.busy, self.silent, mine)
+        return postmortem.told_of_hang(crashes, self.inside.busy, self.inside.silent, self.own)
+
+    @property
+    def own(self) -> frozenset[str]:
+        """The names of the modules that were built."""
+        return frozenset(info.name for _, info in self.built.modules)
 
     @property
     def left_loaded(self) -> bool:
@@ -325,7 +323,7 @@ class Steps:
             self.alive = False
             self.witness.over.wait(2.0)
             if not self.witness.panicked:
-                self.runs()
+                postmortem.is_there(self.host, self.guest)
                 self.outcomes.append("lost")
             return
         self.modules = (self.modules[0], frozenset(self.seen.modules))
@@ -354,50 +352,17 @@ class Steps:
         elif told.answer.lost:
             step.outcome = "lost"
             self.outcomes.append("lost")
-        elif not self.runs():
+        elif not postmortem.is_there(self.host, self.guest):
             # QEMU had ended it without a word to anybody: a reboot, or a triple fault.
             step.outcome = "lost"
             self.outcomes.append("lost")
         else:
             step.outcome = "hang"
             self.outcomes.append("hang")
-            self.look_inside(step.what.split()[0])
+            began = step.what.split()[0]
+            asked = (self.built.images, self.folder, self.own, began)
+            self.inside = postmortem.look_inside(self.host, self.guest, self.witness, *asked)
         return False
-
-    def runs(self) -> bool:
-        """Whether the guest is there at all, as the hypervisor has it; LabError where the host's disk is full."""
-        record, status = self.guest.record, ""
-        with (
-            contextlib.suppress(LabError),
-            self.host.hypervisor(record.uri, self.guest.files.libvirt, Deadline(10)) as hv,
-        ):
-            status = "shutdown"
-            # A QEMU that has a guest answers whatever its guest does.
-            with contextlib.suppress(LabError):
-                status = hv.monitor(record.domain, "info status")
-        if "shutdown" in status or "io-error" in status:
-            # QEMU stops a guest whose disk finds no room; libvirt ends one whose state it cannot write.
-            store.require_space(self.guest.files.root, store.LEAST_ROOM, f"the disk of guest '{record.name}'")
-        return "shutdown" not in status
-
-    def look_inside(self, step: str) -> None:
-        """Where the CPUs are and what the tasks wait for, before the guest is stopped.
-
-        The kernel may not have said it, or not rightly.
-        """
-        images, own = self.built.images, frozenset(info.name for _, info in self.built.modules)
-        with contextlib.suppress(LabError):
-            self.registers, frames = postmortem.place_of_cpus(
-                self.host, self.guest.record, self.guest.files, images, self.folder
-            )
-            self.silent = postmortem.silent_hang(frames, step)
-        with contextlib.suppress(LabError):
-            self.tasks = postmortem.ask_tasks(self.host, self.guest, self.witness)
-        asked = (images, self.folder, own, step)
-        if self.silent and self.silent.module in own:
-            self.busy = self.silent
-        self.busy = self.busy or postmortem.busy_hang(self.tasks, *asked)
-        self.silent = self.busy or postmortem.waiting_hang(parse_tasks(self.tasks), *asked) or self.silent
 
     def _imports(self, info: ModInfo) -> Sequence[str]:
         image = next(self.built.images[path] for path, known in self.built.modules if known is info)
