@@ -107,9 +107,10 @@ def played(*screens: bytes) -> Iterator[tuple[OnePort, bytearray]]:
     player.start()
     try:
         yield OnePort(os.ttyname(slave)), heard
-        player.join(10)
     finally:
+        # What was typed is still read, and then the end of it.
         os.close(slave)
+        player.join(10)
         os.close(master)
 
 
