@@ -73,6 +73,7 @@ def _findings(file: str, own: frozenset[str]) -> list[Crash]:
         scanner.feed(records)
         if not doubt.prefixed:
             doubt.hear(records)
+        if not doubt.prefixed:
             bare.feed(record._replace(facility=0) for record in records)
 
     try:

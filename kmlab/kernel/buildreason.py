@@ -61,15 +61,14 @@ def _nothing_built(folder: Folder | None, release: str) -> str:
     if folder and folder.kind == "wrapper":
         below = f"{folder.below[0]}/ has obj-m: give that folder; else " if folder.below else ""
         return (
-            f"make ended well but built no .ko: the first target of the Makefile does not build the module; {below}"
-            f"let it call the build of {release}, or write a Kbuild file with obj-m."
+            "make ended well but built no .ko: the first target of the Makefile does not build the module; "
+            f"{below}let it call the build of {release}, or write a Kbuild file with obj-m."
         )
     if folder and folder.configs:
         return f"make ended well but built no .ko: {_config_remedy(folder)}"
     return (
         "make ended well but built no .ko: obj-m is empty (obj-y makes none), perhaps because a condition in the "
-        "Makefile does not hold "
-        f"for {release}; write obj-m := NAME.o for the source NAME.c."
+        f"Makefile does not hold for {release}; write obj-m := NAME.o for the source NAME.c."
     )
 
 
@@ -90,8 +89,8 @@ def _no_headers(log: str, release: str) -> str | None:
     if "FAILED to sort BTF" in log:
         # Seen with Linux 7.3: scripts/Makefile.modfinal lets resolve_btfids sort what pahole wrote.
         return (
-            f"the tools of {release} could not sort the module's type information (BTF), as happens to one "
-            "without a type of its own: give it one, such as a struct."
+            f"the tools of {release} could not sort the module's type information (BTF), as happens to one without a "
+            "type of its own: give it one, such as a struct."
         )
     missing = re.search(
         r"(?m)^(?:make(?:\[\d+\])?|(?:/bin/)?sh: \d+): (\S+): (?:No such file|not found|Command not)", log
@@ -129,8 +128,7 @@ def _known(error: Diagnostic, errors: Sequence[Diagnostic], release: str, folder
     if undefined and message.endswith("undefined!"):
         more = f" (and {len(undefined) - 1} more)" if len(undefined) > 1 else ""
         return (
-            f"{undefined[0]}(){more} is not exported by {release} nor by a module that make knows of: use "
-            "what the "
+            f"{undefined[0]}(){more} is not exported by {release} nor by a module that make knows of: use what the "
             "kernel exports, or give KBUILD_EXTRA_SYMBOLS the Module.symvers of the module that has it."
         )
     header = find_missing_include(message)

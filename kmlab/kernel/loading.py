@@ -85,8 +85,7 @@ def _positive_return(log: Log, module: str) -> Failure | None:
         return None
     return Failure(
         "init-positive",
-        f"{module}'s init returned {found[1]}, which is neither 0 nor a negative error; the kernel loaded "
-        "it anyway: "
+        f"{module}'s init returned {found[1]}, which is neither 0 nor a negative error; the kernel loaded it anyway: "
         "return 0 for success, or -E… for a failure.",
     )
 
@@ -153,8 +152,7 @@ def _missing_firmware(stderr: str, log: Log, module: str) -> Failure | None:
         return None
     return Failure(
         "firmware",
-        f"{module} asked for the firmware file {firmware[1]}, which is not in the guest: put it into "
-        "/lib/firmware "
+        f"{module} asked for the firmware file {firmware[1]}, which is not in the guest: put it into /lib/firmware "
         "there, or let the module do without.",
         errno=errno_name(abs(int(firmware[2]))),
         subject=firmware[1],
@@ -182,17 +180,15 @@ def _by_errno(
     if name == "EEXIST" and already_loaded is None:
         return Failure(
             "exists",
-            f"{module} is loaded already (kmlab unload), or its own init returned -EEXIST because something "
-            "of that "
+            f"{module} is loaded already (kmlab unload), or its own init returned -EEXIST because something of that "
             "name is registered.",
             errno=name,
         )
     if name == "EKEYREJECTED":
         return Failure(
             "signature",
-            f"{module}'s signature does not fit its content: it was altered after it was signed; sign it "
-            "again "
-            "(kmlab sign).",
+            f"{module}'s signature does not fit its content: it was altered after it was signed; sign it again (kmlab "
+            "sign).",
             errno=name,
         )
     if name in ("ENOKEY", "ENOPKG", "EBADMSG"):
@@ -204,9 +200,8 @@ def _by_errno(
     if name == "EPERM" and not log.find(r"NAME: "):
         return Failure(
             "permission",
-            f"loading {module} was not permitted, or its init returned -EPERM: it takes root, a kernel that "
-            "still allows modules "
-            "(kernel.modules_disabled), and under lockdown a signature (kmlab sign).",
+            f"loading {module} was not permitted, or its init returned -EPERM: it takes root, a kernel that still "
+            "allows modules (kernel.modules_disabled), and under lockdown a signature (kmlab sign).",
             errno=name,
         )
     if name == "ENOEXEC":
@@ -220,8 +215,8 @@ def _by_errno(
         if log.find(r"NAME: module has no symbols"):
             return Failure(
                 "format",
-                f"{module} was stripped of its symbols, which the kernel needs to load it: take it as make left it, or "
-                "strip it with --strip-debug alone.",
+                f"{module} was stripped of its symbols, which the kernel needs to load it: take it as make left it, "
+                "or strip it with --strip-debug alone.",
                 errno=name,
             )
         if modinfo and modinfo.release and modinfo.release != release:
@@ -230,16 +225,15 @@ def _by_errno(
         detail = f" ({printable(said[0], 120)})" if said else ""
         return Failure(
             "format",
-            f"{module}'s file is not a module that this kernel can load{detail}: it may be cut short or "
-            "made for another "
-            "machine; rebuild it in this guest (kmlab build).",
+            f"{module}'s file is not a module that this kernel can load{detail}: it may be cut short or made for "
+            "another machine; rebuild it in this guest (kmlab build).",
             errno=name,
         )
     if name == "ENOMEM":
         return Failure(
             "memory",
-            f"there was no memory for {module}, or its init returned -ENOMEM: give the guest more, or let "
-            "it ask for less.",
+            f"there was no memory for {module}, or its init returned -ENOMEM: give the guest more, or let it ask for "
+            "less.",
             errno=name,
         )
     if name is not None:
@@ -252,8 +246,7 @@ def _init_failed(module: str, name: str) -> Failure:
     meaning = explain_errno(name)
     return Failure(
         "init-error",
-        f"{module}'s init returned -{name}{f' ({meaning})' if meaning else ''}: look in its init function "
-        "for where "
+        f"{module}'s init returned -{name}{f' ({meaning})' if meaning else ''}: look in its init function for where "
         "that comes from; the kernel's log just before may say more.",
         errno=name,
     )

@@ -53,7 +53,9 @@ class Doubt:
 
     def hear(self, records: Iterable[Record]) -> None:
         for record in records:
-            self.prefixed = self.prefixed or record.prefixed
+            if record.prefixed:
+                self.prefixed = True
+                return
             self._lines += 1
             self._named += bool(_NAMED.match(record.text))
             self._known = self._known or bool(_KNOWN.search(record.text))

@@ -33,8 +33,8 @@ class Log:
 _SIGNATURES = (
     (
         r"Loading of unsigned module is rejected",
-        "is not signed (or was stripped after it was) and this guest's kernel takes only signed modules: "
-        "sign it with kmlab sign.",
+        "is not signed (or was stripped after it was) and this guest's kernel takes only signed modules: sign it "
+        "with kmlab sign.",
         "EKEYREJECTED",
     ),
     (
@@ -83,9 +83,8 @@ def wrong_version(log: Log, module: str, release: str, modinfo: ModInfo | None) 
     if no_version:
         return Failure(
             "symbol-version",
-            f"{module} has no version of {no_version[1]}(): give make the Module.symvers of the module that "
-            "exports it "
-            "(KBUILD_EXTRA_SYMBOLS).",
+            f"{module} has no version of {no_version[1]}(): give make the Module.symvers of the module that exports "
+            "it (KBUILD_EXTRA_SYMBOLS).",
             symbol=no_version[1],
         )
     return None
@@ -98,8 +97,8 @@ def vermagic_reason(module: str, built: str, wanted: str) -> str:
             f"{module} was built for the kernel {built_for} and this guest runs {runs}: rebuild it here (kmlab build)."
         )
     return (
-        f"{module} was built for a kernel configured otherwise ('{built}', this is '{wanted}'): "
-        "rebuild it against this guest's own headers (kmlab build)."
+        f"{module} was built for a kernel configured otherwise ('{built}', this is '{wanted}'): rebuild it against "
+        "this guest's own headers (kmlab build)."
     )
 
 
@@ -117,8 +116,8 @@ def unresolved(log: Log, module: str, modinfo: ModInfo | None, owner: SymbolOwne
     if mixed:
         return Failure(
             "gpl-only",
-            f"{module} uses GPL-only symbols and also {mixed[1]}() of the proprietary module {mixed[2]}: "
-            "the kernel does not allow both.",
+            f"{module} uses GPL-only symbols and also {mixed[1]}() of the proprietary module {mixed[2]}: the kernel "
+            "does not allow both.",
             symbol=mixed[1],
         )
     waited = log.find(r"NAME: gave up waiting for init of module (\w+)")
@@ -143,8 +142,7 @@ def _unknown_symbol(module: str, symbols: list[str], modinfo: ModInfo | None, ow
         return Failure(
             "gpl-only",
             f"{module} uses {first}(){more}, which is for GPL modules only, and its licence is "
-            f"'{modinfo.license or 'unspecified'}': use MODULE_LICENSE(\"GPL\") if that is true, else do "
-            "without.",
+            f"'{modinfo.license or 'unspecified'}': use MODULE_LICENSE(\"GPL\") if that is true, else do without.",
             symbol=first,
             errno="ENOENT",
         )
@@ -158,8 +156,7 @@ def _unknown_symbol(module: str, symbols: list[str], modinfo: ModInfo | None, ow
         )
     return Failure(
         "unknown-symbol",
-        f"{module} needs {first}(){more}, which this kernel does not export and no loaded module has: load "
-        "the module "
+        f"{module} needs {first}(){more}, which this kernel does not export and no loaded module has: load the module "
         "that exports it first, or use what the kernel offers instead.",
         symbol=first,
         errno="ENOENT",
@@ -182,8 +179,8 @@ def bad_parameter(log: Log, module: str, modinfo: ModInfo | None) -> Failure | N
         wanted = f", which is of type {kind}" if kind else ""
         return Failure(
             "parameter",
-            f"{module} does not take '{invalid[1]}' for its parameter {param}{wanted}: give another value "
-            f"(-p {param}=…).",
+            f"{module} does not take '{invalid[1]}' for its parameter {param}{wanted}: give another value (-p "
+            f"{param}=…).",
             errno="EINVAL" if invalid[2] == "invalid" else "ENOSPC",
             subject=param,
         )

@@ -33,16 +33,14 @@ def explain_unload_failure(
     if there.state == "Loading":
         return Failure(
             "loading",
-            f"{module} is still loading: its init has not returned or it crashed, so the kernel will not "
-            "unload it; "
+            f"{module} is still loading: its init has not returned or it crashed, so the kernel will not unload it; "
             "restore the guest (kmlab reset) and look at what init does.",
             errno="EBUSY",
         )
     if exit_code is None:
         return Failure(
             "unload-hang",
-            f"{module} did not unload in time: its exit function waits for something that does not come, or "
-            "a crash "
+            f"{module} did not unload in time: its exit function waits for something that does not come, or a crash "
             "left a lock or a reference behind; restore the guest (kmlab reset).",
         )
     if there.state == "Unloading":
@@ -80,17 +78,15 @@ def explain_unload_failure(
             )
         return Failure(
             "in-use",
-            f"{module} is in use{times}, though by no other module: close the files, mounts and sockets "
-            "that hold it, "
+            f"{module} is in use{times}, though by no other module: close the files, mounts and sockets that hold it, "
             "and see that every try_module_get() has its module_put().",
             errno="EBUSY",
         )
     if "device or resource busy" in text:
         return Failure(
             "busy",
-            f"{module} cannot be unloaded (EBUSY): it has no exit function, or it crashed while it was "
-            "loading; "
-            "add module_exit(), or restore the guest (kmlab reset).",
+            f"{module} cannot be unloaded (EBUSY): it has no exit function, or it crashed while it was loading; add "
+            "module_exit(), or restore the guest (kmlab reset).",
             errno="EBUSY",
         )
     if "operation not permitted" in text:
