@@ -1,0 +1,31 @@
+"""What make said in recorded builds, and what is made of it."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+from kmlab.kernel.buildreason import build_reason
+from kmlab.kernel.diagnostics import Diagnostic, parse_diagnostics
+from kmlab.kernel.kbuild import Folder
+
+LOGS = Path(__file__).parent / "data" / "kbuild"
+OLD = "6.1.0-56-cloud-amd64"
+NEW = "6.12.95+deb13-cloud-amd64"
+
+
+def read(name: str, folder: str | None = None) -> list[Diagnostic]:
+    text = (LOGS / f"{name}.log").read_text()
+    return parse_diagnostics(text, PurePosixPath(folder or f"/srv/{name.rsplit('-', 1)[0]}"))
+
+
+def reason(name: str, release: str = OLD, folder: str | None = None, about: Folder | None = None) -> str:
+    text = (LOGS / f"{name}.log").read_text()
+    said = build_reason(text, 2, read(name, folder), release, folder=about)
+    assert said is not None and said.endswith(".") and "\n" not in said
+    return said
+
+
+def reason_of(line: str) -> str:
+    said = build_reason(line, 2, parse_diagnostics(line, PurePosixPath("/m")), OLD)
+    assert said is not None
+    return said
