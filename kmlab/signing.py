@@ -13,9 +13,11 @@ from kmlab.events import Deadline, silent
 from kmlab.host import keys, locks
 from kmlab.host.keys import Ask, KeyPair, KeyPaths, load_pair, save_pair, saved_in
 from kmlab.kernel.elf import read_object
+from kmlab.kernel.explain import GuestKeyring, explain
 from kmlab.kernel.guestkeys import from_json
-from kmlab.kernel.sign import GuestKeyring, explain, kernel_name, make_key_pair, sign_module, strip_signature
-from kmlab.kernel.signature import MAGIC, TRAILER
+from kmlab.kernel.keynames import kernel_name
+from kmlab.kernel.sign import make_key_pair, sign_module
+from kmlab.kernel.signature import MAGIC, TRAILER, strip_signature
 from kmlab.lab import GuestSpec
 from kmlab.options import ALTERED, AUTO, LAB_KEY, STRIPPED, WRONG_KEY, signs
 from kmlab.store import LabFiles

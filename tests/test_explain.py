@@ -8,15 +8,11 @@ import lzma
 import pytest
 
 from kmlab.errors import ConfigError
+from kmlab.kernel.explain import describe, explain
+from kmlab.kernel.keynames import kernel_name, key_id
 from kmlab.kernel.modinfo import parse_modinfo
-from kmlab.kernel.sign import (
-    Verdict,
-    describe,
-    explain,
-    kernel_name,
-    key_id,
-    sign_module,
-)
+from kmlab.kernel.sign import sign_module
+from kmlab.kernel.signature import Verdict
 from tests.signed import (
     CERTIFICATE,
     ECDSA_SIGNER,

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from kmlab.kernel.explain import GuestKeyring
 from kmlab.kernel.guestkeys import der, from_json, parse_keyring, parse_signature_lists, signature_list, to_json
-from kmlab.kernel.sign import kernel_name, make_key_pair
+from kmlab.kernel.keynames import kernel_name
+from kmlab.kernel.sign import make_key_pair
 
 DATA = Path(__file__).parent / "data" / "keyring"
 _, CERTIFICATE = make_key_pair("a key")

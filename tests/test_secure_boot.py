@@ -21,7 +21,8 @@ from kmlab.guest import read_record
 from kmlab.host import varstore
 from kmlab.host.accel import Acceleration
 from kmlab.host.keys import load_pair, save_pair
-from kmlab.kernel.sign import Verdict, make_key_pair, read_signature, sign_module, verify
+from kmlab.kernel.sign import make_key_pair, sign_module
+from kmlab.kernel.signature import Verdict, read_signature, verify
 from kmlab.lab import Lab, load_lab
 from kmlab.result import RunResult
 from kmlab.securematrix import Cell, document, lines, run_matrix

@@ -17,19 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kmlab.errors import ConfigError
+from kmlab.kernel.keynames import kernel_name, key_id
 from kmlab.kernel.modinfo import parse_modinfo
-from kmlab.kernel.sign import (
-    MODULES_ONLY,
-    Verdict,
-    kernel_name,
-    key_id,
-    make_key_pair,
-    read_signature,
-    sign_module,
-    strip_signature,
-    verify,
-)
-from kmlab.kernel.signature import MAGIC, TRAILER, signed_content
+from kmlab.kernel.sign import MODULES_ONLY, make_key_pair, sign_module
+from kmlab.kernel.signature import MAGIC, TRAILER, Verdict, read_signature, signed_content, strip_signature, verify
 from tests.signed import (
     CERTIFICATE,
     DATA,

@@ -23,8 +23,8 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
-from kmlab.kernel.sign import Verdict, make_key_pair, verify
-from kmlab.kernel.signature import MAGIC
+from kmlab.kernel.sign import make_key_pair
+from kmlab.kernel.signature import MAGIC, Verdict, verify
 from tests.program import Ended, Program
 
 KO = Path(__file__).parent / "data" / "ko" / "frames.ko"

@@ -1,7 +1,7 @@
 """Signing modules, and making the key for it: bytes in, bytes out.
 
-Follows scripts/sign-file.c and Documentation/admin-guide/module-signing.rst. All about signatures can be
-imported from here; reading them is in `signature`, judging them for a guest in `explain`.
+Follows scripts/sign-file.c and Documentation/admin-guide/module-signing.rst.
+Reading signatures is in `signature`, judging them for a guest in `explain`.
 """
 
 from __future__ import annotations
@@ -17,37 +17,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from kmlab.errors import ConfigError
 from kmlab.kernel.elf import find_compression
-from kmlab.kernel.explain import Description, Explanation, GuestKeyring, describe, explain
-from kmlab.kernel.keynames import kernel_name, key_id
+from kmlab.kernel.keynames import kernel_name
 from kmlab.kernel.modinfo import parse_modinfo
-from kmlab.kernel.signature import (
-    MAGIC,
-    PKCS7,
-    TRAILER,
-    Signature,
-    Verdict,
-    read_signature,
-    strip_signature,
-    verify,
-)
-
-__all__ = [
-    "MODULES_ONLY",
-    "Description",
-    "Explanation",
-    "GuestKeyring",
-    "Signature",
-    "Verdict",
-    "describe",
-    "explain",
-    "kernel_name",
-    "key_id",
-    "make_key_pair",
-    "read_signature",
-    "sign_module",
-    "strip_signature",
-    "verify",
-]
+from kmlab.kernel.signature import MAGIC, PKCS7, TRAILER, strip_signature
 
 MODULES_ONLY = x509.ObjectIdentifier("1.3.6.1.4.1.2312.16.1.2")
 """With this key usage, shim takes no boot loader of the key: a leaked one signs modules and no more."""

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from cryptography import x509
 
-from kmlab.kernel import guestkeys, sign
+from kmlab.kernel import guestkeys
+from kmlab.kernel.keynames import kernel_name
+from kmlab.kernel.signature import Verdict, read_signature, verify
 
 
 def enrolled(store: Path) -> tuple[x509.Certificate, ...] | None:
@@ -25,7 +27,7 @@ def keyring_answer(release: str, mok: Sequence[x509.Certificate] | None) -> str:
     """What a guest says to guestkeys.QUESTION."""
     secure = mok is not None
     lists = b"".join(guestkeys.signature_list(guestkeys.der(c)) for c in mok or ())
-    keys = [f"0a I------ 1 perm 1f010000 0 0 asymmetri {sign.kernel_name(c)}: X509.rsa 00 []" for c in mok or ()]
+    keys = [f"0a I------ 1 perm 1f010000 0 0 asymmetri {kernel_name(c)}: X509.rsa 00 []" for c in mok or ()]
     facts = [f"release={release}", "arch=x86_64", f"sig_enforce={'Y' if secure else 'N'}"]
     facts += [f"lockdown={'none [integrity]' if secure else '[none] integrity'} confidentiality"]
     facts += [f"secure_boot={int(secure)}", f"mok={base64.b64encode(lists).decode()}", *keys]
@@ -36,11 +38,11 @@ def refusal(mok: Sequence[x509.Certificate] | None, image: bytes) -> tuple[str, 
     """What the kernel says when it takes only signed modules and this one is not; None where it takes it."""
     if mok is None:
         return None
-    verdicts = [sign.verify(image, certificate) for certificate in mok]
-    if sign.Verdict.VALID in verdicts:
+    verdicts = [verify(image, certificate) for certificate in mok]
+    if Verdict.VALID in verdicts:
         return None
-    if sign.Verdict.ALTERED in verdicts:
+    if Verdict.ALTERED in verdicts:
         return ()
-    if sign.read_signature(image) is None:
+    if read_signature(image) is None:
         return ("<5>Loading of unsigned module is rejected",)
     return ("<5>Loading of module with unavailable key is rejected",)

@@ -14,8 +14,9 @@ from pathlib import Path
 from kmlab.events import Deadline
 from kmlab.guest import WORKSHOP
 from kmlab.host.ssh import Answer, Shell
-from kmlab.kernel import guestkeys, sign
+from kmlab.kernel import guestkeys
 from kmlab.kernel.loaded import look
+from kmlab.kernel.signature import strip_signature
 from kmlab.testing import keys
 from kmlab.testing.machine import Machine
 from kmlab.testing.modules import Act, FakeModule
@@ -64,7 +65,7 @@ class FakeShell(Shell):
                         self._machine.files[_folder_in(command), member.name] = content.read()
         if command.startswith("strip "):
             folder, path = _folder_in(command), command.rsplit("/", 1)[-1]
-            bare = sign.strip_signature(self._machine.files[folder, path]) + b"stripped"
+            bare = strip_signature(self._machine.files[folder, path]) + b"stripped"
             self._machine.files[folder, path] = bare
             return Answer(0, bare, b"")
         if " make " in command:
