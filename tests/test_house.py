@@ -32,7 +32,7 @@ STOREYS = (
     # A run's acts, and what they come to.
     ("provision", "module", "collect"),
     ("result", "build", "postmortem"),
-    ("ahead",),
+    ("ahead", "meant"),
     ("steps",),
     ("run", "judge", "report", "cache", "timeline", "grid", "enrolment"),
     ("many", "securematrix"),

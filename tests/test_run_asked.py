@@ -11,6 +11,7 @@ from kmlab import provision, run
 from kmlab.errors import ConfigError
 from kmlab.events import Event
 from kmlab.lab import Expect, Lab, load_lab
+from kmlab.meant import modules_under
 from kmlab.result import to_json
 from kmlab.testing import World, module_image
 from tests.story import LAB, Go
@@ -27,15 +28,15 @@ def test_a_folder_that_nothing_can_be_made_of_is_said_before_a_guest_is_started(
 
 
 def test_all_modules_of_a_test_are_looked_at_before_the_first_one_runs(lab: Lab) -> None:
-    assert [module.name for module in run.modules_under(lab, [])] == ["params"]
-    assert [module.name for module in run.modules_under(lab, [lab.folder / "hello"])] == ["hello"]
+    assert [module.name for module in modules_under(lab, [])] == ["params"]
+    assert [module.name for module in modules_under(lab, [lab.folder / "hello"])] == ["hello"]
     with pytest.raises(ConfigError, match="absent: no such folder"):
-        run.modules_under(lab, [lab.folder / "hello", lab.folder / "absent"])
+        modules_under(lab, [lab.folder / "hello", lab.folder / "absent"])
     (lab.folder / "params" / "Kbuild").unlink()
     with pytest.raises(ConfigError, match=r"lab\.yaml:8: .*params: no Kbuild file"):
-        run.modules_under(lab, [])
+        modules_under(lab, [])
     with pytest.raises(ConfigError, match="there are no modules"):
-        run.modules_under(dataclasses.replace(lab, modules={}), [])
+        modules_under(dataclasses.replace(lab, modules={}), [])
 
 
 def test_what_is_no_folder_is_said_before_a_guest_is_started(lab: Lab, world: World, events: list[Event]) -> None:
@@ -54,17 +55,17 @@ def test_folders_of_one_name_are_modules_of_two_names(xdg: Path) -> None:
     (course / "Makefile").write_text("all:\n\tfor d in week*; do make -C $$d; done\n")
     (course / "week2/other/Makefile").write_text("all:\n\tmake -C /lib/modules/x/build M=$(PWD)/src\n")
     (course / "lab.yaml").write_text("name: course\nguests:\n  debian: {image: debian-12}\n")
-    found = run.modules_under(load_lab(course / "lab.yaml"), [course])
+    found = modules_under(load_lab(course / "lab.yaml"), [course])
     told = [(module.name, str(module.source.relative_to(course))) for module in found]
     assert told == [("hello", "week1/hello"), ("week2-hello", "week2/hello"), ("src", "week2/other/src")]
-    assert run.modules_under(load_lab(course / "lab.yaml"), [course, course / "week1"]) == found
+    assert modules_under(load_lab(course / "lab.yaml"), [course, course / "week1"]) == found
 
 
 def test_a_kind_that_no_finding_has_is_bad_input(lab: Lab, world: World, go: Go) -> None:
     file = lab.folder / "lab.yaml"
     file.write_text(LAB.replace("outcome: pass, log:", "outcome: oops, kind: null-derefrence, log:"))
     with pytest.raises(ConfigError) as raised:
-        run.modules_under(load_lab(file), [])
+        modules_under(load_lab(file), [])
     assert raised.value.message.endswith(
         "lab.yaml:8: 'kind' of 'expect' of module 'params' is 'null-derefrence', which no finding is"
     )

@@ -116,8 +116,9 @@ def test(
     speak(json=json, debug=debug)
     from kmlab import many
     from kmlab import report as reports
-    from kmlab import run as story
     from kmlab.cli import render
+    from kmlab.meant import modules_under
+    from kmlab.options import Options
 
     opened, host = open_lab(lab, connect), real_host()
     if junit:
@@ -126,8 +127,8 @@ def test(
         _secure_boot_matrix(host, opened, secure_boot_matrix, chosen(opened, guest, every), json)
     asked = list(opened.guests) if every else guest or []
     columns = columns_of(opened, kernels) or ([] if asked else list(opened.matrix))
-    wanted = many.jobs(opened, story.modules_under(opened, directories or []), asked, columns)
-    options = story.Options(ask=passphrase)
+    wanted = many.jobs(opened, modules_under(opened, directories or []), asked, columns)
+    options = Options(ask=passphrase)
     with render.reporting() as report:
         results = many.run_all(host, opened, wanted, options, report, most=jobs, on_result=render.one_line)
     if junit:
