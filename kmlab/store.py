@@ -239,7 +239,8 @@ def write_text(path: Path, text: str, mode: int = 0o644) -> None:
     try:
         put_in_place(path, text.encode(), mode)
     except OSError as error:
-        raise LabError(f"{path}: cannot write: {error.strerror}") from error
+        hint = _make_room(path) if error.errno in _FULL else None
+        raise LabError(f"{path}: cannot write: {error.strerror}", hint) from error
 
 
 def put_in_place(path: Path, content: bytes, mode: int) -> None:
@@ -283,15 +284,19 @@ def digest_of(*parts: object) -> str:
 
 def require_space(folder: Path, needed: int, what: str) -> None:
     """LabError unless `needed` bytes are free where `folder` lies."""
-    existing = folder
-    while not existing.exists():
-        existing = existing.parent
-    free = shutil.disk_usage(existing).free
+    existing, free = _free(folder)
     if free < needed:
-        raise LabError(
-            f"{existing}: {what} needs {_size(needed)}, {_size(free)} are free",
-            _MAKE_ROOM.replace("CACHE", "STATE") if folder.is_relative_to(state_home()) else _MAKE_ROOM,
-        )
+        raise LabError(f"{existing}: {what} needs {_size(needed)}, {_size(free)} are free", _make_room(folder))
+
+
+def _free(folder: Path) -> tuple[Path, int]:
+    """The folder, or what there is of its path, and how many bytes are free there."""
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    return existing, shutil.disk_usage(existing).free
+
+
+def _make_room(place: Path) -> str:
+    return _MAKE_ROOM.replace("CACHE", "STATE") if place.is_relative_to(state_home()) else _MAKE_ROOM
 
 
 def _size(count: int) -> str:
@@ -302,8 +307,12 @@ def no_room(error: OSError) -> LabError | None:
     """What to say of a write that failed because a disk is full, or a quota; None for any other failure."""
     if error.errno not in (*_FULL, errno.EFBIG):
         return None
-    where = f"{error.filename}: " if error.filename else ""
-    return LabError(f"{where}{error.strerror}", _MAKE_ROOM)
+    # A write to a file that is open does not say which.
+    full = [existing for existing, free in map(_free, (cache_home(), state_home())) if free < LEAST_ROOM]
+    place = Path(error.filename) if isinstance(error.filename, str) else next(iter(full), None)
+    if place is None:
+        return LabError(str(error.strerror), _MAKE_ROOM)
+    return LabError(f"{place}: {error.strerror}", _make_room(place))
 
 
 def room_hint(said: str) -> str | None:

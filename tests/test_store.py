@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -134,3 +137,24 @@ def test_a_socket_s_path_is_measured_in_bytes(xdg: Path) -> None:
     with pytest.raises(LabError, match="too long for a socket"):
         store.check_socket_path(Path("/" + "ä" * (fitting // 2 + 1)))
     assert len(os.fsencode("ä")) == 2
+
+
+class Space(NamedTuple):
+    total: int
+    used: int
+    free: int
+
+
+def test_a_write_that_found_no_room_says_on_which_disk_and_which_variable_moves_it(
+    xdg: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Space(9 << 30, 0, 0 if "state" in str(path) else 8 << 30))
+    store.make_folder(store.state_home())
+    said = store.no_room(full)
+    assert said is not None and said.message == f"{store.state_home()}: No space left on device"
+    assert said.hint is not None and "XDG_STATE_HOME" in said.hint
+    named = store.no_room(OSError(errno.ENOSPC, "No space left on device", str(store.cache_home() / "x")))
+    assert named is not None and named.message == f"{store.cache_home()}/x: No space left on device"
+    assert named.hint is not None and "XDG_CACHE_HOME" in named.hint
+    assert store.no_room(OSError(errno.EACCES, "Permission denied")) is None
