@@ -10,13 +10,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from kmlab.kernel.registers import PAGE
 from kmlab.kernel.trace import Frame
 
 _NOT_THERE = re.compile(r"#PF: error_code\(0x0010\) - not-present page")
 """An instruction was to be fetched, by the kernel, from no page at all."""
 _FAULT = re.compile(r"for address: (?:0x)?([0-9a-f]{16})\b")
 _POISON = re.compile(r"Code: .*<cc>(?: cc){16,}\s*$")
-"""What stands where code was freed, on kernels that keep its memory (execmem_fill_trapping_insns() in mm/execmem.c)."""
+"""What stands where code was freed, as its memory is kept on x86-64 since Linux kernel commit 64f6a4e10c05 ("x86:
+re-enable EXECMEM_ROX support") (in v6.15).
+"""
 _REGISTER = re.compile(r"\bR(?:[ABCD]X|[SD]I|BP|\d\d): ([0-9a-f]{16})\b")
 _RAW = re.compile(r"0x[0-9a-f]{9,16}")
 _OF_MODULES = range(0xFFFFFFFFC0000000, 0xFFFFFFFFFF000000)
@@ -39,11 +42,16 @@ def _missing(frame: Frame, lines: Sequence[str]) -> int | None:
 
 
 def _poisoned(frame: Frame, lines: Sequence[str]) -> int | None:
-    """Of the trap that stands there now; who called still has the address, as no instruction has been run since."""
+    """Of the trap that stands there now, where the kernel's own register points behind it."""
     if not any(map(_POISON.match, lines)):
         return None
     if _RAW.fullmatch(frame.function):
         return int(frame.function, 16) - 1
     held = {int(value, 16) for line in lines for value in _REGISTER.findall(line)}
-    found = [value for value in held if value in _OF_MODULES]
-    return found[0] if len(found) == 1 and frame.offset == 1 else None
+    if frame.module is None or frame.offset is None or frame.size is None:
+        return None
+    # The name is the last one in the other's memory, which ended with a page: so much is known of the address. Who
+    # called has the function's own address still; it is on the same page where the function is not a long one.
+    place = (frame.offset - 1 - frame.size) % PAGE
+    found = {value - value % PAGE + place for value in held if value in _OF_MODULES}
+    return found.pop() if len(found) == 1 else None
