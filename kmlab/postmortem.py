@@ -99,7 +99,10 @@ def place_of_cpus(
     kallsyms = Kallsyms(table.read_text("utf-8", "replace")) if table.exists() else None
     frames: list[Frame] = []
     for state, code in zip(states, codes, strict=True):
-        found = find_code(images, state.address, code)
+        known = kallsyms.resolve(state.address) if kallsyms else None
+        known = known if known and _is_near(known) else None
+        # Functions of the kernel's own begin and end with the bytes that a module's do.
+        found = None if known and not known.module else find_code(images, state.address, code)
         if found:
             path, section, offset = found
             symbols = ModuleSymbols(images[path], path, folder)
@@ -110,7 +113,7 @@ def place_of_cpus(
                 if name:
                     frame = frame._replace(offset=name.offset, size=name.size)
                 frames.append(placed(frame, place))
-        elif kallsyms and (known := kallsyms.resolve(state.address)) and _is_near(known):
+        elif known:
             frames.append(Frame(known.function, known.offset, known.size, known.module, reliable=True, exact=True))
     return text, frames
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path, PurePosixPath
 
+from kmlab import store
+from kmlab.guest import GuestRecord
 from kmlab.kernel.crash import Crash, outcome_of
+from kmlab.kernel.registers import window
 from kmlab.kernel.tasks import parse_tasks
 from kmlab.kernel.trace import Frame
-from kmlab.postmortem import busy_hang, silent_hang, told_of_hang, waiting_hang
+from kmlab.postmortem import busy_hang, place_of_cpus, silent_hang, told_of_hang, waiting_hang
+from kmlab.testing import World
 from tests.crashers import BUILT
 
 TASKS = Path(__file__).parent / "data" / "tasks"
@@ -85,3 +89,39 @@ def test_a_loop_of_the_module_s_is_to_blame_and_not_who_waits_for_it() -> None:
     assert told(victim, busy=None, silent=nameless) == [victim]
     assert told(busy=None, silent=nameless) == [nameless]
     assert told(busy=None, silent=None) == []
+
+
+def test_a_cpu_in_the_kernel_s_own_code_is_not_in_a_module_that_has_the_same_bytes(xdg: Path) -> None:
+    address = 0xFFFFFFFF9B920017
+    first, size = window(address)
+    # Of irq_off_loop, as in test_registers.
+    code = bytes.fromhex("0f1f440000fa0f1f4400008a05f120000084c07504f390ebf2fb0f1f440000e9aabbccdd").ljust(
+        size, b"\xcc"
+    )
+    images = {"irq_off_loop.ko": (TASKS.parent / "ko" / "irq_off_loop.ko").read_bytes()}
+    record = GuestRecord(
+        name="debian",
+        uri="embedded",
+        domain="kmlab",
+        arch="x86_64",
+        release="7.3.4",
+        accel="tcg",
+        why="",
+        firmware="",
+        base="b",
+        checkpoint="c",
+        port=1,
+        host_key="",
+        tty=None,
+        pid=None,
+        started=0.0,
+    )
+    with World() as world:
+        world.monitor["info registers -a"] = f"CPU#0\nRIP={address:x} HLT=0\n"
+        world.monitor[f"x /{size}xb 0x{first:x}"] = "0: " + " ".join(f"0x{byte:02x}" for byte in code)
+        look = (world.host, record, store.GuestFiles(xdg / "debian"), images, PurePosixPath("/nowhere"))
+        (frame,) = place_of_cpus(*look)[1][-1:]
+        assert (frame.module, frame.function) == ("irq_off_loop", "spin_irqs_off")
+        store.write_text(store.checkpoints() / "c" / "kallsyms", f"{address - 0x17:016x} T pv_native_safe_halt\n")
+        (frame,) = place_of_cpus(*look)[1]
+        assert (frame.module, frame.function) == (None, "pv_native_safe_halt")
