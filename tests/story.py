@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kmlab import provision
+from kmlab import provision, result
 from kmlab.events import Event, Note
 from kmlab.guest import GuestRecord, read_record
+from kmlab.kernel.crash import Crash
+from kmlab.kernel.diagnostics import Diagnostic
+from kmlab.kernel.klog import Record
+from kmlab.kernel.trace import Frame
 from kmlab.lab import Lab
+from kmlab.module import Step
 from kmlab.result import RunResult
 
 PANIC = ("Kernel panic - not syncing: had enough", "---[ end Kernel panic - not syncing: had enough ]---")
@@ -48,3 +53,39 @@ def record_of(lab: Lab) -> GuestRecord:
 
 def step(result: RunResult, name: str) -> str:
     return next(s.outcome for s in result.steps if s.name == name)
+
+
+def whole_result() -> result.RunResult:
+    """A result in which every list has something."""
+    frame = Frame("null_read", 75, 137, "oops", reliable=True, exact=True, file="oops.c", line=27)
+    crash = Crash(
+        kind="oops",
+        class_="null-dereference",
+        title="BUG",
+        function="null_read",
+        module="oops",
+        file="oops.c",
+        line=27,
+        task="cat",
+        pid=1,
+        cpu=1,
+        frames=(frame,),
+        sections=(),
+        text="",
+        fatal=False,
+        truncated=False,
+        fingerprint="0",
+        time=None,
+    )
+    return result.RunResult(
+        module="oops",
+        source="examples/oops",
+        guest="debian",
+        crashes=(crash,),
+        diagnostics=(Diagnostic("oops.c", 12, 6, "warning", "unused"),),
+        taint_after=1 << 7 | 1 << 12 | 1 << 13,
+        tainted_by={7: "exercise", 12: "load", 13: "load"},
+        modules_before=frozenset({"loop", "virtio_blk"}),
+        log=(Record(30.1, "alert", "BUG", None, 0),),
+        steps=(Step("load", "ok", 0.3),),
+    )

@@ -1,93 +1,30 @@
-"""The pages stay true: what they show is tried against the program, its files and its values."""
+"""The pages stay true: their commands, links, files and examples are tried against the program."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
 
 import pytest
-import typer
 
-from kmlab import grid, lab, result
-from kmlab.cli.app import app
-from kmlab.guest import GuestRecord
+from kmlab import lab
 from kmlab.kernel import shapes
-from kmlab.kernel.crash import Crash
-from kmlab.kernel.diagnostics import Diagnostic
-from kmlab.kernel.klog import Record
-from kmlab.kernel.ladder import ladder
-from kmlab.kernel.taint import taint_names
-from kmlab.kernel.trace import Frame
-from kmlab.module import Step
-
-REPOSITORY = Path(__file__).parents[1]
-PAGES = [
-    *(REPOSITORY / name for name in ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "examples/README.md")),
-    *sorted((REPOSITORY / "docs").glob("*.md")),
-]
-INTERFACE = REPOSITORY / "docs" / "interface.md"
-LAB_YAML = REPOSITORY / "docs" / "lab-yaml.md"
-COMMON = {"--lab", "--json", "--connect", "--debug"}
-KMLAB: Any = typer.main.get_command(app)
-
-ids = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
-
-
-def blocks(page: Path, *languages: str) -> list[str]:
-    """The fenced blocks of a page in these languages."""
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
-    return [text for language, text in found if language in languages]
-
-
-def prose(page: Path) -> str:
-    """A page without its fenced blocks."""
-    return re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
-
-
-def section(page: Path, heading: str) -> str:
-    """What stands under a heading, up to the next of its level or a higher one."""
-    text = page.read_text("utf-8")
-    start = re.search(rf"^(#+) {re.escape(heading)}$", text, re.MULTILINE)
-    assert start, f"{page.name} has no heading '{heading}'"
-    rest = text[start.end() :]
-    end = re.search(rf"^#{{1,{len(start[1])}}} ", rest, re.MULTILINE)
-    return rest[: end.start()] if end else rest
-
-
-def rows(text: str) -> list[list[str]]:
-    """The cells of each row of the tables in a text, without their headings."""
-    found: list[list[str]] = []
-    for line in text.splitlines():
-        if not line.startswith("|"):
-            continue
-        if re.fullmatch(r"[|-]+", line.replace(" ", "")):
-            found.pop()
-        else:
-            found.append([cell.strip() for cell in line.strip("|").split("|")])
-    return found
-
-
-def code(text: str) -> list[str]:
-    return re.findall(r"`([^`]+)`", text)
-
-
-def commands() -> Iterator[tuple[str, Any]]:
-    """Every command, those of a group as "image list"."""
-    for name, command in KMLAB.commands.items():
-        for inner, below in getattr(command, "commands", {}).items():
-            yield f"{name} {inner}", below
-        if not hasattr(command, "commands"):
-            yield name, command
-
-
-def options(command: Any) -> set[str]:
-    return {word for param in command.params for word in param.opts if word.startswith("-")}
-
+from tests.pages import (
+    COMMON,
+    INTERFACE,
+    KMLAB,
+    PAGES,
+    REPOSITORY,
+    blocks,
+    code,
+    commands,
+    ids,
+    options,
+    prose,
+    rows,
+    section,
+)
 
 # --- command lines -------------------------------------------------------------------------------------------------
 
@@ -218,153 +155,6 @@ def test_the_readme_lists_every_package_that_setup_installs() -> None:
     text = (REPOSITORY / "README.md").read_text("utf-8")
     told = {word for group in code(text[text.index("<details>") :]) for word in group.split()}
     assert wanted <= told, sorted(wanted - told)
-
-
-# --- lab.yaml ------------------------------------------------------------------------------------------------------
-
-
-@ids
-def test_every_yaml_on_a_page_is_a_lab_or_a_part_of_one(page: Path, tmp_path: Path) -> None:
-    for number, text in enumerate(blocks(page, "yaml")):
-        head = "" if re.search(r"^name:", text, re.MULTILINE) else "name: part\n"
-        head += "" if re.search(r"^guests:", text, re.MULTILINE) else "guests: {debian: {image: debian-12}}\n"
-        file = tmp_path / f"{number}.yaml"
-        file.write_text(head + text)
-        lab.load_lab(file)
-
-
-SHAPES: dict[str, tuple[type, set[str]]] = {
-    "The lab": (lab.Lab, {"path", "file", "lines"}),
-    "A guest": (lab.GuestSpec, {"name"}),
-    "A module": (lab.Module, {"name"}),
-    "What is expected": (lab.Expect, set()),
-}
-
-
-def test_the_page_of_lab_yaml_has_every_key_and_none_that_is_gone() -> None:
-    for heading, (shape, hidden) in SHAPES.items():
-        told = {code(cells[0])[0] for cells in rows(section(LAB_YAML, heading))}
-        keys = {field.name for field in dataclasses.fields(shape)} - hidden
-        assert told <= keys, f"{heading}: {sorted(told - keys)}"
-        assert keys <= told, sorted(keys - told)
-
-
-def test_the_defaults_on_the_page_of_lab_yaml_are_those_of_the_program(tmp_path: Path) -> None:
-    file = tmp_path / "lab.yaml"
-    file.write_text("name: t\nguests: {debian: {image: debian-12}}\n")
-    plain = lab.load_lab(file)
-    for heading, value in (("The lab", plain), ("A guest", plain.guests["debian"])):
-        for cells in rows(section(LAB_YAML, heading)):
-            key, default = code(cells[0])[0], cells[1].strip("`")
-            found = getattr(value, key)
-            if isinstance(found, int) and not isinstance(found, bool):
-                assert default in (str(found), f"{found >> 30}G"), key
-            elif key in ("libvirt", "accel", "build"):
-                assert default == found, key
-
-
-# --- values --------------------------------------------------------------------------------------------------------
-
-
-def whole_result() -> result.RunResult:
-    """A result in which every list has something."""
-    frame = Frame("null_read", 75, 137, "oops", reliable=True, exact=True, file="oops.c", line=27)
-    crash = Crash(
-        kind="oops",
-        class_="null-dereference",
-        title="BUG",
-        function="null_read",
-        module="oops",
-        file="oops.c",
-        line=27,
-        task="cat",
-        pid=1,
-        cpu=1,
-        frames=(frame,),
-        sections=(),
-        text="",
-        fatal=False,
-        truncated=False,
-        fingerprint="0",
-        time=None,
-    )
-    return result.RunResult(
-        module="oops",
-        source="examples/oops",
-        guest="debian",
-        crashes=(crash,),
-        diagnostics=(Diagnostic("oops.c", 12, 6, "warning", "unused"),),
-        taint_after=1 << 7 | 1 << 12 | 1 << 13,
-        tainted_by={7: "exercise", 12: "load", 13: "load"},
-        modules_before=frozenset({"loop", "virtio_blk"}),
-        log=(Record(30.1, "alert", "BUG", None, 0),),
-        steps=(Step("load", "ok", 0.3),),
-    )
-
-
-def keys(value: Any) -> Any:
-    """The shape of a JSON value: its keys, all the way down; of a list, that of its first element."""
-    if isinstance(value, dict):
-        return {key: keys(inner) for key, inner in value.items()}
-    return [keys(value[0])] if isinstance(value, list) and value else None
-
-
-def schema_block(heading: str = "Runs") -> Any:
-    (text,) = re.findall(r"^```json\n(.*?)^```$", section(INTERFACE, heading), re.MULTILINE | re.DOTALL)
-    return json.loads(text)
-
-
-def test_the_json_of_the_interface_has_the_keys_that_a_run_has() -> None:
-    said, done = schema_block(), result.document([whole_result()])
-    assert said["schema"] == done["schema"]
-    assert keys(said) == keys(done)
-    assert list(said["results"][0]) == list(done["results"][0]), "in the same order"
-
-
-def test_the_table_below_the_json_explains_every_key() -> None:
-    told = {word for cells in rows(section(INTERFACE, "Runs")) for word in code(cells[0])}
-    (only,) = schema_block()["results"]
-    assert set(only) - {"seconds"} <= told
-    assert told <= {*only, "frames"}
-
-
-def test_the_grid_of_the_interface_has_the_keys_that_the_program_prints() -> None:
-    page = grid.grid_of([dataclasses.replace(whole_result(), outcome="oops")])
-    said, done = schema_block("The grid"), grid.document(page)
-    assert keys(said) == keys(done)
-    told = {word for cells in rows(section(INTERFACE, "The grid")) for word in code(cells[0])}
-    assert told == set(done)
-
-
-def test_the_interface_has_every_schema_that_a_command_prints() -> None:
-    sources = "".join(path.read_text("utf-8") for path in (REPOSITORY / "kmlab").rglob("*.py"))
-    printed = set(re.findall(r'"(kmlab\.\w+/\d+)"', sources))
-    assert printed == set(re.findall(r"kmlab\.\w+/\d+", INTERFACE.read_text("utf-8")))
-
-
-def test_the_interface_has_the_outcomes_in_their_order() -> None:
-    told = tuple(code(cells[0])[0] for cells in rows(section(INTERFACE, "Outcomes")))
-    assert told == result.WORST_LAST == get_args(lab.Outcome)
-
-
-def test_the_interface_has_every_key_of_a_guests_record() -> None:
-    table = section(INTERFACE, "Other documents").split("A guest's record:")[1]
-    told = {word for cells in rows(table) for word in code(cells[0])}
-    assert told == {field.name for field in dataclasses.fields(GuestRecord)}
-
-
-def test_the_taint_flags_in_the_documents_are_names_that_the_program_has() -> None:
-    every = set(taint_names((1 << 64) - 1))
-    for page in PAGES:
-        for text in blocks(page, "json"):
-            for only in json.loads(text).get("results", []):
-                assert {*only["taint"]["before"], *only["taint"]["after"]} <= every
-
-
-def test_the_ladder_on_the_page_is_the_ladder_of_the_program() -> None:
-    table = section(REPOSITORY / "docs" / "how-it-works.md", "The console is the witness")
-    told = [(int(cells[1]), int(cells[2])) for cells in rows(table)]
-    assert told == list(zip(ladder("kvm"), ladder("tcg"), strict=True))
 
 
 # --- examples ------------------------------------------------------------------------------------------------------

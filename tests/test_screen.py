@@ -26,8 +26,7 @@ from kmlab.cli.screen import Screen
 from kmlab.errors import ConfigError
 from kmlab.events import Note, Progress, Started
 from kmlab.lab import Expect
-from tests.story import LAB
-from tests.test_docs import whole_result
+from tests.story import LAB, whole_result
 
 REPOSITORY = Path(__file__).parents[1]
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

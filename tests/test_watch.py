@@ -83,6 +83,7 @@ class Bench:
     def watch(
         self,
         *then: Callable[[], object],
+        saves: FakeSaves | None = None,
         directory: str = "hello",
         guests: tuple[str, ...] = ("debian",),
         options: run.Options | None = None,
@@ -90,7 +91,7 @@ class Bench:
     ) -> FakeSaves:
         place = self.folder / directory
         place = place if place.exists() else Path(directory)
-        saves = FakeSaves(*then)
+        saves = saves or FakeSaves(*then)
 
         def look() -> Watched:
             lab = load_lab(self.folder / "lab.yaml")
@@ -173,17 +174,12 @@ def test_a_save_before_the_module_is_loaded_ends_the_run_and_the_newest_counts(
 
     bench.shown.on_event = hear
 
-    def look() -> Watched:
-        lab = load_lab(bench.folder / "lab.yaml")
-        return Watched(lab, lab.module_for(bench.hello), [lab.guest("debian")])
-
     saves.then = [lambda: bench.save("/* new */\n")]
-    with pytest.raises(KeyboardInterrupt):
-        watch.watch(bench.world.host, look, run.Options(), saves, bench.shown)
+    bench.watch(saves=saves)
     assert bench.shown.outcomes == ["pass", "pass"]
     assert sum("insmod" in line for line in bench.world.lines) == 2
     assert sum(" make " in line for line in bench.world.lines) == built
-    files = lab_files(look().lab)
+    files = lab_files(load_lab(bench.folder / "lab.yaml"))
     record = read_record(files.guest("debian"))
     assert record is not None and record.state == "clean"
     assert len(list(files.runs.iterdir())) == 2, "of a run that was given up nothing is kept"
@@ -201,12 +197,7 @@ def test_a_save_while_the_module_is_loaded_lets_the_run_end_and_then_counts(benc
 
     bench.shown.on_event = hear
 
-    def look() -> Watched:
-        lab = load_lab(bench.folder / "lab.yaml")
-        return Watched(lab, lab.module_for(bench.hello), [lab.guest("debian")])
-
-    with pytest.raises(KeyboardInterrupt):
-        watch.watch(bench.world.host, look, run.Options(), saves, bench.shown)
+    bench.watch(saves=saves)
     assert bench.shown.outcomes == ["pass", "pass"]
     assert bench.world.asked.count("restore") == 1
 
