@@ -348,6 +348,8 @@ int main(int count, char **words)
 	setenv("SHELL", "/bin/sh", 1);
 	if (chdir("/root"))
 		perror("/root");
+	/* To a host that waits for what another agent would have answered, which is dead. */
+	tell('h', 0, "new", 3);
 	for (;;) {
 		struct pollfd asked[1 + 3 * MOST];
 		struct task *whose[1 + 3 * MOST];

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import secrets
@@ -30,13 +31,18 @@ class Port:
     def __init__(self, path: Path, program: Path) -> None:
         self.master, slave = pty.openpty()
         tty.setraw(slave)
-        self.agent = subprocess.Popen([program, os.ttyname(slave)], stderr=subprocess.PIPE)
+        self._slave, self._program = slave, program
+        self.begin()
         self._server = socket.socket(socket.AF_UNIX)
         self._server.bind(str(path))
         self._server.listen()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
+
+    def begin(self) -> None:
+        """Start an agent, as systemd does once more where one has died."""
+        self.agent = subprocess.Popen([self._program, os.ttyname(self._slave)], stderr=subprocess.PIPE)
 
     def _serve(self) -> None:
         while not self._over.is_set():
@@ -52,7 +58,9 @@ class Port:
                             break
                         os.write(self.master, content)
                     if self.master in ready:
-                        client.sendall(os.read(self.master, 4096))
+                        content = os.read(self.master, 4096)
+                        with contextlib.suppress(BrokenPipeError):
+                            client.sendall(content)
 
     def close(self) -> None:
         self._over.set()
@@ -74,10 +82,15 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def path(program: Path, tmp_path: Path) -> Iterator[Path]:
+def port(program: Path, tmp_path: Path) -> Iterator[Port]:
     port = Port(tmp_path / "socket", program)
-    yield tmp_path / "socket"
+    yield port
     port.close()
+
+
+@pytest.fixture
+def path(port: Port, tmp_path: Path) -> Path:
+    return tmp_path / "socket"
 
 
 @pytest.fixture
@@ -141,6 +154,19 @@ def test_nothing_that_it_started_outlives_a_connection(path: Path, tmp_path: Pat
         while Path(f"/proc/{number}").exists() and not deadline.passed:
             time.sleep(0.02)
         assert not Path(f"/proc/{number}").exists()
+
+
+def test_what_an_agent_that_died_was_asked_has_no_answer_and_is_not_waited_for(port: Port, path: Path) -> None:
+    def die(content: bytes) -> None:
+        port.agent.kill()
+        port.agent.communicate()
+        port.begin()
+
+    with agent.connected(path, Deadline(30)) as shell:
+        answer = shell.run("echo begun; sleep 1000", Deadline(1000), on_output=die)
+        assert (answer.code, answer.lost, answer.out) == (None, True, b"begun\n")
+    with agent.connected(path, Deadline(30)) as shell:
+        assert shell.run("echo here", Deadline(30)).text == "here\n"
 
 
 def test_an_end_that_was_cut_off_in_the_middle_of_a_word_does_not_disturb_the_next(path: Path) -> None:

@@ -2,7 +2,8 @@
 
 The other end is guests/agent.c. Both ways go frames: magic, kind, the command's number, length (four little-endian
 32-bit words), and so many bytes. To the guest: h(ello), r(un a line), i(nput), f (the input's end), w(ake); from it:
-h, o(utput), e(rrors), x (the exit code). Several commands may run at once; all end with the connection.
+h, o(utput), e(rrors), x (the exit code). Several commands may run at once; all end with the connection. An agent that
+begins says h with number 0: what was asked of another before it, which is dead, has no answer.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class AgentShell(Shell):
         self._numbers = itertools.count(1)
         self._answers: dict[int, queue.SimpleQueue[tuple[str, bytes]]] = {}
         self._lost = threading.Event()
+        self._met = False
+        """Whether an agent has answered the greeting."""
         self._reader = threading.Thread(target=self._read, daemon=True, name="agent")
 
     def greet(self, deadline: Deadline, padding: bytes = b"") -> bool:
@@ -161,6 +164,9 @@ class AgentShell(Shell):
                 return
             content = bytes(pending[_HEAD.size : _HEAD.size + length])
             del pending[: _HEAD.size + length]
+            if chr(kind) == "h" and number == 0 and self._met:
+                self._lost.set()
+            self._met = self._met or (chr(kind) == "h" and number > 0)
             if answers := self._answers.get(number):
                 answers.put((chr(kind), content))
 

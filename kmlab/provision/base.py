@@ -83,7 +83,8 @@ def base_key(wanted: Plan, image: Path) -> str:
         BASE_FORMAT,
         image.parent.name,
         _of_image(wanted, image),
-        dataclasses.asdict(wanted.recipe),
+        # What is done to a booted base makes its checkpoint, and nothing else.
+        dataclasses.asdict(dataclasses.replace(wanted.recipe, idle="")),
         asked_for(wanted),
         spec.cmdline,
         spec.packages,

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 CHECKPOINT_FORMAT = 3
 _AGENT = (
-    "set -e; mkdir -p /usr/local/lib/kmlab; gcc -O2 -x c -o /usr/local/lib/kmlab/agent -; "
+    "set -e; mkdir -p /usr/local/lib/kmlab; gcc -O1 -x c -o /usr/local/lib/kmlab/agent -; "
     "systemd-run --quiet --unit=kmlab-agent --property=OOMScoreAdjust=-1000 --property=Restart=always "
     "/usr/local/lib/kmlab/agent /dev/virtio-ports/{port}"
 )
