@@ -12,7 +12,7 @@ from kmlab.cli.asked import AllGuests, Connect, Debug, GuestNames, Json, LabFile
 
 if TYPE_CHECKING:
     from kmlab.guest import GuestRecord
-    from kmlab.lab import GuestSpec
+    from kmlab.lab import GuestSpec, Lab
 
 Architecture = Annotated[
     str | None, typer.Option("--arch", help="x86_64 or aarch64; default: the host's, where there are both.")
@@ -79,19 +79,11 @@ def up(
 ) -> None:
     """Bring guests up: booted, with the headers of their own kernel. Twice is the same as once."""
     speak(json=json, debug=debug)
-    from kmlab import many, provision
-    from kmlab.cli import render
+    from kmlab import provision
 
-    opened, host = open_lab(lab, connect), real_host()
+    opened = open_lab(lab, connect)
     provision.sweep()
-    with render.reporting() as report:
-
-        def start(spec: GuestSpec) -> GuestRecord:
-            with provision.entered(host, opened, spec, report, kept=True) as guest:
-                return guest.record
-
-        records = many.each(host, opened, chosen(opened, guests, every), start, report)
-    render.guests(opened, records, as_json=json, what="kmlab.up/1")
+    _entered(opened, chosen(opened, guests, every), json, "kmlab.up/1", fresh=False)
 
 
 def reset(
@@ -104,18 +96,24 @@ def reset(
 ) -> None:
     """Restore guests to clean, whatever a module did to them."""
     speak(json=json, debug=debug)
+    opened = open_lab(lab, connect)
+    _entered(opened, chosen(opened, guests, every), json, "kmlab.reset/1", fresh=True)
+
+
+def _entered(opened: Lab, specs: list[GuestSpec], json: bool, what: str, *, fresh: bool) -> None:
+    """Bring guests up side by side, and show their records; modules that were kept in them stay, unless `fresh`."""
     from kmlab import many, provision
     from kmlab.cli import render
 
-    opened, host = open_lab(lab, connect), real_host()
+    host = real_host()
     with render.reporting() as report:
 
-        def restore(spec: GuestSpec) -> GuestRecord:
-            with provision.entered(host, opened, spec, report, fresh=True) as guest:
+        def record(spec: GuestSpec) -> GuestRecord:
+            with provision.entered(host, opened, spec, report, fresh=fresh, kept=not fresh) as guest:
                 return guest.record
 
-        records = many.each(host, opened, chosen(opened, guests, every), restore, report)
-    render.guests(opened, records, as_json=json, what="kmlab.reset/1")
+        records = many.each(host, opened, specs, record, report)
+    render.guests(opened, records, as_json=json, what=what)
 
 
 def down(
