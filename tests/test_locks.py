@@ -59,6 +59,21 @@ def test_who_waits_says_for_whom_and_then_goes_on(tmp_path: Path) -> None:
         assert heard == [Note("debian", f"another kmlab (process {other.pid}) is at work here: waiting for it")]
 
 
+def test_another_guest_of_the_same_command_is_never_called_another_kmlab(tmp_path: Path) -> None:
+    lock = tmp_path / "base.lock"
+    heard: list[Event] = []
+    with locks.held(lock, "one", silent, Deadline(1)):
+        # As it is for a moment: taken, and its holder not yet written down.
+        lock.with_suffix(".holder").write_text("")
+        with (
+            pytest.raises(LabError, match="'two' is still in use by another guest of this command"),
+            locks.held(lock, "two", heard.append, Deadline(0.3)),
+        ):
+            pass
+    assert [event for event in heard if isinstance(event, Note) and "another kmlab" in event.text] == []
+    assert locks.is_free(lock)
+
+
 def test_who_waited_too_long_gives_up_with_the_name_of_the_holder(tmp_path: Path) -> None:
     lock = tmp_path / "debian.lock"
     with another(lock) as other:

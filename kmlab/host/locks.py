@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,16 +19,19 @@ from kmlab.errors import LabError
 from kmlab.events import Deadline, Note, Report
 from kmlab.host import command
 
+_ours: set[Path] = set()
+"""Held by this process, in whichever thread."""
+_taking = threading.Lock()
+_GRACE = 1.0
+"""Seconds that a guest waits without a word for another one of its command."""
+
 
 @contextlib.contextmanager
 def held(lock: Path, subject: str, report: Report, deadline: Deadline) -> Iterator[None]:
     """Hold `lock`; if another kmlab has it, say so and wait until the deadline."""
     store.make_folder(lock.parent)
     guard = filelock.FileLock(lock, thread_local=False)
-    try:
-        guard.acquire(timeout=0)
-    except filelock.Timeout:
-        _wait(guard, lock, subject, report, deadline)
+    _wait(guard, lock, subject, report, deadline)
     try:
         # Only others want to know it; a full disk must not keep anybody from `kmlab destroy`.
         with contextlib.suppress(OSError):
@@ -34,25 +39,35 @@ def held(lock: Path, subject: str, report: Report, deadline: Deadline) -> Iterat
         yield
     finally:
         lock.with_suffix(".holder").unlink(missing_ok=True)
-        guard.release()
+        with _taking:
+            _ours.discard(lock)
+            guard.release()
 
 
 def _wait(guard: filelock.BaseFileLock, lock: Path, subject: str, report: Report, deadline: Deadline) -> None:
-    told = False
-    while not guard.is_locked:
+    told, grace = False, deadline.within(_GRACE)
+    while not _taken(guard, lock):
         command.go_on()
-        ours = _holder(lock) == f"process {os.getpid()}"
+        ours = lock in _ours
         if deadline.passed:
             holder = "another guest of this command" if ours else f"another kmlab ({_holder(lock)})"
             raise LabError(f"'{subject}' is still in use by {holder}", "wait for it, or end that process") from None
-        if not told and not ours:
+        if not told and (grace.passed or not ours):
             told = True
-            report(Note(subject, f"another kmlab ({_holder(lock)}) is at work here: waiting for it"))
-        with contextlib.suppress(filelock.Timeout):
-            guard.acquire(timeout=deadline.within(1).left, poll_interval=0.1)
-        if not told and not guard.is_locked:
-            told = True
-            report(Note(subject, "waiting for what another guest of this command is making"))
+            theirs = f"another kmlab ({_holder(lock)}) is at work here: waiting for it"
+            report(Note(subject, "waiting for what another guest of this command is making" if ours else theirs))
+        time.sleep(deadline.within(0.1).left)
+
+
+def _taken(guard: filelock.BaseFileLock, lock: Path) -> bool:
+    """Take it if nobody has it. At one time, so that a lock of this process is never thought another's."""
+    with _taking:
+        try:
+            guard.acquire(timeout=0)
+        except filelock.Timeout:
+            return False
+        _ours.add(lock)
+        return True
 
 
 def is_free(lock: Path) -> bool:
@@ -67,6 +82,8 @@ def is_free(lock: Path) -> bool:
 
 
 def _holder(lock: Path) -> str:
+    """Who has it, as far as its file says so yet."""
     with contextlib.suppress(OSError):
-        return f"process {lock.with_suffix('.holder').read_text(encoding='ascii').strip()}"
+        if number := lock.with_suffix(".holder").read_text(encoding="ascii").strip():
+            return f"process {number}"
     return "another process"
