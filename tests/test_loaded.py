@@ -56,6 +56,10 @@ def test_a_guest_that_says_anything_breaks_nothing() -> None:
         seen = parse_look(SAID[:end])
         assert seen is None or seen.taint <= 12288
     assert parse_look(SAID + SAID) is not None
+    for taint in ("9" * 5000, "\u00b2", "-1"):
+        assert parse_look(SAID.replace("12288", taint)) is None
+    seen = parse_look(SAID.replace("larva 16384 2", f"larva 16384 {'2' * 5000}"))
+    assert seen is not None and "larva" not in seen.modules
 
 
 def test_a_running_kernel_answers_the_question(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 _TAINTED, _MODULES = "/proc/sys/kernel/tainted", "/proc/modules"
-_LINE = re.compile(r"^(\S+) \d+ (-|-?\d+) (\S+) (Live|Loading|Unloading)\b", re.MULTILINE)
+_LINE = re.compile(r"^(\S+) \d+ (-|-?\d{1,10}) (\S+) (Live|Loading|Unloading)\b", re.MULTILINE | re.ASCII)
 _SECTION = re.compile(r"/sections/(\.[\w.-]{1,64})")
 _TITLE = re.compile(r"^==> (.+) <==$", re.MULTILINE)
 
@@ -52,7 +52,7 @@ def parse_look(text: str) -> Look | None:
     _, *parts = _TITLE.split(text)
     said = dict(zip(parts[::2], parts[1::2], strict=True))
     taint = said.get(_TAINTED, "").strip()
-    if not taint.isdigit():
+    if not re.fullmatch("[0-9]{1,20}", taint):
         return None
     modules = {
         name: Listed(int(count) if count != "-" else None, tuple(w for w in users.split(",") if w and w != "-"), state)
