@@ -1,5 +1,6 @@
 # Runs inside mmdebstrap's namespace: turns the unpacked system $1 into an ext4 file system in the open file $2.
-# What makes a guest a lab's guest is not here but in guests/: this is the plain system, as a cloud image has it.
+# What makes it a lab's guest is not here but in guests/: configure.sh and the command line come from the recipe, and whom
+# sshd lets in from the person. So a guest that asks for nothing more needs no first boot.
 set -eu
 root=$1
 image=$2
@@ -27,12 +28,27 @@ set timeout=0
 serial --unit=0 --speed=115200
 terminal_input serial
 terminal_output serial
-linux /vmlinuz root=LABEL=kmlab-root ro console=ttyS0,115200 printk.devkmsg=on
+set gfxpayload=text
+linux /vmlinuz root=LABEL=kmlab-root ro @CMDLINE@
 initrd /initrd.img
 boot
 END
+cat > "$root/configure.sh" <<'CONFIGURE'
+@CONFIGURE@
+CONFIGURE
+chroot "$root" sh /configure.sh
+rm "$root/configure.sh"
 chroot "$root" apt-get clean
 rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/*.bin "$root"/etc/ssh/ssh_host_* "$root"/var/log/*.log
+chroot "$root" ssh-keygen -q -t ed25519 -N '' -C lab -f /etc/ssh/ssh_host_ed25519_key
+mkdir -p -m 700 "$root/root/.ssh"
+echo '@AUTHORIZED_KEY@' > "$root/root/.ssh/authorized_keys"
+chmod 600 "$root/root/.ssh/authorized_keys"
+# What a first boot would find to be renewed after an update was renewed when the packages were unpacked.
+touch "$root/etc/.updated" "$root/var/.updated"
+mkdir -p "$root/var/lib/kmlab"
+printf 'release=%s\nhost_key=%s\n' "$(ls "$root/lib/modules")" "$(cut -d ' ' -f 1,2 "$root/etc/ssh/ssh_host_ed25519_key.pub")" \
+	> "$root/var/lib/kmlab/facts"
 
 # A bind mount that is not recursive shows the tree without the /proc, /sys and /dev mounted into it.
 mount --bind "$root" "$root/mnt"

@@ -138,8 +138,12 @@ class Recipe:
     """Packages to install where the archive has them; `{release}` is the kernel's."""
     user_data: str = ""
     """cloud-init's configuration, as YAML."""
+    configure: str = ""
+    """The script that makes a system a lab's guest, unpacked or booted."""
     bake: str = ""
-    """The script that runs once in the guest that becomes a base."""
+    """The script that runs once in the guest that becomes a base, with `configure` in it: see `configured`."""
+    first_boot: bool = False
+    """Whether it does in a first boot what `configure` does not do."""
     idle: str = ""
     """The script that runs in a booted base before its memory is saved."""
 
@@ -158,12 +162,23 @@ class _Written:
 
 
 _COPIED = ("system", "packages", "headers", "cmdline", "optional")
-_TEXTS = {"user_data": "user-data.yaml", "bake": "bake.sh", "idle": "idle.sh"}
+_TEXTS = {"configure": "configure.sh", "user_data": "user-data.yaml", "bake": "bake.sh", "idle": "idle.sh"}
+_FIRST_BOOT = ("user-data.yaml", "bake.sh", "before.sh")
+"""What only a first boot runs. With a configure.sh beside it, that does the same where nothing more is asked for."""
+_CONFIGURE = "\n@CONFIGURE@\n"
+"""Where in bake.sh and root.sh the text of configure.sh goes."""
 
 
-def root_script() -> str:
-    """The script that turns an unpacked system into a file system (images/root.sh)."""
-    return (_folders("images", None)[-1] / "root.sh").read_text(encoding="utf-8")
+def root_script(recipe: Recipe, authorized_key: str) -> str:
+    """The script that turns an unpacked system into a file system (images/root.sh), and makes it a lab's guest."""
+    script = (_folders("images", None)[-1] / "root.sh").read_text(encoding="utf-8")
+    script = configured(script, recipe).replace("@CMDLINE@", recipe.cmdline.strip())
+    return script.replace("@AUTHORIZED_KEY@", authorized_key)
+
+
+def configured(script: str, recipe: Recipe) -> str:
+    """A script with the text of configure.sh where it wants it."""
+    return script.replace(_CONFIGURE, f"\n{recipe.configure}")
 
 
 def agent_source() -> str:
@@ -198,15 +213,17 @@ def load_recipe(family: str, beside: Path | None = None) -> Recipe:
             texts: dict[str, Any] = {
                 name: _text(home / file) for name, file in _TEXTS.items() if (home / file).is_file()
             }
+            booted = "configure" not in texts and any((home / file).is_file() for file in _FIRST_BOOT)
             if written.like is not None:
                 other = load_recipe(written.like, beside)
                 if (home / "before.sh").is_file():
                     texts["bake"] = _text(home / "before.sh") + texts.get("bake", other.bake)
+                texts["first_boot"] = booted or other.first_boot
                 return dataclasses.replace(other, family=written.family, **given, **texts)
             for name in _COPIED:
                 if name not in given and name != "optional":
                     raise ConfigError(f"{path}: the recipe has no '{name}'", "add it, or `like: debian`")
-            return Recipe(family=written.family, **given, **texts)
+            return Recipe(family=written.family, first_boot=booted, **given, **texts)
     raise ConfigError(f"no recipe for the family '{family}'", f"write guests/{family}/recipe.yaml beside lab.yaml")
 
 

@@ -26,7 +26,7 @@ class Space(NamedTuple):
 
 @pytest.fixture
 def lab(xdg: Path) -> Lab:
-    (xdg / "lab.yaml").write_text("name: t\nguests:\n  debian: {image: debian-12, memory: 256M}\n")
+    (xdg / "lab.yaml").write_text("name: t\nguests:\n  debian: {image: debian-12, memory: 256M, packages: [gdb]}\n")
     return load_lab(xdg / "lab.yaml")
 
 

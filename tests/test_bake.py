@@ -80,7 +80,13 @@ def bake(
         "HEADERS": [recipe.headers],
         "CMDLINE": ["console=ttyS0"],
     }
-    made = seed_files(recipe.user_data, script=recipe.bake, values=values, authorized_key="k", instance="i")
+    made = seed_files(
+        recipe.user_data,
+        script=catalog.configured(recipe.bake, recipe),
+        values=values,
+        authorized_key="k",
+        instance="i",
+    )
     script = yaml.safe_load(made["user-data"])["write_files"][-1]["content"]
     root = folder / "root"
     for place in PLACES:

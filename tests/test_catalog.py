@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -148,5 +149,35 @@ def test_what_builds_need_is_in_the_image_already() -> None:
     assert set(catalog.built_packages(source, recipe, ["bpftrace"])) - set(packages) == {"bpftrace"}
 
 
-def test_the_script_that_makes_the_root_comes_with_kmlab() -> None:
-    assert "mke2fs" in catalog.root_script()
+def test_the_script_that_makes_the_root_makes_it_a_guest_of_that_recipe() -> None:
+    recipe = catalog.load_recipe("debian")
+    script = catalog.root_script(recipe, "ssh-ed25519 AAAA me")
+    assert "mke2fs" in script and recipe.configure in script and recipe.cmdline.strip() in script
+    assert "echo 'ssh-ed25519 AAAA me' >" in script and not re.search("@[A-Z_]+@", script)
+
+
+def test_the_first_boot_does_what_is_done_to_an_unpacked_system() -> None:
+    recipe = catalog.load_recipe("debian")
+    assert recipe.configure in catalog.configured(recipe.bake, recipe)
+
+
+@pytest.mark.parametrize(
+    ("files", "booted"),
+    [
+        ({}, False),
+        ({"idle.sh": "true"}, False),
+        ({"configure.sh": "true"}, False),
+        ({"before.sh": "true"}, True),
+        ({"bake.sh": "true"}, True),
+        ({"user-data.yaml": "users: [me]"}, True),
+        ({"user-data.yaml": "users: [me]", "configure.sh": "useradd me"}, False),
+    ],
+)
+def test_what_only_a_first_boot_runs_is_not_passed_over(files: dict[str, str], booted: bool, tmp_path: Path) -> None:
+    home = tmp_path / "guests" / "mine"
+    home.mkdir(parents=True)
+    for name, text in {"recipe.yaml": "family: mine\nlike: debian\n", **files}.items():
+        (home / name).write_text(text)
+    recipe = catalog.load_recipe("mine", tmp_path)
+    assert recipe.first_boot == booted
+    assert "bake.sh" in files or files.get("configure.sh", recipe.configure) in catalog.configured(recipe.bake, recipe)

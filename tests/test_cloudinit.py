@@ -57,7 +57,13 @@ def test_the_recipe_of_debian_makes_a_seed_that_bakes() -> None:
     recipe = catalog.load_recipe("debian")
     values = {"PACKAGES": recipe.packages, "HEADERS": [recipe.headers], "CMDLINE": recipe.cmdline.split()}
     values |= {"OPTIONAL": recipe.optional, "KERNEL": [], "EXACT": []}
-    made = seed_files(recipe.user_data, script=recipe.bake, values=values, authorized_key=KEY, instance="a")
+    made = seed_files(
+        recipe.user_data,
+        script=catalog.configured(recipe.bake, recipe),
+        values=values,
+        authorized_key=KEY,
+        instance="a",
+    )
     loaded = yaml.safe_load(made["user-data"])
     script = loaded["write_files"][-1]["content"]
     assert ["sh", "/run/kmlab/bake.sh"] in loaded["runcmd"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kmlab import provision, store
+from kmlab import catalog, provision, store
 from kmlab.errors import ConfigError, LabError
 from kmlab.events import Deadline, Event, Note
 from kmlab.host import command
@@ -20,12 +20,42 @@ CLOUD_INIT = "cloud-init[462]: 2026-11-24 21:24:12,001 - "
 ENDED = "cloud-init[471]: Cloud-init v. 24.1 finished at Tue, 24 Nov 2026 21:24:20 +0000. Datasource DataSourceNone."
 
 
-def notes_of(world: World, folder: Path, guest: str = "{image: debian-12}") -> list[str]:
+BAKED = "{image: debian-12, packages: [gdb]}"
+"""A guest that wants more than is in its image."""
+
+
+def notes_of(world: World, folder: Path, guest: str = BAKED) -> list[str]:
     (folder / "lab.yaml").write_text(f"name: t\nguests:\n  g: {guest}\n")
     lab = load_lab(folder / "lab.yaml")
     heard: list[Event] = []
     with provision.entered(world.host, lab, lab.guest("g"), heard.append):
         return [event.text for event in heard if isinstance(event, Note)]
+
+
+def test_an_image_that_is_built_here_needs_no_first_boot(xdg: Path) -> None:
+    with World() as world:
+        notes_of(world, xdg, "{image: debian-12, packages: [strace], kernel: exact, sysctls: {kernel.panic: 1}}")
+        assert world.asked == ["build-image", "start", "save", "stop", "restore"]
+        assert world.seeds == []
+
+
+@pytest.mark.parametrize("more", ["packages: [gdb]", "cmdline: slub_debug", "disk: 3G", "recipe: mine"])
+def test_what_a_guest_wants_besides_takes_one(more: str, xdg: Path) -> None:
+    (xdg / "guests" / "mine").mkdir(parents=True)
+    (xdg / "guests" / "mine" / "recipe.yaml").write_text("family: mine\nlike: debian\npackages: [tcc]\n")
+    with World() as world:
+        notes_of(world, xdg, f"{{image: debian-12, {more}}}")
+        assert len(world.seeds) == 1
+
+
+def test_a_lab_s_own_bake_is_run_in_a_first_boot(xdg: Path) -> None:
+    (xdg / "guests" / "debian").mkdir(parents=True)
+    shipped = Path(catalog.__file__).parent.parent / "guests" / "debian"
+    for name in ("recipe.yaml", "idle.sh", "bake.sh", "user-data.yaml"):
+        (xdg / "guests" / "debian" / name).write_text((shipped / name).read_text())
+    with World() as world:
+        notes_of(world, xdg, "{image: debian-12}")
+        assert len(world.seeds) == 1
 
 
 def test_a_first_boot_that_goes_well_has_nothing_to_say(xdg: Path) -> None:
@@ -69,7 +99,7 @@ def test_headers_that_left_the_archive_are_an_error_with_kernel_exact_and_its_re
     )
     with World() as world, pytest.raises(LabError, match=r"no linux-headers-6\.1\.0-52-cloud-amd64 any more") as error:
         world.first_boot = gone
-        notes_of(world, xdg, "{image: debian-12, kernel: exact}")
+        notes_of(world, xdg, "{image: debian-12, kernel: exact, packages: [gdb]}")
     assert error.value.hint is not None and "without `kernel: exact` a newer kernel is taken" in error.value.hint
     assert list(store.bases().iterdir()) == []
 
@@ -82,7 +112,7 @@ def virtual_size() -> int:
 
 def test_a_disk_is_as_large_as_its_image_or_as_was_asked_for(xdg: Path) -> None:
     with World() as world:
-        notes_of(world, xdg)
+        notes_of(world, xdg, "{image: debian-12}")
         assert virtual_size() == 1 << 20
         store.remove_tree(store.bases())
         notes_of(world, xdg, "{image: debian-12, disk: 3G}")

@@ -36,6 +36,7 @@ guests:
   one: {image: debian-12, memory: 256M}
   two: {image: debian-12, memory: 256M, cpus: 1}
   odd: {image: debian-12, memory: 256M, packages: [gdb]}
+  other-odd: {image: debian-12, memory: 256M, packages: [bpftrace]}
 keep_runs: 2
 build: guest
 modules:
@@ -261,9 +262,9 @@ def test_interrupted_while_a_base_is_baked_nothing_half_made_stays(go: Go, lab: 
                 time.sleep(0.01)
 
     with pytest.raises(KeyboardInterrupt):
-        go("hello", "one odd", on=on)
+        go("hello", "odd other-odd", on=on)
     assert [path for path in store.work().iterdir() if path.is_dir()] == []
-    assert [outcome for *_, outcome in names(go("hello", "one odd"))] == ["pass"] * 2
+    assert [outcome for *_, outcome in names(go("hello", "odd other-odd"))] == ["pass"] * 2
 
 
 def test_while_the_command_is_ended_no_program_starts() -> None:

@@ -16,7 +16,7 @@ from tests.story import OOPS, Go, notes, record_of
 
 def test_image_base_and_checkpoint_are_made_once(go: Go, world: World) -> None:
     go()
-    assert world.asked == ["build-image", "start", "stop", "start", "save", "stop", "restore"]
+    assert world.asked == ["build-image", "start", "save", "stop", "restore"]
     world.asked.clear()
     go()
     go(guest="other")

@@ -24,10 +24,12 @@ def test_the_wheel_carries_the_catalogue_and_the_recipes(tmp_path: Path) -> None
         "kmlab/images/debian-12.yaml",
         "kmlab/images/root.sh",
         "kmlab/guests/debian/bake.sh",
+        "kmlab/guests/debian/configure.sh",
         "kmlab/py.typed",
     } <= names
     code = (
-        "from kmlab import catalog; print(*catalog.image_names()); catalog.load_recipe('debian'); catalog.root_script()"
+        "from kmlab import catalog; print(*catalog.image_names()); "
+        "catalog.root_script(catalog.load_recipe('debian'), 'k')"
     )
     listed = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path / "there", capture_output=True, text=True, check=True

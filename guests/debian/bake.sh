@@ -1,6 +1,7 @@
 # Runs once as root in the guest that becomes a base; every line it says about itself begins with "kmlab-bake:".
-# @PACKAGES@, @OPTIONAL@, @HEADERS@ and @CMDLINE@ come from recipe.yaml. @KERNEL@ is the kernel that was asked for, whose
-# packages are in the seed then; empty is the one that runs. @EXACT@ is not empty where it may be no other.
+# @CONFIGURE@ is configure.sh. @PACKAGES@, @OPTIONAL@, @HEADERS@ and @CMDLINE@ come from recipe.yaml. @KERNEL@ is the kernel
+# that was asked for, whose packages are in the seed then; empty is the one that runs. @EXACT@ is not empty where it may
+# be no other.
 set -u
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C
 release=@KERNEL@
@@ -32,20 +33,7 @@ newer_kernel() {
 # Ubuntu's sysctls keep such lines off the console.
 echo 8 > /proc/sys/kernel/printk
 say "kernel ${release:-$(uname -r)}"
-# What one of the distributions does not have is switched off in vain.
-for unit in apt-daily.timer apt-daily-upgrade.timer unattended-upgrades.service dpkg-db-backup.timer e2scrub_all.timer \
-	fstrim.timer man-db.timer systemd-tmpfiles-clean.timer motd-news.timer serial-getty@ttyS0.service getty@tty1.service \
-	systemd-networkd-wait-online.service e2scrub_reap.service systemd-timesyncd.service cron.service \
-	snapd.service snapd.socket snapd.seeded.service snapd.apparmor.service snapd.autoimport.service snapd.core-fixup.service \
-	snapd.recovery-chooser-trigger.service snapd.snap-repair.timer snapd.system-shutdown.service \
-	apport.service apport-autoreport.timer ua-timer.timer ubuntu-advantage.service esm-cache.service update-notifier-download.timer \
-	update-notifier-motd.timer fwupd-refresh.timer logrotate.timer sysstat.service sysstat-collect.timer sysstat-summary.timer \
-	multipathd.service multipathd.socket ModemManager.service udisks2.service packagekit.service lxd-installer.socket \
-	pollinate.service secureboot-db.service open-iscsi.service iscsid.socket open-vm-tools.service vgauth.service \
-	networkd-dispatcher.service thermald.service irqbalance.service rsyslog.service syslog.socket plymouth-quit-wait.service \
-	grub-common.service grub-initrd-fallback.service keyboard-setup.service console-setup.service ssh.socket chrony.service; do
-	ln --symbolic --force /dev/null "/etc/systemd/system/$unit"
-done
+@CONFIGURE@
 systemctl daemon-reload
 # They would hold apt's lock, and the only processor, for minutes.
 systemctl stop --no-block snapd.service snapd.socket snapd.seeded.service unattended-upgrades.service apt-daily.timer apt-daily-upgrade.timer 2> /dev/null
@@ -85,39 +73,7 @@ fi
 [ -e "/boot/vmlinuz-$release" ] || die "kernel $release is not in /boot"
 [ -e "/lib/modules/$release/build/Makefile" ] || die "no headers for kernel $release: $headers is installed but /lib/modules/$release/build is empty"
 
-say "step configuring"
-# Nobody has a password, and nobody is locked: without PAM sshd takes a "!" for a locked account, key or not.
-for home in /root /home/*; do usermod --password '*' "${home##*/}" 2> /dev/null; done
-rm -f /etc/ssh/ssh_host_rsa_key* /etc/ssh/ssh_host_ecdsa_key* /etc/ssh/ssh_host_dsa_key*
-cat > /etc/ssh/sshd_config <<'END'
-# Made for a lab: one kind of key, and nothing that waits (sshd_config(5)).
-HostKey /etc/ssh/ssh_host_ed25519_key
-PermitRootLogin prohibit-password
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-UsePAM no
-UseDNS no
-PrintMotd no
-PrintLastLog no
-X11Forwarding no
-MaxSessions 64
-MaxStartups 64
-Subsystem sftp internal-sftp
-END
-# What `systemctl enable` would do, which asks the scripts of System V for eight seconds first.
-mkdir -p /etc/systemd/system/multi-user.target.wants
-ln --symbolic --force /lib/systemd/system/ssh.service /etc/systemd/system/multi-user.target.wants/ssh.service
-# The first serial port is the kernel's alone; people get a login of their own on the virtio console.
-mkdir -p /etc/systemd/system/serial-getty@hvc0.service.d
-cat > /etc/systemd/system/serial-getty@hvc0.service.d/kmlab.conf <<'END'
-[Service]
-ExecStart=
-ExecStart=-/sbin/agetty --autologin root --keep-baud 115200 %I $TERM
-END
-mkdir -p /etc/systemd/system/getty.target.wants
-ln --symbolic --force /lib/systemd/system/serial-getty@.service /etc/systemd/system/getty.target.wants/serial-getty@hvc0.service
-mkdir -p /etc/systemd/journald.conf.d /etc/default/grub.d
-printf '[Journal]\nStorage=volatile\nReadKMsg=no\nForwardToConsole=no\n' > /etc/systemd/journald.conf.d/kmlab.conf
+mkdir -p /etc/default/grub.d
 # Of all kernels that are installed, this one. GRUB_FORCE_PARTUUID is Ubuntu's: it boots without an initrd first, and
 # with panic=-1, which restarts a guest before its panic can be read.
 entry=gnulinux-$release-advanced-$(grub-probe --target=fs_uuid /)

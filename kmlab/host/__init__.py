@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 # The process that holds a libvirt connection comes through here each time it starts, so nothing else is loaded.
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -25,7 +25,7 @@ class Host(NamedTuple):
     shell: Callable[[int, str, Path, Deadline], AbstractContextManager[Shell]]
     agent: Callable[[Path, Deadline], AbstractContextManager[Shell]]
     accelerate: Callable[[str, str], Acceleration]
-    build_image: Callable[[PackageImage, Path, Deadline, Callable[[str], None]], None]
+    build_image: Callable[[PackageImage, Path, Deadline, Callable[[str], None]], Mapping[str, str]]
     archive: Callable[[Path, str], Archive]
 
 

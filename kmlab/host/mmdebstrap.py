@@ -33,6 +33,8 @@ _BOOT_FILES = {
     },
 }
 """The removable-media path needs no boot entry in the firmware's variables."""
+FACTS = "/var/lib/kmlab/facts"
+"""Lines of NAME=VALUE in the file system."""
 _WORTH_HEARING = 100
 """Lines before the end, in which it is said what went wrong."""
 
@@ -49,13 +51,14 @@ class PackageImage:
     root_size: int
     """Bytes of the root file system."""
     hook: str
-    """The shell script that turns the unpacked root $1 into a file system in the open file $2."""
+    """The shell script that turns the unpacked root $1 into a file system in the open file $2, and says in FACTS what
+    is in it."""
     expired_indexes: bool = False
     """Whether indexes past their date count."""
 
 
-def build(image: PackageImage, target: Path, deadline: Deadline, on_line: Callable[[str], None]) -> None:
-    """Build `image` as the qcow2 file `target`; scratch files lie in its folder."""
+def build(image: PackageImage, target: Path, deadline: Deadline, on_line: Callable[[str], None]) -> dict[str, str]:
+    """Build `image` as the qcow2 file `target`; scratch files lie in its folder. What the hook said of it."""
     folder = target.parent
     root = folder / "root.img"
     unpack(image, root, deadline, on_line)
@@ -68,9 +71,13 @@ def build(image: PackageImage, target: Path, deadline: Deadline, on_line: Callab
         "search --no-floppy --label kmlab-root --set root\nset prefix=($root)/boot/grub\nconfigfile $prefix/grub.cfg\n"
     )
     files[f"EFI/{image.distribution}/grub.cfg"] = menu
+    facts = folder / "facts"
+    disks.read_from_filesystem(root, FACTS, facts, deadline)
+    said = dict(line.split("=", 1) for line in facts.read_text("ascii").splitlines())
     disks.make_disk(target, root=root, esp=files, deadline=deadline)
-    for scratch in (root, *files.values()):
+    for scratch in (root, facts, *files.values()):
         scratch.unlink()
+    return said
 
 
 def unpack(image: PackageImage, root: Path, deadline: Deadline, on_line: Callable[[str], None]) -> None:

@@ -1,4 +1,8 @@
-"""The base: an image booted once with a seed that makes it a guest that builds modules."""
+"""The base: an image that is a guest that builds modules.
+
+One that was built here from packages is that already, unless a guest asks for more; any other is booted once with a
+seed that makes it one.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from kmlab import store
+from kmlab import catalog, store
 from kmlab.errors import LabError
 from kmlab.events import Deadline, Note, Report, Stage, printable
 from kmlab.host import Host, debs, disks, hypervisor, locks
 from kmlab.provision.image import ensure_image
-from kmlab.provision.kernels import asked_for, ensure_kernel
+from kmlab.provision.kernels import OWN, asked_for, ensure_kernel
 from kmlab.provision.making import (
     LOCK_PATIENCE,
     booted,
@@ -31,7 +35,7 @@ from kmlab.provision.source import Built
 from kmlab.virt import cloudinit, firmware, qcow2
 from kmlab.virt.domain import Domain
 
-BASE_FORMAT = 2
+BASE_FORMAT = 3
 ROOM = 8 << 30
 """Bytes of a guest's disk on a published image, which has room for itself and little else."""
 _CLOUD_INIT_ENDS = re.compile(r"Cloud-init v\. \S+ finished at [^\r\n]*")
@@ -55,19 +59,20 @@ class Base:
 
 
 def ensure_base(host: Host, wanted: Plan, report: Report) -> Base:
-    """The base of this guest, baked when it is not there."""
+    """The base of this guest, made when it is not there."""
     image = ensure_image(host, wanted, report)
     key = base_key(wanted, image)
     folder = store.bases() / key
     with locks.held(store.work() / f"base-{key}.lock", wanted.spec.name, report, Deadline(LOCK_PATIENCE)):
         if not (folder / "base.json").exists():
             store.require_space(store.bases(), 2 << 30, f"baking the base of '{wanted.spec.name}'")
-            with Stage(
-                report, wanted.spec.name, "baking the base: a first boot that installs what builds need"
-            ) as stage:
+            ready = _is_ready(wanted)
+            first_boot = "baking the base: a first boot that installs what builds need"
+            with Stage(report, wanted.spec.name, "taking the image as its base" if ready else first_boot) as stage:
                 sweep_key(key)
                 with store.published(folder, store.work()) as half:
-                    said = {**_bake(host, wanted, image, half, stage), "image": image.parent.name}
+                    facts = _taken(wanted, image, half) if ready else _bake(host, wanted, image, half, stage)
+                    said = {**facts, "image": image.parent.name}
                     record(half / "base.json", half / "disk.qcow2", said)
                     for made in ("disk.qcow2", "nvram.fd"):
                         disks.freeze(half / made)
@@ -99,6 +104,25 @@ def _of_image(wanted: Plan, image: Path) -> object:
     return about if isinstance(wanted.source, Built) else about["sha256"]
 
 
+def _is_ready(wanted: Plan) -> bool:
+    """Whether the image is already all that the guest's base is to be."""
+    spec, recipe = wanted.spec, wanted.recipe
+    if not isinstance(wanted.source, Built) or recipe.first_boot:
+        return False
+    used = catalog.load_recipe(wanted.source.family, wanted.lab.folder)
+    has = catalog.built_packages(wanted.source.packages, used)
+    more = spec.cmdline or spec.disk is not None or spec.kernel not in OWN or not set(spec.packages) <= set(has)
+    return recipe == used and not more
+
+
+def _taken(wanted: Plan, image: Path, folder: Path) -> dict[str, str]:
+    """The base of an image that is ready: nothing on top of it. What was said of it when it was built."""
+    disks.make_overlay(folder / "disk.qcow2", image, Deadline(_BAKE_PATIENCE))
+    disks.copy(wanted.baking.variables, folder / "nvram.fd")
+    about = store.read_json(image.parent / "image.json")
+    return {fact: about[fact] for fact in ("release", "host_key")}
+
+
 def _bake(host: Host, wanted: Plan, image: Path, folder: Path, stage: Stage) -> dict[str, str]:
     """Boot the image once with a seed that makes it a base; what it said of itself."""
     kernel = ensure_kernel(host, wanted, image, folder, stage)
@@ -114,7 +138,7 @@ def _bake(host: Host, wanted: Plan, image: Path, folder: Path, stage: Stage) -> 
     }
     files = cloudinit.seed_files(
         wanted.recipe.user_data,
-        script=wanted.recipe.bake,
+        script=catalog.configured(wanted.recipe.bake, wanted.recipe),
         values=values,
         authorized_key=wanted.public_key,
         instance=folder.name,

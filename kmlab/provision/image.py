@@ -10,12 +10,13 @@ from kmlab.errors import ImageError
 from kmlab.events import Deadline, Report, Stage, printable
 from kmlab.host import Host, disks, locks
 from kmlab.host.mmdebstrap import PackageImage
+from kmlab.host.ssh import ensure_identity
 from kmlab.lab import GuestSpec, Lab
 from kmlab.provision.making import LOCK_PATIENCE, check, record, sweep_key
 from kmlab.provision.plan import Plan, catalogued, mirror_of, source_of
 from kmlab.provision.source import Built, Own, Source
 
-IMAGE_FORMAT = 1
+IMAGE_FORMAT = 2
 """Raised when images that an older kmlab built must not be used any more."""
 _IMAGE_PATIENCE = 1800.0
 
@@ -71,9 +72,9 @@ def _brought(host: Host, source: Source, beside: Path | None, report: Report, *,
 
 
 def _built(host: Host, wanted: Built, beside: Path | None, report: Report) -> Path:
-    source = wanted.packages
-    packages = catalog.built_packages(source, catalog.load_recipe(wanted.family, beside))
-    script = catalog.root_script()
+    source, recipe = wanted.packages, catalog.load_recipe(wanted.family, beside)
+    packages = catalog.built_packages(source, recipe)
+    script = catalog.root_script(recipe, ensure_identity(store.identity_key()))
     key = store.digest_of(IMAGE_FORMAT, wanted.name, wanted.arch, dataclasses.asdict(source), packages, script)
     final = store.images() / f"{wanted.name}-{wanted.arch}-{key}"
     with locks.held(store.work() / f"{final.name}.lock", wanted.name, report, Deadline(LOCK_PATIENCE)):
@@ -93,8 +94,10 @@ def _built(host: Host, wanted: Built, beside: Path | None, report: Report) -> Pa
                         hook=script,
                     )
                     deadline = Deadline(_IMAGE_PATIENCE)
-                    host.build_image(about, target, deadline, lambda line: stage.progress(detail=printable(line, 100)))
-                    record(folder / "image.json", target, {"name": wanted.name, "arch": wanted.arch})
+                    facts = host.build_image(
+                        about, target, deadline, lambda line: stage.progress(detail=printable(line, 100))
+                    )
+                    record(folder / "image.json", target, {**facts, "name": wanted.name, "arch": wanted.arch})
                 stage.detail = f"{disks.size_on_disk(final) / 2**20:.0f} MiB"
         check(final / "image.json", final / "disk.qcow2")
     return final / "disk.qcow2"

@@ -68,7 +68,8 @@ class World(Setting):
 
     def _build_image(
         self, image: PackageImage, target: Path, deadline: Deadline, on_line: Callable[[str], None]
-    ) -> None:
+    ) -> dict[str, str]:
         self.ask("build-image")
         on_line(f"I: unpacking {image.suite}")
         run_program(["qemu-img", "create", "-q", "-f", "qcow2", target, "1M"], deadline=deadline)
+        return {"release": self.release, "host_key": HOST_KEY}
