@@ -1,11 +1,14 @@
-"""A build that does not wait for its guest: in a sandbox it needs the guest's base alone, so it goes on meanwhile."""
+"""A build that does not wait for its guest: in a sandbox it needs the guest's base alone, so it goes on meanwhile.
+
+Guests of one base do not even need one each.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 
 from kmlab import provision, store
@@ -14,21 +17,50 @@ from kmlab.errors import KmlabError, LabError
 from kmlab.events import Deadline, Report, Stage
 from kmlab.host.sandbox import Sandbox
 from kmlab.lab import Lab, Module
-from kmlab.module import Built
+from kmlab.module import Built, read_folder
 from kmlab.provision.toolchain import Target
+
+Make = Callable[[], Built]
+
+
+class Builds:
+    """What one command has built in sandboxes, so that guests of one base share it; each thing is built once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._made: dict[Hashable, tuple[threading.Lock, list[Built]]] = {}
+
+    def built(self, what: Hashable, make: Make) -> Built:
+        """What came of it, made by the first who asks; the others wait. Where it could not be made the next one tries.
+
+        `what` is all that decides what comes of it.
+        """
+        with self._lock:
+            making, made = self._made.setdefault(what, (threading.Lock(), []))
+        with making:
+            if not made:
+                made.append(make())
+            return made[0]
 
 
 class Ahead:
     """The build of one module for one guest, begun by `under_way` and awaited by `built`."""
 
     def __init__(
-        self, lab: Lab, files: store.GuestFiles, wanted: Module, patience: Callable[[str], float], report: Report
+        self,
+        lab: Lab,
+        files: store.GuestFiles,
+        wanted: Module,
+        patience: Callable[[str], float],
+        report: Report,
+        builds: Builds,
     ) -> None:
         self.began = self.ended = 0.0
         """By the monotonic clock."""
         self.toolchain: Path | None = None
         """That of the sandbox; None: the module is built in the guest."""
         self._lab, self._files, self._wanted, self._patience, self._report = lab, files, wanted, patience, report
+        self._builds = builds
         self._thread: threading.Thread | None = None
         self._decided = threading.Event()
         self._built: Built | None = None
@@ -84,10 +116,15 @@ class Ahead:
         try:
             with Stage(self._report, target.name, f"build {name}") as stage:
                 source = self._lab.locate(self._wanted.source)
-                deadline = Deadline(self._patience(target.accel))
-                self._built = build_in_sandbox(
-                    box, source, target.release, deadline, lambda line: stage.progress(detail=line)
-                )
+
+                def make() -> Built:
+                    deadline = Deadline(self._patience(target.accel))
+                    return build_in_sandbox(
+                        box, source, target.release, deadline, lambda line: stage.progress(detail=line)
+                    )
+
+                content = frozenset(read_folder(source).items())
+                self._built = self._builds.built((toolchain, target.release, name, source, content), make)
                 stage.detail = self._built.paths
                 stage.outcome = "ok" if self._built.ok else "failed"
         finally:

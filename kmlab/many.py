@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 from kmlab import provision, run, store
+from kmlab.ahead import Builds
 from kmlab.errors import LabError
 from kmlab.events import Note, Report
 from kmlab.guest import read_record
@@ -60,6 +61,7 @@ def run_all(
     options = dataclasses.replace(options, siblings=len(wanted))
     results: dict[int, RunResult] = {}
     told = threading.Lock()
+    builds = Builds()
 
     def row(spec: GuestSpec, go_on: GoOn) -> None:
         out_of_reach: list[RunResult] = []
@@ -69,7 +71,7 @@ def run_all(
             if not go_on():
                 return
             if len(out_of_reach) < _ENOUGH:
-                result = run.run(host, lab, spec, job.module, options, report)
+                result = run.run(host, lab, spec, job.module, options, report, builds)
                 never_up = result.outcome == "error" and not result.steps
                 out_of_reach = [*out_of_reach, result] if never_up else []
             else:

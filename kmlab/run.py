@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from kmlab import collect, postmortem, provision, result, store
-from kmlab.ahead import Ahead
+from kmlab.ahead import Ahead, Builds
 from kmlab.build import check_folder
 from kmlab.errors import ConfigError, LabError
 from kmlab.events import Note, Report, Stage, printable
@@ -38,10 +38,18 @@ _under_way: set[Path] = set()
 _folders = threading.Lock()
 
 
-def run(host: Host, lab: Lab, spec: GuestSpec, wanted: Module, options: Options, report: Report) -> RunResult:
+def run(
+    host: Host,
+    lab: Lab,
+    spec: GuestSpec,
+    wanted: Module,
+    options: Options,
+    report: Report,
+    builds: Builds | None = None,
+) -> RunResult:
     """One module through one guest; never raises for what the module, the guest or the lab does, but for bad input.
 
-    And Outdated, where the options ask for it.
+    And Outdated, where the options ask for it. `builds` is what the same command built for other guests.
     """
     began = time.monotonic()
     result.check_expected(lab, wanted)
@@ -54,7 +62,14 @@ def run(host: Host, lab: Lab, spec: GuestSpec, wanted: Module, options: Options,
     draft = dataclasses.replace(_draft(lab, spec, wanted), directory=folder)
     try:
         kept = "load" not in options.steps
-        ahead = Ahead(lab, files.guest(spec.name), wanted, lambda accel: build_patience(options, wanted, accel), report)
+        ahead = Ahead(
+            lab,
+            files.guest(spec.name),
+            wanted,
+            lambda accel: build_patience(options, wanted, accel),
+            report,
+            builds or Builds(),
+        )
         entered = provision.entered(host, lab, spec, report, fresh=options.fresh, kept=kept, meanwhile=ahead.under_way)
         with entered as guest:
             steps = Steps(host, lab, guest, wanted, options, report, began, signer, ahead)

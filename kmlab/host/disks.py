@@ -5,11 +5,12 @@ The only code that imports pycdlib. Follows qemu-img(1), sfdisk(8) and mtools(1)
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from kmlab.errors import ImageError
@@ -125,11 +126,27 @@ def size_on_disk(folder: Path) -> int:
 
 
 def _copy_into(target: Path, source: Path, offset: int) -> None:
-    """Copy `source` into the middle of `target`, leaving holes where it is empty."""
+    """Copy `source` into the middle of `target`, leaving holes where it has them or is empty."""
     zeros = bytes(MIB)
     with source.open("rb") as reader, target.open("r+b") as writer:
-        while chunk := reader.read(MIB):
-            if chunk != zeros[: len(chunk)]:
-                writer.seek(offset)
-                writer.write(chunk)
-            offset += len(chunk)
+        for begin, end in _pieces(reader.fileno()):
+            reader.seek(begin)
+            for at in range(begin, end, MIB):
+                chunk = reader.read(min(MIB, end - at))
+                if chunk != zeros[: len(chunk)]:
+                    writer.seek(offset + at)
+                    writer.write(chunk)
+
+
+def _pieces(handle: int) -> Iterator[tuple[int, int]]:
+    """Where a sparse file has content, as (begin, end): lseek(2), SEEK_DATA."""
+    end = 0
+    while True:
+        try:
+            begin = os.lseek(handle, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return
+        end = os.lseek(handle, begin, os.SEEK_HOLE)
+        yield begin, end

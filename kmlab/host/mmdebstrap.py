@@ -105,6 +105,8 @@ def unpack(image: PackageImage, root: Path, deadline: Deadline, on_line: Callabl
             '--aptopt=APT::Install-Recommends "0"',
             '--aptopt=Acquire::Retries "3"',
             *(['--aptopt=Acquire::Check-Valid-Until "false"'] if image.expired_indexes else []),
+            # All of it can be made again: nothing waits for the disk.
+            "--dpkgopt=force-unsafe-io",
             "--dpkgopt=path-exclude=/usr/share/doc/*",
             "--dpkgopt=path-exclude=/usr/share/man/*",
             "--dpkgopt=path-exclude=/usr/share/locale/*",
