@@ -178,7 +178,7 @@ def root_script(recipe: Recipe, authorized_key: str) -> str:
 
 def configured(script: str, recipe: Recipe) -> str:
     """A script with the text of configure.sh where it wants it."""
-    return script.replace(_CONFIGURE, f"\n{recipe.configure}")
+    return script.replace(_CONFIGURE, f"\n{recipe.configure.rstrip()}\n")
 
 
 def agent_source() -> str:

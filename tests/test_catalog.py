@@ -158,7 +158,7 @@ def test_the_script_that_makes_the_root_makes_it_a_guest_of_that_recipe() -> Non
 
 def test_the_first_boot_does_what_is_done_to_an_unpacked_system() -> None:
     recipe = catalog.load_recipe("debian")
-    assert recipe.configure in catalog.configured(recipe.bake, recipe)
+    assert f"(\n{recipe.configure})\n" in catalog.configured(recipe.bake, recipe)
 
 
 @pytest.mark.parametrize(

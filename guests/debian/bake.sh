@@ -33,7 +33,9 @@ newer_kernel() {
 # Ubuntu's sysctls keep such lines off the console.
 echo 8 > /proc/sys/kernel/printk
 say "kernel ${release:-$(uname -r)}"
+(
 @CONFIGURE@
+)
 systemctl daemon-reload
 # They would hold apt's lock, and the only processor, for minutes.
 systemctl stop --no-block snapd.service snapd.socket snapd.seeded.service unattended-upgrades.service apt-daily.timer apt-daily-upgrade.timer 2> /dev/null
