@@ -43,6 +43,13 @@ def test_the_headers_are_those_of_the_running_kernel(repository: Lab) -> None:
     assert "console=ttyS0" in cmdline
 
 
+def test_an_image_from_packages_was_never_booted_to_become_a_base(repository: Lab) -> None:
+    said = repository("ssh", "--", "ls -A /home /var/lib/cloud; grep -c . /root/.ssh/authorized_keys").out
+    assert said.splitlines()[-1] == "1"
+    assert "instance" not in said, "cloud-init was at work"
+    assert "debian" not in said, "cloud-init made the image's own user"
+
+
 def test_a_restored_guest_has_the_time_of_the_host_and_randomness_of_its_own(lab: Lab) -> None:
     seen = []
     for _ in range(2):
