@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from benchmarks import frame
+from benchmarks.figures import judge
 from benchmarks.world import World
 
 NOWHERE = World(Path("/nowhere"), {})
@@ -69,3 +71,9 @@ def test_a_difference_in_seconds_is_compared_with_its_target_too() -> None:
     (found,) = frame.measure([slow], NOWHERE, 1, lambda _: None)
     assert found.value == 3.5 and not found.reached
     assert any("3.50 s" in line and "NOT REACHED" in line for line in frame.table([found]))
+
+
+def test_the_judge_s_figure_finds_the_crash_and_compares_with_a_small_log(tmp_path: Path) -> None:
+    world = World(tmp_path, dict(os.environ))
+    assert judge.hold_little(world) > 0
+    assert judge.judge(world) > 0 and judge.match(world) > 0
