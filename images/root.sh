@@ -47,7 +47,9 @@ chmod 600 "$root/root/.ssh/authorized_keys"
 # What a first boot would find to be renewed after an update was renewed when the packages were unpacked.
 touch "$root/etc/.updated" "$root/var/.updated"
 mkdir -p "$root/var/lib/kmlab"
-printf 'release=%s\nhost_key=%s\n' "$(ls "$root/lib/modules")" "$(cut -d ' ' -f 1,2 "$root/etc/ssh/ssh_host_ed25519_key.pub")" \
+# The kernel that boots, of several.
+kernel=$(readlink "$root/vmlinuz")
+printf 'release=%s\nhost_key=%s\n' "${kernel##*/vmlinuz-}" "$(cut -d ' ' -f 1,2 "$root/etc/ssh/ssh_host_ed25519_key.pub")" \
 	> "$root/var/lib/kmlab/facts"
 
 # A bind mount that is not recursive shows the tree without the /proc, /sys and /dev mounted into it.

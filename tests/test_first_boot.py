@@ -48,6 +48,18 @@ def test_what_a_guest_wants_besides_takes_one(more: str, xdg: Path) -> None:
         assert len(world.seeds) == 1
 
 
+def test_packages_that_the_archive_may_have_take_one(xdg: Path) -> None:
+    (xdg / "guests" / "debian").mkdir(parents=True)
+    shipped = Path(catalog.__file__).parent.parent / "guests" / "debian"
+    for file in shipped.iterdir():
+        (xdg / "guests" / "debian" / file.name).write_text(file.read_text())
+    with (xdg / "guests" / "debian" / "recipe.yaml").open("a") as recipe:
+        recipe.write("\noptional: [bpftrace]\n")
+    with World() as world:
+        notes_of(world, xdg, "{image: debian-12}")
+        assert len(world.seeds) == 1
+
+
 def test_a_lab_s_own_bake_is_run_in_a_first_boot(xdg: Path) -> None:
     (xdg / "guests" / "debian").mkdir(parents=True)
     shipped = Path(catalog.__file__).parent.parent / "guests" / "debian"

@@ -111,8 +111,9 @@ def _is_ready(wanted: Plan) -> bool:
         return False
     used = catalog.load_recipe(wanted.source.family, wanted.lab.folder)
     has = catalog.built_packages(wanted.source.packages, used)
-    more = spec.cmdline or spec.disk is not None or spec.kernel not in OWN or not set(spec.packages) <= set(has)
-    return recipe == used and not more
+    asks = spec.cmdline or spec.disk is not None or spec.kernel not in OWN or not set(spec.packages) <= set(has)
+    # Which of the optional packages the archive has is found out in a first boot.
+    return recipe == used and not recipe.optional and not asks
 
 
 def _taken(wanted: Plan, image: Path, folder: Path) -> dict[str, str]:
