@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -88,17 +89,39 @@ def test_a_program_that_ignores_sigterm_is_killed() -> None:
 def test_input_folder_environment_and_files_are_handed_over(tmp_path: Path) -> None:
     given = tmp_path / "given"
     given.write_text("words\n")
-    with given.open() as file:
-        line = f"cat; pwd; echo $KMLAB_X; cat /proc/self/fd/{file.fileno()}"
+    with given.open() as file, command.passed(file.fileno()) as handle:
+        line = f"cat; pwd; echo $KMLAB_X; cat /proc/self/fd/{handle}"
         done = command.run(
             ["sh", "-c", line],
             deadline=Deadline(5),
             cwd=tmp_path,
             environment={"KMLAB_X": "x"},
             stdin=given,
-            pass_files=(file.fileno(),),
+            pass_files=(handle,),
         )
     assert done.output == f"words\n{tmp_path}\nx\nwords\n"
+
+
+_DESCRIPTORS = [sys.executable, "-c", "import os; print(*[n for n in os.listdir('/proc/self/fd') if int(n) > 2])"]
+"""Prints those that are open besides standard input, output and error; the listing itself is the lowest free one."""
+
+
+def test_programs_find_the_low_descriptors_free(tmp_path: Path) -> None:
+    # dash(1) understands one digit after >&, so a program that starts it relies on 3 to 9.
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context((tmp_path / "file").open("w")) for _ in range(50)]
+        handle = stack.enter_context(command.passed(files[0].fileno()))
+        done = command.run(_DESCRIPTORS, deadline=Deadline(5), pass_files=(handle,))
+        open_there = sorted(map(int, done.output.split()))
+        assert open_there[0] == 3 and len(open_there) == 3
+        assert all(number >= 64 for number in open_there[1:])
+        with command.Conversation(_DESCRIPTORS, {}) as conversation:
+            assert conversation.listen(Deadline(5)) == "3"
+
+
+def test_a_low_descriptor_is_never_handed_to_a_program(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("w") as file, pytest.raises(ValueError, match="too low to be passed"):
+        command.run(["true"], deadline=Deadline(5), pass_files=(file.fileno(),))
 
 
 def test_no_program_waits_for_the_person_s_terminal() -> None:

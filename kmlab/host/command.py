@@ -6,6 +6,7 @@ Every program is a list of arguments, has a deadline, and dies with all its chil
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import select
 import selectors
@@ -45,6 +46,9 @@ PACKAGES = {
 }
 """The Debian and Ubuntu package of each program that kmlab calls."""
 
+_LOWEST_PASSED = 64
+"""File descriptors below this number stay free for the programs themselves: dash(1) understands only one digit after
+`>&`, and mmdebstrap hands its own pipes to it."""
 _TAIL = 4000
 _LONGEST = 1 << 20
 """Bytes of one line; a longer one is told in pieces."""
@@ -101,6 +105,16 @@ def end_all() -> None:
                 os.killpg(process.pid, signal.SIGTERM)
 
 
+@contextlib.contextmanager
+def passed(handle: int) -> Iterator[int]:
+    """Duplicate a file descriptor to a number that no program expects to be free, to hand it to one with `run`."""
+    high = fcntl.fcntl(handle, fcntl.F_DUPFD_CLOEXEC, _LOWEST_PASSED)
+    try:
+        yield high
+    finally:
+        os.close(high)
+
+
 def run(
     argv: Sequence[str | Path],
     *,
@@ -116,13 +130,20 @@ def run(
     """Run to the end; CommandFailed unless the exit code is one of `accept`.
 
     `on_line` hears each line as it comes. At the deadline, or when interrupted, the whole process group ends; so it
-    does when kmlab is killed.
+    does when kmlab is killed. The program inherits the descriptors `pass_files`, which come from `passed`.
     """
     words = [str(word) for word in argv]
     words[0] = find(words[0])
+    if low := [handle for handle in pass_files if handle < _LOWEST_PASSED]:
+        raise ValueError(f"file descriptors {low} are too low to be passed: use passed()")
     go_on()
-    held, leash = os.pipe()
-    with open(stdin or os.devnull, "rb") as given, open(held, "rb"), open(leash, "wb"):
+    reader, leash = os.pipe()
+    with (
+        open(stdin or os.devnull, "rb") as given,
+        open(reader, "rb"),
+        open(leash, "wb"),
+        passed(reader) as held,
+    ):
         process = subprocess.Popen(
             ["/bin/sh", "-c", _LEASHED.format(held), *words],
             stdin=given,

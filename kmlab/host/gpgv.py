@@ -31,16 +31,20 @@ class Signed:
 
 def verify(content: bytes, signature: bytes, keyring: Path, fingerprint: str, what: str) -> Signed:
     """Who signed `content`, and when; ImageError unless it was the key `fingerprint`, and it alone."""
-    with tempfile.TemporaryDirectory(prefix="kmlab-gpgv-") as home, tempfile.TemporaryFile() as told:
+    with (
+        tempfile.TemporaryDirectory(prefix="kmlab-gpgv-") as home,
+        tempfile.TemporaryFile() as told,
+        command.passed(told.fileno()) as handle,
+    ):
         folder = Path(home)
         (folder / "content").write_bytes(content)
         (folder / "signature").write_bytes(signature)
-        argv = ["gpgv", "--homedir", home, "--status-fd", str(told.fileno()), "--keyring", str(keyring.resolve())]
+        argv = ["gpgv", "--homedir", home, "--status-fd", str(handle), "--keyring", str(keyring.resolve())]
         done = command.run(
             [*argv, folder / "signature", folder / "content"],
             deadline=Deadline(60),
             accept=tuple(range(256)),
-            pass_files=(told.fileno(),),
+            pass_files=(handle,),
         )
         told.seek(0)
         return judge(told.read().decode("utf-8", "replace"), done.code, fingerprint, what)

@@ -93,7 +93,7 @@ def unpack(image: PackageImage, root: Path, deadline: Deadline, on_line: Callabl
             heard.append(line.rstrip())
         on_line("I: making the file system" if script in line else line)
 
-    with root.open("w+b") as file:
+    with root.open("w+b") as file, command.passed(file.fileno()) as handle:
         file.truncate(image.root_size)
         os.fchmod(file.fileno(), 0o666)
         argv = [
@@ -112,7 +112,7 @@ def unpack(image: PackageImage, root: Path, deadline: Deadline, on_line: Callabl
             "--dpkgopt=path-exclude=/usr/share/locale/*",
             "--dpkgopt=path-include=/usr/share/locale/locale.alias",
             f"--include={','.join(image.packages)}",
-            f'--customize-hook=echo {script} | base64 --decode | sh -s -- "$1" /proc/self/fd/{file.fileno()}',
+            f'--customize-hook=echo {script} | base64 --decode | sh -s -- "$1" /proc/self/fd/{handle}',
             image.suite,
             os.devnull,
         ]
@@ -123,7 +123,7 @@ def unpack(image: PackageImage, root: Path, deadline: Deadline, on_line: Callabl
                 on_line=hear,
                 cwd=root.parent,
                 environment={"PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin"},
-                pass_files=(file.fileno(),),
+                pass_files=(handle,),
             )
         except CommandFailed as error:
             what = f"could not build {image.suite} for {image.arch}: {_cause(error, heard)}"

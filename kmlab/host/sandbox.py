@@ -111,22 +111,23 @@ class Sandbox:
         if os.geteuid() == 0:
             _give(self.folder)
         reader, writer = os.pipe()
-        uname = _uname(self)
         watch = _Watch(reader, self.folder, self.limits)
         try:
-            with watch:
+            with contextlib.ExitStack() as stack:
+                stack.callback(os.close, reader)
+                with open(writer, "wb"):
+                    info = stack.enter_context(command.passed(writer))
+                uname = stack.enter_context(_uname(self))
+                stack.enter_context(watch)
                 ended = command.run(
-                    [*_bwrap(self, writer, uname, cwd or self.inside, environment or {}), *argv],
+                    [*_bwrap(self, info, uname, cwd or self.inside, environment or {}), *argv],
                     deadline=deadline,
                     on_line=hear,
                     accept=range(-64, 256),
-                    pass_files=(writer, *(() if uname is None else (uname,))),
+                    pass_files=(info, *(() if uname is None else (uname,))),
                 )
         except CommandFailed:
             return Ended(None, "".join(f"{line}\n" for line in heard), watch.exceeded)
-        finally:
-            for handle in (reader, writer, *(() if uname is None else (uname,))):
-                os.close(handle)
         if ended.code == 1 and ended.output.startswith("bwrap: "):
             raise _refused(ended.output)
         return Ended(ended.code, ended.output, watch.exceeded)
@@ -177,14 +178,16 @@ echo "$said"
 """uname(1) as the guest would have it: its kernel's release cannot be had by any namespace."""
 
 
-def _uname(box: Sandbox) -> int | None:
+@contextlib.contextmanager
+def _uname(box: Sandbox) -> Iterator[int | None]:
     """A file without a name that holds the sandbox's uname, from its beginning."""
     if box.release is None or not (box.root / "usr/bin/uname").is_file():
-        return None
-    handle = os.memfd_create("uname")
-    os.write(handle, _UNAME.format(release=shlex.quote(box.release), machine=os.uname().machine).encode())
-    os.lseek(handle, 0, os.SEEK_SET)
-    return handle
+        yield None
+        return
+    with open(os.memfd_create("uname"), "wb", buffering=0) as file, command.passed(file.fileno()) as handle:
+        file.write(_UNAME.format(release=shlex.quote(box.release), machine=os.uname().machine).encode())
+        file.seek(0)
+        yield handle
 
 
 def _bwrap(box: Sandbox, info: int, uname: int | None, cwd: PurePosixPath, environment: Mapping[str, str]) -> list[str]:
