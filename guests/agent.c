@@ -9,12 +9,15 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <glob.h>
+#include <linux/random.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -42,6 +45,8 @@ struct task {
 
 static struct task tasks[MOST];
 static int port = -1;
+/* The kernel's ring buffer, read from where it was when the host connected. */
+static int ring = -1;
 static struct buffer from_host, to_host;
 
 /* A signal only has to end the ppoll(2) in which it is let in. */
@@ -185,23 +190,116 @@ static void start(uint32_t id, const char *line, size_t size)
 		fcntl(*handle, F_SETFL, O_NONBLOCK);
 }
 
+/*
+ * Reseed the kernel's generator at once: what is only written to /dev/urandom waits in the input pool for the next
+ * reseed, up to a minute, and until then all guests of one checkpoint draw the same numbers (random(4)).
+ */
+static int reseed(const char *bytes, size_t size)
+{
+	int pool = open("/dev/urandom", O_RDWR | O_CLOEXEC), code = 0;
+	struct rand_pool_info *noise = malloc(sizeof *noise + size);
+
+	if (pool < 0 || !noise) {
+		code = errno;
+	} else {
+		noise->entropy_count = 8 * size;
+		noise->buf_size = size;
+		memcpy(noise->buf, bytes, size);
+		if (ioctl(pool, RNDADDENTROPY, noise) || ioctl(pool, RNDRESEEDCRNG))
+			code = errno;
+	}
+	free(noise);
+	shut(&pool);
+	return code;
+}
+
 /* After a restore the clock has stood still, and the random numbers are those of every other guest. */
 static void refresh(uint32_t id, const char *bytes, size_t size)
 {
 	struct timespec now = { 0 };
 	int64_t when[2];
-	int32_t code = 0;
-	int pool = open("/dev/urandom", O_WRONLY | O_CLOEXEC);
+	int32_t code = EINVAL;
 
-	if (size >= sizeof when) {
+	if (size > sizeof when) {
 		memcpy(when, bytes, sizeof when);
 		now.tv_sec = when[0];
 		now.tv_nsec = when[1];
-		code = clock_settime(CLOCK_REALTIME, &now) ? errno : 0;
-		if (pool < 0 || write(pool, bytes + sizeof when, size - sizeof when) < 0)
+		code = reseed(bytes + sizeof when, size - sizeof when);
+		if (!code && clock_settime(CLOCK_REALTIME, &now))
 			code = errno;
 	}
-	shut(&pool);
+	tell('x', id, &code, sizeof code);
+}
+
+/* A whole file, under a title as tail(1) writes it. */
+static void tell_file(uint32_t id, const char *path)
+{
+	char bytes[CHUNK];
+	int file = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	ssize_t size;
+
+	if (file < 0)
+		return;
+	size = snprintf(bytes, sizeof bytes, "==> %s <==\n", path);
+	do {
+		if (size > 0)
+			tell('o', id, bytes, size);
+		size = read(file, bytes, sizeof bytes);
+	} while (size > 0 && held(&to_host) < STALL);
+	tell('o', id, "\n", 1);
+	close(file);
+}
+
+/* Put a mark into the kernel's log, then tell what the files hold that match the patterns; all words end with NUL. */
+static void look(uint32_t id, const char *words, size_t size)
+{
+	const char *end = words + size;
+	int32_t code = 0;
+
+	if (!size || end[-1]) {
+		code = EINVAL;
+		size = 0;
+	}
+	if (size && *words) {
+		/* Opened anew for each: the kernel limits how much comes from one open file (printk.devkmsg). */
+		int log = open("/dev/kmsg", O_WRONLY | O_CLOEXEC);
+		char line[256];
+		int length = snprintf(line, sizeof line, "<5>%s\n", words);
+
+		if (log < 0 || write(log, line, length < (int)sizeof line ? length : (int)sizeof line) < 0)
+			code = errno;
+		shut(&log);
+	}
+	for (const char *word = words; size && (word += strlen(word) + 1) < end;) {
+		glob_t found;
+
+		if (!glob(word, 0, NULL, &found))
+			for (size_t i = 0; i < found.gl_pathc; i++)
+				tell_file(id, found.gl_pathv[i]);
+		globfree(&found);
+	}
+	tell('x', id, &code, sizeof code);
+}
+
+/*
+ * What the kernel has logged since the host connected or asked last. The code is EPIPE where records were overwritten
+ * before they could be read (Documentation/ABI/testing/dev-kmsg).
+ */
+static void tell_log(uint32_t id)
+{
+	char record[16 << 10];
+	int32_t code = ring < 0 ? ENODEV : 0;
+	ssize_t size;
+
+	while (ring >= 0 && held(&to_host) < STALL) {
+		size = read(ring, record, sizeof record);
+		if (size > 0)
+			tell('o', id, record, size);
+		else if (size < 0 && errno == EPIPE)
+			code = EPIPE;
+		else if (size == 0 || errno != EINTR)
+			break;
+	}
 	tell('x', id, &code, sizeof code);
 }
 
@@ -212,6 +310,10 @@ static void obey(const struct frame *head, const char *bytes)
 	switch (head->kind) {
 	case 'h':
 		reset();
+		shut(&ring);
+		ring = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+		if (ring >= 0)
+			lseek(ring, 0, SEEK_END);
 		tell('h', head->id, bytes, head->length);
 		break;
 	case 'r':
@@ -219,6 +321,12 @@ static void obey(const struct frame *head, const char *bytes)
 		break;
 	case 'w':
 		refresh(head->id, bytes, head->length);
+		break;
+	case 'q':
+		look(head->id, bytes, head->length);
+		break;
+	case 'k':
+		tell_log(head->id);
 		break;
 	case 'i':
 		if (t && t->in >= 0)

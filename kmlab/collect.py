@@ -12,14 +12,14 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from kmlab import store
 from kmlab.events import Deadline
 from kmlab.kernel.crash import Crash
-from kmlab.kernel.klog import ConsoleReader, Record
+from kmlab.kernel.klog import ConsoleReader, KernelLog, Record
 from kmlab.kernel.oops import Scanner
 
 _FIRST, _LAST = 2000, 20000
@@ -27,6 +27,8 @@ _FIRST, _LAST = 2000, 20000
 _POLL = 0.02
 _AFTER_PANIC = 1.0
 """Seconds of silence after which a panic that never said its last line is taken to be over."""
+_FLOOD_ENDS, _LONGEST_FLOOD = 1.0, 60.0
+"""Seconds of silence after which a flood on the console is over, and the longest that its end is waited for."""
 _AFTER_HANG = 3.0
 """Seconds that a reported hang gets to say more before its step is given up."""
 
@@ -34,10 +36,17 @@ _AFTER_HANG = 3.0
 class Witness:
     """Reads the console while a run is on; `over` is set when waiting for the guest makes no sense any more."""
 
-    def __init__(self, console: Path) -> None:
+    def __init__(self, console: Path, answers: Callable[[], bool] = lambda: False) -> None:
         self.over = threading.Event()
         self.panicked = False
-        self.dropped = 0
+        """The console says that the kernel has panicked, and the guest does not answer."""
+        self.deaf = False
+        """Something of the run did not come to the console: the kernel says no more there, or not all."""
+        self._marks: dict[str, int] = {}
+        self.begin = self.new_mark()
+        """The mark where the run begins in the kernel's log."""
+        self._answers = answers
+        """Asks the guest whether it is alive: a panic stops the kernel, whatever text came."""
         self._console = console
         self._start = console.stat().st_size if console.exists() else 0
         self._reader = ConsoleReader()
@@ -45,10 +54,12 @@ class Witness:
         self._head: list[Record] = []
         self._tail: deque[Record] = deque(maxlen=_LAST)
         self._seen = 0
-        self._marks: dict[str, int] = {}
         self._doomed: float | None = None
         self._last_byte = time.monotonic()
         self._aside: list[Record] | None = None
+        self._log: list[Record] | None = None
+        self._ring_is_whole = False
+        self._alive_after_all = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="console")
 
@@ -67,8 +78,15 @@ class Witness:
         return word
 
     def wait_for(self, mark: str, deadline: Deadline) -> bool:
-        """Wait until the console has come to our mark; whether it has."""
-        while self._marks[mark] < 0 and not deadline.passed and not self.over.is_set():
+        """Wait until the console has come to our mark; whether it has.
+
+        While the console goes on, behind a flood, it is waited for beyond the deadline.
+        """
+        longest = Deadline(_LONGEST_FLOOD)
+        while self._marks[mark] < 0 and not self.over.is_set():
+            if self.deaf or longest.passed or (deadline.passed and self.quiet > _FLOOD_ENDS):
+                self.deaf = True
+                return False
             time.sleep(_POLL)
         return self._marks[mark] >= 0
 
@@ -101,22 +119,53 @@ class Witness:
     @property
     def lost_records(self) -> int:
         """Records that were read but not kept, and those that the kernel itself lost."""
+        if self._ring_is_whole:
+            return 0
         return max(0, self._seen - len(self._head) - len(self._tail)) + self._reader.dropped
 
     @property
     def records(self) -> list[Record]:
-        return [*self._head, *self._tail]
+        """The kernel's log of the run: its ring buffer, where that was read whole, else what the console said."""
+        return [*self._head, *self._tail] if self._log is None else list(self._log)
 
-    def finish(self, own_modules: frozenset[str]) -> list[Crash]:
-        """Stop reading; every finding of the run."""
+    def finish(self, own_modules: frozenset[str], ring: KernelLog | None) -> list[Crash]:
+        """Stop reading; every finding of the run.
+
+        `ring` is the guest's ring buffer where it could be read. It holds what the console did not get, and not what a
+        program wrote to the serial port.
+        """
         self._stop.set()
         self._thread.join()
         self._take(self._reader.close())
         self._scanner.close()
+        if ring is not None:
+            self._log = self._merged(ring)
         scanner = Scanner(own_modules, booted=True)
         scanner.feed(self.records)
         scanner.close()
         return scanner.crashes
+
+    @property
+    def whole(self) -> bool:
+        """Whether all that the kernel said in the run is in `records`."""
+        return self._ring_is_whole or not self.deaf
+
+    def _merged(self, ring: KernelLog) -> list[Record] | None:
+        """The run's part of the ring buffer; where that does not go back far enough, the console and the rest."""
+        begin = next((n for n, record in enumerate(ring.records) if self._is_mark(record, self.begin)), None)
+        ours = [r for r in ring.records[(begin or 0) :] if not self._is_mark(r)]
+        if begin is not None and not ring.dropped:
+            self._ring_is_whole = True
+            return ours
+        if not self.deaf:
+            return None
+        heard = [*self._head, *self._tail]
+        last = max((r.time for r in heard if r.time is not None and r.facility in (None, 0)), default=0.0)
+        return heard + [r for r in ours if r.time is not None and r.time > last]
+
+    def _is_mark(self, record: Record, word: str | None = None) -> bool:
+        said = record.text.strip() if record.facility not in (None, 0) else ""
+        return said == word if word else said in self._marks
 
     def raw(self) -> bytes:
         """The console's bytes since the run began, the last 64 MiB of them."""
@@ -142,11 +191,9 @@ class Witness:
     def _take(self, records: Iterable[Record]) -> None:
         fresh = []
         for record in records:
-            if record.facility not in (None, 0) and "kmlab-" in record.text:
-                word = record.text.strip()
-                if word in self._marks:
-                    self._marks[word] = self._seen
-                    continue
+            if self._is_mark(record):
+                self._marks[record.text.strip()] = self._seen
+                continue
             if self._aside is not None:
                 if len(self._aside) < _LAST:
                     self._aside.append(record)
@@ -162,9 +209,12 @@ class Witness:
 
     def _judge(self) -> None:
         """Whether the guest is past waiting for."""
-        if self._scanner.panicked and (self._scanner.panic_complete or self.quiet > _AFTER_PANIC):
-            self.panicked = True
-            self.over.set()
+        silent = self._scanner.panic_complete or self.quiet > _AFTER_PANIC
+        if self._scanner.panicked and silent and not self.panicked and not self._alive_after_all:
+            self._alive_after_all = self._answers()
+            if not self._alive_after_all:
+                self.panicked = True
+                self.over.set()
         if self._doomed is None and any(c.kind == "hang" or c.deadly for c in self._scanner.crashes):
             self._doomed = time.monotonic()
         if self._doomed is None and self._scanner.suspect and self.quiet > _AFTER_PANIC:

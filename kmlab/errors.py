@@ -30,6 +30,10 @@ class HypervisorError(LabError):
     """libvirt or QEMU refused or failed."""
 
 
+class HypervisorUnavailable(HypervisorError):
+    """There is no connection to libvirt, so nothing could be asked of it."""
+
+
 class ImageError(LabError):
     """An image, base or checkpoint is missing, altered, or could not be made."""
 

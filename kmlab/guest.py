@@ -8,13 +8,15 @@ import json
 import secrets
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from kmlab import store
+from kmlab.errors import GuestUnreachable
 from kmlab.events import Deadline
+from kmlab.kernel.loaded import Look, look_at, parse_look
 
 if TYPE_CHECKING:
     import threading
@@ -49,6 +51,12 @@ class GuestRecord:
     pid: int | None
     started: float
     """Seconds since the epoch."""
+    taint: int = 0
+    """Of its kernel, as restored."""
+    out_of_tree: Sequence[str] = ()
+    """The modules from outside the kernel's tree that it had loaded, as restored."""
+    ran: Sequence[str] = ()
+    """The modules that were run in it since it was restored, each once, oldest first."""
     state: str = "clean"
     """clean: as restored, or as good as. busy: a run is on, or was killed. kept: modules were left loaded on purpose.
     dirty: a module did something to it.
@@ -91,9 +99,30 @@ class Guest:
         line = argv if isinstance(argv, str) else shlex.join(argv)
         return self.shell.run(line, deadline, data=data, on_output=on_output, abandon=abandon)
 
-    def wake(self, deadline: Deadline) -> Answer:
-        """After a restore: the clock has stood still, and the random numbers are those of every other guest."""
-        return self.shell.wake(time.time(), secrets.token_bytes(64), deadline)
+    def wake(self, deadline: Deadline) -> None:
+        """After a restore: the clock has stood still, and the random numbers are those of every other guest.
+
+        Then remember what its kernel has, to see later whether it is as it was. GuestUnreachable if it does not answer.
+        """
+        answer = self.shell.wake(time.time(), secrets.token_bytes(64), deadline)
+        if not answer.ok:
+            raise GuestUnreachable(f"guest '{self.record.name}' did not wake up (code {answer.code})")
+        now = self.look(deadline)
+        self.record = dataclasses.replace(self.record, taint=now.taint, out_of_tree=tuple(sorted(now.out_of_tree)))
+        write_record(self.files, self.record)
+
+    def look(self, deadline: Deadline, *, mark: str = "", abandon: threading.Event | None = None) -> Look:
+        """What its kernel has now; first put `mark` into its log. Setting `abandon` gives up waiting at once."""
+        seen = parse_look(self.shell.look(look_at(), deadline, mark=mark, abandon=abandon).text)
+        if seen is None:
+            raise GuestUnreachable("could not read the guest's kernel taint flags")
+        return seen
+
+    def begin_run(self, module: str | None) -> None:
+        """Remember on the host that a run is on, and which module is about to be loaded."""
+        if module is not None:
+            self.record = dataclasses.replace(self.record, ran=tuple(dict.fromkeys((*self.record.ran, module))))
+        self.mark("busy")
 
     def mark(self, state: str, reason: str = "") -> None:
         """Remember on the host whether the guest may be used again as it is."""

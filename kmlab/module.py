@@ -22,12 +22,14 @@ from kmlab.guest import WORKSHOP, Guest
 from kmlab.host.ssh import Answer
 from kmlab.kernel.diagnostics import Diagnostic
 from kmlab.kernel.holders import NAMES, Holder, find_holders, parse_names, question
-from kmlab.kernel.loaded import Listed, Look, look, parse_look
+from kmlab.kernel.loaded import Listed, Look, look_at, parse_look
 from kmlab.kernel.loading import parse_symbol_owners
 from kmlab.kernel.modinfo import ModInfo
 
 SKIPPED = frozenset({".git", ".kmlab", ".venv", "__pycache__", ".tmp_versions"})
 """Folders of the host's that no build in a guest wants."""
+_LOOK_PATIENCE = 20.0
+"""Seconds for a guest that has answered to say what its kernel has now."""
 _LARGEST_SOURCE = 512 << 20
 """Bytes of one module's folder; beyond that it is a mistake, such as a kernel tree or a disk image."""
 
@@ -277,16 +279,13 @@ class Around:
 
 
 def _told(guest: Guest, line: str, around: Around, module: str | None = None) -> Told:
-    # A line of the kernel's own log tells where the step ends. The refusal of a module does not name it.
-    script = (
-        f"{{ {line}; }} < /dev/null; code=$?; printf '<5>%s\\n' {shlex.quote(around.mark)} > /dev/kmsg; "
-        f"echo; echo {around.mark}; {look(module)}; exit $code"
-    )
-    answer = guest.run(script, around.deadline, abandon=around.abandon)
-    output, found, rest = answer.out.decode("utf-8", "replace").rpartition(f"\n{around.mark}\n")
-    if not found:
+    answer = guest.run(f"{{ {line}; }} < /dev/null", around.deadline, abandon=around.abandon)
+    if answer.code is None:
         return Told(answer, None)
-    return Told(Answer(answer.code, output.encode(), answer.err, answer.lost), parse_look(rest))
+    # A line of the kernel's own log tells where the step ends. The refusal of a module does not name it.
+    deadline = Deadline(_LOOK_PATIENCE)
+    seen = guest.shell.look(look_at(module), deadline, mark=around.mark, abandon=around.abandon)
+    return Told(answer, parse_look(seen.text))
 
 
 class State(NamedTuple):
@@ -297,22 +296,10 @@ class State(NamedTuple):
     """Its devices, files and file systems: see kernel/holders."""
 
 
-def read_state(guest: Guest, deadline: Deadline) -> State:
-    """Ask the guest in one round trip."""
-    text = guest.run(f"{NAMES}; {look()}", deadline).text
-    return State(_seen(text), parse_names(text))
-
-
-def read_kernel(guest: Guest, deadline: Deadline, abandon: threading.Event) -> Look:
-    """The taint and the modules now; setting `abandon` gives up waiting at once."""
-    return _seen(guest.run(look(), deadline, abandon=abandon).text)
-
-
-def _seen(text: str) -> Look:
-    seen = parse_look(text)
-    if seen is None:
-        raise GuestUnreachable("the guest did not say its taint")
-    return seen
+def read_state(guest: Guest, mark: str, deadline: Deadline) -> State:
+    """Ask the guest, and mark in its kernel's log where the run begins."""
+    names = parse_names(guest.run(NAMES, deadline).text)
+    return State(guest.look(deadline, mark=mark), names)
 
 
 def note_names(guest: Guest, name: str, names: frozenset[str]) -> None:

@@ -27,6 +27,9 @@ class Options:
     """What the person asked of this run beyond lab.yaml."""
 
     fresh: bool = False
+    """Restore the guest first."""
+    unused: bool = False
+    """Restore the guest first if a module was run in it."""
     keep: bool = False
     params: Mapping[str, Param] = field(default_factory=dict)
     exercise: str | None = None

@@ -21,11 +21,11 @@ from kmlab.events import Note, Report, Stage, printable
 from kmlab.host import Host
 from kmlab.kernel.apichanges import parse_release
 from kmlab.kernel.crash import Crash, outcome_of
-from kmlab.kernel.taint import taint_mask
+from kmlab.kernel.taint import find_unexplained
 from kmlab.lab import GuestSpec, Lab, Module
 from kmlab.options import Options, signs
 from kmlab.result import RunResult
-from kmlab.steps import Outdated, Steps, build_patience
+from kmlab.steps import Outdated, Steps, UnfitGuest, build_patience
 from kmlab.yamltypes import matches
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Options", "Outdated", "not_tried", "run", "shown_source"]
 
+_BY_INIT = ("exists", "init-error", "init-crash", "init-hang", "killed", "memory", "load", "not-listed")
+"""Failures to load that come from what init finds in the kernel, not from the file."""
 _under_way: set[Path] = set()
 """Folders of runs that have not ended, in whichever thread."""
 _folders = threading.Lock()
@@ -49,17 +51,37 @@ def run(
 ) -> RunResult:
     """One module through one guest; never raises for what the module, the guest or the lab does, but for bad input.
 
-    And Outdated, where the options ask for it. `builds` is what the same command built for other guests.
+    And Outdated, where the options ask for it. `builds` is what the same command built for other guests. What is found
+    in a guest in which other modules ran is looked for once more in a fresh one, before anybody is blamed for it.
     """
-    began = time.monotonic()
     result.check_expected(lab, wanted)
     check_folder(lab.locate(wanted.source))
+    builds = builds or Builds()
+    try:
+        found, before = _attempt(host, lab, spec, wanted, options, report, builds)
+    except UnfitGuest as unfit:
+        report(Note(spec.name, f"restored, because {unfit}"))
+        found, before = _attempt(host, lab, spec, wanted, dataclasses.replace(options, fresh=True), report, builds)
+    if not before or not _is_finding(found):
+        return found
+    suspects = ", ".join(before)
+    report(Note(spec.name, f"{found.outcome}, but {suspects} ran in this guest before: once more in a fresh one"))
+    again, _ = _attempt(host, lab, spec, wanted, dataclasses.replace(options, fresh=True), report, builds)
+    return again if _is_the_same(found, again) else _not_confirmed(again, found, suspects)
+
+
+def _attempt(
+    host: Host, lab: Lab, spec: GuestSpec, wanted: Module, options: Options, report: Report, builds: Builds
+) -> tuple[RunResult, Sequence[str]]:
+    """One run, with its evidence; and which other modules ran in its guest before."""
+    began = time.monotonic()
     files = provision.lab_files(lab)
     signer = _signer(files, lab, spec, options)
     for note in signer.pair.notes if signer else ():
         report(Note(spec.name, note))
     folder = _new_folder(files.runs, lab, wanted, spec, options)
     draft = dataclasses.replace(_draft(lab, spec, wanted), directory=folder)
+    before: Sequence[str] = ()
     try:
         kept = "load" not in options.steps
         ahead = Ahead(
@@ -68,16 +90,19 @@ def run(
             wanted,
             lambda accel: build_patience(options, wanted, accel),
             report,
-            builds or Builds(),
+            builds,
         )
-        entered = provision.entered(host, lab, spec, report, fresh=options.fresh, kept=kept, meanwhile=ahead.under_way)
+        entered = provision.entered(
+            host, lab, spec, report, fresh=options.fresh, unused=options.unused, kept=kept, meanwhile=ahead.under_way
+        )
         with entered as guest:
             steps = Steps(host, lab, guest, wanted, options, report, began, signer, ahead)
             draft = _judged(draft, lab, wanted, steps, steps.go())
+            before = () if kept else steps.ran_before
             draft = dataclasses.replace(draft, vmcore=_dumped(host, lab, spec, steps, draft, report))
             if not draft.guest_survived:
                 provision.stop(host, lab, spec.name)
-    except (ConfigError, Outdated):
+    except (ConfigError, Outdated, UnfitGuest):
         with contextlib.suppress(OSError):
             folder.rmdir()
         raise
@@ -88,7 +113,32 @@ def run(
         _under_way.discard(folder)
     draft = dataclasses.replace(draft, seconds=time.monotonic() - began)
     store.write_json(folder / "result.json", result.document([draft]))
-    return draft
+    return draft, before
+
+
+def _is_finding(found: RunResult) -> bool:
+    """Whether the guest, and so what was run in it before, has a part in the outcome."""
+    if found.outcome == "load-failed":
+        return found.failure in _BY_INIT
+    return found.outcome not in ("pass", "build-failed", "error")
+
+
+def _is_the_same(one: RunResult, other: RunResult) -> bool:
+    def known(crashes: Sequence[Crash]) -> set[str]:
+        return {crash.fingerprint for crash in crashes}
+
+    alike = not known(one.crashes) or known(one.crashes) & known(other.crashes)
+    return one.outcome == other.outcome and bool(alike)
+
+
+def _not_confirmed(fresh: RunResult, used: RunResult, suspects: str) -> RunResult:
+    """The result of the fresh guest, which says what was seen in the used one."""
+    seen = f"{used.outcome} in a used guest ({used.title})"
+    sentence = f"{seen}, not seen on a fresh guest; suspect {suspects}, which ran before"
+    told = dataclasses.replace(fresh, reason=f"{fresh.reason}; {sentence}" if fresh.reason else sentence)
+    if told.directory is not None:
+        store.write_json(told.directory / "result.json", result.document([told]))
+    return told
 
 
 def _signer(files: store.LabFiles, lab: Lab, spec: GuestSpec, options: Options) -> Signer | None:
@@ -135,14 +185,14 @@ def _judged(draft: RunResult, lab: Lab, wanted: Module, steps: Steps, found: lis
     crashes = [c for c in found if c not in allowed]
     log = steps.witness.records
     missed = result.unmet_log(expect, log)
-    outcomes = _outcomes(steps, crashes)
-    if steps.taint[1] & ~steps.taint[0] & taint_mask(["WARN"]) and not allowed:
-        outcomes.append("warning")
+    doubts = _doubts(steps, found)
+    outcomes = [*_outcomes(steps, crashes), *(outcome for outcome, _ in doubts)]
     outcome = result.worst([*outcomes, *(["test-failed"] if missed else [])])
     stuck = next((s for s in steps.steps if s.outcome in ("failed", "hang", "lost")), None)
     reason = steps.reason
     if outcome == "hang" and not crashes and stuck:
         reason = reason or f"step '{stuck.name}' did not end within {steps.step_patience:.0f} s"
+    reason = "; ".join([*([reason] if reason else []), *(sentence for _, sentence in doubts)]) or None
     title = crashes[0].title if crashes else None
     if title is None and outcome != "pass":
         title = reason or (f"{outcome} in step '{stuck.name}'" if stuck else next(iter(missed), outcome))
@@ -174,6 +224,22 @@ def _judged(draft: RunResult, lab: Lab, wanted: Module, steps: Steps, found: lis
         kernel_log="dmesg.txt",
         build_log="build.log",
     )
+
+
+def _doubts(steps: Steps, found: Sequence[Crash]) -> list[tuple[str, str]]:
+    """What keeps a run from being a pass though nobody has complained: outcomes, each with a sentence."""
+    doubts = []
+    if steps.alive and not steps.witness.whole:
+        sentence = (
+            "the guest's console fell silent, and its kernel's own log does not reach back to the run's beginning: "
+            "what the kernel said in between is not known"
+        )
+        doubts.append(("lost", sentence))
+    for flag in find_unexplained(steps.taint[1] & ~steps.taint[0], {outcome_of(crash) for crash in found}):
+        step = steps.tainted_by.get(flag.bit, "?")
+        sentence = f"taint {flag.name} ({flag.meaning}) was set in step '{step}', and nothing in the log says why"
+        doubts.append((flag.outcome or "warning", sentence))
+    return doubts
 
 
 def _dumped(host: Host, lab: Lab, spec: GuestSpec, steps: Steps, draft: RunResult, report: Report) -> str | None:
@@ -209,6 +275,10 @@ def _state_left(steps: Steps, outcome: str, crashes: Sequence[Crash]) -> tuple[s
     harmless = outcome in ("pass", "build-failed") or (outcome in ("test-failed", "load-failed") and not crashes)
     if not harmless:
         return "dirty", f"the last run ended in {outcome}"
+    if steps.witness.deaf:
+        return "dirty", "its console fell silent in the last run"
+    if steps.failure == "not-listed":
+        return "dirty", "insmod did not load a module and said that it had"
     if not steps.left_loaded:
         return "clean", ""
     return ("kept", "") if steps.options.keep or steps.wanted.keep else ("dirty", "a module was left loaded")

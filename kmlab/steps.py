@@ -19,12 +19,13 @@ from kmlab.guest import Guest, slowness
 from kmlab.host import Host
 from kmlab.kernel.crash import Crash
 from kmlab.kernel.elf import read_object
+from kmlab.kernel.klog import KernelLog, parse_log
 from kmlab.kernel.ladder import ladder
 from kmlab.kernel.loaded import Look
-from kmlab.kernel.loading import explain_load_failure, find_ignored_params
+from kmlab.kernel.loading import explain_load_failure, find_ignored_params, not_listed
 from kmlab.kernel.locating import located
 from kmlab.kernel.modinfo import ModInfo, format_params
-from kmlab.kernel.taint import find_taints
+from kmlab.kernel.taint import find_taints, taint_mask
 from kmlab.kernel.unloading import explain_unload_failure
 from kmlab.lab import Lab, Module, Param
 from kmlab.module import Around, Built, Step, Told
@@ -38,6 +39,10 @@ _BUILD_PATIENCE = 300.0
 _EXERCISE_PATIENCE = 300.0
 """Seconds for a person's own program; a load or an unload has the ladder's last rung."""
 _STATE_PATIENCE = 10.0
+_MARK_PATIENCE = 2.5
+"""Seconds for our own mark to come from the kernel's log to the console."""
+_PANIC_PATIENCE = 0.5
+"""Seconds for a guest to answer whose console says that it has panicked."""
 AFTERWARDS = "afterwards"
 """The time after the last step, as if it were one."""
 _LINGER = 2.5
@@ -53,6 +58,10 @@ _INIT_RAN = ("init-error", "init-crash", "firmware", "memory")
 
 class Outdated(Exception):
     """The run was given up before anything of the module ran, because its source has changed since it began."""
+
+
+class UnfitGuest(Exception):
+    """The guest cannot be believed, because of what was done to it before this run."""
 
 
 class Steps:
@@ -77,6 +86,10 @@ class Steps:
         self.signer = signer
         self.source = lab.locate(wanted.source)
         self.folder = module.workshop(wanted.name)
+        self.ran_before: Sequence[str] = ()
+        """Other modules that were run in the guest since it was restored."""
+        self.first = True
+        """Whether nothing was run in it before."""
         self.steps: list[Step] = []
         self.outcomes: list[str] = []
         self.reason: str | None = None
@@ -84,6 +97,8 @@ class Steps:
         """Which kind of failure to load, in a word."""
         self.built = Built(False, "", "")
         self.loaded: list[tuple[str, ModInfo]] = []
+        self.hidden: set[str] = set()
+        """Those of them that the kernel does not list."""
         self.sections: dict[str, Mapping[str, int]] = {}
         """Of each module that was loaded, where its sections were."""
         self.alive = True
@@ -97,7 +112,7 @@ class Steps:
         """What the guest's kernel had when it was last asked, if nothing has gone on since."""
         self.names_before: frozenset[str] | None = None
         """What devices, files and file systems the guest's kernel had before the module was loaded."""
-        self.witness = collect.Witness(guest.files.console)
+        self.witness = collect.Witness(guest.files.console, self.answers)
         timeout = options.timeout or wanted.timeout
         self.step_patience = timeout or float(ladder(guest.record.accel).silence)
         self.exercise_patience = timeout or _EXERCISE_PATIENCE * self.patience
@@ -113,6 +128,13 @@ class Steps:
 
         return keyring_of(self.guest.files, self.guest.record.name)
 
+    def answers(self) -> bool:
+        """Whether the guest says what its kernel has, as one that has panicked cannot."""
+        with contextlib.suppress(GuestUnreachable):
+            self.guest.look(self.patient(_PANIC_PATIENCE))
+            return True
+        return False
+
     @property
     def patience(self) -> float:
         return 2.0 if self.guest.record.accel == "tcg" else 1.0
@@ -127,17 +149,25 @@ class Steps:
         elif not self.own & self.seen.modules.keys():
             self.names_before = state.names
             module.note_names(self.guest, self.wanted.name, state.names)
-        self.guest.mark("busy")
+        self.first = not self.guest.record.ran
+        self.ran_before = [name for name in self.guest.record.ran if name != self.wanted.name]
+        loads = self.built.ok and {"load", "unload"} & set(self.options.steps)
+        self.guest.begin_run(self.wanted.name if loads else None)
         with self.witness:
             if self.built.ok:
+                self.hear(self.witness.begin)
+                self.require_ear()
                 self.load_use_unload()
             if self.alive and not self.witness.panicked:
                 self.settle()
-            found = self.witness.finish(self.own)
+            found = self.witness.finish(self.own, self.ring())
         if self.witness.panicked:
             self.alive = False
         if not self.alive and self.steps:
             self.note_taint(find_taints(record.text for record in self.witness.records), self.steps[-1].name)
+        if self.alive:
+            # A panic stops the kernel, so what only reads like one is something that was printed.
+            found = [dataclasses.replace(crash, fatal=False) for crash in found if crash.kind != "panic"]
         crashes = [located(c, self.built.images, self.folder, self.sections) for c in found]
         return postmortem.told_of_hang(crashes, self.inside.busy, self.inside.silent, self.own)
 
@@ -159,7 +189,7 @@ class Steps:
             sent, removed = module.sync(self.guest, self.wanted.name, self.source, deadline)
             step.detail = f"{sent} sent, {removed} removed" if sent or removed else "nothing changed"
         self.give_up_if_outdated()
-        state = module.read_state(self.guest, self.patient(_STATE_PATIENCE))
+        state = module.read_state(self.guest, self.witness.begin, self.patient(_STATE_PATIENCE))
         there: Mapping[str, str] = {}
         if self.ahead is not None and self.ahead.in_sandbox():
             there = still_delivered(self.guest, self.wanted.name, deadline)
@@ -238,8 +268,12 @@ class Steps:
                 already_loaded=info.name in self.modules[0],
                 symbol_owner=lambda symbol: module.owner_of(self.guest, symbol, self.patient(_STATE_PATIENCE)),
             )
-            if told.answer.ok:
+            if told.answer.ok and not self.is_loaded(told, info):
+                failure = not_listed(info.name)
+            elif told.answer.ok:
                 self.loaded.append((path, info))
+                if told.now and info.name not in told.now.modules:
+                    self.hidden.add(info.name)
                 self.sections[info.name] = told.now.sections if told.now else {}
                 ignored = find_ignored_params(said, info.name)
                 if ignored and not failure:
@@ -257,10 +291,22 @@ class Steps:
 
                     known = provision.lab_files(self.lab)
                     self.reason = why_refused(known, self.built.images[path], info.name, self.keyring) or failure.reason
-                if not told.answer.ok:
+                if failure.kind != "init-positive":
                     step.outcome = "failed"
                     self.outcomes.append("load-failed")
-            return told.answer.ok
+                    return False
+            return True
+
+    def is_loaded(self, told: Told, info: ModInfo) -> bool:
+        """Whether the kernel has the module that insmod says it has loaded.
+
+        One that takes itself off the kernel's list still has its sections in /sys, or has brought a taint.
+        """
+        if told.now is None:
+            return True  # the guest is gone since, which the next step says
+        out_of_tree = taint_mask(["OOT_MODULE"])
+        brought = told.now.taint & ~self.taint[0] & out_of_tree
+        return bool(told.listed(info.name) or told.now.sections or brought)
 
     def params_of(self, path: str, info: ModInfo) -> dict[str, Param]:
         """What was asked for that this module has; the last one also gets what none has, to be complained of."""
@@ -299,7 +345,7 @@ class Steps:
                 return False
             there = told.listed(info.name)
             about = (told.answer.error_text, told.answer.code, info.name, there)
-            failure = explain_unload_failure(*about, info.has_exit)
+            failure = explain_unload_failure(*about, info.has_exit, hidden=info.name in self.hidden)
             if failure and failure.kind == "in-use" and there and (there.refcount or 0) > len(there.holders):
                 with contextlib.suppress(GuestUnreachable):
                     deadline = self.patient(_STATE_PATIENCE)
@@ -318,7 +364,7 @@ class Steps:
             self.witness.over.wait(_LINGER)
             self.seen = None
         try:
-            self.seen = self.seen or module.read_kernel(self.guest, self.patient(_STATE_PATIENCE), self.witness.over)
+            self.seen = self.seen or self.guest.look(self.patient(_STATE_PATIENCE), abandon=self.witness.over)
         except GuestUnreachable:
             self.alive = False
             self.witness.over.wait(2.0)
@@ -328,6 +374,23 @@ class Steps:
             return
         self.modules = (self.modules[0], frozenset(self.seen.modules))
         self.note_taint(self.seen.taint, AFTERWARDS)
+
+    def hear(self, mark: str) -> None:
+        """Wait until a mark of ours has come to the console; where it does not, the witness is deaf from then on."""
+        self.witness.wait_for(mark, self.patient(_MARK_PATIENCE))
+
+    def require_ear(self) -> None:
+        """UnfitGuest where the console of a guest that was used before says nothing any more."""
+        if self.witness.deaf and not self.first:
+            raise UnfitGuest("its console had fallen silent")
+
+    def ring(self) -> KernelLog | None:
+        """The guest's own ring buffer; None where it cannot be asked any more."""
+        if not self.alive or self.witness.panicked:
+            return None
+        answer = self.guest.shell.kernel_log(self.patient(_STATE_PATIENCE))
+        log = parse_log(answer.out)
+        return None if answer.code is None else log if answer.ok else log._replace(dropped=max(log.dropped, 1))
 
     def note_taint(self, taint: int, step: str) -> None:
         """Whatever is new in the taint came about in that step."""
@@ -342,7 +405,7 @@ class Steps:
         if told.now is not None:
             self.note_taint(told.now.taint, step.what.split()[0])
         if told.answer.code is not None and not told.answer.lost:
-            self.witness.wait_for(around.mark, self.patient(5.0))
+            self.hear(around.mark)
             return True
         if told.answer.lost:
             self.witness.over.wait(2.0)

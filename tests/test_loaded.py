@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from kmlab.kernel.loaded import Listed, look, parse_look
+from kmlab.kernel.loaded import Listed, look_at, parse_look
 
 SAID = """\
 ==> /proc/sys/kernel/tainted <==
@@ -33,10 +33,11 @@ fixed 16384 - - Live 0xffffffffc0a01000
 def test_each_module_is_listed_with_its_users_and_its_state() -> None:
     seen = parse_look(SAID)
     assert seen is not None and seen.taint == 12288
-    assert seen.modules["larva"] == Listed(2, ("pupa", "imago"), "Live")
+    assert seen.modules["larva"] == Listed(2, ("pupa", "imago"), "Live", "OE")
     assert seen.modules["stuck"].state == "Unloading" and seen.modules["new"].state == "Loading"
     assert seen.modules["stays"].holders == ("[permanent]",)
     assert seen.modules["fixed"] == Listed(None, (), "Live")
+    assert seen.out_of_tree == {"larva", "stuck", "new", "stays"}
     assert list(seen.modules) == ["larva", "stuck", "new", "stays", "fixed", "8021q"]
 
 
@@ -63,9 +64,10 @@ def test_a_guest_that_says_anything_breaks_nothing() -> None:
 
 
 def test_a_running_kernel_answers_the_question(tmp_path: Path) -> None:
-    said = subprocess.run(["sh", "-c", look("no-such-module")], capture_output=True, text=True, check=False)
+    line = f"tail -n +1 {' '.join(look_at('no-such-module'))} 2> /dev/null"
+    said = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False)
     seen = parse_look(said.stdout)
-    assert seen is not None and said.stderr == ""
+    assert seen is not None
     assert seen.taint == int(Path("/proc/sys/kernel/tainted").read_text())
     loaded = Path("/proc/modules").read_text() if Path("/proc/modules").exists() else ""
     assert set(seen.modules) == {line.split()[0] for line in loaded.splitlines()}

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
+
+import pytest
 
 from kmlab import provision, run, store
-from kmlab.errors import GuestUnreachable, HypervisorError, LabError
-from kmlab.events import Event
+from kmlab.errors import GuestUnreachable, HypervisorError, HypervisorUnavailable, LabError
+from kmlab.events import Deadline, Event
 from kmlab.guest import write_record
 from kmlab.host import hypervisor
+from kmlab.host.command import Conversation
 from kmlab.lab import Lab
+from kmlab.provision.checkpoint import read_checkpoint
 from kmlab.testing import Act, World
 from tests.story import OOPS, Go, notes, record_of
 
@@ -95,7 +100,55 @@ def test_a_checkpoint_that_does_not_restore_is_made_anew_once(go: Go, world: Wor
     world.asked.clear()
     world.refusals["restore"] = HypervisorError("no")
     go(options=run.Options(fresh=True))
-    assert world.asked == ["restore", "start", "save", "stop", "restore"]
+    assert world.asked == ["restore", "restore", "start", "save", "stop", "restore"]
+
+
+def test_a_restore_that_fails_once_is_tried_once_more_and_costs_no_checkpoint(
+    go: Go, world: World, events: list[Event]
+) -> None:
+    go(options=run.Options(steps=()))
+    world.asked.clear()
+    world.refusals_once["restore"] = HypervisorUnavailable(
+        "libvirt could not restore the checkpoint: its process ended"
+    )
+    assert go(options=run.Options(fresh=True)).outcome == "pass"
+    assert world.asked == ["restore", "restore"]
+    assert any("tried once more" in note for note in notes(events))
+
+
+@pytest.mark.parametrize("error", [HypervisorUnavailable("cannot open libvirt at embed: No module named 'libvirt'")])
+def test_a_libvirt_that_cannot_be_reached_costs_no_checkpoint(go: Go, world: World, error: HypervisorError) -> None:
+    go(options=run.Options(steps=()))
+    (checkpoint,) = store.checkpoints().iterdir()
+    world.refusals["restore"] = error
+    assert go(options=run.Options(fresh=True)).title == error.message
+    assert list(store.checkpoints().iterdir()) == [checkpoint]
+
+
+def test_a_checkpoint_that_another_lab_reads_is_not_removed(go: Go, world: World) -> None:
+    go(options=run.Options(steps=()))
+    (checkpoint,) = store.checkpoints().iterdir()
+    inode = checkpoint.stat().st_ino
+    world.refusals["restore"] = HypervisorError("no")
+    with read_checkpoint(checkpoint.name):
+        assert go(options=run.Options(fresh=True)).outcome == "error"
+    assert checkpoint.stat().st_ino == inode
+
+
+def test_a_checkpoint_that_a_guest_of_another_lab_stands_on_is_not_removed(
+    go: Go, world: World, tmp_path: Path
+) -> None:
+    go(options=run.Options(steps=()))
+    (checkpoint,) = store.checkpoints().iterdir()
+    world.refusals["restore"] = HypervisorError("no")
+    stand_in = tmp_path / "qemu-system-stand-in"
+    stand_in.symlink_to("/bin/sh")
+    with Conversation([stand_in, "-c", f"exec 5< {checkpoint}/disk.qcow2; echo here; read line"], {}) as other:
+        assert other.listen(Deadline(10)) == "here"
+        assert go(options=run.Options(fresh=True)).outcome == "error"
+        assert checkpoint.exists()
+    go(options=run.Options(fresh=True))
+    assert "save" in world.asked[-5:]
 
 
 def test_a_guest_that_cannot_be_entered_is_an_error_and_no_verdict_on_the_module(go: Go, world: World) -> None:

@@ -128,7 +128,8 @@ def test(
     asked = list(opened.guests) if every else guest or []
     columns = columns_of(opened, kernels) or ([] if asked else list(opened.matrix))
     wanted = many.jobs(opened, modules_under(opened, directories or []), asked, columns)
-    options = Options(ask=passphrase)
+    # What one module breaks without a word must not be found with the next one.
+    options = Options(ask=passphrase, unused=True)
     with render.reporting() as report:
         results = many.run_all(host, opened, wanted, options, report, most=jobs, on_result=render.one_line)
     if junit:

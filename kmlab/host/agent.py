@@ -1,9 +1,13 @@
 """A guest's shell over a virtio-serial port: no network, no key exchange, alive when a module has broken networking.
 
 The other end is guests/agent.c. Both ways go frames: magic, kind, the command's number, length (four little-endian
-32-bit words), and so many bytes. To the guest: h(ello), r(un a line), i(nput), f (the input's end), w(ake); from it:
-h, o(utput), e(rrors), x (the exit code). Several commands may run at once; all end with the connection. An agent that
-begins says h with number 0: what was asked of another before it, which is dead, has no answer.
+32-bit words), and so many bytes. To the guest: h(ello), r(un a line), i(nput), f (the input's end), w(ake), q (put a
+mark into the kernel's log and read files), k (read the kernel's log); from it: h, o(utput), e(rrors), x (the exit
+code).
+The agent reads files and log itself: no program that something in the guest has replaced has a part in it.
+
+Several commands may run at once; all end with the connection. An agent that begins says h with number 0: what was asked
+of another before it, which is dead, has no answer.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from kmlab.errors import GuestUnreachable
@@ -83,10 +87,16 @@ class AgentShell(Shell):
             self._answers.pop(number, None)
 
     def wake(self, now: float, noise: bytes, deadline: Deadline) -> Answer:
-        number, answers = self._new()
-        when = struct.pack("<qq", int(now), int(now % 1 * 1e9))
-        self._send_raw(_frame("w", number, when + noise))
-        return self._answer(number, answers, deadline, None, None)
+        return self._ask("w", struct.pack("<qq", int(now), int(now % 1 * 1e9)) + noise, deadline, None)
+
+    def look(
+        self, patterns: Sequence[str], deadline: Deadline, *, mark: str = "", abandon: threading.Event | None = None
+    ) -> Answer:
+        words = "".join(f"{word}\0" for word in (mark, *patterns))
+        return self._ask("q", words.encode("utf-8", "surrogateescape"), deadline, abandon)
+
+    def kernel_log(self, deadline: Deadline) -> Answer:
+        return self._ask("k", b"", deadline, None)
 
     @property
     def alive(self) -> bool:
@@ -122,6 +132,15 @@ class AgentShell(Shell):
                     on_output(content)
                 if len(kept[kind]) < OUTPUT_CAP:
                     kept[kind] += content
+
+    def _ask(self, kind: str, content: bytes, deadline: Deadline, abandon: threading.Event | None) -> Answer:
+        """Ask the agent itself for something; it starts no program for that."""
+        number, answers = self._new()
+        try:
+            self._send_raw(_frame(kind, number, content))
+            return self._answer(number, answers, deadline, None, abandon)
+        finally:
+            self._answers.pop(number, None)
 
     def _new(self) -> tuple[int, queue.SimpleQueue[tuple[str, bytes]]]:
         number = next(self._numbers)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from kmlab import store
-from kmlab.errors import HypervisorError
+from kmlab.errors import HypervisorError, HypervisorUnavailable
 from kmlab.events import Deadline
 from kmlab.host.command import Conversation
 
@@ -82,7 +82,7 @@ class Hypervisor:
         try:
             answer = json.loads(self._worker.ask(json.dumps(request), Deadline(_PATIENCE)))
         except ValueError:
-            raise HypervisorError(f"libvirt could not {what}: its process ended") from None
+            raise HypervisorUnavailable(f"libvirt could not {what}: its process ended") from None
         if "error" in answer:
             said = str(answer["error"])
             raise HypervisorError(f"libvirt could not {what}: {said}", store.room_hint(said))
@@ -122,7 +122,7 @@ def _refusal(worker: Conversation, deadline: Deadline) -> str | None:
         return f"its process ended: {worker.last_words()}"
 
 
-def _explained(where: str, refused: str) -> HypervisorError:
+def _explained(where: str, refused: str) -> HypervisorUnavailable:
     hint = None
     if "no connection driver available" in refused:
         hint = "sudo apt-get install libvirt-daemon-driver-qemu   (or: make setup)"
@@ -132,7 +132,7 @@ def _explained(where: str, refused: str) -> HypervisorError:
         hint = "as root libvirt needs the system user libvirt-qemu to exist: make setup"
     elif "Failed to connect socket" in refused:
         hint = "is libvirtd running? Or use `libvirt: embedded`, which needs no daemon"
-    return HypervisorError(f"cannot open libvirt at {where}: {refused}", hint)
+    return HypervisorUnavailable(f"cannot open libvirt at {where}: {refused}", hint)
 
 
 def _prepare(root: Path) -> None:
@@ -157,6 +157,19 @@ def processes(beneath: Path) -> list[int]:
     """The pids of every QEMU that has files beneath this folder, found without libvirt."""
     needle = os.fsencode(f"{beneath}/")
     return [pid for pid in _pids() if (words := _command_line(pid)) and _is_qemu(words) and needle in words]
+
+
+def readers(folder: Path) -> list[int]:
+    """The pids of every QEMU that has a file of this folder open, as far as the person may see them (proc(5))."""
+    needle = os.fsencode(f"{folder.resolve()}/")
+    return [pid for pid in _pids() if _is_qemu(_command_line(pid)) and any(f.startswith(needle) for f in _open(pid))]
+
+
+def _open(pid: int) -> Iterator[bytes]:
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                yield os.fsencode(os.readlink(entry.path))
 
 
 def alive(pid: int, beneath: Path) -> bool:

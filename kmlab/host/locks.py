@@ -6,6 +6,7 @@ The kernel releases them when the process ends, however it ends.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import threading
 import time
@@ -68,6 +69,28 @@ def _taken(guard: filelock.BaseFileLock, lock: Path) -> bool:
             return False
         _ours.add(lock)
         return True
+
+
+@contextlib.contextmanager
+def shared(lock: Path) -> Iterator[None]:
+    """Hold `lock` beside others who hold it so (flock(2)); waits while somebody has it alone."""
+    store.make_folder(lock.parent)
+    with lock.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
+
+
+@contextlib.contextmanager
+def alone(lock: Path) -> Iterator[bool]:
+    """Hold `lock` while nobody else does; False, at once, if somebody does."""
+    store.make_folder(lock.parent)
+    with lock.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def is_free(lock: Path) -> bool:

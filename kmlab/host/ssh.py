@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shlex
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,6 +51,14 @@ class Answer:
     @property
     def ok(self) -> bool:
         return self.code == 0
+
+
+_RESEED = (
+    'local $/; my $noise = <STDIN>; open(my $pool, "+<", "/dev/urandom") or exit 1; '
+    'ioctl($pool, 0x40085203, pack("ii", 8 * length $noise, length $noise) . $noise) or exit 1; '
+    "ioctl($pool, 0x5207, 0) or exit 1"
+)
+"""RNDADDENTROPY, then RNDRESEEDCRNG, by their numbers on every architecture of ours (linux/random.h)."""
 
 
 class Shell:
@@ -97,8 +106,29 @@ class Shell:
                     time.sleep(0.01)
 
     def wake(self, now: float, noise: bytes, deadline: Deadline) -> Answer:
-        """Set the guest's clock (seconds since the epoch), and mix `noise` into its random numbers."""
-        return self.run(f"cat > /dev/urandom; date --utc --set=@{now:.3f} > /dev/null", deadline, data=noise)
+        """Set the guest's clock (seconds since the epoch), and reseed its kernel's random numbers with `noise` at once.
+
+        By perl, which Debian and Ubuntu always have, because the reseeding is an ioctl (random(4)).
+        """
+        return self.run(f"perl -e '{_RESEED}' && date --utc --set=@{now:.3f} > /dev/null", deadline, data=noise)
+
+    def look(
+        self, patterns: Sequence[str], deadline: Deadline, *, mark: str = "", abandon: threading.Event | None = None
+    ) -> Answer:
+        """Read the guest's files that match the shell patterns, each under a title as tail(1) writes it.
+
+        First put `mark`, if given, into the kernel's log as a line of its own.
+        """
+        marked = f"printf '<5>%s\\n' {shlex.quote(mark)} > /dev/kmsg; " if mark else ""
+        return self.run(f"{marked}tail -n +1 {' '.join(patterns)} 2> /dev/null; :", deadline, abandon=abandon)
+
+    def kernel_log(self, deadline: Deadline) -> Answer:
+        """Read the kernel's ring buffer as records of /dev/kmsg, at least what was logged since the connection opened.
+
+        The code is not 0 where records were overwritten before they could be read.
+        """
+        # It ends where there is nothing more, with an error that means nothing (EAGAIN).
+        return self.run("dd if=/dev/kmsg iflag=nonblock bs=16k status=none 2> /dev/null; :", deadline)
 
     @property
     def alive(self) -> bool:

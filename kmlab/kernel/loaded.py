@@ -7,12 +7,13 @@ sections can be read by root alone.
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 _TAINTED, _MODULES = "/proc/sys/kernel/tainted", "/proc/modules"
-_LINE = re.compile(r"^(\S+) \d+ (-|-?\d{1,10}) (\S+) (Live|Loading|Unloading)\b", re.MULTILINE | re.ASCII)
+_LINE = re.compile(
+    r"^(\S+) \d+ (-|-?\d{1,10}) (\S+) (Live|Loading|Unloading)\b(?: \S+(?: \((\w+)[+-]?\))?)?", re.MULTILINE | re.ASCII
+)
 _SECTION = re.compile(r"/sections/(\.[\w.-]{1,64})")
 _TITLE = re.compile(r"^==> (.+) <==$", re.MULTILINE)
 
@@ -27,6 +28,8 @@ class Listed:
     """The modules that use it, and `[permanent]` for one that has no exit function."""
     state: str = "Live"
     """Live, Loading or Unloading."""
+    taints: str = ""
+    """The letters of the taints that it brought: O for one from outside the kernel's tree."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,25 +41,30 @@ class Look:
     sections: Mapping[str, int] = field(default_factory=dict)
     """Where the sections are of the one module that was asked about."""
 
+    @property
+    def out_of_tree(self) -> frozenset[str]:
+        """The modules from outside the kernel's tree."""
+        return frozenset(name for name, listed in self.modules.items() if "O" in listed.taints)
 
-def look(module: str | None = None) -> str:
-    """A line for the guest's shell; it costs one program."""
-    # With tail(1), because of all that name each file it is the quickest to start, and it reads a file in one piece:
-    # those of sections cannot be read from anywhere but their beginning.
-    sections = f" /sys/module/{shlex.quote(module)}/sections/.[!.]*" if module else ""
-    return f"tail -n +1 {_TAINTED} {_MODULES}{sections} 2> /dev/null"
+
+def look_at(module: str | None = None) -> list[str]:
+    """The files to look at, as patterns of glob(7); a module's sections are among them."""
+    known = module is not None and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", module)
+    return [_TAINTED, _MODULES, *([f"/sys/module/{module}/sections/.[!.]*"] if known else [])]
 
 
 def parse_look(text: str) -> Look | None:
-    """What the guest said to it; None if that is not even a taint."""
+    """What was found there, each file under a title as tail(1) writes it; None if that is not even a taint."""
     _, *parts = _TITLE.split(text)
     said = dict(zip(parts[::2], parts[1::2], strict=True))
     taint = said.get(_TAINTED, "").strip()
     if not re.fullmatch("[0-9]{1,20}", taint):
         return None
     modules = {
-        name: Listed(int(count) if count != "-" else None, tuple(w for w in users.split(",") if w and w != "-"), state)
-        for name, count, users, state in _LINE.findall(said.get(_MODULES, ""))
+        name: Listed(
+            int(count) if count != "-" else None, tuple(w for w in users.split(",") if w and w != "-"), state, taints
+        )
+        for name, count, users, state, taints in _LINE.findall(said.get(_MODULES, ""))
     }
     places = ((found[1], content.strip()) for at, content in said.items() if (found := _SECTION.search(at)))
     addresses = {name: int(at, 16) for name, at in places if re.fullmatch("0x[0-9a-f]{1,16}", at)}

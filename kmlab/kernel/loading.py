@@ -59,6 +59,17 @@ def explain_load_failure(
     return replace(failure, reason=printable(failure.reason))
 
 
+def not_listed(module: str) -> Failure:
+    """The failure of a module of which insmod says that it was loaded, and the kernel does not."""
+    return Failure(
+        "not-listed",
+        printable(
+            f"insmod of {module} ended with 0, but the kernel has not loaded it: is another program in insmod's place, "
+            "or did the module unload itself?"
+        ),
+    )
+
+
 def find_ignored_params(records_text: Sequence[str], module: str) -> list[str]:
     """Parameters that the kernel did not know; it loads the module all the same."""
     return [found[1] for found in Log(records_text, module).find_all(r"NAME: unknown parameter '([^'\n]*)' ignored")]

@@ -17,17 +17,33 @@ def explain_unload_failure(
     there: Listed | None = None,
     has_exit: bool = True,
     found: Sequence[Holder] | None = None,
+    hidden: bool = False,
 ) -> Failure | None:
     """Why `rmmod` ended with `exit_code` (None: it never ended), or None where nothing failed.
 
     `there` is what the kernel lists of it afterwards, None where it is gone or nobody could ask; `has_exit` is from
-    its ModInfo. `found` are those besides modules that were found to hold it; None where nobody looked.
+    its ModInfo. `found` are those besides modules that were found to hold it; None where nobody looked. `hidden` is
+    whether the kernel had loaded it and did not list it.
     """
+    if exit_code == 0:
+        return (
+            None
+            if there is None
+            else Failure(
+                "still-listed",
+                f"rmmod of {module} ended with 0, but the kernel still has it loaded: is another program in rmmod's "
+                "place?",
+            )
+        )
     there = there or Listed()
     refcount = there.refcount
-    if exit_code == 0:
-        return None
     text = stderr.lower()
+    if hidden:
+        return Failure(
+            "hidden",
+            f"{module} is loaded but not in the kernel's list of modules, so rmmod cannot find it: its init has taken "
+            "it off the list.",
+        )
     if "not currently loaded" in text or "no such file" in text:
         return Failure("not-loaded", f"{module} is not loaded: its init failed, or something unloaded it before.")
     if there.state == "Loading":

@@ -13,14 +13,15 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from kmlab import store
-from kmlab.errors import GuestUnreachable, HypervisorError, LabError
+from kmlab.errors import GuestUnreachable, HypervisorError, HypervisorUnavailable, LabError
 from kmlab.events import Deadline, Note, Report, Stage, printable
 from kmlab.guest import Guest, GuestRecord, read_record, write_record
 from kmlab.host import Host, command, disks, hypervisor, locks
 from kmlab.host.ssh import Shell, known_hosts_line
+from kmlab.kernel.taint import find_unexplained
 from kmlab.lab import GuestSpec, Lab
 from kmlab.provision.base import Base, ensure_base
-from kmlab.provision.checkpoint import ensure_checkpoint
+from kmlab.provision.checkpoint import ensure_checkpoint, read_checkpoint, remove_checkpoint
 from kmlab.provision.image import build_image, catalogue_image, guest_image
 from kmlab.provision.kernels import available
 from kmlab.provision.making import LOCK_PATIENCE, SSH, check, sweep
@@ -59,12 +60,14 @@ def entered(
     report: Report,
     *,
     fresh: bool = False,
+    unused: bool = False,
     kept: bool = False,
     meanwhile: Callable[[Target], AbstractContextManager[None]] | None = None,
 ) -> Iterator[Guest]:
     """The guest, up and clean, with a shell; nobody else works in it meanwhile.
 
-    One that runs and is clean is taken as it is, unless `fresh`; with `kept` also one with modules left loaded in it.
+    One that runs and is clean is taken as it is, unless `fresh`, or `unused` and a module was run in it; with `kept`
+    also one with modules left loaded in it.
     `meanwhile` begins what needs its base and not the guest itself, as soon as that is known.
     """
     files = lab_files(lab).guest(spec.name)
@@ -78,7 +81,7 @@ def entered(
         if meanwhile is not None:
             coming = _Coming(spec.name, wanted.arch, wanted.acceleration.name, base.key, base.release)
             stack.enter_context(meanwhile(coming))
-        yield _enter(host, wanted, base, checkpoint, report, stack, fresh=fresh, kept=kept)
+        yield _enter(host, wanted, base, checkpoint, report, stack, fresh=fresh, unused=unused, kept=kept)
 
 
 class _Coming(NamedTuple):
@@ -100,26 +103,56 @@ def _enter(
     stack: contextlib.ExitStack,
     *,
     fresh: bool,
+    unused: bool,
     kept: bool,
 ) -> Guest:
     files, record = wanted.files, read_record(wanted.files)
-    if record is not None and not fresh:
+    if record is not None and not fresh and not (unused and record.ran):
         reason = _unusable(wanted, record, checkpoint, kept)
         if reason is None:
             try:
-                return Guest(files, record, _shell(host, files, record, stack, Deadline(10 * wanted.patience)))
+                guest = Guest(files, record, _shell(host, files, record, stack, Deadline(10 * wanted.patience)))
+                reason = _changed(guest, kept, Deadline(10 * wanted.patience))
+                if reason is None:
+                    return guest
             except GuestUnreachable as error:
                 reason = error.message
         report(Note(wanted.spec.name, f"restored, because {printable(reason)}"))
+    return _restore_or_remake(host, wanted, base, checkpoint, report, stack)
+
+
+def _restore_or_remake(
+    host: Host, wanted: Plan, base: Base, checkpoint: str, report: Report, stack: contextlib.ExitStack
+) -> Guest:
+    """Restore the guest; a checkpoint that fails twice is made anew, unless others read it."""
     try:
         return _restore(host, wanted, base, checkpoint, report, stack)
     except (HypervisorError, GuestUnreachable) as error:
         command.go_on()
-        report(Note(wanted.spec.name, f"the checkpoint does not restore, so it is made anew ({error.message})"))
-        stop(host, wanted.lab, wanted.spec.name)
-        store.remove_tree(store.checkpoints() / checkpoint)
-        ensure_checkpoint(host, wanted, base, report)
+        report(Note(wanted.spec.name, f"the restore failed, so it is tried once more ({error.message})"))
+    try:
         return _restore(host, wanted, base, checkpoint, report, stack)
+    except HypervisorUnavailable:
+        raise  # which says nothing of the checkpoint
+    except (HypervisorError, GuestUnreachable) as error:
+        command.go_on()
+        stop(host, wanted.lab, wanted.spec.name)
+        if not remove_checkpoint(checkpoint, wanted.spec.name, report):
+            raise
+        report(Note(wanted.spec.name, f"the checkpoint does not restore, so it is made anew ({error.message})"))
+    ensure_checkpoint(host, wanted, base, report)
+    return _restore(host, wanted, base, checkpoint, report, stack)
+
+
+def _changed(guest: Guest, kept: bool, deadline: Deadline) -> str | None:
+    """What was done to a running guest since it was restored that a run could not be told apart from."""
+    now, record = guest.look(deadline), guest.record
+    if alarming := find_unexplained(now.taint & ~record.taint, ()):
+        return f"its kernel is tainted: {alarming[0].name} ({alarming[0].meaning})"
+    left = sorted(now.out_of_tree - set(record.out_of_tree))
+    if left and not kept:
+        return f"the module {left[0]} is loaded in it"
+    return None
 
 
 def _unusable(wanted: Plan, record: GuestRecord, checkpoint: str, kept: bool) -> str | None:
@@ -151,7 +184,7 @@ def _restore(
 ) -> Guest:
     files, source = wanted.files, store.checkpoints() / checkpoint
     deadline = Deadline(RESTORE_PATIENCE * wanted.patience)
-    with Stage(report, wanted.spec.name, "restoring the guest") as stage:
+    with Stage(report, wanted.spec.name, "restoring the guest") as stage, read_checkpoint(checkpoint):
         stop(host, wanted.lab, wanted.spec.name)
         store.require_space(store.state_home(), 512 << 20, f"guest '{wanted.spec.name}'")
         for stale in (files.disk, files.console, files.record):
@@ -196,8 +229,7 @@ def _restore(
         write_record(files, record)
         _keep_keyring(files, checkpoint)
         guest = Guest(files, record, _shell(host, files, record, stack, deadline))
-        if not guest.wake(deadline).ok:
-            raise GuestUnreachable(f"guest '{wanted.spec.name}' did not wake up")
+        guest.wake(deadline)
         stage.detail = f"kernel {base.release}, {wanted.acceleration.name}"
     return guest
 

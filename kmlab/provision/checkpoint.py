@@ -13,7 +13,7 @@ from kmlab import catalog, store
 from kmlab.errors import GuestUnreachable, LabError
 from kmlab.events import Deadline, Report, Stage, printable
 from kmlab.guest import parse_facts
-from kmlab.host import Host, command, disks, locks, varstore
+from kmlab.host import Host, command, disks, hypervisor, locks, varstore
 from kmlab.host.ssh import Shell
 from kmlab.kernel.ladder import ladder
 from kmlab.provision import mokmanager
@@ -71,6 +71,30 @@ def ensure_checkpoint(host: Host, wanted: Plan, base: Base, report: Report, *, b
                 stage.detail = f"{disks.size_on_disk(folder) / 2**20:.0f} MiB"
         check(folder / "checkpoint.json", folder / "memory")
     return key
+
+
+@contextlib.contextmanager
+def read_checkpoint(key: str) -> Iterator[None]:
+    """Keep a checkpoint from being removed while a guest is restored from it."""
+    with locks.shared(_reading(key)):
+        yield
+
+
+def remove_checkpoint(key: str, subject: str, report: Report) -> bool:
+    """Remove a checkpoint that does not restore; False if a guest of any lab stands on it or is restored from it."""
+    folder = store.checkpoints() / key
+    with (
+        locks.held(store.work() / f"checkpoint-{key}.lock", subject, report, Deadline(LOCK_PATIENCE)),
+        locks.alone(_reading(key)) as alone,
+    ):
+        if not alone or hypervisor.readers(folder):
+            return False
+        store.remove_tree(folder)
+        return True
+
+
+def _reading(key: str) -> Path:
+    return store.work() / f"checkpoint-{key}.reading"
 
 
 def checkpoint_key(wanted: Plan, base: Base) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -36,6 +37,15 @@ class Machine:
         """The certificates that its kernel goes by; None without Secure Boot."""
         self.process: Conversation | None = None
         self._clock = 100.0
+        self._numbers = itertools.count()
+        self.ring: list[str] = []
+        """The kernel's ring buffer, as /dev/kmsg gives it."""
+        self.ring_code = 0
+        """How reading it ends: not 0 where records were overwritten before."""
+        self.heard = True
+        """Whether the kernel's log comes out of the serial port."""
+        self.panicked = False
+        """Whether the kernel has stopped: it says `---[ end Kernel panic`, and nothing answers any more."""
         if not self.baking:
             root.mkdir(parents=True, exist_ok=True)
             stand_in = root / "qemu-system-stand-in"
@@ -54,8 +64,20 @@ class Machine:
         """A record of the kernel's log, or with another facility a program's, on the console."""
         level, words = (int(text[1]), text[3:]) if re.match("<[0-7]>", text) else (6, text)
         self._clock += 0.001
+        self.ring.append(f"{facility * 8 + level},{next(self._numbers)},{self._clock * 1e6:.0f},-;{words}\n")
+        self.panicked = self.panicked or words.startswith("---[ end Kernel panic")
+        if self.heard:
+            self.write(f"<{facility * 8 + level}>[{self._clock:12.6f}] {words}\n")
+
+    def write(self, text: str) -> None:
+        """What comes out of the serial port, whoever wrote it."""
         with self.console.open("a", encoding="utf-8") as console:
-            console.write(f"<{facility * 8 + level}>[{self._clock:12.6f}] {words}\n")
+            console.write(text)
+
+    def overwrite(self) -> None:
+        """Forget what the ring buffer held, as the kernel does where more is logged than it has room for."""
+        self.ring.clear()
+        self.ring_code = 32
 
     def end(self) -> None:
         if self.process is not None:

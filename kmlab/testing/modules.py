@@ -22,6 +22,12 @@ class Act:
     """What the kernel says meanwhile: `text`, or `<3>text` with a level."""
     taint: int = 0
     """Bits that it adds to the kernel's taint."""
+    mutes: bool = False
+    """Whether the serial port gets nothing of the kernel's log from then on."""
+    serial: str = ""
+    """What a program writes to the serial port meanwhile."""
+    overwrites: bool = False
+    """Whether the kernel's ring buffer loses its beginning."""
     ends: str = "returns"
     """returns; hangs: never, while the connection stays; lost: the guest is gone."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from kmlab.errors import KmlabError
 from kmlab.host.accel import Acceleration
 from kmlab.testing.machine import Machine
-from kmlab.testing.modules import RELEASE, FakeModule
+from kmlab.testing.modules import RELEASE, Act, FakeModule
 
 
 class Setting:
@@ -23,6 +23,8 @@ class Setting:
         """Every line that a guest's shell was given."""
         self.refusals: dict[str, KmlabError] = {}
         """What a door raises instead, by what is asked; `shell` is ssh, `agent` the channel."""
+        self.refusals_once: dict[str, KmlabError] = {}
+        """The same, the next time alone."""
         self.seeds: list[bytes] = []
         """Of every base that was baked."""
         self.first_boot: tuple[str, ...] = ()
@@ -33,6 +35,12 @@ class Setting:
         """What a guest says to the question of who holds a module, in the words of kernel/holders."""
         self.taints_unsigned = False
         """Whether a kernel that asks for no signature sets its taint E over a module, as most do."""
+        self.replaced: set[str] = set()
+        """The guest's programs, insmod and rmmod, that something has put `true` in place of."""
+        self.hides: set[str] = set()
+        """Modules that take themselves off the kernel's list."""
+        self.once: dict[str, Act] = {}
+        """How a module behaves the next time that it is loaded, and not after."""
         self.monitor: dict[str, str] = {}
         """What QEMU's monitor says, by what it is asked; nothing to the rest."""
         self.silent = False
@@ -43,6 +51,8 @@ class Setting:
     def ask(self, what: str) -> None:
         """Note it, and refuse where that was wanted."""
         self.asked.append(what)
+        if what in self.refusals_once:
+            raise self.refusals_once.pop(what)
         if what in self.refusals:
             raise self.refusals[what]
 

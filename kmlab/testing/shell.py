@@ -8,14 +8,14 @@ import shlex
 import tarfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kmlab.events import Deadline
 from kmlab.guest import WORKSHOP
 from kmlab.host.ssh import Answer, Shell
 from kmlab.kernel import guestkeys
-from kmlab.kernel.loaded import look
+from kmlab.kernel.holders import NAMES
 from kmlab.kernel.signature import strip_signature
 from kmlab.testing import keys
 from kmlab.testing.machine import Machine
@@ -31,6 +31,8 @@ class FakeShell(Shell):
 
     def __init__(self, world: Setting, machine: Machine) -> None:
         self._world, self._machine = world, machine
+        self._users = 0
+        """How many times each loaded module is used, since the last step."""
 
     @property
     def alive(self) -> bool:
@@ -52,8 +54,8 @@ class FakeShell(Shell):
             return Answer(0, f"state=running\nrelease={self._world.release}\n".encode(), b"")
         if command == guestkeys.QUESTION:
             return Answer(0, keys.keyring_answer(self._world.release, self._machine.mok).encode(), b"")
-        if command == look() or command.endswith(f"; {look()}"):
-            return Answer(0, self._look().encode(), b"")
+        if command == NAMES:
+            return Answer(0, b"", b"")
         if command.startswith("cd /proc; "):
             return Answer(0, self._world.holders, b"")
         if command.startswith("tar "):
@@ -70,10 +72,29 @@ class FakeShell(Shell):
             return Answer(0, bare, b"")
         if " make " in command:
             return self._build(self._module(_folder_in(command)), deadline, abandon)
-        step = re.fullmatch(r"\{ (?P<line>.*); \} < /dev/null; .* echo (?P<mark>kmlab-\w+); .*", command, re.DOTALL)
+        step = re.fullmatch(r"\{ (?P<line>.*); \} < /dev/null", command, re.DOTALL)
         if step:
-            return self._step(step["line"], step["mark"], deadline, abandon)
+            return self._step(step["line"], deadline, abandon)
         return Answer(0, b"", b"")
+
+    def wake(self, now: float, noise: bytes, deadline: Deadline) -> Answer:
+        return Answer(0, b"", b"") if self.alive else Answer(None, b"", b"", lost=True)
+
+    def look(
+        self, patterns: Sequence[str], deadline: Deadline, *, mark: str = "", abandon: threading.Event | None = None
+    ) -> Answer:
+        self._world.lines.append(f"look {mark}")
+        if not self.alive or self._machine.panicked:
+            return Answer(None, b"", b"", lost=not self.alive)
+        if mark:
+            self._machine.say(f"<5>{mark}", facility=1)
+        sections = next((p for p in patterns if p.startswith("/sys/module/")), "")
+        return Answer(0, self._look(sections.split("/")[3] if sections else "").encode(), b"")
+
+    def kernel_log(self, deadline: Deadline) -> Answer:
+        if not self.alive or self._machine.panicked:
+            return Answer(None, b"", b"", lost=not self.alive)
+        return Answer(self._machine.ring_code, "".join(self._machine.ring).encode(), b"")
 
     def _module(self, name: str) -> FakeModule:
         return self._world.modules.get(name) or FakeModule(name=name)
@@ -92,13 +113,18 @@ class FakeShell(Shell):
                 members.addfile(member, io.BytesIO(there))
         return Answer(answer.code, archive.getvalue(), answer.err, answer.lost)
 
-    def _step(self, line: str, mark: str, deadline: Deadline, abandon: threading.Event | None) -> Answer:
+    def _step(self, line: str, deadline: Deadline, abandon: threading.Event | None) -> Answer:
         words = shlex.split(line)
+        if self._world.replaced & set(words):
+            return Answer(0, b"", b"")
         if "insmod" in words:
             module = Path(words[words.index("insmod") + 1]).stem
             path = words[words.index("insmod") + 1].removeprefix("./")
             image = self._machine.files.get((_folder_in(line), path), b"")
-            said, act = keys.refusal(self._machine.mok, image), self._module(_folder_in(line)).load
+            said, act = (
+                keys.refusal(self._machine.mok, image),
+                self._world.once.pop(module, None) or self._module(_folder_in(line)).load,
+            )
             if said is not None:
                 error = "insmod: ERROR: could not insert module: Key was rejected by service\n"
                 act = Act(code=1, error=error, kernel=said)
@@ -113,23 +139,30 @@ class FakeShell(Shell):
         answer = self._play(act, deadline, abandon)
         if answer.code is None:
             return answer
+        self._users = int(not answer.ok)
         if answer.ok and "insmod" in words:
             self._machine.loaded.append(module)
         elif answer.ok and words[0] == "rmmod" and module in self._machine.loaded:
             self._machine.loaded.remove(module)
-        self._machine.say(f"<5>{mark}", facility=1)
-        out = f"{answer.text}\n{mark}\n{self._look(module, int(not answer.ok))}"
-        return Answer(answer.code, out.encode(), answer.err)
+        return answer
 
-    def _look(self, module: str = "", users: int = 0) -> str:
-        """What tail(1) says of the kernel's files, one module's sections among them; each is used so many times."""
-        listed = "".join(f"{name} 16384 {users} - Live 0x0000000000000000 (OE)\n" for name in self._machine.loaded)
+    def _look(self, module: str = "") -> str:
+        """The kernel's files as the agent reads them, one module's sections among them."""
+        listed = "".join(
+            f"{name} 16384 {self._users} - Live 0x0000000000000000 (OE)\n"
+            for name in self._machine.loaded
+            if name not in self._world.hides
+        )
         parts = {"/proc/sys/kernel/tainted": f"{self._machine.taint}\n", "/proc/modules": listed}
         if module in self._machine.loaded:
             parts[f"/sys/module/{module}/sections/.text"] = f"{TEXT:#x}\n"
         return "\n".join(f"==> {place} <==\n{content}" for place, content in parts.items())
 
     def _play(self, act: Act, deadline: Deadline, abandon: threading.Event | None) -> Answer:
+        self._machine.heard = self._machine.heard and not act.mutes
+        self._machine.write(act.serial)
+        if act.overwrites:
+            self._machine.overwrite()
         for text in act.kernel:
             self._machine.say(text)
         self._machine.taint |= act.taint
