@@ -42,6 +42,10 @@ class GuestUnreachable(LabError):
     """A guest did not answer in time, or its connection broke."""
 
 
+class BootPanicked(LabError):
+    """A guest's kernel panicked while it booted, before any module was in it."""
+
+
 class CommandFailed(LabError):
     """A program ended with a code that was not expected."""
 

@@ -5,6 +5,7 @@ After a change that is meant: `rm tests/data/domain/*.xml`, run these tests twic
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import subprocess
 import xml.etree.ElementTree as ET
@@ -16,7 +17,7 @@ import pytest
 
 from kmlab.errors import HypervisorError
 from kmlab.virt import domain
-from kmlab.virt.domain import Domain, console_tty, identifier, retarget, to_xml
+from kmlab.virt.domain import Domain, console_tty, defects, identifier, retarget, to_xml
 from kmlab.virt.firmware import Firmware
 
 GOLDEN = Path(__file__).parent / "data" / "domain"
@@ -80,6 +81,7 @@ DOMAINS = {
     "kvm": made(accel="kvm"),
     "bake": made(seed=True),
     "secure-boot": made(accel="kvm", firmware=SMM),
+    "old-qemu": dataclasses.replace(made(), disabled_features=defects("x86_64", "tcg", "QEMU emulator version 7.2.22")),
     "aarch64": made(arch="aarch64", firmware=ARM),
 }
 
@@ -100,6 +102,24 @@ def test_a_domain_is_as_its_golden_file_says(name: str) -> None:
         golden.write_text(xml(DOMAINS[name]), encoding="utf-8")
         pytest.fail(f"{golden.name} was not there: it is made now; look at it and run the tests again")
     assert xml(DOMAINS[name]) == golden.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arch", "accel", "qemu", "disabled"),
+    [
+        ("x86_64", "tcg", "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)", ("cx16",)),
+        ("x86_64", "tcg", "QEMU emulator version 6.2.0 (Debian 1:6.2+dfsg-2ubuntu6.26)", ("cx16",)),
+        ("x86_64", "tcg", "QEMU emulator version 8.0.0", ()),
+        ("x86_64", "tcg", "QEMU emulator version 10.0.13 (Debian 1:10.0.13+ds-0+deb13u1)", ()),
+        ("x86_64", "kvm", "QEMU emulator version 7.2.22", ()),
+        ("aarch64", "tcg", "QEMU emulator version 7.2.22", ()),
+        ("x86_64", "tcg", "something else", ()),
+    ],
+)
+def test_what_an_old_qemu_emulates_wrongly_is_disabled(
+    arch: str, accel: str, qemu: str, disabled: tuple[str, ...]
+) -> None:
+    assert defects(arch, accel, qemu) == disabled
 
 
 def test_no_golden_file_is_left_without_a_domain() -> None:

@@ -151,6 +151,19 @@ def test_a_checkpoint_that_a_guest_of_another_lab_stands_on_is_not_removed(
     assert "save" in world.asked[-5:]
 
 
+def test_a_boot_that_panics_is_tried_once_more(go: Go, world: World, events: list[Event]) -> None:
+    world.boot_panics = 1
+    assert go().outcome == "pass"
+    assert any(note.endswith(": booting once more") for note in notes(events))
+
+
+def test_a_boot_that_panics_twice_is_an_error(go: Go, world: World) -> None:
+    world.boot_panics = 2
+    result = go()
+    assert (result.outcome, world.boot_panics) == ("error", 0)
+    assert result.title is not None and "panicked while it booted: Kernel panic" in result.title
+
+
 def test_a_guest_that_cannot_be_entered_is_an_error_and_no_verdict_on_the_module(go: Go, world: World) -> None:
     go()
     world.refusals["agent"] = GuestUnreachable("no answer from the guest's agent")

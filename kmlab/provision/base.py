@@ -20,6 +20,7 @@ from kmlab.provision.image import ensure_image
 from kmlab.provision.kernels import OWN, asked_for, ensure_kernel
 from kmlab.provision.making import (
     LOCK_PATIENCE,
+    boot_twice,
     booted,
     check,
     last_line,
@@ -70,13 +71,17 @@ def ensure_base(host: Host, wanted: Plan, report: Report) -> Base:
             first_boot = "baking the base: a first boot that installs what builds need"
             with Stage(report, wanted.spec.name, "taking the image as its base" if ready else first_boot) as stage:
                 sweep_key(key)
-                with store.published(folder, store.work()) as half:
-                    facts = _taken(wanted, image, half) if ready else _bake(host, wanted, image, half, stage)
-                    said = {**facts, "image": image.parent.name}
-                    record(half / "base.json", half / "disk.qcow2", said)
-                    for made in ("disk.qcow2", "nvram.fd"):
-                        disks.freeze(half / made)
-                stage.detail = f"kernel {said['release']}"
+
+                def make() -> str:
+                    with store.published(folder, store.work()) as half:
+                        facts = _taken(wanted, image, half) if ready else _bake(host, wanted, image, half, stage)
+                        said = {**facts, "image": image.parent.name}
+                        record(half / "base.json", half / "disk.qcow2", said)
+                        for made in ("disk.qcow2", "nvram.fd"):
+                            disks.freeze(half / made)
+                    return said["release"]
+
+                stage.detail = f"kernel {boot_twice(make, wanted.spec.name, report)}"
         known = check(folder / "base.json", folder / "disk.qcow2")
     return Base(key, str(known["release"]), str(known["host_key"]))
 

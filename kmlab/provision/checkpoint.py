@@ -22,6 +22,7 @@ from kmlab.provision.making import (
     BOOT_PATIENCE,
     LOCK_PATIENCE,
     SSH,
+    boot_twice,
     booted,
     check,
     last_line,
@@ -63,11 +64,15 @@ def ensure_checkpoint(host: Host, wanted: Plan, base: Base, report: Report, *, b
                 report, wanted.spec.name, "making the checkpoint: booting the base once, saving its memory"
             ) as stage:
                 sweep_key(key)
-                with store.published(folder, store.work()) as half:
-                    facts = _save_booted(host, wanted, base, half, stage, by_mokmanager)
-                    record(half / "checkpoint.json", half / "memory", facts)
-                    for made in ("disk.qcow2", "nvram.fd", "memory"):
-                        disks.freeze(half / made)
+
+                def make() -> None:
+                    with store.published(folder, store.work()) as half:
+                        facts = _save_booted(host, wanted, base, half, stage, by_mokmanager)
+                        record(half / "checkpoint.json", half / "memory", facts)
+                        for made in ("disk.qcow2", "nvram.fd", "memory"):
+                            disks.freeze(half / made)
+
+                boot_twice(make, wanted.spec.name, report)
                 stage.detail = f"{disks.size_on_disk(folder) / 2**20:.0f} MiB"
         check(folder / "checkpoint.json", folder / "memory")
     return key
@@ -105,7 +110,7 @@ def checkpoint_key(wanted: Plan, base: Base) -> str:
         CHECKPOINT_FORMAT,
         base.key,
         to_xml(wanted.domain(place), qemu),
-        _version(qemu),
+        wanted.qemu,
         _host_cpu() if wanted.acceleration.name == "kvm" else cpu_model("tcg"),
         wanted.recipe.idle,
         catalog.agent_source(),
@@ -239,10 +244,6 @@ def _shell_while_booting(
                         f"its whole console: {store.failed_boot()}",
                     ) from error
         yield shell
-
-
-def _version(qemu: str) -> str:
-    return command.run([qemu, "--version"], deadline=Deadline(10)).output.splitlines()[0]
 
 
 def _host_cpu() -> str:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from kmlab import store
-from kmlab.errors import ImageError, LabError
-from kmlab.events import Deadline, printable
+from kmlab.errors import BootPanicked, ImageError, LabError
+from kmlab.events import Deadline, Note, Report, printable
 from kmlab.host import Host, command, disks, hypervisor, locks
 from kmlab.provision.plan import Plan
 from kmlab.virt.domain import Domain, to_xml
@@ -23,6 +24,7 @@ LOCK_PATIENCE = 3600.0
 """Seconds to wait for another kmlab that makes the same thing."""
 BOOT_PATIENCE = 120.0
 SSH = 22
+T = TypeVar("T")
 _ESCAPE = re.compile(r"\x1b\[[0-9;?=]*[A-Za-z]")
 
 
@@ -46,6 +48,15 @@ def booted(
                 hv.stop(domain.name)
             hypervisor.kill(folder)
     store.remove_tree(folder / "v")
+
+
+def boot_twice(boot: Callable[[], T], subject: str, report: Report) -> T:
+    """What `boot` returns; once more if the kernel panics in it, as an emulated one may do by chance."""
+    try:
+        return boot()
+    except BootPanicked as error:
+        report(Note(subject, f"{error.message}: booting once more"))
+        return boot()
 
 
 def record(path: Path, file: Path, facts: Mapping[str, object]) -> None:
@@ -100,7 +111,7 @@ def require_life(wanted: Plan, console: str) -> None:
     crashes = find_crashes(parse_log(console.encode()).records)
     title = next((crash.title for crash in crashes if outcome_of(crash) == "panic"), None)
     if title is not None:
-        raise LabError(
+        raise BootPanicked(
             f"guest '{wanted.spec.name}' panicked while it booted: {printable(title, 200)}",
             f"look at its cmdline and kernel in lab.yaml; its console: {store.failed_boot()}",
         )

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from kmlab import catalog, store
 from kmlab.errors import ConfigError
+from kmlab.events import Deadline
 from kmlab.host import Host, accel, command, hypervisor
 from kmlab.host.accel import Acceleration
 from kmlab.host.ssh import ensure_identity
 from kmlab.lab import GuestSpec, ImageNamed, ImagePath, ImageUrl, Lab
 from kmlab.provision.source import Built, Own, Published, Source
-from kmlab.virt.domain import Domain
+from kmlab.virt.domain import Domain, defects
 from kmlab.virt.firmware import Firmware, choose
 
 
@@ -31,6 +32,8 @@ class Plan:
     recipe: catalog.Recipe
     arch: str
     acceleration: Acceleration
+    qemu: str
+    """The first line of what QEMU says to --version."""
     firmware: Firmware
     baking: Firmware
     """The firmware of the base's boot: never Secure Boot, so that guests with and without it share the base."""
@@ -68,6 +71,7 @@ class Plan:
             console=folder / "console.log",
             agent=folder / "agent",
             seed=seed,
+            disabled_features=defects(self.arch, self.acceleration.name, self.qemu),
         )
 
 
@@ -85,7 +89,7 @@ def plan(host: Host, lab: Lab, spec: GuestSpec) -> Plan:
     """Look up all that decides how this guest is made; nothing is made yet, but the accelerator may be measured."""
     image, source = source_of(lab, spec)
     arch = source.arch
-    command.find(command.emulator(arch))
+    qemu = command.run([command.emulator(arch), "--version"], deadline=Deadline(10)).output.splitlines()[0]
     acceleration = host.accelerate(lab.accel, arch)
     baking = choose(arch, secure_boot=False, smm_available=False, exists=os.path.exists)
     return Plan(
@@ -96,6 +100,7 @@ def plan(host: Host, lab: Lab, spec: GuestSpec) -> Plan:
         recipe=catalog.load_recipe(spec.recipe or image.family, lab.folder),
         arch=arch,
         acceleration=acceleration,
+        qemu=qemu,
         firmware=_secure_firmware(acceleration, arch) if spec.secure_boot else baking,
         baking=baking,
         public_key=ensure_identity(store.identity_key()),

@@ -31,6 +31,12 @@ class FakeHypervisor(Hypervisor):
             words = (f"kernel {self._world.release}", f"hostkey {HOST_KEY}", f"done {self._world.release}")
             for line in self._world.first_boot or tuple(f"<5>kmlab-bake: {word}" for word in words):
                 machine.say(line, facility=1)
+        elif self._world.boot_panics:
+            self._world.boot_panics -= 1
+            machine.say("<0>Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)")
+            machine.say(
+                "<0>---[ end Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0) ]---"
+            )
         elif not self._world.silent:
             machine.say(f"<5>Linux version {self._world.release}")
 

@@ -43,6 +43,8 @@ class Setting:
         """How a module behaves the next time that it is loaded, and not after."""
         self.monitor: dict[str, str] = {}
         """What QEMU's monitor says, by what it is asked; nothing to the rest."""
+        self.boot_panics = 0
+        """How many of the next boots end in a panic."""
         self.silent = False
         """Whether firmware and kernel of a guest that starts say nothing."""
         self.machines: dict[tuple[Path, str], Machine] = {}

@@ -52,7 +52,7 @@ class World(Setting):
     def _connect(self, port: int, host_key: str, identity: Path, deadline: Deadline) -> Iterator[Shell]:
         if "shell" in self.refusals:
             raise self.refusals["shell"]
-        found = [m for m in list(self.machines.values()) if m.port == port and m.runs]
+        found = [m for m in list(self.machines.values()) if m.port == port and m.runs and not m.panicked]
         if not found or host_key != HOST_KEY:
             raise GuestUnreachable(f"no answer on ssh (127.0.0.1:{port}): nothing listens")
         yield FakeShell(self, found[0])

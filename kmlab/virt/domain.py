@@ -5,10 +5,12 @@ Made with ElementTree, never with string templates; compared with golden files i
 
 from __future__ import annotations
 
+import re
 import uuid
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from kmlab.errors import HypervisorError
 from kmlab.virt.firmware import Firmware
@@ -44,6 +46,35 @@ class Domain:
     """The host's socket of the agent's port."""
     seed: Path | None = None
     """The NoCloud volume, while a base is baked."""
+    disabled_features: tuple[str, ...] = ()
+    """Of the CPU: see `defects`."""
+
+
+class Defect(NamedTuple):
+    """A CPU feature that a QEMU emulates wrongly, so that a guest's kernel must not use it."""
+
+    feature: str
+    """As libvirt calls it."""
+    arch: str
+    mended: tuple[int, int]
+    """The first version of QEMU that emulates it right."""
+
+
+DEFECTS = (
+    # cmpxchg16b computed EFLAGS from a stale cc_op: SLUB's fast path then leaves bits of a pointer in them, and traps
+    # fire at random. Mended by QEMU commit 5f0dd8cd33cb ("target/i386: Inline cmpxchg16b") in v8.0. Kernels from 6.5 on
+    # die of it under QEMU 7.2; they do without the instruction where the CPU has none.
+    Defect("cx16", "x86_64", (8, 0)),
+)
+
+
+def defects(arch: str, accel: str, qemu: str) -> tuple[str, ...]:
+    """The CPU features to disable for guests of this QEMU, given the first line of its `--version`."""
+    found = re.search(r"version (\d+)\.(\d+)", qemu)
+    if accel != "tcg" or found is None:
+        return ()
+    version = (int(found[1]), int(found[2]))
+    return tuple(defect.feature for defect in DEFECTS if defect.arch == arch and version < defect.mended)
 
 
 def cpu_model(accel: str) -> str:
@@ -61,7 +92,8 @@ def to_xml(domain: Domain, emulator_path: str) -> str:
     root = ET.Element("domain", type="kvm" if domain.accel == "kvm" else "qemu")
     _text(root, "name", domain.name)
     _text(root, "uuid", identifier(domain.name))
-    ET.SubElement(root, "genid")
+    if domain.arch == "x86_64":
+        ET.SubElement(root, "genid")  # QEMU has the device for x86 alone (docs/specs/vmgenid.txt)
     _text(root, "memory", str(domain.memory // 1024), unit="KiB")
     _text(root, "vcpu", str(domain.cpus))
     _boot(root, domain)
@@ -72,9 +104,11 @@ def to_xml(domain: Domain, emulator_path: str) -> str:
         ET.SubElement(features, "vmport", state="off")
         ET.SubElement(features, "smm", state="on" if domain.firmware.smm else "off")
         ET.SubElement(features, "vmcoreinfo", state="on")
-    ET.SubElement(root, "cpu", mode=cpu_model(domain.accel), check="none", migratable="on")
-    if domain.accel == "tcg":
-        del root.find("cpu").attrib["migratable"]  # type: ignore[union-attr]
+    cpu = ET.SubElement(root, "cpu", mode=cpu_model(domain.accel), check="none")
+    if domain.accel == "kvm":
+        cpu.set("migratable", "on")
+    for feature in domain.disabled_features:
+        ET.SubElement(cpu, "feature", policy="disable", name=feature)
     ET.SubElement(root, "clock", offset="utc")
     _text(root, "on_poweroff", "destroy")
     _text(root, "on_reboot", "destroy" if domain.seed is None else "restart")
