@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import frame
+from benchmarks import companions, frame
 from benchmarks.world import SCRATCH, opened
 
 
@@ -31,10 +31,14 @@ def main() -> int:
     before = os.getloadavg()
     with opened() as world:
         found = frame.measure(wanted, world, asked.rounds, lambda line: print(line, file=sys.stderr, flush=True))
+    versions = companions.versions()
+    document = frame.document(found, (before, os.getloadavg()), versions)
     target = asked.json or SCRATCH / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(frame.document(found, (before, os.getloadavg())), indent=1) + "\n")
+    target.write_text(json.dumps(document, indent=1) + "\n")
     print("\n".join(frame.table(found)))
+    for name, version in versions.items():
+        print(f"measured against {name} {version}")
     print(f"all numbers: {target}")
     return 0
 

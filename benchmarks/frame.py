@@ -12,7 +12,7 @@ import pkgutil
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -126,8 +126,10 @@ def table(found: Iterable[Measured]) -> list[str]:
     return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def document(found: Sequence[Measured], load: Sequence[tuple[float, float, float]]) -> dict[str, Any]:
-    """All that was measured, and on what."""
+def document(
+    found: Sequence[Measured], load: Sequence[tuple[float, float, float]], versions: Mapping[str, str]
+) -> dict[str, Any]:
+    """All that was measured, on what, and against which versions of the companions."""
     return {
         "schema": "kmlab.bench/1",
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -138,5 +140,6 @@ def document(found: Sequence[Measured], load: Sequence[tuple[float, float, float
             "load_before": load[0],
             "load_after": load[1],
         },
+        "companions": dict(versions),
         "figures": [each.to_json() for each in found],
     }

@@ -6,7 +6,10 @@ import json
 import os
 from pathlib import Path
 
+import pytest
+
 from benchmarks import frame
+from benchmarks.companions import Virtme
 from benchmarks.figures import judge
 from benchmarks.world import World
 
@@ -58,7 +61,9 @@ def test_a_ratio_is_that_of_the_medians_and_its_spread_that_of_the_rounds() -> N
     assert told["value"] == 0.5
     assert told["spread"] == [0.25, 3.0]
     assert told["reached"] is True
-    assert json.loads(json.dumps(frame.document([found], [(0, 0, 0), (1, 1, 1)])))["figures"] == [told]
+    assert json.loads(json.dumps(frame.document([found], [(0, 0, 0), (1, 1, 1)], {"virtme-ng": "1.42"})))[
+        "figures"
+    ] == [told]
 
 
 def test_a_figure_that_takes_long_may_have_fewer_rounds() -> None:
@@ -77,3 +82,22 @@ def test_the_judge_s_figure_finds_the_crash_and_compares_with_a_small_log(tmp_pa
     world = World(tmp_path, dict(os.environ))
     assert judge.hold_little(world) > 0
     assert judge.judge(world) > 0 and judge.match(world) > 0
+
+
+@pytest.fixture
+def companion(tmp_path: Path) -> Virtme:
+    """A stand-in for virtme-ng that prints its command, as --verbose does, runs it, and always ends with 0."""
+    made = Virtme(tmp_path, "6.1.0-0-amd64")
+    (made.venv / "bin").mkdir(parents=True)
+    (made.venv / "lib/python3.11/site-packages/virtme_ng-1.42.dist-info").mkdir(parents=True)
+    vng = made.venv / "bin/vng"
+    vng.write_text('#!/bin/sh\nfor word; do last=$word; done\necho "$last"\nsh -c "$last"\nexit 0\n')
+    vng.chmod(0o755)
+    return made
+
+
+def test_a_command_of_virtme_ng_is_judged_by_a_mark_that_it_prints_itself(companion: Virtme) -> None:
+    world = World(companion.venv.parent, dict(os.environ))
+    assert companion.boot(world, "true") > 0
+    with pytest.raises(RuntimeError, match=r"virtme-ng 1\.42 did not end well"):
+        companion.boot(world, "echo begun; exit 3")
