@@ -136,11 +136,5 @@ def slowness(accel: str) -> float:
     return 4.0 if accel == "tcg" else 1.0
 
 
-def parse_facts(text: str) -> dict[str, str]:
-    """`key=value` lines as a dictionary; other lines are left out."""
-    pairs = (line.partition("=") for line in text.splitlines())
-    return {key: value.strip() for key, found, value in pairs if found and key.isidentifier()}
-
-
 def describe(record: GuestRecord) -> dict[str, object]:
     return json.loads(json.dumps(dataclasses.asdict(record)))  # type: ignore[no-any-return]

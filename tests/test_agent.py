@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pty
 import secrets
@@ -138,6 +139,22 @@ def test_output_is_heard_as_it_comes(shell: Shell, tmp_path: Path) -> None:
 
     line = f"echo first; while [ ! -e {tmp_path}/heard ]; do sleep 0.02; done; echo second"
     assert shell.run(line, Deadline(30), on_output=hear).out == b"first\nsecond\n"
+
+
+def test_the_agent_reads_files_itself_each_under_its_title(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "one").write_text("1\n")
+    (tmp_path / ".two").write_text("2\n")
+    (tmp_path / "large").write_bytes(b"x" * 300_000)
+    answer = shell.look([f"{tmp_path}/one", f"{tmp_path}/none", f"{tmp_path}/.[!.]*"], Deadline(30))
+    assert (answer.code, answer.text) == (0, f"==> {tmp_path}/one <==\n1\n\n==> {tmp_path}/.two <==\n2\n\n")
+    assert len(shell.look([f"{tmp_path}/large"], Deadline(30)).out) == 300_000 + len(f"==> {tmp_path}/large <==\n\n")
+    assert shell.look([], Deadline(30)).out == b""
+
+
+def test_the_kernel_s_log_is_read_from_where_it_was_when_the_connection_opened(shell: Shell) -> None:
+    answer = shell.kernel_log(Deadline(30))
+    assert answer.code in (0, errno.ENODEV, errno.EPIPE)
+    assert shell.run("echo here", Deadline(30)).text == "here\n"
 
 
 def test_a_command_that_does_not_end_is_given_up_at_its_deadline_or_when_asked(shell: Shell) -> None:

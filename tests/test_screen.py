@@ -95,20 +95,23 @@ class Terminal:
         return self.process.returncode, self._text.rpartition("\x1b[?1049l")[2].replace("\r", "")
 
 
-def waits(lines: list[str], outcome: str) -> bool:
-    return lines[0].startswith(outcome) and any("waiting for a save in" in line for line in lines)
+def waits(lines: list[str], outcome: str, *shown: str) -> bool:
+    """Whether all of it has been drawn: verdict, what it waits for, and the lines of which these are parts."""
+    return lines[0].startswith(outcome) and all(
+        any(text in line for line in lines) for text in ("waiting for a save in", *shown)
+    )
 
 
 def test_the_last_verdict_stays_on_top_and_the_kernels_log_streams_beneath(lab: Path) -> None:
     terminal = Terminal(lab, "watch", "hello")
-    first = terminal.shows(lambda lines: waits(lines, "PASS  hello on debian"))
+    first = terminal.shows(lambda lines: waits(lines, "PASS  hello on debian", "world."))
     (rule,) = [number for number, line in enumerate(first) if line.startswith("── waiting")]
     assert re.search(r"waiting for a save in hello \d+ s ─+ verdict 1 at \d\d:\d\d:\d\d ──$", first[rule])
     assert any(r"Hello,\x07 world." in line for line in first[rule + 1 :]), "what a guest says is made harmless"
     assert len(first) == 30
 
     (lab / "hello" / "hello.c").write_text("#error\n")
-    second = terminal.shows(lambda lines: waits(lines, "BUILD-FAILED"))
+    second = terminal.shows(lambda lines: waits(lines, "BUILD-FAILED", "hello/hello.c:7:2", "evidence: ", "Hello,"))
     assert "  hello/hello.c:7:2: error: #error on purpose" in second
     assert any(line.startswith("  evidence: .kmlab/runs/") for line in second), "as one would type it here"
     assert any("Hello," in line for line in second), "the log of before is there still"

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from kmlab import catalog, store
 from kmlab.errors import GuestUnreachable, LabError
 from kmlab.events import Deadline, Report, Stage, printable
-from kmlab.guest import parse_facts
 from kmlab.host import Host, command, disks, hypervisor, locks, varstore
 from kmlab.host.ssh import Shell
 from kmlab.kernel.ladder import ladder
@@ -26,6 +25,7 @@ from kmlab.provision.making import (
     booted,
     check,
     last_line,
+    parse_facts,
     read_console,
     record,
     require_life,

@@ -142,6 +142,12 @@ def require_trust(wanted: Plan, console: str) -> None:
         )
 
 
+def parse_facts(text: str) -> dict[str, str]:
+    """`key=value` lines as a dictionary; other lines are left out."""
+    pairs = (line.partition("=") for line in text.splitlines())
+    return {key: value.strip() for key, found, value in pairs if found and key.isidentifier()}
+
+
 def read_console(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8", "replace")
