@@ -42,9 +42,10 @@ class Virtme:
     def boot(self, world: World, script: str) -> float:
         """From the start to the end of one command in a guest; seconds."""
         # What vng prints of the command's code differs between its versions, and without udev its own exit code is not
-        # the command's. So the command prints a mark: a product, because vng prints the command as well.
+        # the command's. So the command prints a mark: a product, because vng prints the command as well; and it does so
+        # on the kernel's console too, because without udev vng loses what a command prints.
         factor = secrets.randbelow(9000) + 1000
-        marked = f"{{ {script}; }} && echo kmlab-$(({factor} * {factor}))-ended"
+        marked = f"{{ {script}; }} && mark=kmlab-$(({factor} * {factor}))-ended && echo $mark && echo $mark > /dev/kmsg"
         argv: list[str | Path] = [self.venv / "bin/vng", "--verbose", "--run", self.kernel]
         argv += ["--disable-kvm", "--force-9p", "--disable-microvm", "--cpus", "2", "--memory", "1G"]
         argv += ["--busybox", self.root / "bin/busybox", "--exec", marked]
