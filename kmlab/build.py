@@ -26,12 +26,14 @@ from kmlab.kernel import kbuild
 from kmlab.kernel.buildreason import build_reason
 from kmlab.kernel.diagnostics import parse_diagnostics
 from kmlab.kernel.modinfo import LoadOrder, ModInfo, is_signed, load_order, parse_modinfo
-from kmlab.module import Built, Manifest, read_folder, read_manifest, workshop, write_manifest
+from kmlab.module import Built, Manifest, read_folder, read_manifest, read_source, workshop, write_manifest
 
 Say = Callable[[str], None]
 _LARGEST_PRODUCT = 256 << 20
 """Bytes of one file that make leaves; no module is that large."""
 _MOST_PRODUCTS = 256
+_LARGEST_MAKEFILE = 1 << 20
+"""Bytes of one that are looked at."""
 _DEEPEST = 4
 """Folders down, at most, that another Makefile is looked for."""
 
@@ -81,9 +83,7 @@ def check_folder(source: Path) -> None:
 
 def _ways(source: Path, name: str, release: str) -> tuple[kbuild.Folder, Sequence[kbuild.BuildCommand]]:
     """What kind of folder it is, and how make may be called for it: one way at least."""
-    texts = {
-        f: (source / f).read_text("utf-8", "replace") for f in ("Kbuild", *kbuild.MAKEFILES) if (source / f).is_file()
-    }
+    texts = {f: _text(source, f) for f in ("Kbuild", *kbuild.MAKEFILES) if (source / f).is_file()}
     about = _with_surroundings(kbuild.inspect_folder(texts), source)
     ways = kbuild.make_commands(about.kind, workshop(name), release, os.cpu_count() or 1)
     if not ways:
@@ -117,12 +117,16 @@ def _with_surroundings(about: kbuild.Folder, source: Path) -> kbuild.Folder:
     for path in listed:
         place = PurePosixPath(path)
         if place.name in ("Kbuild", "Makefile") and 1 < len(place.parts) <= _DEEPEST and listed[path].kind == "file":
-            text = (source / path).read_text("utf-8", "replace")
+            text = _text(source, path)
             if kbuild.inspect_folder({place.name: text}).kind == "kbuild":
                 below.append(str(place.parent))
     out = [(path, e.target) for path, e in listed.items() if e.kind == "link" and _leads_out(path, e.target)]
     names = frozenset(PurePosixPath(path).name for path in listed)
     return replace(about, sources=names, below=tuple(dict.fromkeys(below)), links_out=tuple(out))
+
+
+def _text(source: Path, makefile: str) -> str:
+    return read_source(source, makefile, _LARGEST_MAKEFILE).decode("utf-8", "replace")
 
 
 def _leads_out(path: str, target: str) -> bool:
@@ -226,16 +230,9 @@ def mirror(source: Path, target: Path) -> tuple[int, int]:
                 elif entry.kind == "link":
                     folder.put_link(path, entry.target)
                 else:
-                    folder.put_file(path, _content(source / path), entry.mode, entry.mtime_ns)
+                    folder.put_file(path, read_source(source, path), entry.mode, entry.mtime_ns)
         write_manifest(record, wanted)
     return len([path for path in changed if wanted[path].kind != "folder"]), len(gone)
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{printable(str(path))}: {error.strerror}") from None
 
 
 def still_delivered(guest: Guest, name: str, deadline: Deadline) -> Mapping[str, str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
 import threading
 import time
 from collections import deque
@@ -16,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from kmlab import store
+from kmlab import store, trees
 from kmlab.events import Deadline
 from kmlab.kernel.crash import Crash
 from kmlab.kernel.klog import ConsoleReader, KernelLog, Record
@@ -288,9 +287,10 @@ def keep_latest(runs: Path, count: int, size: int, spare: Collection[Path] = ())
     for number, folder in enumerate(folders):
         # Another guest's run may write in its folder, or remove one, at this moment.
         with contextlib.suppress(OSError):
-            total += sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+            total += trees.size_of(folder)
         if folder not in spare and number and (number >= count or total > size):
-            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                trees.remove_tree(folder)
 
 
 def dmesg(records: Sequence[Record]) -> str:

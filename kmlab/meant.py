@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from kmlab.errors import ConfigError
 from kmlab.events import printable
 from kmlab.kernel.kbuild import inspect_folder
 from kmlab.lab import Lab, Module
+from kmlab.module import makefiles_below, read_source
 
 
 def modules_under(lab: Lab, folders: Sequence[Path]) -> list[Module]:
@@ -50,9 +52,10 @@ def modules_under(lab: Lab, folders: Sequence[Path]) -> list[Module]:
 def _module_folders(top: Path) -> list[Path]:
     """The folders that hold a module each: the topmost with obj-m, and those whose Makefile calls the kernel's."""
     texts: dict[Path, dict[str, str]] = {}
-    for file in sorted(p for name in ("Kbuild", "Makefile") for p in top.rglob(name)):
-        if not any(part.startswith(".") for part in file.relative_to(top).parts) and file.is_file():
-            texts.setdefault(file.parent, {})[file.name] = file.read_text("utf-8", "replace")
+    for path in makefiles_below(top):
+        texts.setdefault((top / path).parent, {})[os.path.basename(path)] = read_source(top, path).decode(
+            errors="replace"
+        )
     made = {folder for folder, files in texts.items() if inspect_folder(files).kind == "kbuild"}
     made |= {
         folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -10,12 +11,12 @@ import shlex
 import stat
 import tarfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from kmlab import store
+from kmlab import store, trees
 from kmlab.errors import ConfigError, GuestUnreachable, LabError
 from kmlab.events import Deadline, printable
 from kmlab.guest import WORKSHOP, Guest
@@ -32,6 +33,10 @@ _LOOK_PATIENCE = 20.0
 """Seconds for a guest that has answered to say what its kernel has now."""
 _LARGEST_SOURCE = 512 << 20
 """Bytes of one module's folder; beyond that it is a mistake, such as a kernel tree or a disk image."""
+_MOST_SOURCES = 50_000
+"""Files and folders in it."""
+_DEEPEST_SOURCE = 256
+"""Folders in folders; a path must also be shorter than PATH_MAX."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,50 +105,130 @@ def workshop(name: str) -> PurePosixPath:
 
 
 def read_folder(source: Path) -> Manifest:
-    """All of the module's folder but what a build of the host's own left there."""
-    if not source.is_dir():
-        what = "a file, not a folder" if source.exists() else "no such folder"
-        hint = f"give its folder: {printable(str(source.parent))}" if source.exists() else "give a module's folder"
-        raise ConfigError(f"{printable(str(source))}: {what}", hint)
+    """All of the module's folder but what a build of the host's own left there.
+
+    Pipes, sockets and devices are passed over. Raises ConfigError where it is no folder of files, or too much of one.
+    """
     found: Manifest = {}
     total = 0
-    for parent, folders, names in os.walk(os.fsencode(source)):
-        folders[:] = sorted(f for f in folders if os.fsdecode(f) not in SKIPPED)
-        here = set(names)
-        for name in [*folders, *sorted(names)]:
-            full = os.path.join(parent, name)
-            path = os.fsdecode(os.path.relpath(full, os.fsencode(source)))
-            if _left_by_kbuild(name, here):
-                continue
-            try:
-                status = os.lstat(full)
-            except FileNotFoundError:
-                continue  # an editor's, gone since
-            mode = stat.S_IMODE(status.st_mode)
-            if stat.S_ISLNK(status.st_mode):
-                found[path] = Entry("link", 0o777, 0, 0, os.fsdecode(os.readlink(full)))
-            elif stat.S_ISDIR(status.st_mode):
-                found[path] = Entry("folder", mode, 0, 0)
-            elif stat.S_ISREG(status.st_mode):
-                found[path] = Entry("file", mode, status.st_size, status.st_mtime_ns)
-                total += status.st_size
-        folders[:] = [f for f in folders if not os.path.islink(os.path.join(parent, f))]
+    for entry in _walked(source):
+        status = entry.status
+        mode = stat.S_IMODE(status.st_mode)
+        if _is_skipped(entry) or _left_by_kbuild(entry.name, entry.beside):
+            continue
+        if entry.path is None or entry.path.count("/") > _DEEPEST_SOURCE:
+            raise ConfigError(
+                f"{printable(str(source))}: holds folders in folders, more than {_DEEPEST_SOURCE} deep",
+                "give the folder of the module alone",
+            )
+        if stat.S_ISLNK(status.st_mode):
+            with contextlib.suppress(OSError):
+                found[entry.path] = Entry("link", 0o777, 0, 0, os.readlink(entry.name, dir_fd=entry.parent))
+        elif stat.S_ISDIR(status.st_mode):
+            found[entry.path] = Entry("folder", mode, 0, 0)
+        elif stat.S_ISREG(status.st_mode):
+            found[entry.path] = Entry("file", mode, status.st_size, status.st_mtime_ns)
+            total += status.st_size
         if total > _LARGEST_SOURCE:
             raise ConfigError(
                 f"{printable(str(source))}: holds more than {_LARGEST_SOURCE >> 20} MiB",
                 "give the folder of the module alone",
             )
+        if len(found) > _MOST_SOURCES:
+            raise ConfigError(
+                f"{printable(str(source))}: holds more than {_MOST_SOURCES} files",
+                "give the folder of the module alone",
+            )
     return found
 
 
-def _left_by_kbuild(name: bytes, beside: set[bytes]) -> bool:
+def makefiles_below(top: Path) -> list[str]:
+    """The paths of all files called Kbuild or Makefile beneath a folder, but for hidden folders; sorted."""
+    if not top.is_dir():
+        return []
+    found = [e.path for e in _walked(top) if e.path is not None and e.name in ("Kbuild", "Makefile")]
+    visible = [path for path in found if not any(part.startswith(".") for part in path.split("/"))]
+    return sorted(path for path in visible if (top / path).is_file())
+
+
+def read_source(source: Path, path: str, most: int = _LARGEST_SOURCE) -> bytes:
+    """The first `most` bytes of a file in a module's folder; ConfigError, naming it, where it cannot be read."""
+    try:
+        with trees.opened(source) as top:
+            content = trees.read_file(top, path, most, follow=True)
+    except OSError as error:
+        raise _unreadable(source / path, error) from None
+    if content is None:
+        raise ConfigError(f"{printable(str(source / path))}: is no regular file any more", "run it again")
+    return content
+
+
+def _walked(source: Path) -> Iterator[trees.Found]:
+    """All that is in a person's folder; ConfigError where it cannot be looked through or is none of theirs."""
+    try:
+        if not source.is_dir():
+            what = "a file, not a folder" if source.exists() else "no such folder"
+            hint = f"give its folder: {printable(str(source.parent))}" if source.exists() else "give a module's folder"
+            raise ConfigError(f"{printable(str(source))}: {what}", hint)
+        kernels = _kernels_own()
+        with trees.opened(source) as top:
+            device = os.fstat(top).st_dev
+            if device in kernels:
+                raise _no_files(source, kernels[device])
+
+            def unreadable(entry: trees.Found, error: OSError) -> None:
+                raise _unreadable(source / (entry.path or entry.name), error)
+
+            for entry in trees.walk(top, lambda entry: not _is_skipped(entry), unreadable):
+                if entry.status.st_dev in kernels and stat.S_ISDIR(entry.status.st_mode):
+                    raise _no_files(source / (entry.path or entry.name), kernels[entry.status.st_dev])
+                yield entry
+    except OSError as error:
+        raise _unreadable(source, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> ConfigError:
+    hint = "make it readable, or move it out of the module's folder" if isinstance(error, PermissionError) else None
+    return ConfigError(f"{printable(str(path))}: {error.strerror or error}", hint)
+
+
+def _no_files(path: Path, kind: str) -> ConfigError:
+    return ConfigError(
+        f"{printable(str(path))}: holds no files of anybody's, but what the kernel shows there ({printable(kind)})",
+        "give a module's folder",
+    )
+
+
+def _kernels_own() -> dict[int, str]:
+    """The file systems of this host that hold no files but what the kernel makes up, by device (proc(5), mountinfo)."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+            before, _, after = line.partition(b" - ")
+            kind = after.split(b" ", 1)[0].decode("ascii", "replace")
+            if kind in _MADE_UP:
+                major, minor = before.split()[2].split(b":")
+                found[os.makedev(int(major), int(minor))] = kind
+    return found
+
+
+_MADE_UP = frozenset(
+    ("proc", "sysfs", "devtmpfs", "devpts", "cgroup", "cgroup2", "debugfs", "tracefs", "securityfs", "configfs", "bpf")
+)
+
+
+def _is_skipped(entry: trees.Found) -> bool:
+    return entry.name in SKIPPED and stat.S_IFMT(entry.status.st_mode) in (stat.S_IFDIR, stat.S_IFLNK)
+
+
+def _left_by_kbuild(name: str, beside: Collection[str]) -> bool:
     """What kbuild made has a `.NAME.cmd` beside it; sources never do. A .o_shipped or a lone .o is a source."""
-    if re.fullmatch(rb"\..*\.(cmd|d)", name) and name.endswith(b".cmd"):
+    if re.fullmatch(r"\..*\.(cmd|d)", name) and name.endswith(".cmd"):
         return True
-    if b"." + name + b".cmd" in beside:
+    if f".{name}.cmd" in beside:
         return True
-    stem = name.removesuffix(b".mod").removesuffix(b".mod.c")
-    return name.endswith((b".mod", b".mod.c")) and b"." + stem + b".ko.cmd" in beside
+    stem = name.removesuffix(".mod").removesuffix(".mod.c")
+    return name.endswith((".mod", ".mod.c")) and f".{stem}.ko.cmd" in beside
 
 
 def sync(guest: Guest, name: str, source: Path, deadline: Deadline) -> tuple[int, int]:
@@ -187,10 +272,7 @@ def _archive(source: Path, wanted: Manifest, changed: Sequence[str]) -> bytes:
                 member.type = tarfile.DIRTYPE
                 archive.addfile(member)
             else:
-                try:
-                    content = (source / path).read_bytes()
-                except OSError as error:
-                    raise ConfigError(f"{printable(str(source / path))}: {error.strerror}") from None
+                content = read_source(source, path)
                 member.size = len(content)
                 member.mtime = entry.mtime_ns / 1e9
                 member.pax_headers = {"mtime": f"{entry.mtime_ns // 10**9}.{entry.mtime_ns % 10**9:09d}"}

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kmlab import trees
 from kmlab.errors import LabError
+from kmlab.events import printable
 
 SOCKET_PATH_LIMIT = 107
 """Bytes in a Unix socket's path, sun_path less its terminating zero (unix(7))."""
@@ -269,11 +271,14 @@ def read_json(path: Path) -> Any:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder that may hold read-only files; gone already is well."""
-    for parent, _, _ in os.walk(folder):
-        with contextlib.suppress(OSError):
-            os.chmod(parent, 0o700)
-    shutil.rmtree(folder, ignore_errors=False) if folder.exists() else None
+    """Remove a folder with all that is in it, of any depth and any rights; gone already is well.
+
+    Raises LabError where something in it cannot be removed.
+    """
+    try:
+        trees.remove_tree(folder)
+    except OSError as error:
+        raise LabError(f"{printable(str(folder))}: cannot remove this folder: {error.strerror or error}") from error
 
 
 def digest_of(*parts: object) -> str:

@@ -18,7 +18,7 @@ HOUSE = Path(kmlab.__file__).parent
 STOREYS = (
     # The ground: the standard library alone.
     ("errors",),
-    ("events",),
+    ("events", "trees"),
     ("store",),
     # The one reader of YAML.
     ("yamltree",),
@@ -52,7 +52,7 @@ ONLY_IN = {
     "watchfiles": {"host/saves.py"},
     "urllib3": {"host/download.py"},
 }
-GROUND = ("errors", "events", "store")
+GROUND = ("errors", "events", "trees", "store")
 OUTSIDE = {"os", "shutil", "socket", "tempfile", "sys", "time", "threading", "select", "glob", "urllib", "http"}
 """What a module would need for input and output, or to look at a clock."""
 FILE_CALLS = {

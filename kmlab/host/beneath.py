@@ -12,6 +12,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from kmlab import trees
+
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -35,7 +37,7 @@ class Beneath:
         A read-only one is made writable: make may have to write what an earlier build left.
         """
         with self._parent(path) as (parent, name):
-            _remove(parent, name)
+            trees.remove(parent, name)
             handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=parent)
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
@@ -52,79 +54,48 @@ class Beneath:
 
     def put_link(self, path: str, target: str) -> None:
         with self._parent(path) as (parent, name):
-            _remove(parent, name)
+            trees.remove(parent, name)
             os.symlink(target, name, dir_fd=parent)
 
     def remove(self, path: str) -> None:
         """Whatever is there; gone already is well."""
         with self._parent(path) as (parent, name):
-            _remove(parent, name)
+            trees.remove(parent, name)
 
     def read(self, path: str, most: int) -> bytes | None:
         """A regular file's first `most` bytes; None if it is anything else."""
         with contextlib.suppress(OSError), self._parent(path) as (parent, name):
-            # Opening a pipe that nobody writes to would wait forever.
-            handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
-            with os.fdopen(handle, "rb") as file:
-                if stat.S_ISREG(os.fstat(handle).st_mode):
-                    return file.read(most)
+            return trees.read_file(parent, name, most)
         return None
 
     def files(self) -> Iterator[tuple[str, os.stat_result]]:
-        """All regular files with their paths, sorted within a folder; links and what they lead to are passed over."""
-        for parent, folders, names, handle in os.fwalk(".", dir_fd=self._root, follow_symlinks=False):
-            folders.sort()
-            for name in sorted(names):
-                status = os.stat(name, dir_fd=handle, follow_symlinks=False)
-                if stat.S_ISREG(status.st_mode):
-                    yield os.path.normpath(os.path.join(parent, name)), status
+        """All regular files with their paths, sorted within a folder; links and what they lead to are passed over.
+
+        So are folders that cannot be read, and files whose path is too long for any program to open.
+        """
+        for found in trees.walk(self._root, unreadable=lambda *_: None):
+            if found.path is not None and stat.S_ISREG(found.status.st_mode):
+                yield found.path, found.status
 
     @contextlib.contextmanager
     def _parent(self, path: str) -> Iterator[tuple[int, str]]:
         """The open folder that `path` lies in, made where it is missing or something else, and the last name."""
         *folders, name = path.split("/")
-        with contextlib.ExitStack() as stack:
-            at = self._root
+        at = os.dup(self._root)
+        try:
             for folder in folders:
-                at = _enter(at, folder)
-                stack.callback(os.close, at)
+                at, above = _enter(at, folder), at
+                os.close(above)
             yield at, name
+        finally:
+            os.close(at)
 
 
 def _enter(parent: int, name: str) -> int:
     """Open the folder of that name; one is made where there is none, or something else."""
     with contextlib.suppress(FileNotFoundError):
         if stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
-            return _open_folder(parent, name)
+            return trees.open_folder(parent, name)
         os.unlink(name, dir_fd=parent)
     os.mkdir(name, 0o755, dir_fd=parent)
     return os.open(name, _FOLDER, dir_fd=parent)
-
-
-def _open_folder(parent: int, name: str) -> int:
-    try:
-        handle = os.open(name, _FOLDER, dir_fd=parent)
-        if os.fstat(handle).st_mode & stat.S_IRWXU == stat.S_IRWXU:
-            return handle
-        os.close(handle)
-    except PermissionError:
-        pass
-    os.chmod(name, 0o755, dir_fd=parent)  # it is a folder, and nobody exchanges it now
-    return os.open(name, _FOLDER, dir_fd=parent)
-
-
-def _remove(parent: int, name: str) -> None:
-    try:
-        status = os.stat(name, dir_fd=parent, follow_symlinks=False)
-    except FileNotFoundError:
-        return
-    if not stat.S_ISDIR(status.st_mode):
-        os.unlink(name, dir_fd=parent)
-        return
-    handle = _open_folder(parent, name)
-    try:
-        for entry in os.listdir(handle):
-            _remove(handle, entry)
-    finally:
-        os.close(handle)
-    os.rmdir(name, dir_fd=parent)

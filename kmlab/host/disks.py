@@ -5,14 +5,17 @@ The only code that imports pycdlib. Follows qemu-img(1), sfdisk(8) and mtools(1)
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import io
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from kmlab import trees
 from kmlab.errors import ImageError
 from kmlab.events import Deadline
 from kmlab.host import command
@@ -115,14 +118,13 @@ def freeze(path: Path) -> None:
 
 def size_on_disk(folder: Path) -> int:
     """Bytes that a folder's files really take up."""
-    total = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(parent, name)).st_blocks * 512
-            except OSError:
-                continue
-    return total
+    with contextlib.suppress(OSError), trees.opened(folder) as top:
+        return sum(
+            found.status.st_blocks * 512
+            for found in trees.walk(top, unreadable=lambda *_: None)
+            if not stat.S_ISDIR(found.status.st_mode)
+        )
+    return 0
 
 
 def _copy_into(target: Path, source: Path, offset: int) -> None:

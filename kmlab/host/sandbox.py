@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from kmlab import trees
 from kmlab.errors import CommandFailed, LabError
 from kmlab.events import Deadline, printable
 from kmlab.host import command
@@ -218,10 +219,10 @@ def _bwrap(box: Sandbox, info: int, uname: int | None, cwd: PurePosixPath, envir
 
 def _give(folder: Path) -> None:
     """Let root's sandboxes write in it; no link is followed."""
-    for _, _, names, handle in os.fwalk(folder, follow_symlinks=False):
-        os.fchown(handle, _ALIEN, _ALIEN)
-        for name in [*names, *(entry.name for entry in os.scandir(handle) if entry.is_symlink())]:
-            os.chown(name, _ALIEN, _ALIEN, dir_fd=handle, follow_symlinks=False)
+    with trees.opened(folder) as top:
+        os.fchown(top, _ALIEN, _ALIEN)
+        for found in trees.walk(top):
+            os.chown(found.name, _ALIEN, _ALIEN, dir_fd=found.parent, follow_symlinks=False)
 
 
 def _tmpfs(place: str) -> list[str]:

@@ -1,0 +1,175 @@
+"""kmlab.trees: folders deeper than Python's stack and than PATH_MAX, without rights, with names of any bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from labs import SHORT, lab_of
+
+from kmlab import collect, store, trees
+from kmlab.errors import ConfigError, LabError
+from kmlab.host import disks, sandbox
+from kmlab.host.beneath import Beneath
+from kmlab.meant import modules_under
+from kmlab.module import read_folder
+
+DEPTH = 3000
+LONG = "a-name-that-is-long-enough"
+"""Three thousand of it are 80 kB: twenty times PATH_MAX."""
+
+
+def dig(top: Path, depth: int = DEPTH, name: str = LONG, mode: int = 0o755) -> None:
+    """Folders in one another, a file in each hundredth and in the last one."""
+    at = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
+    for number in range(depth):
+        os.mkdir(name, dir_fd=at)
+        if number % 100 == 0 or number == depth - 1:
+            os.close(os.open("file.ko", os.O_CREAT | os.O_WRONLY, dir_fd=at))
+        at, above = os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=at), at
+        os.fchmod(above, mode)
+        os.close(above)
+    os.close(at)
+
+
+@pytest.fixture
+def deep(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "deep"
+    folder.mkdir()
+    dig(folder)
+    yield folder
+    subprocess.run(["rm", "-rf", folder], check=True)  # pytest itself cannot remove it
+
+
+def test_a_tree_deeper_than_the_stack_and_the_longest_path_is_removed(deep: Path) -> None:
+    store.remove_tree(deep)
+    assert not deep.exists()
+    store.remove_tree(deep)
+
+
+def test_every_file_of_a_deep_tree_is_met_and_the_paths_end_at_path_max(deep: Path) -> None:
+    with trees.opened(deep) as top:
+        found = list(trees.walk(top))
+    assert sum(stat.S_ISDIR(f.status.st_mode) for f in found) == DEPTH
+    assert sum(f.name == "file.ko" for f in found) == DEPTH // 100 + 1
+    paths = [f.path for f in found if f.path is not None]
+    assert paths and max(map(len, paths)) < trees.PATH_MAX
+
+
+def test_a_folder_beneath_which_a_build_dug_is_listed_cleared_and_given_away(deep: Path, tmp_path: Path) -> None:
+    with Beneath(tmp_path / "deep") as folder:
+        assert [path for path, _ in folder.files()] == [f"{LONG}/" * 100 + "file.ko", "file.ko"]
+        folder.remove(LONG)
+    assert list(deep.iterdir()) == [deep / "file.ko"]
+
+
+def test_a_sandbox_of_root_s_is_given_a_deep_folder(deep: Path) -> None:
+    if os.geteuid() == 0:
+        sandbox._give(deep)
+        with trees.opened(deep) as top:
+            assert {f.status.st_uid for f in trees.walk(top)} == {sandbox._ALIEN}
+
+
+def test_a_deep_run_s_folder_goes_with_the_oldest(deep: Path, tmp_path: Path) -> None:
+    (tmp_path / "z-newer").mkdir()
+    collect.keep_latest(tmp_path, 1, 1 << 30)
+    assert not deep.exists()
+
+
+def test_the_size_of_a_deep_tree_is_measured(deep: Path) -> None:
+    assert disks.size_on_disk(deep) == 0
+    assert trees.size_of(deep) == 0
+
+
+def test_a_module_s_folder_that_is_too_deep_is_one_clear_line(deep: Path) -> None:
+    (deep / "Kbuild").write_text("obj-m := a.o\n")
+    with pytest.raises(ConfigError, match="folders in folders, more than 256 deep"):
+        read_folder(deep)
+
+
+@pytest.mark.parametrize("depth", [300, 2500])
+def test_short_names_lie_too_deep_as_well(tmp_path: Path, depth: int) -> None:
+    dig(tmp_path, depth, "d")
+    with pytest.raises(ConfigError, match="folders in folders"):
+        read_folder(tmp_path)
+    store.remove_tree(tmp_path / "d")
+
+
+def test_folders_without_rights_are_removed_even_by_who_is_not_root(tmp_path: Path) -> None:
+    top = tmp_path / "top"
+    (top / "a/b/c").mkdir(parents=True)
+    (top / "a/b/c/file").touch()
+    for folder in ("a/b/c", "a/b", "a"):
+        (top / folder).chmod(0)
+    # Root may enter any folder, so it becomes somebody else for a moment.
+    with as_nobody(tmp_path):
+        store.remove_tree(top)
+    assert not top.exists()
+
+
+@contextlib.contextmanager
+def as_nobody(folder: Path) -> Iterator[None]:
+    """Be a user without rights to whom that folder belongs."""
+    if os.geteuid():
+        yield
+        return
+    for above in folder.parents[:2]:
+        above.chmod(0o755)
+    sandbox._give(folder)
+    os.seteuid(sandbox._ALIEN)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_links_are_removed_and_never_followed(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").touch()
+    (tmp_path / "top").mkdir()
+    (tmp_path / "top/out").symlink_to(precious)
+    (tmp_path / "top/up").symlink_to("..")
+    with trees.opened(tmp_path / "top") as top:
+        assert [f.path for f in trees.walk(top)] == ["out", "up"]
+    store.remove_tree(tmp_path / "top")
+    assert (precious / "file").exists()
+    (tmp_path / "named").symlink_to(precious)
+    store.remove_tree(tmp_path / "named")
+    assert (precious / "file").exists() and not (tmp_path / "named").is_symlink()
+
+
+def test_names_of_any_bytes_are_walked_and_removed(tmp_path: Path) -> None:
+    top = os.fsencode(tmp_path / "top")
+    os.makedirs(top + b"/m\xff\n\x1b[31m/\xe2\x80\xae")
+    with trees.opened(top) as handle:
+        names = [os.fsencode(f.path or "") for f in trees.walk(handle)]
+    assert names == [b"m\xff\n\x1b[31m", b"m\xff\n\x1b[31m/\xe2\x80\xae"]
+    store.remove_tree(tmp_path / "top")
+    assert not (tmp_path / "top").exists()
+
+
+def test_what_cannot_be_removed_is_a_lab_error_with_a_visible_name(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match=r"cannot remove this folder"):
+        store.remove_tree(Path("/proc/self"))
+
+
+def test_a_folder_that_is_moved_meanwhile_ends_the_walk(tmp_path: Path) -> None:
+    (tmp_path / "top/a/b").mkdir(parents=True)
+    (tmp_path / "top/z").mkdir()
+    with trees.opened(tmp_path / "top") as top, pytest.raises(OSError, match="moved"):
+        for found in trees.walk(top):
+            if found.name == "b":
+                shutil.move(tmp_path / "top/a", tmp_path / "elsewhere")
+
+
+def test_folders_of_modules_are_looked_for_in_a_deep_tree(deep: Path, tmp_path: Path) -> None:
+    lab = lab_of(tmp_path, SHORT)
+    with pytest.raises(ConfigError, match="no modules under this folder"):
+        modules_under(lab, [deep])
