@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import socket
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -13,16 +14,17 @@ from pathlib import Path
 import pytest
 from labs import SHORT, lab_of
 
-from kmlab import collect, store, trees
+from kmlab import collect, module, store, trees
+from kmlab.build import check_folder, mirror
 from kmlab.errors import ConfigError, LabError
 from kmlab.host import disks, sandbox
 from kmlab.host.beneath import Beneath
 from kmlab.meant import modules_under
 from kmlab.module import read_folder
 
-DEPTH = 3000
+DEPTH = 1200
 LONG = "a-name-that-is-long-enough"
-"""Three thousand of it are 80 kB: twenty times PATH_MAX."""
+"""So many of it are 32 kB: eight times PATH_MAX."""
 
 
 def dig(top: Path, depth: int = DEPTH, name: str = LONG, mode: int = 0o755) -> None:
@@ -173,3 +175,79 @@ def test_folders_of_modules_are_looked_for_in_a_deep_tree(deep: Path, tmp_path: 
     lab = lab_of(tmp_path, SHORT)
     with pytest.raises(ConfigError, match="no modules under this folder"):
         modules_under(lab, [deep])
+
+
+# --- folders that are no module's ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", ["/proc", "/proc/self", "/sys", "/sys/kernel", "/dev/pts"])
+def test_what_the_kernel_makes_up_is_no_module_s_folder(folder: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{folder}: holds no files of anybody's"):
+        check_folder(Path(folder))
+
+
+@pytest.mark.parametrize("folder", ["/dev", "/", "/proc/self/fd/0", "/proc/self/maps", "/proc/1/root/proc", "a" * 300])
+def test_other_places_are_one_clear_line(folder: str) -> None:
+    with pytest.raises(ConfigError):
+        check_folder(Path(folder))
+
+
+def test_a_folder_of_very_many_files_is_no_module_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_SOURCES", 20)
+    for number in range(30):
+        (tmp_path / str(number)).touch()
+    with pytest.raises(ConfigError, match="holds more than 20 files"):
+        read_folder(tmp_path)
+
+
+def test_pipes_sockets_and_devices_beside_the_sources_are_passed_over(tmp_path: Path) -> None:
+    for name in ("Kbuild", "sub/Makefile"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "Makefile").write_text("obj-m := a.o\n")
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(str(tmp_path / "socket"))
+    (tmp_path / "null").symlink_to("/dev/zero")
+    if os.geteuid() == 0:
+        os.mknod(tmp_path / "device", stat.S_IFCHR | 0o600, os.makedev(1, 5))
+    check_folder(tmp_path)
+    assert {path: entry.kind for path, entry in read_folder(tmp_path).items()} == {
+        "Makefile": "file",
+        "null": "link",
+        "sub": "folder",
+    }
+
+
+def test_a_makefile_that_is_a_pipe_or_a_device_is_none(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "Makefile")
+    (tmp_path / "Kbuild").symlink_to("/dev/zero")
+    with pytest.raises(ConfigError, match="no Kbuild file, and no Makefile"):
+        check_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["Makefile", "a.c", "sub"])
+def test_what_may_not_be_read_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a.c").touch()
+    (tmp_path / "Makefile").write_text("obj-m := a.o\n")
+    (tmp_path / name).chmod(0)
+    with as_nobody(tmp_path), pytest.raises(ConfigError, match=f"/{name}: Permission denied"):
+        check_folder(tmp_path)
+        mirror(tmp_path, tmp_path / "target")
+    (tmp_path / name).chmod(0o755)
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(0)
+    with as_nobody(tmp_path), pytest.raises(ConfigError, match="Permission denied"):
+        check_folder(tmp_path)
+    tmp_path.chmod(0o755)
+
+
+def test_a_file_that_becomes_a_pipe_while_it_is_sent_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "a.c").touch()
+    read_folder(tmp_path)
+    (tmp_path / "a.c").unlink()
+    os.mkfifo(tmp_path / "a.c")
+    with pytest.raises(ConfigError, match=r"a\.c: is no regular file any more"):
+        module.read_source(tmp_path, "a.c")
