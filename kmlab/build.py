@@ -29,9 +29,10 @@ from kmlab.kernel.modinfo import LoadOrder, ModInfo, is_signed, load_order, pars
 from kmlab.module import Built, Manifest, read_folder, read_manifest, read_source, workshop, write_manifest
 
 Say = Callable[[str], None]
-_LARGEST_PRODUCT = 256 << 20
-"""Bytes of one file that make leaves; no module is that large."""
+LARGEST_PRODUCTS = 512 << 20
+"""Bytes of all that is handed back from one build and lies in kmlab's memory: those of a sparse file count as well."""
 _MOST_PRODUCTS = 256
+"""Files that are handed back."""
 _LARGEST_MAKEFILE = 1 << 20
 """Bytes of one that are looked at."""
 _DEEPEST = 4
@@ -67,12 +68,47 @@ def build_in_sandbox(box: Sandbox, source: Path, release: str, deadline: Deadlin
     built = _first_good(
         source, box.name, release, lambda way, about: _in_sandbox(box, way, about, release, deadline, say)
     )
+    if not built.ok:
+        return built
     sources = read_folder(source)
+    products = _Products(built.images)
     with Beneath(box.folder) as folder:
-        paths = [path for path, status in folder.files() if status.st_mode & 0o111 and path not in sources]
-        found = {path: folder.read(path, _LARGEST_PRODUCT) for path in paths[:_MOST_PRODUCTS]}
-    programs = {path: content for path, content in found.items() if content and content.startswith(b"\x7fELF")}
-    return replace(built, undelivered={**programs, **built.images} if built.ok else {})
+        programs = {
+            path: status.st_size
+            for path, status in folder.files()
+            if status.st_mode & 0o111 and path not in sources and folder.read(path, 4) == b"\x7fELF"
+        }
+        products.take(programs, folder.read)
+    if products.excess:
+        return replace(built, ok=False, reason=products.excess, images={}, modules=())
+    return replace(built, undelivered=products.files)
+
+
+class _Products:
+    """The files that a build hands back, up to what is taken of one."""
+
+    def __init__(self, files: Mapping[str, bytes] | None = None) -> None:
+        self.files = dict(files or {})
+        self.excess: str | None = None
+        """Why there is more than is taken: a sentence."""
+
+    def take(self, offered: Mapping[str, int], read: Callable[[str, int], bytes | None]) -> None:
+        """More files: all of them, or none where it is too much. `offered` are the sizes that they claim to have.
+
+        `read` gives up to so many bytes of one, or None where it is no file any more.
+        """
+        new = {path: size for path, size in offered.items() if path not in self.files}
+        left = LARGEST_PRODUCTS - sum(map(len, self.files.values()))
+        if sum(new.values()) > left:
+            limit = f"{LARGEST_PRODUCTS >> 20} MiB"
+            self.excess = f"the build left more than {limit} of modules and programs: does its Makefile fill files?"
+        elif len(self.files) + len(new) > _MOST_PRODUCTS:
+            self.excess = (
+                f"the build left more than {_MOST_PRODUCTS} modules and programs: does its Makefile copy them?"
+            )
+        else:
+            found = {path: read(path, size) for path, size in new.items()}
+            self.files.update({path: content for path, content in found.items() if content is not None})
 
 
 def check_folder(source: Path) -> None:
@@ -150,21 +186,30 @@ def _in_guest(
     answer = guest.run(line, deadline, on_output=_lines(say))
     if answer.lost:
         raise GuestUnreachable("the guest went away during the build")
-    files = _unpacked(answer.out) if answer.ok else {}
-    return _built(way, about, release, answer.error_text, answer.code, files)
+    products = _unpacked(answer.out) if answer.ok else _Products()
+    return _built(way, about, release, answer.error_text, answer.code, products)
 
 
-def _unpacked(archive: bytes) -> dict[str, bytes]:
-    files: dict[str, bytes] = {}
+def _unpacked(archive: bytes) -> _Products:
+    """The files in an archive that the guest made; none where it is no archive."""
+    products = _Products()
     try:
-        with tarfile.open(fileobj=io.BytesIO(archive)) as members:
-            for member in members:
-                content = members.extractfile(member) if member.isreg() else None
-                if content is not None:
-                    files[str(PurePosixPath(member.name))] = content.read()
-    except tarfile.TarError:
-        return {}
-    return files
+        # Without a guess at compression: what a few bytes would become is not to be known.
+        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as members:
+            files = {str(PurePosixPath(member.name)): member for member in members if member.isreg()}
+            products.take(
+                {path: member.size for path, member in files.items()},
+                lambda path, most: _member(members, files[path], most),
+            )
+    # A crafted archive is not only a TarError to tarfile, but also numbers and names that Python refuses.
+    except (tarfile.TarError, ValueError, OverflowError, EOFError, OSError, LookupError, TypeError, AttributeError):
+        return _Products()
+    return products
+
+
+def _member(members: tarfile.TarFile, member: tarfile.TarInfo, most: int) -> bytes | None:
+    content = members.extractfile(member)
+    return content.read(most) if content is not None else None
 
 
 def _lines(say: Say) -> Callable[[bytes], None]:
@@ -196,15 +241,16 @@ def _in_sandbox(
     if ended.limit:
         reason = f"the build was ended, as it used more than {ended.limit}: does its Makefile end by itself?"
         return Built(False, ended.output, way.how, tuple(parse_diagnostics(ended.output, way.folder)), reason)
-    files: dict[str, bytes] = {}
+    products = _Products()
     if ended.code == 0:
         with Beneath(box.folder) as folder:
-            for path, _ in folder.files():
-                wanted = path.endswith(".ko") or PurePosixPath(path).name == "modules.order"
-                content = folder.read(path, _LARGEST_PRODUCT) if wanted and len(files) < _MOST_PRODUCTS else None
-                if content is not None:
-                    files[path] = content
-    return _built(way, about, release, ended.output, ended.code, files)
+            made = {
+                path: status.st_size
+                for path, status in folder.files()
+                if path.endswith(".ko") or PurePosixPath(path).name == "modules.order"
+            }
+            products.take(made, folder.read)
+    return _built(way, about, release, ended.output, ended.code, products)
 
 
 def mirror(source: Path, target: Path) -> tuple[int, int]:
@@ -298,13 +344,20 @@ def _built(
     release: str,
     log: str,
     code: int | None,
-    files: Mapping[str, bytes],
+    products: _Products,
 ) -> Built:
     diagnostics = tuple(parse_diagnostics(log, way.folder))
-    images = _made(files)
+    if products.excess:
+        return Built(False, log, way.how, diagnostics, products.excess)
+    images = _made(products.files)
     if code == 0 and images:
-        infos = {path: parse_modinfo(image, path) for path, image in images.items()}
-        order = load_order(infos.values())
+        try:
+            infos = {path: parse_modinfo(image, path) for path, image in images.items()}
+            order = load_order(infos.values())
+        except ConfigError as error:
+            # Nobody's argument is wrong: it is what the Makefile made.
+            reason = f"what the build made cannot be loaded: {printable(error.message, 300)}"
+            return Built(False, log, way.how, diagnostics, reason)
         return Built(True, log, way.how, diagnostics, None, images, _with_paths(infos, order), order.outside)
     return Built(False, log, way.how, diagnostics, build_reason(log, code, diagnostics, release, folder=about))
 

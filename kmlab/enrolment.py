@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cryptography.x509 import Certificate
 
-from kmlab import provision, store
+from kmlab import provision, store, trees
 from kmlab.errors import ConfigError
 from kmlab.events import printable
 from kmlab.host import keys
@@ -162,9 +162,13 @@ def _read(path: Path) -> bytes:
             raise ConfigError(f"{shown}: is a folder", "name the .ko files in it")
         if path.stat().st_size > _LARGEST:
             raise ConfigError(f"{shown}: far too large for a module", "name the .ko that make built")
-        return path.read_bytes()
+        with trees.opened(path.parent) as folder:
+            content = trees.read_file(folder, path.name, _LARGEST, follow=True)
     except OSError as error:
         raise ConfigError(f"{shown}: cannot read this module: {error.strerror}", "check the path") from None
+    if content is None:
+        raise ConfigError(f"{shown}: is no regular file", "name the .ko that make built")
+    return content
 
 
 def _replace(path: Path, content: bytes) -> None:

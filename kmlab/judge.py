@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from kmlab import trees
+from kmlab.build import LARGEST_PRODUCTS
 from kmlab.errors import ConfigError
 from kmlab.events import printable
 from kmlab.kernel.crash import Crash
@@ -38,7 +40,6 @@ class _Build(NamedTuple):
     """One .ko."""
 
     file: Path
-    image: bytes
     symbols: ModuleSymbols
     info: ModInfo
 
@@ -49,15 +50,16 @@ def judge_file(file: str, module: Path | None = None, elsewhere: Sequence[Path] 
     `elsewhere` are folders to look in where the module's own has no .ko. Of several builds of a module it takes the one
     that crashed, told by the sizes of its functions.
     """
-    builds = _builds(module, elsewhere) if module else {}
-    found = _findings(file, frozenset(builds))
     root = None if module is None or module.is_file() else PurePosixPath(module.resolve())
+    builds = _builds(module, elsewhere, root) if module else {}
+    found = _findings(file, frozenset(builds))
     source = (module if module.is_dir() else module.parent) if module else None
     crashes, notes, changed = [], dict.fromkeys(_strangers(found, builds)), dict[str, None]()
     for crash in found:
         chosen = {name: _chosen(crash, name, several) for name, several in builds.items()}
-        images = {f"{name}.ko": build.image for name, build in chosen.items() if build}
+        images = {f"{name}.ko": build.symbols for name, build in chosen.items() if build}
         crashes.append(located(crash, images, root))
+        notes |= dict.fromkeys(f"no lines: {known.problem}" for known in images.values() if known.problem)
         notes |= dict.fromkeys(note for name, several in builds.items() if (note := _doubt(crash, name, several)))
         build = chosen.get(crash.module or "")
         if source and build and (note := _change(source, crashes[-1].file, build.file)):
@@ -107,25 +109,45 @@ def _change(source: Path, file: str | None, built: Path) -> str | None:
     return None
 
 
-def _builds(module: Path, elsewhere: Sequence[Path]) -> dict[str, list[_Build]]:
+def _builds(module: Path, elsewhere: Sequence[Path], root: PurePosixPath | None) -> dict[str, list[_Build]]:
     """The .ko files by the kernel's name of their module."""
     folders = (module, *elsewhere)
-    files = [module] if module.is_file() else next((f for d in folders if (f := sorted(d.rglob("*.ko")))), [])
+    files = [module] if not module.is_dir() else next((f for d in folders if (f := _modules_below(d))), [])
     if not files:
         raise ConfigError(
             f"{printable(str(module))}: no .ko here",
             "build the module first, with debug information; or give the .ko that crashed",
         )
     found: dict[str, list[_Build]] = {}
+    left = LARGEST_PRODUCTS
     for file in files:
         try:
-            image = file.read_bytes()
+            with trees.opened(file.parent) as folder:
+                image = trees.read_file(folder, file.name, left + 1, follow=True)
         except OSError as error:
             raise ConfigError(f"{printable(str(file))}: cannot read: {error.strerror}") from None
+        if image is None:
+            raise ConfigError(f"{printable(str(file))}: is no regular file", "give the .ko that crashed")
+        left -= len(image)
+        if left < 0:
+            raise ConfigError(
+                f"{printable(str(file))}: with it there are more than {LARGEST_PRODUCTS >> 20} MiB of modules",
+                "give the one that crashed",
+            )
         info = parse_modinfo(image, str(file))
-        build = _Build(file, image, ModuleSymbols(image, str(file)), info)
+        build = _Build(file, ModuleSymbols(image, str(file), root), info)
         found.setdefault(info.name, []).append(build)
     return found
+
+
+def _modules_below(folder: Path) -> list[Path]:
+    """All .ko files beneath a folder, however deep."""
+    try:
+        with trees.opened(folder) as top:
+            walked = trees.walk(top, unreadable=lambda *_: None)
+            return sorted(folder / f.path for f in walked if f.path and f.name.endswith(".ko"))
+    except OSError:
+        return []
 
 
 def _chosen(crash: Crash, name: str, builds: Iterable[_Build]) -> _Build | None:

@@ -163,8 +163,9 @@ def build_id(image: bytes) -> str:
 
 def _altered(image: bytes) -> bytes:
     """The signed module with one byte changed that no kernel looks at: the compiler's name, or the signature."""
-    comment = read_object(image, "the module").find(".comment")
-    at = comment.offset + 1 if comment and comment.size > 1 else len(image) - len(MAGIC) - TRAILER.size - 1
+    elf = read_object(image, "the module")
+    comment = elf.find(".comment")
+    at = comment.offset + 1 if comment and len(elf.content(comment)) > 1 else len(image) - len(MAGIC) - TRAILER.size - 1
     return image[:at] + bytes([image[at] ^ 1]) + image[at + 1 :]
 
 

@@ -14,16 +14,16 @@ from kmlab import collect, module, postmortem, provision
 from kmlab.ahead import Ahead
 from kmlab.build import build_in_guest, deliver, still_delivered
 from kmlab.errors import GuestUnreachable
-from kmlab.events import Deadline, Report, Stage, printable
+from kmlab.events import Deadline, Note, Report, Stage, printable
 from kmlab.guest import Guest, slowness
 from kmlab.host import Host
 from kmlab.kernel.crash import Crash
-from kmlab.kernel.elf import read_object
+from kmlab.kernel.elf import MalformedModule, read_object
 from kmlab.kernel.klog import KernelLog, parse_log
 from kmlab.kernel.ladder import ladder
 from kmlab.kernel.loaded import Look
 from kmlab.kernel.loading import explain_load_failure, find_ignored_params, not_listed
-from kmlab.kernel.locating import located
+from kmlab.kernel.locating import located, symbols_of
 from kmlab.kernel.modinfo import ModInfo, format_params
 from kmlab.kernel.taint import find_taints, taint_mask
 from kmlab.kernel.unloading import explain_unload_failure
@@ -168,7 +168,10 @@ class Steps:
         if self.alive:
             # A panic stops the kernel, so what only reads like one is something that was printed.
             found = [dataclasses.replace(crash, fatal=False) for crash in found if crash.kind != "panic"]
-        crashes = [located(c, self.built.images, self.folder, self.sections) for c in found]
+        symbols = symbols_of(self.built.images, self.folder)
+        crashes = [located(c, symbols, self.folder, self.sections) for c in found]
+        for problem in dict.fromkeys(known.problem for known in symbols.values() if known.problem):
+            self.report(Note(self.guest.record.name, f"no lines: {printable(problem, 300)}"))
         return postmortem.told_of_hang(crashes, self.inside.busy, self.inside.silent, self.own)
 
     @property
@@ -221,7 +224,14 @@ class Steps:
         """Sign what was built, here on the host: the guest gets the signed modules, and never the key."""
         with self.step("sign") as step:
             step.detail = signer.name
-            signed = {path: signer.sign(image, path) for path, image in self.built.images.items()}
+            try:
+                signed = {path: signer.sign(image, path) for path, image in self.built.images.items()}
+            except MalformedModule as error:
+                step.outcome = "failed"
+                self.outcomes.append("build-failed")
+                self.reason = f"what the build made cannot be signed: {printable(error.message, 300)}"
+                self.built = dataclasses.replace(self.built, ok=False, reason=self.reason)
+                return
             self.built = dataclasses.replace(self.built, images=signed)
             deliver(self.guest, self.wanted.name, {**self.built.undelivered, **signed}, there, deadline)
             if signer.strips:
@@ -290,7 +300,9 @@ class Steps:
                     from kmlab.signing import why_refused
 
                     known = provision.lab_files(self.lab)
-                    self.reason = why_refused(known, self.built.images[path], info.name, self.keyring) or failure.reason
+                    with contextlib.suppress(MalformedModule):
+                        about = (self.built.images[path], info.name, self.keyring)
+                        self.reason = why_refused(known, *about) or failure.reason
                 if failure.kind != "init-positive":
                     step.outcome = "failed"
                     self.outcomes.append("load-failed")
@@ -429,7 +441,9 @@ class Steps:
 
     def _imports(self, info: ModInfo) -> Sequence[str]:
         image = next(self.built.images[path] for path, known in self.built.modules if known is info)
-        return [symbol.name for symbol in read_object(image, info.name).symbols if not symbol.section]
+        with contextlib.suppress(MalformedModule):  # which it is no more than the guest's strip(1) made it
+            return [symbol.name for symbol in read_object(image, info.name).symbols if not symbol.section]
+        return []
 
     # --- time ---
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from kmlab.kernel.elf import EM_X86_64, ObjectFile, Relocation, Section, Symbol
 
-_OBJECT, _FUNCTION = 1, 2
+_OBJECT = 1
 _PC32, _PLT32 = 2, 4
 _NEAR = 2
 """Relocations apart, in the code that puts a function into an object."""
@@ -76,9 +76,9 @@ def _within(elf: ObjectFile, relocation: Relocation, known: Symbol) -> bool:
 
 def _function(elf: ObjectFile, relocation: Relocation) -> Iterator[Symbol]:
     section, target = elf.symbols[relocation.symbol].section, _target(elf, relocation)
-    if 0 < section < len(elf.sections) and elf.sections[section].executable:
-        named = (s for s in elf.symbols if s.section == section and s.value == target and s.type == _FUNCTION)
-        yield from (symbol for symbol in named if not symbol.name.startswith("__pfx_"))
+    there = elf.section(section)
+    if there is not None and there.executable:
+        yield from (s for s in elf.functions.get((section, target), ()) if not s.name.startswith("__pfx_"))
 
 
 def _target(elf: ObjectFile, relocation: Relocation) -> int:

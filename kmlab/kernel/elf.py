@@ -1,11 +1,16 @@
-"""Read the object file that a kernel module is: its sections, symbols and relocations; follows elf(5)."""
+"""Read the object file that a kernel module is: its sections, symbols and relocations; follows elf(5).
+
+A build or a guest made the file, so that any of its bytes may lie. Whatever is wrong with it is a MalformedModule,
+here and in all that reads what a .ko holds: no other error leaves kernel/ over one, and nothing takes longer, or more
+memory, than the file's size justifies.
+"""
 
 from __future__ import annotations
 
 import lzma
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -21,8 +26,13 @@ SIGNATURE_MAGIC = b"~Module signature appended~\n"
 
 _COMPRESSED = {b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"\x1f\x8b": "gzip"}
 _LARGEST = 512 << 20
-"""Bytes of a module that is decompressed."""
+"""Bytes of a module that is decompressed, and of all its compressed sections together."""
+_MOST_SYMBOLS = 1 << 20
+"""The whole kernel has a fifth of that."""
+_LONGEST_NAME = 4096
+"""Bytes; the kernel takes 512 for a symbol (KSYM_NAME_LEN), and a path has as many."""
 
+STT_FUNC = 2
 _ET_REL = 1
 _PAGE = 4096
 _SHT_NULL = 0
@@ -36,9 +46,14 @@ _ELFCOMPRESS_ZLIB = 1
 _SECTION_HEADER = struct.Struct("<IIQQQQIIQQ")
 _SYMBOL = struct.Struct("<IBBHQQ")
 _RELOCATION = struct.Struct("<QQq")
+_COMPRESSION_HEADER = struct.Struct("<IIQQ")
 _HEADER_SIZE = 64
 _ELFCLASS64 = 2
 _ELFDATA2LSB = 1
+
+
+class MalformedModule(ConfigError):
+    """A file is no kernel module, or its bytes contradict themselves; the message begins with its name."""
 
 
 class Section(NamedTuple):
@@ -102,6 +117,19 @@ class ObjectFile:
         raw = self.image[section.offset : section.offset + section.size]
         return _decompressed(raw, self.name) if section.compressed else raw
 
+    def section(self, number: int) -> Section | None:
+        """The section of that index; None for the reserved numbers, and for none."""
+        return self.sections[number] if 0 < number < len(self.sections) else None
+
+    @cached_property
+    def functions(self) -> Mapping[tuple[int, int], tuple[Symbol, ...]]:
+        """The functions that begin at a place: section and offset; in the order of the symbol table."""
+        found: dict[tuple[int, int], list[Symbol]] = {}
+        for symbol in self.symbols:
+            if symbol.type == STT_FUNC and self.section(symbol.section) is not None:
+                found.setdefault((symbol.section, symbol.value), []).append(symbol)
+        return {place: tuple(symbols) for place, symbols in found.items()}
+
     @cached_property
     def symbols(self) -> tuple[Symbol, ...]:
         """The whole symbol table in its own order, because relocations count in it."""
@@ -110,36 +138,57 @@ class ObjectFile:
             return ()
         names = self.content(self.sections[table.link])
         raw = self.content(table)
+        if len(raw) > _MOST_SYMBOLS * _SYMBOL.size:
+            raise MalformedModule(f"{self.name}: claims more than {_MOST_SYMBOLS} symbols", _AGAIN)
         return tuple(
             Symbol(_string(names, name), value, size, info & 0xF, index)
             for name, info, _, index, value, size in _SYMBOL.iter_unpack(raw[: _whole(raw, _SYMBOL)])
         )
 
+    @cached_property
+    def sized(self) -> Mapping[tuple[int, int], Symbol]:
+        """The first symbol with a size at each place: section and offset."""
+        found: dict[tuple[int, int], Symbol] = {}
+        for symbol in self.symbols:
+            if symbol.size and symbol.section:
+                found.setdefault((symbol.section, symbol.value), symbol)
+        return found
+
     def relocations(self, section: Section) -> Iterator[Relocation]:
-        """The relocations to apply to `section`."""
-        for table in self.sections:
-            if table.type == _SHT_RELA and table.info == section.number:
-                raw = self.content(table)
-                for offset, info, addend in _RELOCATION.iter_unpack(raw[: _whole(raw, _RELOCATION)]):
-                    yield Relocation(offset, info >> 32, info & 0xFFFFFFFF, addend)
+        """The relocations to apply to `section`; each names a symbol that there is."""
+        count = len(self.symbols)
+        for table in self._relocation_tables.get(section.number, ()):
+            raw = self.content(table)
+            for offset, info, addend in _RELOCATION.iter_unpack(raw[: _whole(raw, _RELOCATION)]):
+                if info >> 32 >= count:
+                    raise MalformedModule(f"{self.name}: has a relocation of a symbol that there is not", _AGAIN)
+                yield Relocation(offset, info >> 32, info & 0xFFFFFFFF, addend)
+
+    @cached_property
+    def _relocation_tables(self) -> Mapping[int, Sequence[Section]]:
+        found: dict[int, list[Section]] = {}
+        for section in self.sections:
+            if section.type == _SHT_RELA:
+                found.setdefault(section.info, []).append(section)
+        return found
 
 
 def read_object(image: bytes, name: str) -> ObjectFile:
-    """The module in `image`; ConfigError, naming it `name`, for anything that is not one."""
+    """The module in `image`; MalformedModule, naming it `name`, for anything that is not one."""
     compression = find_compression(image)
     if compression:
-        raise ConfigError(f"{name}: is compressed ({compression})", "decompress it first: xz -d, zstd -d, gunzip")
+        raise MalformedModule(f"{name}: is compressed ({compression})", "decompress it first: xz -d, zstd -d, gunzip")
     if image[:4] != b"\x7fELF":
-        raise ConfigError(f"{name}: is not a kernel module: it is no ELF file", "give the .ko that make built")
+        raise MalformedModule(f"{name}: is not a kernel module: it is no ELF file", "give the .ko that make built")
     if len(image) < _HEADER_SIZE:
-        raise ConfigError(f"{name}: is cut short: {len(image)} bytes", "build it again")
+        raise MalformedModule(f"{name}: is cut short: {len(image)} bytes", "build it again")
     if image[4] != _ELFCLASS64 or image[5] != _ELFDATA2LSB:
-        raise ConfigError(f"{name}: is not made for a 64-bit little-endian machine", _FOREIGN)
+        raise MalformedModule(f"{name}: is not made for a 64-bit little-endian machine", _FOREIGN)
     kind, machine = struct.unpack_from("<HH", image, 16)
     if machine not in MACHINES:
-        raise ConfigError(f"{name}: is made for another machine (ELF machine {machine})", _FOREIGN)
+        raise MalformedModule(f"{name}: is made for another machine (ELF machine {machine})", _FOREIGN)
     if kind != _ET_REL:
-        raise ConfigError(
+        raise MalformedModule(
             f"{name}: is an ELF file but not a kernel module: it is linked already",
             "give the .ko that make built",
         )
@@ -171,7 +220,7 @@ def without_debug(image: bytes) -> bytes:
         return image
     try:
         sections = _read_sections(image, "module")
-    except ConfigError:
+    except MalformedModule:
         return image
     (table,) = struct.unpack_from("<Q", image, 40)
     headers = [list(_SECTION_HEADER.unpack_from(image, table + i * _SECTION_HEADER.size)) for i in range(len(sections))]
@@ -191,13 +240,14 @@ def without_debug(image: bytes) -> bytes:
     return bytes(made)
 
 
+_AGAIN = "build or copy it again"
 _FOREIGN = "kmlab's guests are x86_64 or aarch64: build it for one of them"
 
 
 def _read_sections(image: bytes, name: str) -> tuple[Section, ...]:
     (table,) = struct.unpack_from("<Q", image, 40)
     entry_size, count, names_index = struct.unpack_from("<HHH", image, 58)
-    truncated = ConfigError(f"{name}: is cut short: {len(image)} bytes", "build or copy it again")
+    truncated = MalformedModule(f"{name}: is cut short: {len(image)} bytes", _AGAIN)
     if entry_size != _SECTION_HEADER.size or not count or table + count * entry_size > len(image):
         raise truncated
     headers = [_SECTION_HEADER.unpack_from(image, table + i * entry_size) for i in range(count)]
@@ -210,23 +260,36 @@ def _read_sections(image: bytes, name: str) -> tuple[Section, ...]:
     )
     if any(s.type != _SHT_NOBITS and s.offset + s.size > len(image) for s in sections):
         raise truncated
+    stored = sum(s.size for s in sections if s.type != _SHT_NOBITS)
+    if stored > len(image):
+        raise MalformedModule(f"{name}: has sections that lie over one another", _AGAIN)
+    if sum(_decompressed_size(image, s) for s in sections if s.compressed) > _LARGEST:
+        raise MalformedModule(f"{name}: has compressed sections of more than {_LARGEST >> 20} MiB", _AGAIN)
     return sections
+
+
+def _decompressed_size(image: bytes, section: Section) -> int:
+    if section.type == _SHT_NOBITS or section.size < _COMPRESSION_HEADER.size:
+        return 0
+    size: int = _COMPRESSION_HEADER.unpack_from(image, section.offset)[2]
+    return size
 
 
 def _decompressed(raw: bytes, name: str) -> bytes:
     """The content of a section with SHF_COMPRESSED: zlib behind a header of 24 bytes."""
     try:
-        kind, _, size, _ = struct.unpack_from("<IIQQ", raw)
+        kind, _, size, _ = _COMPRESSION_HEADER.unpack_from(raw)
         if kind == _ELFCOMPRESS_ZLIB:
-            return zlib.decompressobj().decompress(raw[24:], size)
-    except (struct.error, zlib.error) as error:
-        raise ConfigError(f"{name}: has a broken compressed section: {error}", "build it again") from error
-    raise ConfigError(f"{name}: has debug sections compressed by a way kmlab cannot read", "build with -gz=none")
+            # To zlib, a size of 0 is none.
+            return zlib.decompressobj().decompress(raw[_COMPRESSION_HEADER.size :], size) if size else b""
+    except (struct.error, zlib.error, OverflowError) as error:
+        raise MalformedModule(f"{name}: has a broken compressed section: {error}", "build it again") from error
+    raise MalformedModule(f"{name}: has debug sections compressed by a way kmlab cannot read", "build with -gz=none")
 
 
 def _string(table: bytes, offset: int) -> str:
-    end = table.find(b"\0", offset)
-    return table[offset : end if end >= 0 else len(table)].decode("utf-8", "replace")
+    end = table.find(b"\0", offset, offset + _LONGEST_NAME)
+    return table[offset : end if end >= 0 else offset + _LONGEST_NAME].decode("utf-8", "replace")
 
 
 def _whole(raw: bytes, record: struct.Struct) -> int:

@@ -9,25 +9,48 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
 from kmlab.kernel.crash import Crash
+from kmlab.kernel.elf import MalformedModule
 from kmlab.kernel.leftbehind import Sections, left_behind
 from kmlab.kernel.symbols import Location, ModuleSymbols
 from kmlab.kernel.trace import Frame
 
 
+def symbols_of(images: Mapping[str, bytes], folder: PurePosixPath | None) -> dict[str, ModuleSymbols]:
+    """The symbols of each .ko by the path of its file; what was read of it for one finding is there for the next."""
+    return {path: ModuleSymbols(image, path, folder) for path, image in images.items()}
+
+
 def located(
-    crash: Crash, images: Mapping[str, bytes], folder: PurePosixPath | None, sections: Sections | None = None
+    crash: Crash,
+    images: Mapping[str, bytes | ModuleSymbols],
+    folder: PurePosixPath | None,
+    sections: Sections | None = None,
 ) -> Crash:
     """The same finding with file and line of every frame in a module of these, inlined frames expanded.
 
     `sections` are where those that were loaded had their sections, for what they may have left behind.
 
     The guilty function is then the innermost one that the module's author wrote, be it inlined, or left for good by a
-    jump that the kernel's trace knows nothing of.
+    jump that the kernel's trace knows nothing of. Whose bytes contradict themselves has no lines.
     """
-    symbols = {
-        PurePosixPath(path).stem.replace("-", "_"): ModuleSymbols(image, path, folder) for path, image in images.items()
+    given = {
+        path: ModuleSymbols(image, path, folder) if isinstance(image, bytes) else image
+        for path, image in images.items()
     }
-    found = left_behind(crash, symbols, sections or {})
+    symbols = {PurePosixPath(path).stem.replace("-", "_"): known for path, known in given.items()}
+    while True:
+        try:
+            return _located(crash, symbols, folder, sections or {})
+        except MalformedModule as error:
+            left = {name: known for name, known in symbols.items() if not known.is_blamed(error)}
+            # Without any it cannot be raised.
+            symbols = left if len(left) < len(symbols) else {}
+
+
+def _located(
+    crash: Crash, symbols: Mapping[str, ModuleSymbols], folder: PurePosixPath | None, sections: Sections
+) -> Crash:
+    found = left_behind(crash, symbols, sections)
     if found is not crash:
         return found
     entered = None if any(f.reliable and f.module in symbols for f in crash.frames) else _entered(crash, symbols)
@@ -44,9 +67,10 @@ def located(
         stacks.append(stack)
         inner = frame.function if frame.reliable else inner
     frames = tuple(frame for stack in stacks for frame in stack)
-    if crash.module not in symbols:
+    own = symbols.get(crash.module or "")
+    if own is None:
         return dataclasses.replace(crash, frames=frames)
-    guilty = _guilty(crash, stacks) or _begins(crash, symbols[crash.module])
+    guilty = _guilty(crash, stacks) or _begins(crash, own)
     if guilty is None:
         file = _relative(crash.file, folder) if crash.file else None
         return dataclasses.replace(crash, frames=frames, file=file)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from kmlab.errors import ConfigError
-from kmlab.kernel.elf import MACHINES, SIGNATURE_MAGIC, find_compression, read_object
+from kmlab.kernel.elf import MACHINES, SIGNATURE_MAGIC, MalformedModule, find_compression, read_object
 
 Scalar = str | int | bool
 ParamValue = Scalar | Sequence[Scalar]
@@ -84,22 +84,27 @@ class LoadOrder(NamedTuple):
     """Modules that they depend on and that were not given: modprobe these first."""
 
 
+_LARGEST = 4 << 20
+"""Bytes of a .modinfo; a driver with thousands of aliases has some 100 kB."""
 _GPL_COMPATIBLE = frozenset(
     ("GPL", "GPL v2", "GPL and additional rights", "Dual BSD/GPL", "Dual MIT/GPL", "Dual MPL/GPL")
 )
 
 
 def parse_modinfo(image: bytes, name: str = "module.ko") -> ModInfo:
-    """What the module in `image` says of itself; ConfigError, naming the file `name`, if it is none."""
+    """What the module in `image` says of itself; MalformedModule, naming the file `name`, if it is none."""
     elf = read_object(image, name)
     section = elf.find(".modinfo")
     if section is None or elf.find(".gnu.linkonce.this_module") is None:
-        raise ConfigError(
+        raise MalformedModule(
             f"{name}: is an object file but not a kernel module: it has no .modinfo",
             "give the .ko that make built, not a .o",
         )
+    content = elf.content(section)
+    if len(content) > _LARGEST:
+        raise MalformedModule(f"{name}: says more than {_LARGEST >> 20} MiB of itself in .modinfo", "build it again")
     tags: dict[str, list[str]] = {}
-    for entry in elf.content(section).decode("utf-8", "replace").split("\0"):
+    for entry in content.decode("utf-8", "replace").split("\0"):
         key, equals, value = entry.partition("=")
         if equals:
             tags.setdefault(key, []).append(value)

@@ -6,11 +6,12 @@ section up to the page, and the instruction bytes there say which. Nothing needs
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from kmlab.kernel.elf import ObjectFile, Relocation, Section, read_object
+from kmlab.kernel.elf import MalformedModule, ObjectFile, Relocation, Section, read_object
 
 PAGE = 4096
 _WINDOW = 64
@@ -19,6 +20,8 @@ _ENOUGH = 12
 """Bytes that must agree outside of what relocation changes."""
 _FEW = 6
 """The same where the place on the page fits and no byte differs."""
+_LARGEST = 1 << 20
+"""Bytes of a section in which the code is looked for at every place, some seconds' work."""
 _ABSOLUTE = 1
 _NOP = b"\x0f\x1f\x44\x00\x00"
 """What stands at a function's entry while nobody traces it, in the place of its call to __fentry__."""
@@ -72,23 +75,25 @@ def window(address: int) -> tuple[int, int]:
 def find_code(images: Mapping[str, bytes], address: int, code: bytes) -> tuple[str, str, int] | None:
     """The module (its path), the section and the offset in it of `address`; `code` is what `window` says to read."""
     for path, image in images.items():
-        elf = read_object(image, path)
-        for section in elf.sections:
-            if section.executable and section.size:
-                offset = _offset_in(elf, section, address, code)
-                if offset is not None:
-                    return path, section.name, offset
+        with contextlib.suppress(MalformedModule):
+            elf = read_object(image, path)
+            for section in elf.sections:
+                if section.executable and section.size:
+                    offset = _offset_in(elf, section, address, code)
+                    if offset is not None:
+                        return path, section.name, offset
     return None
 
 
 def _offset_in(elf: ObjectFile, section: Section, address: int, code: bytes) -> int | None:
-    content, relocations = elf.content(section), list(elf.relocations(section))
+    content, relocations = bytearray(elf.content(section)), list(elf.relocations(section))
     changed = {at for relocation in relocations for at in _rewritten(relocation, content)}
     for relocation in relocations:
         if elf.symbols[relocation.symbol].name == "__fentry__":
             at = relocation.offset - 1
-            content = content[:at] + _NOP + content[at + len(_NOP) :]
-            changed -= set(range(at, at + len(_NOP)))
+            if 0 <= at <= len(content) - len(_NOP):
+                content[at : at + len(_NOP)] = _NOP
+                changed -= set(range(at, at + len(_NOP)))
     before = address - window(address)[0]
     # The first text section of a module begins on a page, those behind it in the same layout do not. Where the page
     # offset fits already, few bytes are enough, and of many some may differ: alternatives leave no trace in the file.
@@ -96,12 +101,14 @@ def _offset_in(elf: ObjectFile, section: Section, address: int, code: bytes) -> 
         same, other = _compare(content, changed, offset - before, code)
         if same >= (_FEW if other == 0 else max(_ENOUGH, 4 * other)):
             return offset
+    if len(content) > _LARGEST:
+        return None
     exact = [o for o in range(len(content)) if _compare(content, changed, o - before, code)[1] == 0]
     exact = [o for o in exact if _compare(content, changed, o - before, code)[0] >= _ENOUGH]
     return exact[0] if len(exact) == 1 else None
 
 
-def _rewritten(relocation: Relocation, content: bytes) -> range:
+def _rewritten(relocation: Relocation, content: bytes | bytearray) -> range:
     """The bytes that the kernel may change for one relocation.
 
     Calls may become other instructions: paravirtual ones turn into what they stand for.
@@ -111,7 +118,7 @@ def _rewritten(relocation: Relocation, content: bytes) -> range:
     return range(relocation.offset - before, relocation.offset + (8 if relocation.type == _ABSOLUTE else 4))
 
 
-def _compare(content: bytes, changed: set[int], offset: int, code: bytes) -> tuple[int, int]:
+def _compare(content: bytes | bytearray, changed: set[int], offset: int, code: bytes) -> tuple[int, int]:
     """How many bytes agree and how many do not, of those that relocation leaves alone."""
     pairs = [(content[at], b) for at, b in enumerate(code, offset) if 0 <= at < len(content) and at not in changed]
     same = sum(a == b for a, b in pairs)

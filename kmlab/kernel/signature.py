@@ -15,9 +15,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.x509 import Certificate
 
-from kmlab.errors import ConfigError
 from kmlab.kernel import der
-from kmlab.kernel.elf import SIGNATURE_MAGIC
+from kmlab.kernel.elf import SIGNATURE_MAGIC, MalformedModule
 from kmlab.kernel.keynames import Issuer, common_name, issuer_of, key_id
 
 MAGIC = SIGNATURE_MAGIC
@@ -41,6 +40,8 @@ _BY_NAME = {digest.name: digest for digest in _DIGESTS.values()}
 _RSA = bytes.fromhex("2a864886f70d0101")
 _ECDSA = bytes.fromhex("2a8648ce3d04")
 _NULLS = bytes(3)
+_LARGEST = 1 << 16
+"""Bytes of a signature that is looked into; one by an RSA key of 4096 bits has some 700."""
 
 
 class Verdict(enum.Enum):
@@ -84,9 +85,11 @@ def read_signature(ko: bytes) -> Signature | None:
     """The signature appended to a module, None if there is none; of several signers, the first."""
     if not ko.endswith(MAGIC):
         return None
-    size, problem = _appended(ko)
+    size, problem = _appended(ko, len(ko))
     if problem:
         return Signature(problem=problem)
+    if size > _LARGEST:
+        return Signature(problem=f"claims a length that no signature has ({size} bytes)")
     end = len(ko) - len(MAGIC) - TRAILER.size
     try:
         return _parse(ko[end - size : end])
@@ -95,16 +98,20 @@ def read_signature(ko: bytes) -> Signature | None:
 
 
 def strip_signature(ko: bytes) -> bytes:
-    """The module without its signature, or without all of them if it was signed more than once."""
-    while ko.endswith(MAGIC):
-        size, problem = _appended(ko)
+    """The module without its signature, or without all of them if it was signed more than once.
+
+    Raises MalformedModule where a signature does not say how long it is.
+    """
+    end = len(ko)
+    while ko.endswith(MAGIC, 0, end):
+        size, problem = _appended(ko, end)
         if problem and not size:
-            raise ConfigError(
+            raise MalformedModule(
                 f"the module's signature {problem}, so it cannot be told where the module ends",
                 "build it again",
             )
-        ko = ko[: len(ko) - len(MAGIC) - TRAILER.size - size]
-    return ko
+        end -= len(MAGIC) + TRAILER.size + size
+    return ko[:end]
 
 
 def verify(ko: bytes, certificate: Certificate) -> Verdict:
@@ -128,12 +135,14 @@ def names(signature: Signature, certificate: Certificate) -> bool:
 
 def signed_content(ko: bytes) -> bytes:
     """The bytes that the outermost signature is about."""
-    return ko[: len(ko) - len(MAGIC) - TRAILER.size - _appended(ko)[0]]
+    return ko[: len(ko) - len(MAGIC) - TRAILER.size - _appended(ko, len(ko))[0]]
 
 
-def _appended(ko: bytes) -> tuple[int, str | None]:
-    """The signature's length, 0 if that is unknown, and what is wrong with the block that tells it."""
-    end = len(ko) - len(MAGIC) - TRAILER.size
+def _appended(ko: bytes, ends: int) -> tuple[int, str | None]:
+    """The length of the signature whose last byte is before `ends`, 0 if that is unknown, and what is wrong with the
+    block that tells it.
+    """
+    end = ends - len(MAGIC) - TRAILER.size
     if end < 0:
         return 0, "is cut short"
     algo, digest, id_type, signer, key, pad, size = TRAILER.unpack_from(ko, end)

@@ -11,12 +11,12 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from kmlab.kernel.callbacks import variable_at
-from kmlab.kernel.elf import ObjectFile, Section, read_object
+from kmlab.kernel.elf import MalformedModule, ObjectFile, Section, read_object
 from kmlab.kernel.elf import Symbol as ElfSymbol
 from kmlab.kernel.tailcalls import Jump, handed_out, lost_callback, lost_entry, lost_frames
 
 if TYPE_CHECKING:
-    from kmlab.kernel.dwarf import DebugInfo
+    from kmlab.kernel.dwarf import DebugInfo, SourceFrame
 
 
 class Location(NamedTuple):
@@ -72,13 +72,15 @@ class ModuleSymbols:
         self._name = name
         self._source_root = source_root
         self._located: dict[tuple[int, int], list[Location]] = {}
+        self.problem: str | None = None
+        """Why it has no lines where it should have some: a sentence that names the file."""
 
     def locate(self, function: str, offset: int, size: int | None, exact: bool) -> list[Location]:
         """The frames at `function+offset/size`, innermost first; empty where the module has no such function.
 
         `exact` for the program counter itself (RIP, pc), else `offset` is taken for a return address and
         looked up one byte before. Where two functions have the name and the size does not tell them apart,
-        file and line are None: no line is better than a wrong one. Raises ConfigError where the file is no
+        file and line are None: no line is better than a wrong one. Raises MalformedModule where the file is no
         module.
         """
         candidates = self._candidates(function, offset, size, exact)
@@ -95,13 +97,28 @@ class ModuleSymbols:
         if index is None:
             return []
         if (index, offset) not in self._located:
-            frames = self._debug.frames_at(index, offset) if self.has_lines else []
+            frames = self._frames_at(index, offset)
             name = plain_name(function)
             self._located[index, offset] = [
                 Location(f.function or name, self._relative(f.path), f.line, f.column, f.inlined, self._is_own(f.path))
                 for f in frames
             ] or [Location(name, None, None, None, False)]
         return self._located[index, offset]
+
+    def is_blamed(self, error: MalformedModule) -> bool:
+        """Whether an error is about this file; then that is its `problem`."""
+        if not error.message.startswith(f"{self._name}: "):
+            return False
+        self.problem = error.message
+        return True
+
+    def _frames_at(self, section: int, offset: int) -> list[SourceFrame]:
+        """What the DWARF has there; nothing where there is none, or where it is broken, which `problem` then says."""
+        try:
+            return self._debug.frames_at(section, offset) if self.has_lines else []
+        except MalformedModule as error:
+            self.problem = error.message
+            return []
 
     def lost_frames(self, function: str, offset: int, size: int | None, inner: str | None) -> list[Location]:
         """Who was called from `function+offset/size`, a return address, and jumped on to `inner`; innermost first."""
@@ -200,7 +217,10 @@ class ModuleSymbols:
 
     @cached_property
     def _root(self) -> PurePosixPath | None:
-        own = self._debug.folder
+        try:
+            own = self._debug.folder
+        except MalformedModule as error:
+            self.problem, own = error.message, None
         # A folder that it was not built in, as one of the host's for what a sandbox built, is no help.
         return self._source_root if self._source_root and (not own or own.is_relative_to(self._source_root)) else own
 

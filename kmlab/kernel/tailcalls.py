@@ -10,16 +10,16 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from kmlab.kernel.elf import ObjectFile, Section
+from kmlab.kernel.elf import ObjectFile, Section, Symbol
 
-_CALL, _JUMP, _SHORT, _CONDITIONAL = 0xE8, 0xE9, 0xEB, 0x0F
+_CALL = b"\xe8"
+_JUMP, _SHORT, _CONDITIONAL = 0xE9, 0xEB, 0x0F
 _PC32, _PLT32 = 2, 4
 _ABSOLUTE = (1, 10, 11)
 _DATA = (".data", ".rodata", ".init.data", ".bss", "__param")
 _BACK = "__x86_return_thunk"
 """Where a function of a kernel with mitigations jumps instead of returning."""
 _DEEPEST = 4
-_FUNCTION = 2
 _X86_64 = 62
 
 
@@ -48,9 +48,10 @@ def lost_frames(elf: ObjectFile, section: int, returns: int, inner: str | None) 
     """
     if elf.machine != _X86_64:
         return []
-    code = _Code(elf, elf.sections[section])
-    called = code.target(returns - 4) if returns >= 5 and code.content[returns - 5] == _CALL else None
-    return _follow(elf, called, inner, _DEEPEST) if called and called.section else []
+    follower = _Follower(elf)
+    code = follower.code(section)
+    called = code.target(returns - 4) if code and code.content[max(0, returns - 5) : returns - 4] == _CALL else None
+    return follower.follow(called, inner) if called and called.section else []
 
 
 def lost_entry(elf: ObjectFile, entry: str, inner: str) -> list[Jump]:
@@ -58,50 +59,83 @@ def lost_entry(elf: ObjectFile, entry: str, inner: str) -> list[Jump]:
     symbol = next((s for s in elf.symbols if s.name == entry and s.section), None)
     if elf.machine != _X86_64 or symbol is None:
         return []
-    return _follow(elf, Target(entry, symbol.section, symbol.value), inner, _DEEPEST)
+    return _Follower(elf).follow(Target(entry, symbol.section, symbol.value), inner)
 
 
 def lost_callback(elf: ObjectFile, inner: str) -> list[Jump]:
     """The same for a function whose address the kernel has got, if just one of those can have jumped to `inner`."""
     if elf.machine != _X86_64:
         return []
-    found = [way for symbol in handed_out(elf) if (way := _follow(elf, symbol, inner, _DEEPEST, strict=True))]
+    follower = _Follower(elf, strict=True)
+    found = [way for symbol in handed_out(elf) if (way := follower.follow(symbol, inner))]
     return found[0] if len(found) == 1 else []
 
 
 def handed_out(elf: ObjectFile) -> list[Target]:
     """The functions whose address is taken: in data, or by an instruction that is no call."""
-    starts = {(s.section, s.value): s.name for s in elf.symbols if s.type == _FUNCTION and s.section}
     taken: dict[tuple[int, int], str] = {}
     for section in elf.sections:
         if section.executable or section.name.startswith(_DATA):
             for relocation in elf.relocations(section):
                 symbol = elf.symbols[relocation.symbol]
                 at = (symbol.section, symbol.value + relocation.addend)
-                if relocation.type in _ABSOLUTE and at in starts:
-                    taken[at] = starts[at]
+                if relocation.type in _ABSOLUTE and at in elf.functions:
+                    taken[at] = elf.functions[at][-1].name
     return [Target(name, *at) for at, name in taken.items()]
 
 
-def _follow(elf: ObjectFile, called: Target, inner: str | None, depth: int, strict: bool = False) -> list[Jump]:
-    if called.name == inner or not depth:
-        return []
-    symbol = next((s for s in elf.symbols if s.section == called.section and s.value == called.offset and s.size), None)
-    if symbol is None:
-        return []
-    code = _Code(elf, elf.sections[called.section])
-    jumps = [j for j in code.jumps(symbol.value, symbol.value + symbol.size) if j.to.name not in (symbol.name, _BACK)]
-    outside = [j for j in jumps if not j.to.section]
-    fitting = [j for j in outside if j.to.name == inner]
-    ways = [(j, w) for j in jumps if j.to.section and (w := _follow(elf, j.to, inner, depth - 1, strict))]
-    if not fitting and not ways and not strict:
-        fitting = outside
-    if fitting:
-        return [Jump(symbol.name, called.section, tuple(jump.ends for jump in fitting))]
-    if len({way[0].function for _, way in ways}) != 1:
-        return []
-    way = ways[0][1]
-    return [*way, Jump(symbol.name, called.section, tuple(jump.ends for jump, _ in ways))]
+class _Follower:
+    """Follows jumps to a function; what it has found of one it keeps, as many jumps may lead there."""
+
+    def __init__(self, elf: ObjectFile, strict: bool = False) -> None:
+        self._elf, self._strict = elf, strict
+        self._codes: dict[int, _Code | None] = {}
+        self._jumps: dict[tuple[int, int], tuple[Symbol, list[_Way]] | None] = {}
+        self._found: dict[tuple[int, int, str | None, int], list[Jump]] = {}
+
+    def code(self, section: int) -> _Code | None:
+        """The code of a section; None where there is no such section."""
+        if section not in self._codes:
+            found = self._elf.section(section)
+            self._codes[section] = _Code(self._elf, found) if found else None
+        return self._codes[section]
+
+    def follow(self, called: Target, inner: str | None, depth: int = _DEEPEST) -> list[Jump]:
+        """The functions, innermost first, through which `called` came to `inner`."""
+        if called.name == inner or not depth:
+            return []
+        asked = (called.section, called.offset, inner, depth)
+        if asked not in self._found:
+            self._found[asked] = self._follow(called, inner, depth)
+        return self._found[asked]
+
+    def _follow(self, called: Target, inner: str | None, depth: int) -> list[Jump]:
+        known = self._jumps_of(called)
+        if known is None:
+            return []
+        symbol, jumps = known
+        outside = [j for j in jumps if not j.to.section]
+        fitting = [j for j in outside if j.to.name == inner]
+        ways = [(j, w) for j in jumps if j.to.section and (w := self.follow(j.to, inner, depth - 1))]
+        if not fitting and not ways and not self._strict:
+            fitting = outside
+        if fitting:
+            return [Jump(symbol.name, called.section, tuple(jump.ends for jump in fitting))]
+        if len({way[0].function for _, way in ways}) != 1:
+            return []
+        way = ways[0][1]
+        return [*way, Jump(symbol.name, called.section, tuple(jump.ends for jump, _ in ways))]
+
+    def _jumps_of(self, called: Target) -> tuple[Symbol, list[_Way]] | None:
+        """The function that begins there, and the jumps in it; None where none does."""
+        at = (called.section, called.offset)
+        if at not in self._jumps:
+            symbol, code = self._elf.sized.get(at), self.code(called.section)
+            self._jumps[at] = None
+            if symbol and code:
+                jumps = code.jumps(symbol.value, symbol.value + symbol.size)
+                self._jumps[at] = symbol, [j for j in jumps if j.to.name not in (symbol.name, _BACK)]
+        return self._jumps[at]
 
 
 class _Way(NamedTuple):
@@ -122,7 +156,7 @@ class _Code:
         """Where the 32 bits at `at`, the end of a call or jump, lead."""
         relocation = self._named.get(at)
         if relocation is None:
-            if len(self.content) < at + 4:
+            if at < 0 or len(self.content) < at + 4:
                 return None
             (distance,) = struct.unpack_from("<i", self.content, at)
             return self._own(self._section.number, at + 4 + distance)
@@ -147,7 +181,5 @@ class _Code:
                 yield _Way(to, ends)
 
     def _own(self, section: int, offset: int) -> Target | None:
-        for symbol in self._elf.symbols:
-            if symbol.section == section and symbol.value == offset and symbol.type == _FUNCTION:
-                return Target(symbol.name, section, offset)
-        return None
+        symbols = self._elf.functions.get((section, offset))
+        return Target(symbols[0].name, section, offset) if symbols else None

@@ -1,0 +1,160 @@
+"""What a build hands back: never more than kmlab may hold, and a .ko that lies is the build's failure, not kmlab's."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kmlab import build
+from kmlab.build import build_in_sandbox
+from kmlab.events import Deadline
+from kmlab.host.sandbox import Ended, Sandbox
+from kmlab.module import Built
+
+KO = (Path(__file__).parent / "data/ko/tiny_loop.ko").read_bytes()
+
+
+def _nothing(folder: Path) -> None:
+    """A make that makes nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Box(Sandbox):
+    """A sandbox in which make does what the test says."""
+
+    make: Callable[[Path], None] = _nothing
+
+    def run(self, *_: Any, **__: Any) -> Ended:
+        self.make(self.folder)
+        return Ended(0, "")
+
+
+def built(tmp_path: Path, make: Callable[[Path], None]) -> Built:
+    source = tmp_path / "src"
+    source.mkdir()
+    (source / "Kbuild").write_text("obj-m := tiny_loop.o\n")
+    box = Box(tmp_path, tmp_path / "builds/m", "m", make=make)
+    return build_in_sandbox(box, source, "6.1.0-9-amd64", Deadline(60), lambda line: None)
+
+
+def test_sparse_files_count_with_the_bytes_they_seem_to_hold(tmp_path: Path) -> None:
+    def make(folder: Path) -> None:
+        for number in range(40):
+            with (folder / f"s{number}.ko").open("wb") as file:
+                file.truncate(256 << 20)
+
+    result = built(tmp_path, make)
+    assert not result.ok and not result.images and not result.undelivered
+    assert result.reason == "the build left more than 512 MiB of modules and programs: does its Makefile fill files?"
+
+
+def test_one_file_larger_than_all_that_is_taken_is_too_much(tmp_path: Path) -> None:
+    def make(folder: Path) -> None:
+        (folder / "m.ko").write_bytes(KO)
+        with (folder / "vast.ko").open("wb") as file:
+            file.truncate(1 << 40)
+
+    assert "more than 512 MiB" in (built(tmp_path, make).reason or "")
+
+
+def test_programs_count_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(folder: Path) -> None:
+        (folder / "m.ko").write_bytes(KO)
+        for name in ("one", "two"):
+            (folder / name).write_bytes(b"\x7fELF" + bytes(2 << 20))
+            (folder / name).chmod(0o755)
+
+    monkeypatch.setattr(build, "LARGEST_PRODUCTS", 3 << 20)
+    result = built(tmp_path, make)
+    assert not result.ok and not result.undelivered and not result.images
+    assert "more than 3 MiB of modules and programs" in (result.reason or "")
+
+
+def test_very_many_files_are_too_much(tmp_path: Path) -> None:
+    def make(folder: Path) -> None:
+        for number in range(300):
+            (folder / f"{number}.ko").write_bytes(b"")
+
+    assert "more than 256 modules and programs" in (built(tmp_path, make).reason or "")
+
+
+def test_what_is_left_of_a_large_tree_is_found_and_nothing_else_is_read(tmp_path: Path) -> None:
+    def make(folder: Path) -> None:
+        (folder / "m.ko").write_bytes(KO)
+        (folder / "run").write_bytes(b"\x7fELF")
+        (folder / "run").chmod(0o755)
+        os.mkfifo(folder / "pipe.ko")
+        (folder / "link.ko").symlink_to("/etc/passwd")
+        (folder / "large.o").touch()
+        os.truncate(folder / "large.o", 1 << 40)
+
+    result = built(tmp_path, make)
+    assert result.ok, result.reason
+    assert dict(result.undelivered) == {"m.ko": KO, "run": b"\x7fELF"}
+
+
+@pytest.mark.parametrize(
+    ("files", "why"),
+    [
+        ({"m.ko": KO[:-100]}, "m.ko: is cut short"),
+        ({"m.ko": b""}, "m.ko: is not a kernel module"),
+        ({"m.ko": KO, "sub/m.ko": KO}, "two modules are called"),
+        ({"m\x1b[31m\udcff.ko": b"\x7fELF"}, r"m\x1b[31m"),
+    ],
+)
+def test_modules_that_cannot_be_are_the_build_s_failure(tmp_path: Path, files: dict[str, bytes], why: str) -> None:
+    def make(folder: Path) -> None:
+        for name, content in files.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(content)
+
+    result = built(tmp_path, make)
+    assert not result.ok and not result.images
+    assert (result.reason or "").startswith("what the build made cannot be loaded: ") and why in (result.reason or "")
+
+
+# --- out of a guest ------------------------------------------------------------------------------------------------
+
+
+def archive(**sizes: int) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as members:
+        for name, size in sizes.items():
+            member = tarfile.TarInfo(f"./{name}.ko")
+            member.size = size
+            members.addfile(member, io.BytesIO(bytes(size)))
+    return buffer.getvalue()
+
+
+def test_an_archive_of_the_guest_s_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert build._unpacked(archive(a=1000, b=2000)).files.keys() == {"a.ko", "b.ko"}
+    monkeypatch.setattr(build, "LARGEST_PRODUCTS", 2500)
+    assert build._unpacked(archive(a=1000, b=2000)).excess
+
+
+def test_a_sparse_member_counts_with_the_bytes_it_seems_to_hold() -> None:
+    member = tarfile.TarInfo("a.ko")
+    member.pax_headers = {"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.size": str(1 << 40)}
+    member.pax_headers["GNU.sparse.map"] = "0,0"
+    assert build._unpacked(member.tobuf(tarfile.PAX_FORMAT) + bytes(1024)).excess
+
+
+@pytest.mark.parametrize("at", range(0, 512, 7))
+def test_a_damaged_archive_is_none(at: int) -> None:
+    damaged = bytearray(archive(a=1000, b=2000))
+    for value in (0x00, 0x80, 0xFF):
+        damaged[at : at + 3] = bytes([value]) * 3
+        build._unpacked(bytes(damaged))
+
+
+def test_a_compressed_archive_is_not_unpacked() -> None:
+    import gzip
+
+    assert build._unpacked(gzip.compress(archive(a=1000))).files == {}
