@@ -31,7 +31,7 @@ from kmlab.module import Built, Manifest, read_folder, read_manifest, read_sourc
 Say = Callable[[str], None]
 LARGEST_PRODUCTS = 512 << 20
 """Bytes of all that is handed back from one build and lies in kmlab's memory: those of a sparse file count as well."""
-_MOST_PRODUCTS = 256
+_MOST_PRODUCTS = 2048
 """Files that are handed back."""
 _LARGEST_MAKEFILE = 1 << 20
 """Bytes of one that are looked at."""

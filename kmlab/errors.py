@@ -26,6 +26,26 @@ class LabError(KmlabError):
     """The lab could not do its part."""
 
 
+def unexpected(error: BaseException, what: str) -> KmlabError:
+    """Make one clear error of one that nobody foresaw, such as a full memory or a file that vanished; ours stay.
+
+    `what` is what could not be done: "the build could not go on". Raise it `from error`, so that --debug shows where.
+    """
+    if isinstance(error, KmlabError):
+        return error
+    if isinstance(error, KeyboardInterrupt):
+        return LabError(f"{what}: the command was ended")
+    if isinstance(error, MemoryError):
+        return LabError(
+            f"{what}: this host has no memory left for it", "end other programs, or run fewer guests at once"
+        )
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if isinstance(error.filename, str) else ""
+        return LabError(f"{what}: {place}{error.strerror}")
+    detail = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return LabError(f"{what}: {detail}", "this is a mistake of kmlab's own: --debug shows where it is")
+
+
 class HypervisorError(LabError):
     """libvirt or QEMU refused or failed."""
 

@@ -79,10 +79,10 @@ def test_programs_count_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_very_many_files_are_too_much(tmp_path: Path) -> None:
     def make(folder: Path) -> None:
-        for number in range(300):
+        for number in range(2049):
             (folder / f"{number}.ko").write_bytes(b"")
 
-    assert "more than 256 modules and programs" in (built(tmp_path, make).reason or "")
+    assert "more than 2048 modules and programs" in (built(tmp_path, make).reason or "")
 
 
 def test_what_is_left_of_a_large_tree_is_found_and_nothing_else_is_read(tmp_path: Path) -> None:

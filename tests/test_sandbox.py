@@ -15,7 +15,7 @@ from kmlab.build import mirror
 from kmlab.errors import ImageError, LabError
 from kmlab.events import Deadline, Event, Note, silent
 from kmlab.guest import GuestRecord
-from kmlab.host import command, disks, sandbox
+from kmlab.host import command, disks, footprint, sandbox
 from kmlab.host.beneath import Beneath
 from kmlab.host.sandbox import Limits, Sandbox
 from kmlab.provision.toolchain import ensure_toolchain, sweep_toolchains, toolchain_for
@@ -159,6 +159,71 @@ def test_many_memory_hogs_together_end_at_the_limit(box: Sandbox) -> None:
     hog = "dd if=/dev/zero of=/dev/null bs=180M count=100000 2> /dev/null"
     ended = shell(box, f"{hog} & {hog} & {hog} & wait", 15)
     assert ended.limit == "0.2 GiB of memory"
+
+
+HOGS = {
+    "a memfd": "int f = memfd(); for (int i = 0; i < 320; i++) fill(f);",
+    "memfds": "for (int i = 0; i < 80; i++) { int f = memfd(); for (int j = 0; j < 4; j++) fill(f); }",
+    "memfds, mapped and closed": (
+        "for (int i = 0; i < 80; i++) { int f = memfd(); for (int j = 0; j < 4; j++) fill(f);"
+        " mmap(0, 4096, PROT_READ, MAP_SHARED, f, 0); close(f); }"
+    ),
+    "mappings that only a child still has": (
+        "for (int j = 0; j < 5; j++) if (!fork()) for (int i = 0; i < 9; i++) {"
+        " use(mmap(0, 8 << 20, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0)); if (fork()) _exit(0); }"
+    ),
+    "System V, attached": (
+        "for (int j = 0; j < 5; j++) if (!fork()) { for (int i = 0; i < 9; i++) use(segment()); pause(); }"
+    ),
+    "System V, detached": "for (int i = 0; i < 40; i++) { char *p = segment(); use(p); shmdt(p); }",
+    "ordinary memory": "for (int i = 0; i < 8; i++) if (!fork()) for (int j = 0; j < 5; j++) use(malloc(8 << 20));",
+    "files in /tmp": 'for (int i = 0; i < 320; i++) fill(file("/tmp/%d", i));',
+    "files in /root": 'for (int i = 0; i < 320; i++) fill(file("/root/%d", i));',
+}
+"""Each would take 320 MiB, and then stays as it is."""
+HOG = """
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/shm.h>
+#include <unistd.h>
+static char block[1 << 20];
+int memfd(void) { return memfd_create("x", 0); }
+int file(char *format, int n) { char name[32]; sprintf(name, format, n); return open(name, O_CREAT | O_WRONLY, 0600); }
+char *segment(void) { return shmat(shmget(IPC_PRIVATE, 8 << 20, IPC_CREAT | 0600), 0, 0); }
+void use(char *p) { if (!p || p == (char *)-1) for (;;) pause(); memset(p, 1, 8 << 20); usleep(20000); }
+void fill(int f) { memset(block, 1, sizeof(block)); if (write(f, block, sizeof(block)) <= 0) pause(); usleep(2000); }
+int main(void) { %s for (;;) pause(); }
+"""
+
+
+@pytest.mark.parametrize("kind", HOGS)
+def test_memory_of_every_kind_ends_at_the_limit(box: Sandbox, tmp_path: Path, kind: str) -> None:
+    (tmp_path / "hog.c").write_text(HOG % HOGS[kind])
+    command.run(["gcc", "-static", "-w", "-o", box.folder / "hog", tmp_path / "hog.c"], deadline=Deadline(60))
+    little = dataclasses.replace(SMALL, memory=128 << 20, file=1 << 30)
+    ended = shell(dataclasses.replace(box, limits=little), "./hog", 20)
+    assert ended.limit == "0.1 GiB of memory", ended
+
+
+def test_very_many_files_end_at_the_limit(box: Sandbox) -> None:
+    few = dataclasses.replace(SMALL, files=2000)
+    line = "i=0; while :; do : > {}/$i; i=$((i+1)); done"
+    for place in (".", "/tmp"):
+        ended = shell(dataclasses.replace(box, limits=few), line.format(place), 20)
+        assert ended.limit == "2000 files", (place, ended)
+
+
+def test_a_sandbox_that_nobody_can_watch_ends_in_an_error(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: sandbox.Measure, first: int) -> footprint.Footprint:
+        raise MemoryError
+
+    monkeypatch.setattr(sandbox.Measure, "take", fail)
+    with pytest.raises(LabError, match="the sandbox could not be watched: this host has no memory left"):
+        shell(box, "sleep 20", 20)
 
 
 def test_a_file_grows_no_further_than_its_limit(box: Sandbox) -> None:

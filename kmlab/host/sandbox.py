@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
+import re
 import select
 import shlex
-import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from kmlab import trees
-from kmlab.errors import CommandFailed, LabError
+from kmlab.errors import CommandFailed, LabError, unexpected
 from kmlab.events import Deadline, printable
 from kmlab.host import command
+from kmlab.host.footprint import Measure
 
 PLACES = ("proc", "dev", "tmp", "root", "var/lib/kmlab/modules")
 """Folders that a sandbox's root must have, for something to be mounted on."""
@@ -47,10 +47,12 @@ class Limits:
     """What all programs of a sandbox may use together. Time is the deadline's."""
 
     memory: int = 4 << 30
-    """Bytes in memory; also the address space of any one of them."""
+    """Bytes in memory, those of files that lie in memory too; also the address space of any one of them."""
     processes: int = 512
     disk: int = 8 << 30
     """Bytes by which the room on the disk may shrink meanwhile."""
+    files: int = 200_000
+    """Files and folders by which the disk's number of them may grow meanwhile, with those in memory."""
     file: int = 1 << 30
     """Bytes of any one file."""
     output: int = 64 << 20
@@ -128,7 +130,9 @@ class Sandbox:
                     pass_files=(info, *(() if uname is None else (uname,))),
                 )
         except CommandFailed:
+            watch.check()
             return Ended(None, "".join(f"{line}\n" for line in heard), watch.exceeded)
+        watch.check()
         if ended.code == 1 and ended.output.startswith("bwrap: "):
             raise _refused(ended.output)
         return Ended(ended.code, ended.output, watch.exceeded)
@@ -265,10 +269,16 @@ class _Watch:
     def __init__(self, info: int, folder: Path, limits: Limits) -> None:
         self.exceeded: str | None = None
         self.heard_too_much = False
+        self.failed: Exception | None = None
+        """What kept it from looking: then nothing bounds the sandbox, and it ends it."""
         self._info, self._folder, self._limits = info, folder, limits
         self._over = threading.Event()
-        self._free = shutil.disk_usage(folder).free
-        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._told = b""
+        self._first: int | None = None
+        self._disk_before = os.statvfs(folder)
+        self._threads_before = _threads()
+        self._measure = Measure()
+        self._thread = threading.Thread(target=self._look, daemon=True, name="sandbox")
 
     def __enter__(self) -> _Watch:
         self._thread.start()
@@ -278,26 +288,52 @@ class _Watch:
         self._over.set()
         self._thread.join()
 
+    def check(self) -> None:
+        """Raise LabError where the sandbox went on without anybody watching it."""
+        if self.failed is not None:
+            raise unexpected(self.failed, "the sandbox could not be watched")
+
     def _look(self) -> None:
-        first, turn, before = None, 0, _threads()
+        turn = 0
         while not self._over.wait(_EVERY):
-            first, turn = first or _child_pid(self._info), turn + 1
-            if first is not None and self.heard_too_much:
-                self._end(first, f"{self._limits.output / 2**20:.0f} MiB of output")
-                return
-            more = _threads() - before
-            if first is None or (turn % _THOROUGH and more <= self._limits.processes):
+            turn += 1
+            try:
+                self._first = self._first or self._child_pid()
+                what = self._excess(turn) if self.failed is None else "can be watched"
+            except Exception as error:
+                self.failed, what = error, None
                 continue
-            count, memory = _used_by(first)
-            limits, taken = self._limits, self._free - shutil.disk_usage(self._folder).free
-            if count > limits.processes:
-                self._end(first, f"{limits.processes} processes")
-            elif memory > limits.memory:
-                self._end(first, f"{limits.memory / 2**30:.1f} GiB of memory")
-            elif taken > limits.disk:
-                self._end(first, f"{limits.disk / 2**30:.1f} GiB of disk")
-            if self.exceeded:
+            if what and self._first is not None:
+                self._end(self._first, what)
                 return
+
+    def _child_pid(self) -> int | None:
+        """What bwrap tells, in several pieces, as soon as it has made the namespaces."""
+        if select.select([self._info], [], [], 0)[0]:
+            self._told += os.read(self._info, 4096)
+        found = _CHILD.search(self._told)
+        return int(found[1]) if found else None
+
+    def _excess(self, turn: int) -> str | None:
+        """What it uses too much of; None where all is well, or nothing was looked at."""
+        limits, first = self._limits, self._first
+        if first is not None and self.heard_too_much:
+            return f"{limits.output / 2**20:.0f} MiB of output"
+        more = _threads() - self._threads_before
+        if first is None or (turn % _THOROUGH and more <= limits.processes):
+            return None
+        used = self._measure.take(first)
+        before, now = self._disk_before, os.statvfs(self._folder)
+        taken = (before.f_bfree - now.f_bfree) * now.f_frsize
+        # A file system that makes room for files as they come says 0 of 0, as btrfs does.
+        files = used.files + (before.f_ffree - now.f_ffree if now.f_files else 0)
+        if used.processes > limits.processes:
+            return f"{limits.processes} processes"
+        if used.memory > limits.memory:
+            return f"{limits.memory / 2**30:.1f} GiB of memory"
+        if taken > limits.disk:
+            return f"{limits.disk / 2**30:.1f} GiB of disk"
+        return f"{limits.files} files" if files > limits.files else None
 
     def _end(self, first: int, what: str) -> None:
         self.exceeded = what
@@ -306,37 +342,9 @@ class _Watch:
             os.kill(first, signal.SIGKILL)
 
 
-def _child_pid(info: int) -> int | None:
-    """What bwrap tells, in one piece, as soon as it has made the namespaces."""
-    if not select.select([info], [], [], 0)[0]:
-        return None
-    return int(json.loads(os.read(info, 4096))["child-pid"])
+_CHILD = re.compile(rb'"child-pid":\s*(\d+)\s*[,}]')
 
 
 def _threads() -> int:
     """All threads of this host (proc(5), /proc/loadavg)."""
     return int(Path("/proc/loadavg").read_text(encoding="ascii").split()[3].partition("/")[2])
-
-
-def _used_by(first: int) -> tuple[int, int]:
-    """How many processes there are beneath one, and their bytes in memory (proc(5), /proc/PID/stat)."""
-    children: dict[int, list[int]] = {}
-    resident: dict[int, int] = {}
-    for pid, parent, pages in _processes():
-        children.setdefault(parent, []).append(pid)
-        resident[pid] = pages
-    count, memory, todo = 0, 0, [first]
-    while todo:
-        for pid in children.get(todo.pop(), ()):
-            todo.append(pid)
-            count += 1
-            memory += resident[pid] * os.sysconf("SC_PAGESIZE")
-    return count, memory
-
-
-def _processes() -> Iterator[tuple[int, int, int]]:
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            with contextlib.suppress(OSError, IndexError, ValueError):
-                words = Path("/proc", name, "stat").read_bytes().rpartition(b")")[2].split()
-                yield int(name), int(words[1]), int(words[21])
