@@ -13,7 +13,7 @@ from pathlib import Path
 
 from kmlab import provision, store
 from kmlab.build import build_in_sandbox
-from kmlab.errors import KmlabError, LabError
+from kmlab.errors import KmlabError, LabError, unexpected
 from kmlab.events import Deadline, Report, Stage
 from kmlab.host.sandbox import Sandbox
 from kmlab.lab import Lab, Module
@@ -93,7 +93,8 @@ class Ahead:
         self._thread.join()
         if self._error is not None:
             raise self._error
-        assert self._built is not None
+        if self._built is None:
+            raise LabError("the build came to nothing")
         return self._built
 
     def _go(self, target: Target) -> None:
@@ -102,10 +103,9 @@ class Ahead:
             self._decided.set()
             if self.toolchain is not None:
                 self._build(self.toolchain, target)
-        except KmlabError as error:
-            self._error = error
-        except KeyboardInterrupt:  # of another thread: see host/command.py
-            self._error = LabError("the command was ended while it was built")
+        except BaseException as error:  # of whatever kind, as this thread's own caller hears of none
+            self._error = unexpected(error, f"{self._wanted.name} could not be built")
+            self._error.__cause__ = None if self._error is error else error
         finally:
             self._decided.set()
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from kmlab import store, trees
+from kmlab.errors import unexpected
 from kmlab.events import Deadline
 from kmlab.kernel.crash import Crash
 from kmlab.kernel.klog import ConsoleReader, KernelLog, Record
@@ -59,6 +60,8 @@ class Witness:
         self._log: list[Record] | None = None
         self._ring_is_whole = False
         self._alive_after_all = False
+        self._failed: BaseException | None = None
+        """What the thread that reads ended of."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="console")
 
@@ -131,10 +134,13 @@ class Witness:
         """Stop reading; every finding of the run.
 
         `ring` is the guest's ring buffer where it could be read. It holds what the console did not get, and not what a
-        program wrote to the serial port.
+        program wrote to the serial port. LabError where the console could not be read to its end.
         """
         self._stop.set()
         self._thread.join()
+        if self._failed is not None:
+            # A witness that has gone blind has seen nothing; that is no reason to acquit.
+            raise unexpected(self._failed, "the guest's console could not be read any more") from self._failed
         self._take(self._reader.close())
         self._scanner.close()
         if ring is not None:
@@ -174,6 +180,13 @@ class Witness:
             return file.read()
 
     def _watch(self) -> None:
+        try:
+            self._read_on()
+        except BaseException as error:
+            self._failed = error
+            self.over.set()
+
+    def _read_on(self) -> None:
         with self._console.open("rb") as file:
             file.seek(self._start)
             while True:

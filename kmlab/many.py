@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 
 from kmlab import provision, run, store
 from kmlab.ahead import Builds
-from kmlab.errors import LabError
+from kmlab.errors import KmlabError, LabError, unexpected
 from kmlab.events import Note, Report
 from kmlab.guest import read_record
 from kmlab.host import Host, capacity, command, hypervisor
@@ -149,7 +149,7 @@ class _Workers:
         self.lab, self.specs, self.work, self.report = lab, specs, work, report
         self._waiting = list(specs)
         self._taken: list[GuestSpec] = []
-        self._failed: dict[str, BaseException] = {}
+        self._failed: dict[str, KmlabError] = {}
         self._lock = threading.Lock()
         self._stop = False
         self._busy: set[int] = set()
@@ -205,10 +205,12 @@ class _Workers:
     def _row(self, spec: GuestSpec) -> None:
         try:
             self.work(spec, lambda: not self._stop)
-        except BaseException as error:
+        except BaseException as problem:
+            error = unexpected(problem, f"{spec.name} could not go on")
+            error.__cause__ = None if error is problem else problem
             with self._lock:
                 self._failed[spec.name] = error
                 # What goes wrong in one guest is no matter of the others; a mistake in lab.yaml is.
-                self._stop = self._stop or not isinstance(error, LabError)
+                self._stop = self._stop or not (isinstance(error, LabError) and isinstance(problem, Exception))
             if isinstance(error, LabError):
                 self.report(Note(spec.name, error.message))

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import threading
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 from kmlab import collect, postmortem, provision, result, store
 from kmlab.ahead import Ahead, Builds
 from kmlab.build import check_folder
-from kmlab.errors import ConfigError, LabError
+from kmlab.errors import ConfigError, KmlabError, LabError, unexpected
 from kmlab.events import Note, Report, Stage, printable
 from kmlab.host import Host
 from kmlab.kernel.apichanges import parse_release
@@ -106,7 +107,8 @@ def _attempt(
         with contextlib.suppress(OSError):
             folder.rmdir()
         raise
-    except LabError as error:
+    except Exception as problem:
+        error = _lab_error(problem, folder)
         reason = error.message + (f" (hint: {error.hint})" if error.hint else "")
         draft = dataclasses.replace(draft, outcome="error", title=error.message, reason=reason, guest_survived=False)
     finally:
@@ -139,6 +141,14 @@ def _not_confirmed(fresh: RunResult, used: RunResult, suspects: str) -> RunResul
     if told.directory is not None:
         store.write_json(told.directory / "result.json", result.document([told]))
     return told
+
+
+def _lab_error(problem: Exception, folder: Path) -> KmlabError:
+    """What a guest's run ended of; where nobody foresaw it, the run's folder keeps where it came from."""
+    if not isinstance(problem, KmlabError):
+        with contextlib.suppress(OSError):
+            (folder / "traceback.txt").write_text(_printable_lines("".join(traceback.format_exception(problem))))
+    return unexpected(problem, "the run could not go on")
 
 
 def _signer(files: store.LabFiles, lab: Lab, spec: GuestSpec, options: Options) -> Signer | None:

@@ -15,7 +15,7 @@ import typer
 from kmlab import __version__
 from kmlab.cli import lab, look, module, sign, watching
 from kmlab.cli.asked import manner
-from kmlab.errors import KmlabError
+from kmlab.errors import KmlabError, unexpected
 
 if TYPE_CHECKING:
     from kmlab.host import Host
@@ -98,16 +98,9 @@ def main() -> NoReturn:
         _fail(error)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
-    except OSError as error:
-        from kmlab import store
-
-        full = store.no_room(error)
-        if full is None:
-            raise
-        _fail(full)
     except Exception as error:
         _usage_error(error)
-        raise
+        _fail(_foreseen(error))
     if code == INTERRUPTED:  # newer typers make an exit code of a KeyboardInterrupt
         from kmlab.cli import render
 
@@ -130,6 +123,16 @@ def program() -> NoReturn:
                 render.out()
                 os._exit(ended.code)
         raise
+
+
+def _foreseen(error: Exception) -> KmlabError:
+    """One line for what nobody foresaw; its traceback is shown with --debug."""
+    from kmlab import store
+
+    full = store.no_room(error) if isinstance(error, OSError) else None
+    found = full or unexpected(error, "kmlab could not go on")
+    found.__cause__ = error
+    return found
 
 
 def _interrupt(number: int, frame: Any) -> NoReturn:

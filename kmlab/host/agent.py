@@ -165,11 +165,14 @@ class AgentShell(Shell):
 
     def _read(self) -> None:
         pending = bytearray()
-        with contextlib.suppress(OSError):
-            while chunk := self._channel.recv(1 << 18):
-                pending += chunk
-                self._take(pending)
-        self._lost.set()
+        try:
+            with contextlib.suppress(OSError):
+                while chunk := self._channel.recv(1 << 18):
+                    pending += chunk
+                    self._take(pending)
+        finally:
+            # Whatever ended it, also a full memory: nobody waits for an answer that nobody reads.
+            self._lost.set()
 
     def _take(self, pending: bytearray) -> None:
         """Hand out whole frames; what is none, as after a guest that spoke to somebody else, is passed over."""

@@ -5,7 +5,8 @@ shared mappings, of System V. Nobody need have them mapped, or even open. Where 
 counted when the host's own total of such memory (Shmem in /proc/meminfo) has grown, and every now and then all the
 same.
 
-What cannot be seen from outside is a file that is on its way through a socket (SCM_RIGHTS).
+Not everything has an owner that can be asked: a file that is on its way through a socket (SCM_RIGHTS) has none, and
+only root may ask for all. What is left of the host's growth is therefore told as well.
 """
 
 from __future__ import annotations
@@ -39,13 +40,15 @@ class Footprint(NamedTuple):
     """Bytes."""
     files: int
     """Files and folders in file systems that are memory."""
+    unexplained: int
+    """Bytes by which the host's files in memory have grown without these processes being seen to hold them."""
 
 
 class Measure:
     """Measures the processes beneath one, again and again."""
 
     def __init__(self) -> None:
-        self._shmem_before = _shmem()
+        self._before = _unmounted()
         self._turn = 0
 
     def take(self, first: int) -> Footprint:
@@ -53,15 +56,14 @@ class Measure:
         pids = list(_descendants(first))
         memory = sum(map(_own_memory, pids))
         self._turn += 1
-        grown = _shmem() - self._shmem_before
+        grown = _unmounted() - self._before
         everywhere = grown > _NOTABLE or self._turn % _ANYWAY == 0
         in_memory, files = _file_systems([first, *pids] if everywhere else [first])
         if everywhere:
-            without_name = _unnamed_files(pids)
-            if grown - in_memory - without_name > _NOTABLE:
-                without_name += _system_v(first)
-            in_memory += without_name
-        return Footprint(len(pids), memory + in_memory, files)
+            in_memory += _unnamed_files(pids)
+            if grown - in_memory > _NOTABLE and os.geteuid() == 0:
+                in_memory += _system_v(first)
+        return Footprint(len(pids), memory + in_memory, files, max(0, grown - in_memory))
 
 
 def _descendants(first: int) -> Iterator[int]:
@@ -85,9 +87,27 @@ def _own_memory(pid: int) -> int:
     return 0
 
 
-def _shmem() -> int:
+def _unmounted() -> int:
+    """Bytes of this host's files in memory, less those in file systems that kmlab itself sees mounted."""
     found = _SHMEM.search(Path("/proc/meminfo").read_bytes())
-    return int(found[1]) << 10 if found else 0
+    total = int(found[1]) << 10 if found else 0
+    return total - sum(map(_used, _mounted("self").values()))
+
+
+def _mounted(pid: int | str) -> dict[bytes, os.statvfs_result]:
+    """The file systems in memory that a process sees mounted, by their device."""
+    found: dict[bytes, os.statvfs_result] = {}
+    with contextlib.suppress(OSError):
+        for line in Path("/proc", str(pid), "mountinfo").read_bytes().splitlines():
+            words, kind = line.split(b" "), line.partition(b" - ")[2].split(b" ")[0]
+            if kind in (b"tmpfs", b"ramfs") and words[2] not in found:
+                with contextlib.suppress(OSError):
+                    found[words[2]] = os.statvfs(f"/proc/{pid}/root".encode() + _unescaped(words[4]))
+    return found
+
+
+def _used(status: os.statvfs_result) -> int:
+    return (status.f_blocks - status.f_bfree) * status.f_frsize
 
 
 def _file_systems(pids: list[int]) -> tuple[int, int]:
@@ -96,24 +116,11 @@ def _file_systems(pids: list[int]) -> tuple[int, int]:
     for pid in pids:
         with contextlib.suppress(OSError):
             namespaces.setdefault(os.readlink(f"/proc/{pid}/ns/mnt"), pid)
-    found: dict[bytes, os.statvfs_result] = {}
-    for pid in namespaces.values():
-        with contextlib.suppress(OSError):
-            for line in Path("/proc", str(pid), "mountinfo").read_bytes().splitlines():
-                words, kind = line.split(b" "), line.partition(b" - ")[2].split(b" ")[0]
-                if kind in (b"tmpfs", b"ramfs") and words[2] not in found:
-                    with contextlib.suppress(OSError):
-                        found[words[2]] = os.statvfs(f"/proc/{pid}/root".encode() + _unescaped(words[4]))
-    own = [status for device, status in found.items() if device not in _mounted_here()]
-    used = sum((status.f_blocks - status.f_bfree) * status.f_frsize for status in own)
-    return used, sum(status.f_files - status.f_ffree for status in own)
-
-
-@functools.cache
-def _mounted_here() -> frozenset[bytes]:
-    """The file systems that kmlab itself sees: a sandbox's root, or its folder, may lie in a tmpfs of the host's."""
-    lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
-    return frozenset(line.split(b" ")[2] for line in lines)
+    # A sandbox's root, or its folder, may lie in one of the host's.
+    here = _mounted("self")
+    found = {device: status for pid in namespaces.values() for device, status in _mounted(pid).items()}
+    own = [status for device, status in found.items() if device not in here]
+    return sum(map(_used, own)), sum(status.f_files - status.f_ffree for status in own)
 
 
 def _unescaped(path: bytes) -> bytes:
@@ -172,9 +179,8 @@ def _unnamed_device() -> int:
 
 
 def _system_v(first: int) -> int:
-    """Bytes of the shared memory segments of a process's IPC namespace (sysvipc(7)), attached or not."""
-    as_user = () if os.geteuid() == 0 else ("--user", "--preserve-credentials")
-    argv = ["nsenter", "--target", str(first), *as_user, "--ipc", "cat", "/proc/sysvipc/shm"]
+    """Bytes of the shared memory segments of a process's IPC namespace (sysvipc(7)), attached or not; root may ask."""
+    argv = ["nsenter", "--target", str(first), "--ipc", "cat", "/proc/sysvipc/shm"]
     with contextlib.suppress(LabError, ValueError, IndexError):
         lines = [line.split() for line in command.run(argv, deadline=Deadline(5)).output.splitlines()]
         columns = [lines[0].index(name) for name in ("rss", "swap")]

@@ -32,6 +32,8 @@ _EVERY = 0.02
 """Seconds between two looks at how many threads the whole host has: one line to read, and a fork bomb is quick."""
 _THOROUGH = 10
 """Every so many looks, what the sandbox's own processes use is added up."""
+_UNEXPLAINED = 4 << 30
+"""Bytes of files in memory that come up meanwhile, and that nothing else on an ordinary host would keep for itself."""
 _MOST_PROCESSES = 4096
 """Where the kernel itself stops a fork bomb. Before Linux 5.14 it counts all processes of the person's."""
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -329,7 +331,7 @@ class _Watch:
         files = used.files + (before.f_ffree - now.f_ffree if now.f_files else 0)
         if used.processes > limits.processes:
             return f"{limits.processes} processes"
-        if used.memory > limits.memory:
+        if used.memory > limits.memory or used.unexplained > max(limits.memory, _UNEXPLAINED):
             return f"{limits.memory / 2**30:.1f} GiB of memory"
         if taken > limits.disk:
             return f"{limits.disk / 2**30:.1f} GiB of disk"
