@@ -1,0 +1,148 @@
+"""Errors that nobody foresaw, in each of the threads of a run: the lab's own, exit code 3, and never a pass."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from kmlab import ahead, collect, many, provision, run, store
+from kmlab.ahead import Ahead, Builds
+from kmlab.cli import app
+from kmlab.collect import Witness
+from kmlab.errors import ConfigError, LabError, unexpected
+from kmlab.events import Deadline, silent
+from kmlab.host.agent import AgentShell
+from kmlab.lab import GuestSpec, Lab
+from kmlab.many import GoOn
+from kmlab.testing import RELEASE
+from tests.story import Go
+from tests.test_sandbox import guest_record
+
+ERRORS = (
+    (OSError(28, "No space left on device", "/tmp/x\x1b"), "No space left on device"),
+    (MemoryError(), "this host has no memory left for it"),
+    (RecursionError("maximum recursion depth exceeded"), "RecursionError: maximum recursion depth exceeded"),
+    (UnicodeEncodeError("utf-8", "\udcff", 0, 1, "surrogates not allowed"), "surrogates not allowed"),
+    (AssertionError(), "AssertionError"),
+)
+each_error = pytest.mark.parametrize(("error", "said"), ERRORS, ids=lambda value: type(value).__name__)
+
+
+@each_error
+def test_an_error_that_nobody_foresaw_is_one_of_the_lab_s(error: Exception, said: str) -> None:
+    told = unexpected(error, "it could not go on")
+    assert isinstance(told, LabError) and told.exit_code == 3
+    assert told.message.startswith("it could not go on: ") and said in told.message
+
+
+def test_an_error_of_ours_stays_as_it_is() -> None:
+    ours = ConfigError("lab.yaml:3: no")
+    assert unexpected(ours, "it could not go on") is ours
+
+
+@each_error
+@pytest.mark.parametrize("where", ["build_in_sandbox", "read_folder"])
+def test_a_build_thread_hands_on_what_it_ended_of(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str, error: Exception, said: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(provision, "toolchain_for", lambda *_: tmp_path)
+    monkeypatch.setattr(ahead, where, fail)
+    files = store.GuestFiles(tmp_path / "guest")
+    wanted = lab.module_for(lab.folder / "hello")
+    under = Ahead(lab, files, wanted, lambda accel: 60.0, silent, Builds())
+    with under.under_way(guest_record(release=RELEASE)):
+        assert under.in_sandbox()
+        with pytest.raises(LabError, match="hello could not be built") as caught:
+            under.built()
+    assert said in caught.value.message and caught.value.__cause__ is error
+
+
+@each_error
+def test_what_ends_a_run_is_its_outcome_and_others_go_on(
+    go: Go, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(run, "Steps", fail)
+    result = go()
+    assert (result.outcome, result.ok) == ("error", False)
+    assert said in (result.reason or "")
+    assert result.directory is not None
+    assert "in fail\n" in (result.directory / "traceback.txt").read_text()
+
+
+@each_error
+def test_a_witness_that_has_gone_blind_ends_the_run_as_an_error(
+    go: Go, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    def fail(self: collect.ConsoleReader, chunk: bytes) -> None:
+        raise error
+
+    monkeypatch.setattr(collect.ConsoleReader, "feed", fail)
+    result = go()
+    assert (result.outcome, result.ok) == ("error", False)
+    assert "the guest's console could not be read any more" in (result.reason or "") and said in (result.reason or "")
+
+
+def test_a_console_that_cannot_be_opened_is_no_silence(tmp_path: Path) -> None:
+    with Witness(tmp_path / "absent") as witness:
+        assert witness.over.wait(30)
+        with pytest.raises(LabError, match="No such file"):
+            witness.finish(frozenset())
+
+
+@each_error
+def test_guests_side_by_side_go_on_without_the_one_that_failed(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    done: list[str] = []
+
+    def work(spec: GuestSpec, go_on: GoOn) -> None:
+        if spec.name == "debian":
+            raise error
+        done.append(spec.name)
+
+    specs = list(lab.guests.values())
+    with pytest.raises(LabError) as caught:
+        many._Workers(lab, specs, work, silent).finish(1)
+    assert said in caught.value.message and caught.value.__cause__ is error
+    assert done == [spec.name for spec in specs if spec.name != "debian"]
+
+
+def test_who_waits_for_an_agent_whose_reader_has_ended_hears_that_it_is_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(self: AgentShell, pending: bytearray) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(AgentShell, "_take", fail)
+    monkeypatch.setattr(threading, "excepthook", lambda args: None)
+    ours, theirs = socket.socketpair()
+    with contextlib.closing(AgentShell(ours)) as shell, theirs:
+        theirs.sendall(b"anything")
+        assert not shell.greet(Deadline(0.01))
+        shell._reader.join(30)
+        assert shell.run("true", Deadline(60)).lost
+
+
+@each_error
+def test_the_program_says_it_in_one_line_and_ends_with_3(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, said: str
+) -> None:
+    def fail(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(app, "app", fail)
+    with pytest.raises(SystemExit) as ended:
+        app.main()
+    assert ended.value.code == 3
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("kmlab: ") and "Traceback" not in err and "\x1b" not in err
