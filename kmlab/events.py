@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from kmlab.errors import KmlabError
 
@@ -123,8 +125,25 @@ def printable(text: str, limit: int = 0) -> str:
     return safe
 
 
+def readable(value: Any) -> Any:
+    """Spell out, as on a terminal, each byte in a JSON document's texts that is no UTF-8.
+
+    A file's name may have one. Python keeps it as a lone surrogate (PEP 383), which half of JSON's readers refuse.
+    """
+    if isinstance(value, str):
+        return _SURROGATE.sub(lambda found: _visible(found[0]), value)
+    if isinstance(value, dict):
+        return {readable(key): readable(each) for key, each in value.items()}
+    return [readable(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
 def _visible(character: str) -> str:
     code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is no UTF-8
+        code -= 0xDC00
     if code < 0x100:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -326,7 +326,7 @@ def _with_kernel(spec: GuestSpec, kernel: str) -> GuestSpec:
     name = f"{spec.name}@{re.sub('[^A-Za-z0-9.+-]', '_', asked)}"
     if len(name) > _LONGEST_NAME or not name.endswith(f"@{asked}"):
         # What the name does not say, its end does.
-        digest = hashlib.sha256(asked.encode()).hexdigest()[:4]
+        digest = hashlib.sha256(asked.encode("utf-8", "surrogatepass")).hexdigest()[:4]
         name = f"{name[: _LONGEST_NAME - 5]}_{digest}"
     return replace(spec, name=name, kernel=asked)
 

@@ -18,7 +18,7 @@ from kmlab import collect, postmortem, provision, result, store
 from kmlab.ahead import Ahead, Builds
 from kmlab.build import check_folder
 from kmlab.errors import ConfigError, KmlabError, LabError, unexpected
-from kmlab.events import Note, Report, Stage, printable
+from kmlab.events import Note, Report, Stage, printable, readable
 from kmlab.host import Host
 from kmlab.kernel.apichanges import parse_release
 from kmlab.kernel.crash import Crash, outcome_of
@@ -114,7 +114,7 @@ def _attempt(
     finally:
         _under_way.discard(folder)
     draft = dataclasses.replace(draft, seconds=time.monotonic() - began)
-    store.write_json(folder / "result.json", result.document([draft]))
+    store.write_json(folder / "result.json", readable(result.document([draft])))
     return draft, before
 
 
@@ -139,7 +139,7 @@ def _not_confirmed(fresh: RunResult, used: RunResult, suspects: str) -> RunResul
     sentence = f"{seen}, not seen on a fresh guest; suspect {suspects}, which ran before"
     told = dataclasses.replace(fresh, reason=f"{fresh.reason}; {sentence}" if fresh.reason else sentence)
     if told.directory is not None:
-        store.write_json(told.directory / "result.json", result.document([told]))
+        store.write_json(told.directory / "result.json", readable(result.document([told])))
     return told
 
 

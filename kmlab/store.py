@@ -239,7 +239,7 @@ def write_text(path: Path, text: str, mode: int = 0o644) -> None:
     """Write atomically: readers see the old text or the new one, never a part."""
     make_folder(path.parent)
     try:
-        put_in_place(path, text.encode(), mode)
+        put_in_place(path, text.encode("utf-8", "backslashreplace"), mode)
     except OSError as error:
         hint = _make_room(path) if error.errno in _FULL else None
         raise LabError(f"{path}: cannot write: {error.strerror}", hint) from error
@@ -259,6 +259,8 @@ def put_in_place(path: Path, content: bytes, mode: int) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """A value as `read_json` gives it back, also where a text in it is a file's name that is no UTF-8."""
+    # Which Python keeps as lone surrogates (PEP 383): write_text writes those as JSON spells them, \udcff.
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -284,7 +286,7 @@ def remove_tree(folder: Path) -> None:
 def digest_of(*parts: object) -> str:
     """A short name for everything that went in: 16 hex digits of SHA-256 over the JSON of `parts`."""
     text = json.dumps(parts, sort_keys=True, default=str, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def require_space(folder: Path, needed: int, what: str) -> None:

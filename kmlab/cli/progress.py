@@ -102,7 +102,7 @@ class Board:
 
 
 def _say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
+    sys.stderr.write(f"{printable(line)}\n")
     sys.stderr.flush()
 
 
@@ -119,7 +119,7 @@ def _moving() -> Iterator[Report]:
 
     def draw() -> None:
         # A line that wraps could not be drawn over.
-        cut = [Text(line[: max(console.width - 3, 20)]) for line in board.lines()]
+        cut = [Text(printable(line)[: max(console.width - 3, 20)]) for line in board.lines()]
         status.update(Text("\n").join(cut))
 
     def tick() -> None:
@@ -130,7 +130,7 @@ def _moving() -> Iterator[Report]:
     def hear(event: Event) -> None:
         with lock:
             for line in board.hear(event):
-                console.print(Text(line))
+                console.print(Text(printable(line)))
             draw()
 
     ticker = threading.Thread(target=tick, daemon=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kmlab.cli import progress
 from kmlab.errors import KmlabError
-from kmlab.events import printable
+from kmlab.events import printable, readable
 
 if TYPE_CHECKING:
     from kmlab.cache import GuestStatus, ListedImage
@@ -33,7 +33,7 @@ reporting, in_lines = progress.reporting, progress.in_lines
 
 def document(value: Any, *, line: bool = False) -> None:
     """The one JSON document of a command, or one of those of a command that goes on: a line each."""
-    sys.stdout.write(jsonlib.dumps(value, indent=None if line else 1, ensure_ascii=True) + "\n")
+    sys.stdout.write(jsonlib.dumps(readable(value), indent=None if line else 1, ensure_ascii=True) + "\n")
     sys.stdout.flush()
 
 

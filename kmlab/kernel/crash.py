@@ -93,4 +93,4 @@ def fingerprint(class_: str, title: str, guilty: Frame | None, frames: tuple[Fra
 
 def fingerprint_of(*parts: str) -> str:
     """The same for the same parts."""
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
