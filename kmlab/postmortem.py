@@ -19,6 +19,7 @@ from kmlab.events import Deadline
 from kmlab.guest import Guest, GuestRecord
 from kmlab.host import Host, serialport, vmcore
 from kmlab.kernel.crash import Crash
+from kmlab.kernel.elf import MalformedModule
 from kmlab.kernel.klog import Record
 from kmlab.kernel.locating import innermost, located, placed
 from kmlab.kernel.registers import find_code, parse_bytes, parse_registers, window
@@ -76,7 +77,8 @@ def look_inside(
     The kernel may not have said it, or not rightly. `images` are the modules that were built, `own` their names.
     """
     registers, silent, tasks = "", None, list[str]()
-    with contextlib.suppress(LabError):
+    # A module that lies has no place of its own.
+    with contextlib.suppress(LabError, MalformedModule):
         registers, frames = place_of_cpus(host, guest.record, guest.files, images, folder)
         silent = silent_hang(frames, step)
     with contextlib.suppress(LabError):

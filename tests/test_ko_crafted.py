@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -9,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from kmlab.cli import render
 from kmlab.kernel import dwarf, elf
 from kmlab.kernel.elf import MalformedModule, ObjectFile, Section, read_object
 from kmlab.kernel.locating import located, symbols_of
@@ -215,3 +218,16 @@ def test_a_signature_of_a_mebibyte_is_not_taken_apart() -> None:
     size = 1 << 20
     signature = read_signature(image + bytes(size) + TRAILER.pack(0, 0, PKCS7, 0, 0, bytes(3), size) + MAGIC)
     assert signature is not None and "a length that no signature has" in (signature.problem or "")
+
+
+@pytest.mark.parametrize("name", ["pipe", "loop", "../outside.c", "nul\0.c", "absent.c", "folder", "zero"])
+def test_a_source_file_that_only_the_dwarf_names_is_shown_if_it_is_one(tmp_path: Path, name: str) -> None:
+    source = tmp_path / "module"
+    (source / "folder").mkdir(parents=True)
+    (tmp_path / "outside.c").write_text("secret\n")
+    os.mkfifo(source / "pipe")
+    (source / "loop").symlink_to("loop")
+    (source / "zero").symlink_to("/dev/zero")
+    crash = dataclasses.replace(crash_of(()), file=name, line=1)
+    lines = list(render._crash(crash, source, 12))
+    assert len(lines) == 1 and "secret" not in lines[0]

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kmlab import trees
 from kmlab.cli import progress
 from kmlab.errors import KmlabError
 from kmlab.events import printable, readable
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 _LOG_SHOWN = 30
 _DIAGNOSTICS_SHOWN = 20
+_LARGEST_SHOWN = 4 << 20
+"""Bytes of a source file that is looked into for the lines around one."""
 
 reporting, in_lines = progress.reporting, progress.in_lines
 
@@ -187,11 +190,15 @@ def _crash(crash: Crash, source: Path | None, frames: int) -> Iterator[str]:
     if source and crash.file and crash.line:
         from kmlab.kernel.symbols import excerpt
 
-        with contextlib.suppress(OSError, ValueError):
-            # What the guest says is no reason to show a file from elsewhere.
+        # Before Python 3.13, a circle of links is a RuntimeError.
+        with contextlib.suppress(OSError, ValueError, RuntimeError):
+            # What the guest says is no reason to show a file from elsewhere, or to wait for a pipe.
             file = (source / crash.file).resolve()
-            text = file.read_text("utf-8", "replace") if file.is_relative_to(source.resolve()) else ""
-            for line in excerpt(text, crash.line):
+            if not file.is_relative_to(source.resolve()):
+                return
+            with trees.opened(file.parent) as folder:
+                content = trees.read_file(folder, file.name, _LARGEST_SHOWN) or b""
+            for line in excerpt(content.decode("utf-8", "replace"), crash.line):
                 yield f"    {'>' if line.marked else ' '} {line.number:4}  {line.text}"
 
 
