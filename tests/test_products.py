@@ -12,13 +12,18 @@ from typing import Any
 
 import pytest
 
-from kmlab import build
+from kmlab import build, run
 from kmlab.build import build_in_sandbox
-from kmlab.events import Deadline
+from kmlab.events import Deadline, Event
 from kmlab.host.sandbox import Ended, Sandbox
+from kmlab.kernel.signature import MAGIC, PKCS7, TRAILER
 from kmlab.module import Built
+from kmlab.testing import Act, module_image
+from tests.story import OOPS, Go, notes, step
+from tests.test_ko_crafted import line_range_zero
 
 KO = (Path(__file__).parent / "data/ko/tiny_loop.ko").read_bytes()
+KO_WITH_LINES = (Path(__file__).parent / "data/ko/frames.ko").read_bytes()
 
 
 def _nothing(folder: Path) -> None:
@@ -158,3 +163,35 @@ def test_a_compressed_archive_is_not_unpacked() -> None:
     import gzip
 
     assert build._unpacked(gzip.compress(archive(a=1000))).files == {}
+
+
+# --- a run of it ---------------------------------------------------------------------------------------------------
+
+LYING = module_image("hello") + b"?" + TRAILER.pack(0, 0, PKCS7, 0, 0, bytes(3), 1 << 30) + MAGIC
+"""Its signature claims to be longer than the file."""
+
+
+def test_a_module_that_cannot_be_signed_is_the_build_s_failure(go: Go) -> None:
+    result = go(options=run.Options(sign="wrong-key"), images={"hello.ko": LYING})
+    assert (result.outcome, step(result, "sign")) == ("build-failed", "failed")
+    assert (result.reason or "").startswith("what the build made cannot be signed: the module's signature claims")
+    assert "load" not in [s.name for s in result.steps]
+
+
+@pytest.mark.parametrize("image", [b"", b"\x7fELF", module_image("hello")[:-60], b"\x7fELF" + b"\xff" * 4000])
+def test_a_module_that_is_none_is_the_build_s_failure(go: Go, image: bytes) -> None:
+    result = go(images={"hello.ko": image})
+    assert result.outcome == "build-failed"
+    assert (result.reason or "").startswith("what the build made cannot be loaded: hello.ko: ")
+
+
+def test_a_crash_in_a_module_that_lies_is_the_verdict_without_a_line_and_why_is_told(
+    go: Go, events: list[Event]
+) -> None:
+    image = bytearray(KO_WITH_LINES)
+    line_range_zero(image)
+    said = tuple(line.replace("hello_init+0x5/0x10 [hello]", "outer+0x24/0x40 [frames]") for line in OOPS)
+    result = go(images={"frames.ko": bytes(image)}, load=Act(kernel=said, code=None, ends="never"))
+    assert result.outcome == "oops"
+    assert [(c.function, c.file, c.line) for c in result.crashes] == [("outer", None, None)]
+    assert any("no lines: frames.ko: has debug information that cannot be read" in note for note in notes(events))
