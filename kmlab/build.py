@@ -25,12 +25,11 @@ from kmlab.host.sandbox import Sandbox
 from kmlab.kernel import kbuild
 from kmlab.kernel.buildreason import build_reason
 from kmlab.kernel.diagnostics import parse_diagnostics
+from kmlab.kernel.elf import LARGEST_PRODUCTS
 from kmlab.kernel.modinfo import LoadOrder, ModInfo, is_signed, load_order, parse_modinfo
 from kmlab.module import Built, Manifest, read_folder, read_manifest, read_source, workshop, write_manifest
 
 Say = Callable[[str], None]
-LARGEST_PRODUCTS = 512 << 20
-"""Bytes of all that is handed back from one build and lies in kmlab's memory: those of a sparse file count as well."""
 _MOST_PRODUCTS = 2048
 """Files that are handed back."""
 _LARGEST_MAKEFILE = 1 << 20

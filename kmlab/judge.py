@@ -10,10 +10,10 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from kmlab import trees
-from kmlab.build import LARGEST_PRODUCTS
 from kmlab.errors import ConfigError
 from kmlab.events import printable
 from kmlab.kernel.crash import Crash
+from kmlab.kernel.elf import LARGEST_PRODUCTS
 from kmlab.kernel.klog import ConsoleReader, Record
 from kmlab.kernel.locating import located
 from kmlab.kernel.modinfo import ModInfo, parse_modinfo

@@ -51,6 +51,9 @@ _HEADER_SIZE = 64
 _ELFCLASS64 = 2
 _ELFDATA2LSB = 1
 
+LARGEST_PRODUCTS = 512 << 20
+"""Bytes of all that is handed back from one build and lies in kmlab's memory: those of a sparse file count as well."""
+
 
 class MalformedModule(ConfigError):
     """A file is no kernel module, or its bytes contradict themselves; the message begins with its name."""
