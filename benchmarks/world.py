@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from kmlab import store
-from kmlab.host import hypervisor
-from kmlab.host.ssh import ensure_identity
+from kmlab.common import paths
+from kmlab.host.channel.ssh import ensure_identity
+from kmlab.host.hypervisor import hypervisor
 
 REPOSITORY = Path(__file__).parents[1]
 SCRATCH = REPOSITORY / ".kmlab" / "bench"
@@ -107,19 +107,19 @@ class World:
     def checkpoint(self) -> Path:
         """The folder of the checkpoint that the lab's guest starts from."""
         _, told = self.run_json("up")
-        return store.checkpoints() / str(told["guests"][0]["checkpoint"])
+        return paths.checkpoints() / str(told["guests"][0]["checkpoint"])
 
 
 @contextlib.contextmanager
 def opened() -> Iterator[World]:
     """A world; nothing of its guests is left afterwards, and nobody else's lab is touched."""
-    ensure_identity(store.identity_key())
+    ensure_identity(paths.identity_key())
     # Short, as sockets lie in it; the ssh key is the person's, as the cached bases know it.
     state = Path(tempfile.mkdtemp(prefix="kmb", dir="/tmp"))
     keys = state / "kmlab" / "keys"
     keys.mkdir(parents=True, mode=0o700)
     for suffix in ("", ".pub"):
-        shutil.copy(store.identity_key().with_suffix(suffix), keys)
+        shutil.copy(paths.identity_key().with_suffix(suffix), keys)
     SCRATCH.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "XDG_STATE_HOME": str(state)}
     # A person's Python keeps what it has compiled; without that, each command would be compiled anew.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from kmlab.kernel.buildreason import build_reason
-from kmlab.kernel.diagnostics import Diagnostic, parse_diagnostics
-from kmlab.kernel.kbuild import Folder
+from kmlab.kernel.build.diagnostics import Diagnostic, parse_diagnostics
+from kmlab.kernel.build.explain import build_reason
+from kmlab.kernel.build.kbuild import Folder
 
 LOGS = Path(__file__).parent / "data" / "kbuild"
 OLD = "6.1.0-56-cloud-amd64"

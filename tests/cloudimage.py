@@ -11,9 +11,11 @@ import os
 import tempfile
 from pathlib import Path
 
-from kmlab import catalog, store
-from kmlab.events import Deadline
-from kmlab.host import command, mmdebstrap
+from kmlab.common import paths
+from kmlab.common.events import Deadline
+from kmlab.config import catalog
+from kmlab.host.packages import mmdebstrap
+from kmlab.host.process import command
 
 _MIB = 1 << 20
 _DISK = 1901
@@ -44,10 +46,10 @@ def cloud_image(deadline: Deadline, kernel: str | None = None) -> Path:
     packages = sorted(
         {*recipe.system, *source.include, kernel or source.kernel, "netplan.io", "systemd-resolved", "python3", "gcc"}
     )
-    key = store.digest_of(hook, packages, _PARTITIONS, _BOOT, _MENU, source.suite)
-    final = store.cache_home() / "tests" / f"cloud-image-{key}.qcow2"
+    key = paths.digest_of(hook, packages, _PARTITIONS, _BOOT, _MENU, source.suite)
+    final = paths.cache_home() / "tests" / f"cloud-image-{key}.qcow2"
     if not final.exists():
-        store.make_folder(final.parent)
+        paths.make_folder(final.parent)
         with tempfile.TemporaryDirectory(prefix="half-", dir=final.parent) as half:
             about = mmdebstrap.PackageImage(
                 distribution="debian",

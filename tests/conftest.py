@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from kmlab import run
-from kmlab.events import Event
-from kmlab.lab import Lab, load_lab
-from kmlab.result import RunResult
+from kmlab.common.events import Event
+from kmlab.config.lab import Lab, load_lab
+from kmlab.run import run
+from kmlab.run.result import RunResult
 from kmlab.testing import FakeModule, World
 from tests.publisher import Authority, Publisher, Server, Signer, disk_image
 from tests.story import LAB, Go

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from kmlab.lab import Module, load_lab
+from kmlab.config.lab import Module, load_lab
 
 FOLDER = Path(__file__).parent / "data" / "crashers"
 BUILT = FOLDER.with_name("ko") / "crashers"

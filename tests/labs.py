@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kmlab.lab import (
-    GuestSpec,
-    Lab,
-    load_lab,
-)
+from kmlab.config.lab import GuestSpec, Lab, load_lab
 
 INTERFACE = """\
 name: my-lab

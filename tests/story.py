@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kmlab import provision, result
-from kmlab.events import Event, Note
-from kmlab.guest import GuestRecord, read_record
-from kmlab.kernel.crash import Crash
-from kmlab.kernel.diagnostics import Diagnostic
-from kmlab.kernel.klog import Record
-from kmlab.kernel.trace import Frame
-from kmlab.lab import Lab
-from kmlab.module import Step
-from kmlab.result import RunResult
+from kmlab.common.events import Event, Note
+from kmlab.config.lab import Lab
+from kmlab.kernel.build.diagnostics import Diagnostic
+from kmlab.kernel.crash.crash import Crash
+from kmlab.kernel.crash.stack_trace import Frame
+from kmlab.kernel.log.records import Record
+from kmlab.provision import lifecycle
+from kmlab.provision.guest import GuestRecord, read_record
+from kmlab.run import result
+from kmlab.run.guest_commands import Step
+from kmlab.run.result import RunResult
 
 PANIC = ("Kernel panic - not syncing: had enough", "---[ end Kernel panic - not syncing: had enough ]---")
 OOPS = (
@@ -46,7 +47,7 @@ def notes(events: list[Event]) -> list[str]:
 
 
 def record_of(lab: Lab) -> GuestRecord:
-    record = read_record(provision.lab_files(lab).guest("debian"))
+    record = read_record(lifecycle.lab_files(lab).guest("debian"))
     assert record is not None
     return record
 

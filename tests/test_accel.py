@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from kmlab import store
-from kmlab.errors import LabError
-from kmlab.events import Deadline
-from kmlab.host import accel
+from kmlab.common import paths
+from kmlab.common.errors import LabError
+from kmlab.common.events import Deadline
+from kmlab.host.hypervisor import accel
 
 Seconds = Callable[[str, str, Deadline], float | None]
 
@@ -106,29 +106,29 @@ def test_the_firmware_does_its_work_in_a_real_qemu() -> None:
 def test_what_lab_yaml_says_is_not_measured(xdg: Path) -> None:
     assert accel.choose("tcg") == accel.Acceleration("tcg", "lab.yaml says so")
     assert accel.last_choice("tcg") == accel.choose("tcg")
-    assert not store.acceleration().exists()
+    assert not paths.acceleration().exists()
 
 
 def test_a_choice_is_remembered_for_this_boot_of_the_host(xdg: Path) -> None:
     assert accel.last_choice("auto") is None
     found = accel.choose("auto")
     assert accel.last_choice("auto") == found
-    known = json.loads(store.acceleration().read_text())
-    store.write_json(store.acceleration(), {key: {"name": "kvm", "why": "remembered"} for key in known})
+    known = json.loads(paths.acceleration().read_text())
+    paths.write_json(paths.acceleration(), {key: {"name": "kvm", "why": "remembered"} for key in known})
     assert accel.choose("auto").why == "remembered"
     assert accel.choose("kvm").name == "kvm"
 
 
 def test_a_choice_of_another_boot_counts_as_none(xdg: Path) -> None:
-    store.write_json(store.acceleration(), {"0123456789abcdef": {"name": "kvm", "why": "long ago"}})
+    paths.write_json(paths.acceleration(), {"0123456789abcdef": {"name": "kvm", "why": "long ago"}})
     assert accel.last_choice("auto") is None
     assert accel.choose("auto").why != "long ago"
 
 
 def test_kvm_that_was_asked_for_and_is_not_there_is_an_error(xdg: Path) -> None:
     accel.choose("auto")
-    known = json.loads(store.acceleration().read_text())
-    store.write_json(store.acceleration(), {key: {"name": "tcg", "why": "there is no /dev/kvm"} for key in known})
+    known = json.loads(paths.acceleration().read_text())
+    paths.write_json(paths.acceleration(), {key: {"name": "tcg", "why": "there is no /dev/kvm"} for key in known})
     with pytest.raises(LabError, match="accel: kvm, but there is no /dev/kvm") as caught:
         accel.choose("kvm")
     assert caught.value.hint == "accel: auto takes kvm where it works, tcg elsewhere"

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import pytest
 
-from kmlab import catalog
-from kmlab.errors import GuestUnreachable
-from kmlab.events import Deadline
-from kmlab.host import agent
-from kmlab.host.agent import AgentShell
-from kmlab.host.ssh import Shell
+from kmlab.common.errors import GuestUnreachable
+from kmlab.common.events import Deadline
+from kmlab.config import catalog
+from kmlab.host.channel import agent
+from kmlab.host.channel.agent import AgentShell
+from kmlab.host.channel.ssh import Shell
 
 
 class Port:

@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from kmlab.ahead import Builds
-from kmlab.errors import LabError
-from kmlab.module import Built
+from kmlab.common.errors import LabError
+from kmlab.run.guest_commands import Built
+from kmlab.run.sandbox_build import Builds
 
 
 def test_what_two_want_at_once_is_built_once() -> None:

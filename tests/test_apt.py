@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from kmlab.errors import LabError
-from kmlab.events import Deadline
-from kmlab.host.apt import Archive, Source, parse_list, parse_sources
+from kmlab.common.errors import LabError
+from kmlab.common.events import Deadline
+from kmlab.host.packages.apt import Archive, Source, parse_list, parse_sources
 
 SOON = 60.0
 RELEASE = "6.1.0-9-cloud-amd64"

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 import kmlab
-from kmlab import provision
-from kmlab.errors import ConfigError
-from kmlab.events import silent
-from kmlab.lab import load_lab
-from kmlab.provision.plan import source_of
+from kmlab.common.errors import ConfigError
+from kmlab.common.events import silent
+from kmlab.config.lab import load_lab
+from kmlab.provision import lifecycle
+from kmlab.provision.plan.plan import source_of
 from kmlab.testing import World
 
 HOST = os.uname().machine
@@ -56,9 +56,9 @@ def test_a_word_that_is_no_architecture_is_said_with_those_there_are(tmp_path: P
 
 def test_an_image_is_built_for_the_architecture_that_was_asked_for(xdg: Path) -> None:
     with World() as world:
-        path = provision.build_image(world.host, "debian-12", None, silent, OTHER)
+        path = lifecycle.build_image(world.host, "debian-12", None, silent, OTHER)
         assert path.parent.name.startswith(f"debian-12-{OTHER}-")
-        found, _ = provision.available(world.host, "debian-12", None, silent, OTHER)
+        found, _ = lifecycle.available(world.host, "debian-12", None, silent, OTHER)
         assert found == [] and world.asked.count("build-image") == 1
 
 

@@ -10,11 +10,13 @@ from typing import NamedTuple
 
 import pytest
 
-from kmlab import cache, provision, store
-from kmlab.errors import ConfigError, GuestUnreachable, HypervisorError, ImageError, KmlabError, LabError
-from kmlab.events import Deadline, silent
-from kmlab.host import command, hypervisor
-from kmlab.lab import Lab, load_lab
+from kmlab.common import paths
+from kmlab.common.errors import ConfigError, GuestUnreachable, HypervisorError, ImageError, KmlabError, LabError
+from kmlab.common.events import Deadline, silent
+from kmlab.config.lab import Lab, load_lab
+from kmlab.host.hypervisor import hypervisor
+from kmlab.host.process import command
+from kmlab.provision import cache, lifecycle
 from kmlab.testing import World
 
 
@@ -31,7 +33,7 @@ def lab(xdg: Path) -> Lab:
 
 
 def up(world: World, lab: Lab) -> None:
-    with provision.entered(world.host, lab, lab.guest("debian"), silent):
+    with lifecycle.entered(world.host, lab, lab.guest("debian"), silent):
         pass
 
 
@@ -43,11 +45,11 @@ def refused(kind: type[KmlabError], work: Callable[[], object]) -> KmlabError:
 
 
 def half_made() -> list[Path]:
-    return [path for path in store.work().glob("*") if path.is_dir()]
+    return [path for path in paths.work().glob("*") if path.is_dir()]
 
 
 def only(pattern: str) -> Path:
-    (found,) = store.cache_home().glob(pattern)
+    (found,) = paths.cache_home().glob(pattern)
     return found
 
 
@@ -108,9 +110,9 @@ def test_a_disk_that_fills_while_a_base_is_baked_is_one_error_and_the_next_one_w
     with monkeypatch.context() as full:
         full.setattr(shutil, "disk_usage", lambda path: Space(100 << 30, 0, next(left, 5 << 20)))
         error = refused(LabError, lambda: up(world, lab))
-    assert error.message == f"{store.work()}: the disk of guest 'debian' needs 64 MiB, 5 MiB are free"
+    assert error.message == f"{paths.work()}: the disk of guest 'debian' needs 64 MiB, 5 MiB are free"
     assert error.hint is not None and "XDG_CACHE_HOME" in error.hint
-    assert half_made() == [] and list(store.bases().iterdir()) == []
+    assert half_made() == [] and list(paths.bases().iterdir()) == []
     up(world, lab)
 
 
@@ -118,14 +120,14 @@ def test_a_disk_that_fills_while_a_checkpoint_boots_is_said_at_once_and_the_next
     world: World, lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     up(world, lab)
-    store.remove_tree(store.checkpoints())
+    paths.remove_tree(paths.checkpoints())
     world.refusals["shell"] = GuestUnreachable("no answer on ssh")
     left = iter([100 << 30])
     with monkeypatch.context() as full:
         full.setattr(shutil, "disk_usage", lambda path: Space(100 << 30, 0, next(left, 0)))
         error = refused(LabError, lambda: up(world, lab))
-    assert error.message == f"{store.work()}: the disk of guest 'debian' needs 64 MiB, 0 MiB are free"
-    assert half_made() == [] and list(store.checkpoints().iterdir()) == []
+    assert error.message == f"{paths.work()}: the disk of guest 'debian' needs 64 MiB, 0 MiB are free"
+    assert half_made() == [] and list(paths.checkpoints().iterdir()) == []
     world.refusals.clear()
     up(world, lab)
 
@@ -146,7 +148,7 @@ def test_a_build_that_fails_leaves_nothing_and_the_next_one_works(world: World, 
     world.refusals["build-image"] = ImageError("could not build bookworm for x86_64: no network")
     refused(ImageError, lambda: up(world, lab))
     assert half_made() == []
-    assert list(store.images().iterdir()) == []
+    assert list(paths.images().iterdir()) == []
     world.refusals.clear()
     up(world, lab)
 
@@ -155,7 +157,7 @@ def test_a_bake_that_is_interrupted_leaves_nothing_and_the_next_one_works(world:
     world.refusals["start"] = HypervisorError("libvirt could not start the guest: no")
     refused(HypervisorError, lambda: up(world, lab))
     assert half_made() == []
-    assert list(store.bases().iterdir()) == []
+    assert list(paths.bases().iterdir()) == []
     world.refusals.clear()
     up(world, lab)
 
@@ -163,10 +165,10 @@ def test_a_bake_that_is_interrupted_leaves_nothing_and_the_next_one_works(world:
 def test_what_a_killed_kmlab_left_half_made_is_swept(world: World, lab: Lab) -> None:
     up(world, lab)
     key = only("bases/*").name
-    left = store.work() / f"{key}.abcdef"
+    left = paths.work() / f"{key}.abcdef"
     left.mkdir()
     (left / "disk.qcow2").write_text("half")
-    provision.sweep()
+    lifecycle.sweep()
     assert half_made() == []
 
 
@@ -182,7 +184,7 @@ def test_a_damaged_record_is_said_with_the_remedy(world: World, lab: Lab, patter
     error = refused(ImageError, lambda: up(world, lab))
     assert error.message == f"{record}: this record of the cache is damaged"
     assert error.hint == f"remove it and it is made again: rm -rf {record.parent}"
-    store.remove_tree(record.parent)
+    paths.remove_tree(record.parent)
     up(world, lab)
 
 
@@ -223,9 +225,9 @@ def test_verify_reads_every_byte_even_where_size_and_time_are_right(world: World
     up(world, lab)
     assert [problem for _, problem in cache.verify(silent, None)] == [None, None, None]
     file = only("images/*/disk.qcow2")
-    known = store.read_json(only("images/*/image.json"))
+    known = paths.read_json(only("images/*/image.json"))
     alter(file, b"\xee" * file.stat().st_size)
-    store.write_json(only("images/*/image.json"), {**known, "mtime_ns": file.stat().st_mtime_ns})
+    paths.write_json(only("images/*/image.json"), {**known, "mtime_ns": file.stat().st_mtime_ns})
     assert [problem for name, problem in cache.verify(silent, None) if name.startswith("images/")] == [
         "altered since it was made"
     ]
@@ -234,7 +236,7 @@ def test_verify_reads_every_byte_even_where_size_and_time_are_right(world: World
 def test_prune_keeps_what_a_guest_stands_on_and_takes_the_rest(world: World, lab: Lab) -> None:
     up(world, lab)
     assert cache.prune() == ([], 0)
-    provision.destroy_lab(world.host, lab, [], all_state=False, report=silent)
+    lifecycle.destroy_lab(world.host, lab, [], all_state=False, report=silent)
     removed, freed = cache.prune()
     assert sorted(name.split("/")[0] for name in removed) == ["bases", "checkpoints", "images"]
     assert freed > 0
@@ -246,7 +248,7 @@ def test_prune_keeps_what_a_guest_stands_on_and_takes_the_rest(world: World, lab
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"name": "debian"}', b'{"from": "another version"}'])
 def test_a_damaged_record_of_a_guest_only_costs_a_restore(world: World, lab: Lab, content: bytes) -> None:
     up(world, lab)
-    record = provision.lab_files(lab).guest("debian").record
+    record = lifecycle.lab_files(lab).guest("debian").record
     record.write_bytes(content)
     world.asked.clear()
     up(world, lab)
@@ -259,9 +261,9 @@ def test_an_image_of_the_lab_that_is_not_there_is_said_before_anything_is_made(x
     lab = load_lab(xdg / "lab.yaml")
 
     def enter() -> None:
-        with provision.entered(world.host, lab, lab.guest("g"), silent):
+        with lifecycle.entered(world.host, lab, lab.guest("g"), silent):
             pass
 
     error = refused(ConfigError, enter)
     assert error.message.endswith("lab.yaml:3: unknown image 'debain-12'")
-    assert not store.cache_home().exists()
+    assert not paths.cache_home().exists()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from kmlab import catalog
+from kmlab.config import catalog
 from kmlab.virt.cloudinit import seed_files
 
 RUNNING = "6.8.0-31-generic"

@@ -1,4 +1,4 @@
-"""kmlab.kernel.buildreason and apichanges: why a build failed, in one sentence."""
+"""kmlab.kernel.build.explain and apichanges: why a build failed, in one sentence."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from kmlab.kernel.apichanges import find_api_change, find_missing_include, parse_release
-from kmlab.kernel.buildreason import build_reason
-from kmlab.kernel.diagnostics import Diagnostic, parse_diagnostics
-from kmlab.kernel.kbuild import inspect_folder
+from kmlab.kernel.build.api_changes import find_api_change, find_missing_include, parse_release
+from kmlab.kernel.build.diagnostics import Diagnostic, parse_diagnostics
+from kmlab.kernel.build.explain import build_reason
+from kmlab.kernel.build.kbuild import inspect_folder
 from tests.builds import NEW, OLD, reason, reason_of
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from kmlab import catalog
-from kmlab.errors import ConfigError
-from kmlab.lab import load_lab
-from kmlab.provision.plan import plan
+from kmlab.common.errors import ConfigError
+from kmlab.config import catalog
+from kmlab.config.lab import load_lab
+from kmlab.provision.plan.plan import plan
 from kmlab.testing import World
 
-HOME = Path(catalog.__file__).parent.parent
+HOME = Path(catalog.__file__).parents[2]
 IMAGES = sorted(path.stem for path in (HOME / "images").glob("*.yaml"))
 FAMILIES = sorted(path.parent.name for path in (HOME / "guests").glob("*/recipe.yaml"))
 

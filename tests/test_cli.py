@@ -66,7 +66,7 @@ HEAVY = (
     "pycdlib",
     "urllib3",
     "ssl",
-    "kmlab.provision",
+    "kmlab.provision.lifecycle",
 )
 
 

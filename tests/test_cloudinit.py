@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import yaml
 
-from kmlab import catalog
+from kmlab.config import catalog
 from kmlab.virt.cloudinit import seed_files
 
 KEY = "ssh-ed25519 AAAA kmlab"

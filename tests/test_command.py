@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from kmlab.errors import CommandFailed, LabError
-from kmlab.events import Deadline
-from kmlab.host import command
+from kmlab.common.errors import CommandFailed, LabError
+from kmlab.common.events import Deadline
+from kmlab.host.process import command
 
 
 def test_both_streams_come_in_order() -> None:

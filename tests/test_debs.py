@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kmlab.events import Deadline
-from kmlab.host import debs
+from kmlab.common.events import Deadline
+from kmlab.host.packages import debs
 
 
 def told(deb: Path, option: str) -> bytes:

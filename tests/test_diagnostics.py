@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kmlab.kernel.buildreason import build_reason
-from kmlab.kernel.diagnostics import Diagnostic, parse_diagnostics
+from kmlab.kernel.build.diagnostics import Diagnostic, parse_diagnostics
+from kmlab.kernel.build.explain import build_reason
 from tests.builds import LOGS, OLD, read, reason_of
 
 

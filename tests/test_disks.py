@@ -9,9 +9,10 @@ from pathlib import Path
 import pycdlib
 import pytest
 
-from kmlab.errors import CommandFailed, ImageError
-from kmlab.events import Deadline
-from kmlab.host import command, disks
+from kmlab.common.errors import CommandFailed, ImageError
+from kmlab.common.events import Deadline
+from kmlab.host.disk import disks
+from kmlab.host.process import command
 
 
 def said(*argv: str | Path) -> str:

@@ -8,10 +8,12 @@ import re
 from pathlib import Path
 from typing import Any, get_args
 
-from kmlab import grid, lab, result
-from kmlab.guest import GuestRecord
-from kmlab.kernel.ladder import ladder
-from kmlab.kernel.taint import taint_names
+from kmlab.config import lab
+from kmlab.kernel.crash.watchdogs import ladder
+from kmlab.kernel.log.taint import taint_names
+from kmlab.provision.guest import GuestRecord
+from kmlab.report import grid
+from kmlab.run import result
 from tests.pages import (
     INTERFACE,
     LAB_YAML,

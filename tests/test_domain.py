@@ -15,7 +15,7 @@ from pathlib import Path
 import libvirt
 import pytest
 
-from kmlab.errors import HypervisorError
+from kmlab.common.errors import HypervisorError
 from kmlab.virt import domain
 from kmlab.virt.domain import Domain, console_tty, defects, identifier, retarget, to_xml
 from kmlab.virt.firmware import Firmware

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from kmlab.errors import LabError
-from kmlab.events import Deadline
-from kmlab.host import download
+from kmlab.common.errors import LabError
+from kmlab.common.events import Deadline
+from kmlab.host.net import download
 from tests.publisher import Authority, Request, Server
 
 CONTENT = random.Random(1).randbytes(3_000_000)

@@ -7,8 +7,8 @@ import time
 import pytest
 
 from kmlab.cli import render
-from kmlab.errors import LabError
-from kmlab.events import Deadline, Event, Finished, Progress, Stage, Started, printable
+from kmlab.common.errors import LabError
+from kmlab.common.events import Deadline, Event, Finished, Progress, Stage, Started, printable
 
 
 def test_a_stage_says_that_it_began_and_that_it_ended_well() -> None:

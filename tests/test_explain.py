@@ -7,12 +7,12 @@ import lzma
 
 import pytest
 
-from kmlab.errors import ConfigError
-from kmlab.kernel.explain import describe, explain
-from kmlab.kernel.keynames import kernel_name, key_id
-from kmlab.kernel.modinfo import parse_modinfo
-from kmlab.kernel.sign import sign_module
-from kmlab.kernel.signature import Verdict
+from kmlab.common.errors import ConfigError
+from kmlab.kernel.module.modinfo import parse_modinfo
+from kmlab.kernel.signing.key_ids import kernel_name, key_id
+from kmlab.kernel.signing.load_check import describe, explain
+from kmlab.kernel.signing.sign import sign_module
+from kmlab.kernel.signing.signature import Verdict
 from tests.signed import (
     CERTIFICATE,
     ECDSA_SIGNER,

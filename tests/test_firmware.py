@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kmlab.errors import LabError
+from kmlab.common.errors import LabError
 from kmlab.virt.firmware import choose, why_refused, why_silent
 
 DEBIAN_12 = {

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from kmlab import catalog, provision, store
-from kmlab.errors import ConfigError, LabError
-from kmlab.events import Deadline, Event, Note
-from kmlab.host import command
-from kmlab.lab import load_lab
+from kmlab.common import paths
+from kmlab.common.errors import ConfigError, LabError
+from kmlab.common.events import Deadline, Event, Note
+from kmlab.config import catalog
+from kmlab.config.lab import load_lab
+from kmlab.host.process import command
+from kmlab.provision import lifecycle
 from kmlab.testing import HOST_KEY, RELEASE, World
 from tests.publisher import disk_image
 
@@ -28,7 +30,7 @@ def notes_of(world: World, folder: Path, guest: str = BAKED) -> list[str]:
     (folder / "lab.yaml").write_text(f"name: t\nguests:\n  g: {guest}\n")
     lab = load_lab(folder / "lab.yaml")
     heard: list[Event] = []
-    with provision.entered(world.host, lab, lab.guest("g"), heard.append):
+    with lifecycle.entered(world.host, lab, lab.guest("g"), heard.append):
         return [event.text for event in heard if isinstance(event, Note)]
 
 
@@ -50,7 +52,7 @@ def test_what_a_guest_wants_besides_takes_one(more: str, xdg: Path) -> None:
 
 def test_packages_that_the_archive_may_have_take_one(xdg: Path) -> None:
     (xdg / "guests" / "debian").mkdir(parents=True)
-    shipped = Path(catalog.__file__).parent.parent / "guests" / "debian"
+    shipped = Path(catalog.__file__).parents[2] / "guests" / "debian"
     for file in shipped.iterdir():
         (xdg / "guests" / "debian" / file.name).write_text(file.read_text())
     with (xdg / "guests" / "debian" / "recipe.yaml").open("a") as recipe:
@@ -62,7 +64,7 @@ def test_packages_that_the_archive_may_have_take_one(xdg: Path) -> None:
 
 def test_a_lab_s_own_bake_is_run_in_a_first_boot(xdg: Path) -> None:
     (xdg / "guests" / "debian").mkdir(parents=True)
-    shipped = Path(catalog.__file__).parent.parent / "guests" / "debian"
+    shipped = Path(catalog.__file__).parents[2] / "guests" / "debian"
     for name in ("recipe.yaml", "idle.sh", "bake.sh", "user-data.yaml"):
         (xdg / "guests" / "debian" / name).write_text((shipped / name).read_text())
     with World() as world:
@@ -113,11 +115,11 @@ def test_headers_that_left_the_archive_are_an_error_with_kernel_exact_and_its_re
         world.first_boot = gone
         notes_of(world, xdg, "{image: debian-12, kernel: exact, packages: [gdb]}")
     assert error.value.hint is not None and "without `kernel: exact` a newer kernel is taken" in error.value.hint
-    assert list(store.bases().iterdir()) == []
+    assert list(paths.bases().iterdir()) == []
 
 
 def virtual_size() -> int:
-    (disk,) = store.bases().glob("*/disk.qcow2")
+    (disk,) = paths.bases().glob("*/disk.qcow2")
     said = command.run(["qemu-img", "info", "--output", "json", disk], deadline=Deadline(30)).output
     return int(json.loads(said)["virtual-size"])
 
@@ -126,7 +128,7 @@ def test_a_disk_is_as_large_as_its_image_or_as_was_asked_for(xdg: Path) -> None:
     with World() as world:
         notes_of(world, xdg, "{image: debian-12}")
         assert virtual_size() == 1 << 20
-        store.remove_tree(store.bases())
+        paths.remove_tree(paths.bases())
         notes_of(world, xdg, "{image: debian-12, disk: 3G}")
         assert virtual_size() == 3 << 30
 

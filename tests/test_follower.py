@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kmlab.collect import Follower
+from kmlab.diagnosis.console import Follower
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ import dataclasses
 import json
 from pathlib import Path
 
-from kmlab.grid import document, grid_of, lines
-from kmlab.kernel.crash import Crash
-from kmlab.kernel.diagnostics import Diagnostic
-from kmlab.kernel.klog import parse_log
-from kmlab.kernel.oops import find_crashes
-from kmlab.lab import Expect
-from kmlab.result import RunResult
+from kmlab.config.lab import Expect
+from kmlab.kernel.build.diagnostics import Diagnostic
+from kmlab.kernel.crash.crash import Crash
+from kmlab.kernel.crash.scanner import find_crashes
+from kmlab.kernel.log.records import parse_log
+from kmlab.report.grid import document, grid_of, lines
+from kmlab.run.result import RunResult
 
 OOPS = Path(__file__).parent / "data" / "oops"
 KERNELS = {

@@ -9,10 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmlab.kernel.explain import GuestKeyring
-from kmlab.kernel.guestkeys import der, from_json, parse_keyring, parse_signature_lists, signature_list, to_json
-from kmlab.kernel.keynames import kernel_name
-from kmlab.kernel.sign import make_key_pair
+from kmlab.kernel.signing.guest_keyring import (
+    der,
+    from_json,
+    parse_keyring,
+    parse_signature_lists,
+    signature_list,
+    to_json,
+)
+from kmlab.kernel.signing.key_ids import kernel_name
+from kmlab.kernel.signing.load_check import GuestKeyring
+from kmlab.kernel.signing.sign import make_key_pair
 
 DATA = Path(__file__).parent / "data" / "keyring"
 _, CERTIFICATE = make_key_pair("a key")

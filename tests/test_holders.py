@@ -5,9 +5,9 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from kmlab.kernel.holders import NAMES, Holder, find_holders, listed, parse_names, question
-from kmlab.kernel.loaded import Listed
-from kmlab.kernel.unloading import explain_unload_failure
+from kmlab.kernel.module.proc_modules import Listed
+from kmlab.kernel.module.unload_errors import explain_unload_failure
+from kmlab.kernel.module.users import NAMES, Holder, find_holders, listed, parse_names, question
 
 BEFORE = frozenset({"/proc/cpuinfo", "/sys/dev/char/1:3", "character 1", "fs proc", "fs ext4", "/sys/kernel/debug/bdi"})
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from kmlab.errors import ConfigError
-from kmlab.judge import Judged, judge_file
-from kmlab.kernel.elf import read_object
+from kmlab.common.errors import ConfigError
+from kmlab.diagnosis.saved_log import Judged, judge_file
+from kmlab.kernel.symbols.elf import read_object
 from kmlab.testing import module_image
 
 DATA = Path(__file__).parent / "data"

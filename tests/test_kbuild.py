@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from kmlab.kernel.kbuild import Folder, inspect_folder, make_commands, quiet_environment
+from kmlab.kernel.build.kbuild import Folder, inspect_folder, make_commands, quiet_environment
 from tests.builds import OLD
 
 GUIDE = """\

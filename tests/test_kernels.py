@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from kmlab import provision, store
-from kmlab.errors import ConfigError
-from kmlab.events import silent
-from kmlab.lab import Lab, load_lab
+from kmlab.common import paths
+from kmlab.common.errors import ConfigError
+from kmlab.common.events import silent
+from kmlab.config.lab import Lab, load_lab
+from kmlab.provision import lifecycle
 from kmlab.testing import World
 
 DATA = Path(__file__).parent / "data" / "releases"
@@ -40,7 +41,7 @@ def lab_of(xdg: Path, text: str = LAB) -> Lab:
 
 def start(world: World, lab: Lab, name: str) -> str:
     """The release that the guest runs."""
-    with provision.entered(world.host, lab, lab.guest(name), silent) as guest:
+    with lifecycle.entered(world.host, lab, lab.guest(name), silent) as guest:
         return guest.record.release
 
 
@@ -55,12 +56,12 @@ def test_another_kernel_is_looked_up_once_and_its_packages_are_in_the_seed(xdg: 
     assert start(world, lab, "new") == NEW
     assert f"fetch linux-image-{NEW}=6.12.117-1~deb12u1 linux-headers-{NEW}=6.12.117-1~deb12u1" in world.asked
     assert b"0.deb" in world.seeds[-1] and b"1.deb" in world.seeds[-1]
-    (base,) = store.bases().iterdir()
-    assert store.read_json(base / "base.json")["release"] == NEW
+    (base,) = paths.bases().iterdir()
+    assert paths.read_json(base / "base.json")["release"] == NEW
     assert not list(base.glob("*.deb"))
     world.asked.clear()
     world.indexes.clear()
-    with provision.entered(world.host, lab, lab.guest("new"), silent, fresh=True):
+    with lifecycle.entered(world.host, lab, lab.guest("new"), silent, fresh=True):
         pass
     assert "update" not in world.asked, "a warm cache needs no network"
 
@@ -75,8 +76,8 @@ def test_guests_with_different_kernels_share_the_image_and_not_the_base(xdg: Pat
     lab = lab_of(xdg)
     start(world, lab, "own")
     start(world, lab, "new")
-    images = {store.read_json(path)["image"] for path in store.bases().glob("*/base.json")}
-    assert len(list(store.bases().iterdir())) == 2
+    images = {paths.read_json(path)["image"] for path in paths.bases().glob("*/base.json")}
+    assert len(list(paths.bases().iterdir())) == 2
     assert len(images) == 1
     assert world.asked.count("build-image") == 1
 
@@ -85,11 +86,11 @@ def test_a_kernel_that_is_not_there_is_said_with_its_line_and_those_there_are(xd
     with pytest.raises(ConfigError, match=r"lab\.yaml:4: debian-12: no kernel matches '6\.13'$") as caught:
         start(world, lab_of(xdg, LAB.replace("6.12", "6.13")), "new")
     assert caught.value.hint is not None and "6.12.117+deb12" in caught.value.hint
-    assert not list(store.bases().glob("*"))
+    assert not list(paths.bases().glob("*"))
 
 
 def test_the_kernels_of_an_image_are_listed_with_its_own(xdg: Path, world: World) -> None:
-    found, own = provision.available(world.host, "debian-12", None, silent)
+    found, own = lifecycle.available(world.host, "debian-12", None, silent)
     assert own == "6.1.0-56-cloud-amd64"
     assert {r.name for r in found} >= {own, NEW}
     assert dataclasses.asdict(found[-1])["suite"] == "bookworm-security"

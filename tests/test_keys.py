@@ -22,8 +22,8 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
-from kmlab.errors import ConfigError, LabError
-from kmlab.host.keys import PASSPHRASE, KeyPaths, load_pair, save_pair, saved_in, usual_places
+from kmlab.common.errors import ConfigError, LabError
+from kmlab.host.key_files import PASSPHRASE, KeyPaths, load_pair, save_pair, saved_in, usual_places
 
 NAME = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a person's key")])
 NOW = datetime(2026, 6, 1, tzinfo=timezone.utc)

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from kmlab.kernel.klog import LINE_CAP, ConsoleReader, Record, parse_log
-from kmlab.kernel.oops import find_crashes
+from kmlab.kernel.crash.scanner import find_crashes
+from kmlab.kernel.log.records import LINE_CAP, ConsoleReader, Record, parse_log
 
 
 def only(line: bytes) -> Record:

@@ -12,13 +12,13 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from kmlab.cli import render
-from kmlab.kernel import dwarf, elf
-from kmlab.kernel.elf import MalformedModule, ObjectFile, Section, read_object
-from kmlab.kernel.locating import located, symbols_of
-from kmlab.kernel.modinfo import parse_modinfo
-from kmlab.kernel.signature import MAGIC, PKCS7, TRAILER, read_signature, strip_signature
-from kmlab.kernel.symbols import ModuleSymbols
-from kmlab.kernel.trace import Frame
+from kmlab.kernel.crash.source_lines import located, symbols_of
+from kmlab.kernel.crash.stack_trace import Frame
+from kmlab.kernel.module.modinfo import parse_modinfo
+from kmlab.kernel.signing.signature import MAGIC, PKCS7, TRAILER, read_signature, strip_signature
+from kmlab.kernel.symbols import dwarf, elf
+from kmlab.kernel.symbols.elf import MalformedModule, ObjectFile, Section, read_object
+from kmlab.kernel.symbols.symbolizer import ModuleSymbols
 from tests.test_ko_fuzz import crash_of
 
 KO = Path(__file__).parent / "data" / "ko"

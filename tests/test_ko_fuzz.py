@@ -15,15 +15,15 @@ from pathlib import Path, PurePosixPath
 
 from cryptography import x509
 
-from kmlab.kernel.crash import Crash
-from kmlab.kernel.elf import MalformedModule, decompress, read_object, without_debug
-from kmlab.kernel.explain import GuestKeyring, explain
-from kmlab.kernel.locating import located
-from kmlab.kernel.modinfo import load_order, parse_modinfo
-from kmlab.kernel.registers import find_code, window
-from kmlab.kernel.signature import MAGIC, PKCS7, TRAILER, read_signature, strip_signature, verify
-from kmlab.kernel.symbols import ModuleSymbols
-from kmlab.kernel.trace import Frame
+from kmlab.kernel.crash.crash import Crash
+from kmlab.kernel.crash.source_lines import located
+from kmlab.kernel.crash.stack_trace import Frame
+from kmlab.kernel.module.modinfo import load_order, parse_modinfo
+from kmlab.kernel.signing.load_check import GuestKeyring, explain
+from kmlab.kernel.signing.signature import MAGIC, PKCS7, TRAILER, read_signature, strip_signature, verify
+from kmlab.kernel.symbols.elf import MalformedModule, decompress, read_object, without_debug
+from kmlab.kernel.symbols.registers import find_code, window
+from kmlab.kernel.symbols.symbolizer import ModuleSymbols
 
 DATA = Path(__file__).parent / "data"
 SIGNER = x509.load_der_x509_certificate((DATA / "ko-sign/signer.der").read_bytes())

@@ -8,19 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from kmlab.errors import ConfigError
-from kmlab.lab import (
-    Expect,
-    GuestSpec,
-    ImagePath,
-    ImageUrl,
-    Lab,
-    LocalKernel,
-    Module,
-    find_lab,
-    open_lab,
-)
-from kmlab.starter import starter_files
+from kmlab.common.errors import ConfigError
+from kmlab.config.lab import Expect, GuestSpec, ImagePath, ImageUrl, Lab, LocalKernel, Module, find_lab, open_lab
+from kmlab.config.starter import starter_files
 from tests.labs import DIGEST, INTERFACE, SHORT, lab_of
 
 

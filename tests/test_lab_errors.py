@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kmlab.errors import ConfigError
-from kmlab.starter import starter_files
+from kmlab.common.errors import ConfigError
+from kmlab.config.starter import starter_files
 from tests.labs import INTERFACE, SHORT, guest, lab_of
 
 

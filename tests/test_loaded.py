@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from kmlab.kernel.loaded import Listed, look_at, parse_look
+from kmlab.kernel.module.proc_modules import Listed, look_at, parse_look
 
 SAID = """\
 ==> /proc/sys/kernel/tainted <==

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from kmlab.kernel.failure import Failure
-from kmlab.kernel.loaded import Listed
-from kmlab.kernel.loading import explain_load_failure, find_ignored_params, parse_symbol_owners
-from kmlab.kernel.modinfo import ModInfo, parse_modinfo
-from kmlab.kernel.unloading import explain_unload_failure
+from kmlab.kernel.module.failure import Failure
+from kmlab.kernel.module.load_errors import explain_load_failure, find_ignored_params, parse_symbol_owners
+from kmlab.kernel.module.modinfo import ModInfo, parse_modinfo
+from kmlab.kernel.module.proc_modules import Listed
+from kmlab.kernel.module.unload_errors import explain_unload_failure
 
 RELEASE = "6.1.0-56-cloud-amd64"
 INFO = parse_modinfo((Path(__file__).parent / "data" / "ko" / "frames.ko").read_bytes())

@@ -7,11 +7,11 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from kmlab.kernel.elf import read_object
-from kmlab.kernel.klog import parse_log
-from kmlab.kernel.locating import located
-from kmlab.kernel.oops import find_crashes
-from kmlab.kernel.symbols import ModuleSymbols
+from kmlab.kernel.crash.scanner import find_crashes
+from kmlab.kernel.crash.source_lines import located
+from kmlab.kernel.log.records import parse_log
+from kmlab.kernel.symbols.elf import read_object
+from kmlab.kernel.symbols.symbolizer import ModuleSymbols
 from tests.test_oops import CORPUS, judge, read_sample
 
 KO = Path(__file__).parent / "data" / "ko"

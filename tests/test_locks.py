@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from kmlab.errors import LabError
-from kmlab.events import Deadline, Event, Note, silent
-from kmlab.host import locks
+from kmlab.common.errors import LabError
+from kmlab.common.events import Deadline, Event, Note, silent
+from kmlab.host.process import locks
 
 HOLD = """\
 import sys

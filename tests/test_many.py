@@ -17,15 +17,18 @@ from pathlib import Path
 
 import pytest
 
-from kmlab import cache, many, provision, run, store
 from kmlab.cli.progress import Board, Lines
-from kmlab.errors import ConfigError, HypervisorError, LabError
-from kmlab.events import Deadline, Event, Finished, Note, Progress, Started, silent
-from kmlab.guest import read_record
-from kmlab.host import capacity, command, hypervisor
-from kmlab.host.capacity import Capacity
-from kmlab.lab import Lab, load_lab
-from kmlab.result import RunResult
+from kmlab.common import paths
+from kmlab.common.errors import ConfigError, HypervisorError, LabError
+from kmlab.common.events import Deadline, Event, Finished, Note, Progress, Started, silent
+from kmlab.config.lab import Lab, load_lab
+from kmlab.host.hypervisor import capacity, hypervisor
+from kmlab.host.hypervisor.capacity import Capacity
+from kmlab.host.process import command
+from kmlab.provision import cache, lifecycle
+from kmlab.provision.guest import read_record
+from kmlab.run import parallel, run
+from kmlab.run.result import RunResult
 from kmlab.testing import Act, FakeModule, World
 
 GIB = 1 << 30
@@ -75,14 +78,14 @@ def go(lab: Lab, world: World, events: list[Event]) -> Go:
             events.append(event)
             on(event)
 
-        wanted = many.jobs(lab, [lab.modules[name] for name in modules.split()], guests.split())
-        return many.run_all(world.host, lab, wanted, run.Options(**options), hear)  # type: ignore[arg-type]
+        wanted = parallel.jobs(lab, [lab.modules[name] for name in modules.split()], guests.split())
+        return parallel.run_all(world.host, lab, wanted, run.Options(**options), hear)  # type: ignore[arg-type]
 
     return story
 
 
 def root(lab: Lab, guest: str) -> Path:
-    return provision.lab_files(lab).guest(guest).root
+    return lifecycle.lab_files(lab).guest(guest).root
 
 
 def names(results: list[RunResult]) -> list[tuple[str, str, str]]:
@@ -123,7 +126,7 @@ def test_results_come_in_the_order_of_the_jobs_whoever_ends_first(go: Go, lab: L
 def test_each_guest_has_a_port_and_a_console_of_its_own(go: Go, lab: Lab, world: World) -> None:
     world.modules["hello"] = FakeModule(name="hello", load=Act(kernel=("Hello, world.",)))
     results = go("hello")
-    records = [read_record(provision.lab_files(lab).guest(name)) for name in ("one", "two")]
+    records = [read_record(lifecycle.lab_files(lab).guest(name)) for name in ("one", "two")]
     assert len({record.port for record in records if record}) == 2
     assert [[record.text for record in result.log] for result in results] == [["Hello, world."], ["Hello, world."]]
 
@@ -132,7 +135,7 @@ def test_jobs_are_modules_times_the_guests_asked_for_or_their_own_or_the_labs(la
     modules = list(lab.modules.values())
 
     def of(*asked: str, matrix: tuple[str, ...] = ()) -> list[str]:
-        return [f"{j.module.name} {j.spec.name}" for j in many.jobs(lab, modules, asked, matrix)]
+        return [f"{j.module.name} {j.spec.name}" for j in parallel.jobs(lab, modules, asked, matrix)]
 
     assert of() == ["hello one", "hello two", "other two", "third one", "third two"]
     assert of("one", "one") == ["hello one", "other one", "third one"]
@@ -184,14 +187,14 @@ def test_a_bake_that_fails_costs_its_own_guest_alone_and_is_not_tried_for_ever(
 def test_a_mistake_in_lab_yaml_stops_the_rest_and_is_what_is_said(go: Go, world: World, lab: Lab) -> None:
     wrong = dataclasses.replace(lab.guests["two"], image="debain-12")
     there = dataclasses.replace(lab, guests={**lab.guests, "two": wrong})
-    jobs = many.jobs(there, [lab.modules["hello"]] * 1, ["one", "two"])
+    jobs = parallel.jobs(there, [lab.modules["hello"]] * 1, ["one", "two"])
     with pytest.raises(ConfigError, match="debain-12"):
-        many.run_all(world.host, there, jobs, run.Options(), silent)
+        parallel.run_all(world.host, there, jobs, run.Options(), silent)
 
 
 def test_what_is_done_with_each_guest_is_told_in_order_and_the_first_error_last(lab: Lab, world: World) -> None:
     specs = [lab.guest(name) for name in ("one", "two", "odd")]
-    assert many.each(world.host, lab, specs, lambda spec: spec.name.upper(), silent) == ["ONE", "TWO", "ODD"]
+    assert parallel.each(world.host, lab, specs, lambda spec: spec.name.upper(), silent) == ["ONE", "TWO", "ODD"]
     heard: list[Event] = []
     done: list[str] = []
 
@@ -202,7 +205,7 @@ def test_what_is_done_with_each_guest_is_told_in_order_and_the_first_error_last(
         done.append(name)
 
     with pytest.raises(LabError, match="one is broken"):
-        many.each(world.host, lab, specs, work, heard.append)
+        parallel.each(world.host, lab, specs, work, heard.append)
     assert done == ["odd"]
     assert Note("two", "two is broken") in heard
 
@@ -214,10 +217,10 @@ def test_a_guest_made_for_a_matrix_stops_at_its_end_and_the_labs_own_stay(
     world.indexes = {"stable": "".join(package.format(kind=kind) for kind in ("image", "headers"))}
 
     def run_in(matrix: tuple[str, ...], **options: bool) -> set[str]:
-        jobs = many.jobs(lab, [lab.modules["hello"]], ["one"], matrix)
-        results = many.run_all(world.host, lab, jobs, run.Options(**options), silent)
+        jobs = parallel.jobs(lab, [lab.modules["hello"]], ["one"], matrix)
+        results = parallel.run_all(world.host, lab, jobs, run.Options(**options), silent)
         assert [r.outcome for r in results] == ["pass"] * len(jobs), [r.reason for r in results]
-        files = provision.lab_files(lab)
+        files = lifecycle.lab_files(lab)
         return {name for name in files.guests() if hypervisor.processes(files.guest(name).root)}
 
     assert run_in(("default", "6.12")) == {"one"}
@@ -246,8 +249,8 @@ def test_interrupted_while_guests_work_all_end_and_the_next_command_works(
     assert not [event for event in events if isinstance(event, Started) and event.what.endswith("third")]
     world.modules.clear()
     assert [outcome for *_, outcome in names(go("hello"))] == ["pass"] * 2
-    assert not provision.destroy_lab(world.host, lab, ["odd"], all_state=False, report=silent)
-    assert provision.destroy_lab(world.host, lab, [], all_state=False, report=silent) == ["one", "two"]
+    assert not lifecycle.destroy_lab(world.host, lab, ["odd"], all_state=False, report=silent)
+    assert lifecycle.destroy_lab(world.host, lab, [], all_state=False, report=silent) == ["one", "two"]
 
 
 def test_interrupted_while_a_base_is_baked_nothing_half_made_stays(go: Go, lab: Lab, world: World) -> None:
@@ -263,7 +266,7 @@ def test_interrupted_while_a_base_is_baked_nothing_half_made_stays(go: Go, lab: 
 
     with pytest.raises(KeyboardInterrupt):
         go("hello", "odd other-odd", on=on)
-    assert [path for path in store.work().iterdir() if path.is_dir()] == []
+    assert [path for path in paths.work().iterdir() if path.is_dir()] == []
     assert [outcome for *_, outcome in names(go("hello", "odd other-odd"))] == ["pass"] * 2
 
 
@@ -278,7 +281,7 @@ def test_the_runs_of_one_command_keep_their_evidence_to_its_end(go: Go, lab: Lab
     assert lab.keep_runs == 2
     assert all(result.directory and (result.directory / "result.json").exists() for result in results)
     go("hello", "one")
-    assert len(list(provision.lab_files(lab).runs.iterdir())) == 2
+    assert len(list(lifecycle.lab_files(lab).runs.iterdir())) == 2
 
 
 # --- what the host has ---------------------------------------------------------------------------------------------
@@ -354,7 +357,7 @@ def test_at_a_terminal_each_guest_has_a_line_of_its_own_and_what_is_done_stays()
     program = (
         "import time\n"
         "from kmlab.cli.progress import reporting\n"
-        "from kmlab.events import Finished, Progress, Started\n"
+        "from kmlab.common.events import Finished, Progress, Started\n"
         "with reporting() as report:\n"
         "    report(Started('newer', 'baking the base'))\n"
         "    report(Started('debian', 'build hello'))\n"

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import pytest
 
-from kmlab.errors import ImageError
-from kmlab.events import Deadline
-from kmlab.host import mmdebstrap
+from kmlab.common.errors import ImageError
+from kmlab.common.events import Deadline
+from kmlab.host.packages import mmdebstrap
 
 HOOK = "mke2fs -d somewhere"
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kmlab.errors import ConfigError
-from kmlab.kernel.modinfo import (
+from kmlab.common.errors import ConfigError
+from kmlab.kernel.module.modinfo import (
     ModInfo,
     ParamValue,
     Softdep,

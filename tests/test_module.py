@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from kmlab import module, store
-from kmlab.errors import ConfigError, GuestUnreachable, LabError
-from kmlab.events import Deadline
-from kmlab.guest import WORKSHOP, Guest, GuestRecord
-from kmlab.host.command import run as command_run
-from kmlab.host.ssh import Answer, Shell
-from kmlab.module import Entry, read_folder, sync
+from kmlab.common import paths
+from kmlab.common.errors import ConfigError, GuestUnreachable, LabError
+from kmlab.common.events import Deadline
+from kmlab.host.channel.ssh import Answer, Shell
+from kmlab.host.process.command import run as command_run
+from kmlab.provision.guest import WORKSHOP, Guest, GuestRecord
+from kmlab.run import guest_commands
+from kmlab.run.guest_commands import Entry, read_folder, sync
 from kmlab.testing import HOST_KEY, RELEASE, FakeModule, FakeShell, Machine, World
 
 ODD = ("a b", "new\nline", "-rf", "quote'\"$(x)`", "Grüße.c", "back\\slash", "*", "..x", "\udcff\udcfe.c")
@@ -77,7 +78,7 @@ def guest(tmp_path: Path) -> Iterator[Guest]:
         pid=None,
         started=0.0,
     )
-    yield Guest(store.GuestFiles(tmp_path / "guest"), record, LocalShell(tmp_path / "there"))
+    yield Guest(paths.GuestFiles(tmp_path / "guest"), record, LocalShell(tmp_path / "there"))
 
 
 @pytest.fixture
@@ -246,8 +247,8 @@ def test_nothing_is_written_outside_of_the_module_s_folder(
 
 def test_a_guest_that_was_never_sent_anything_gets_all(guest: Guest, source: Path, there: Path) -> None:
     send(guest, source)
-    store.remove_tree(there)
-    store.remove_tree(guest.files.synced)
+    paths.remove_tree(there)
+    paths.remove_tree(guest.files.synced)
     assert send(guest, source) == (3, 0)
     assert (there / "a.c").exists()
 
@@ -271,12 +272,12 @@ def test_a_file_that_vanishes_while_it_is_read_is_bad_input(source: Path) -> Non
     wanted = read_folder(source)
     (source / "a.c").unlink()
     with pytest.raises(ConfigError, match=r"a\.c: No such file"):
-        module._archive(source, wanted, ["a.c"])
+        guest_commands._archive(source, wanted, ["a.c"])
 
 
 def test_an_archive_holds_the_folders_of_what_is_in_it(source: Path) -> None:
     wanted = read_folder(source)
-    with tarfile.open(fileobj=io.BytesIO(module._archive(source, wanted, ["sub/b.c"]))) as archive:
+    with tarfile.open(fileobj=io.BytesIO(guest_commands._archive(source, wanted, ["sub/b.c"]))) as archive:
         assert archive.getnames() == ["sub", "sub/b.c"]
         assert archive.getmember("sub/b.c").pax_headers["mtime"] == (
             f"{wanted['sub/b.c'].mtime_ns // 10**9}.{wanted['sub/b.c'].mtime_ns % 10**9:09d}"

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kmlab.errors import LabError
-from kmlab.events import Deadline, Stage, silent
-from kmlab.host import serialport
-from kmlab.host.hypervisor import Hypervisor
-from kmlab.provision import mokmanager
+from kmlab.common.errors import LabError
+from kmlab.common.events import Deadline, Stage, silent
+from kmlab.host.channel import serialport
+from kmlab.host.hypervisor.hypervisor import Hypervisor
+from kmlab.provision.bases import mok_enrolment
 from kmlab.virt.mokmanager import DOWN, ENTER, MokManager, Refused
 
 RECORDED = (Path(__file__).parent / "data" / "mokmanager" / "enrol.bytes").read_bytes()
@@ -119,7 +119,7 @@ def test_the_screens_are_answered_over_a_serial_port() -> None:
     ends += [RECORDED.index(words) + len(words) for words in (b"View key 0", b"Enroll the key(s)?", b"Password:")]
     parts = [RECORDED[a:b] for a, b in zip([0, *ends], [*ends, len(RECORDED)], strict=True)]
     with played(*parts) as (hv, heard):
-        mokmanager.answer_screens(hv, "kmlab", "secret", Stage(silent, "guest", "enrolling"), Deadline(30))
+        mok_enrolment.answer_screens(hv, "kmlab", "secret", Stage(silent, "guest", "enrolling"), Deadline(30))
     assert bytes(heard).split(b"|")[:-1] == [
         *(ENTER, DOWN + ENTER, DOWN + ENTER, DOWN + ENTER, b"secret" + ENTER, ENTER)
     ]
@@ -127,7 +127,7 @@ def test_the_screens_are_answered_over_a_serial_port() -> None:
 
 def test_a_guest_that_never_shows_mokmanager_is_an_error_that_says_what_was_waited_for() -> None:
     with played(b"login: ") as (hv, heard), pytest.raises(LabError, match="while waiting for MokManager"):
-        mokmanager.answer_screens(hv, "kmlab", "secret", Stage(silent, "guest", "enrolling"), Deadline(0.3))
+        mok_enrolment.answer_screens(hv, "kmlab", "secret", Stage(silent, "guest", "enrolling"), Deadline(0.3))
     assert b"secret" not in heard
 
 

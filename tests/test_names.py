@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from kmlab import report, result, run, store
 from kmlab.cli import progress, render
-from kmlab.events import Event, Finished, Note, Started, printable, readable
-from kmlab.lab import Lab
+from kmlab.common import paths
+from kmlab.common.events import Event, Finished, Note, Started, printable, readable
+from kmlab.config.lab import Lab
+from kmlab.report import ci
+from kmlab.report.timeline import write as write_timeline
+from kmlab.run import result, run
 from kmlab.testing import Act, FakeModule, World
-from kmlab.timeline import write as write_timeline
 
 NAME = os.fsdecode(b"m\xff\x1b[31m\xe2\x80\xae")
 BYTES = b"m\\xff\\x1b[31m\\u202e"
@@ -30,10 +32,10 @@ def test_a_byte_that_is_no_utf_8_is_spelled_as_a_byte() -> None:
 
 def test_what_the_lab_keeps_of_such_a_name_comes_back_as_it_was(tmp_path: Path) -> None:
     value = {NAME: [NAME, "é", "\\udcff"]}
-    store.write_json(tmp_path / "kept.json", value)
-    assert store.read_json(tmp_path / "kept.json") == value
+    paths.write_json(tmp_path / "kept.json", value)
+    assert paths.read_json(tmp_path / "kept.json") == value
     assert (tmp_path / "kept.json").read_bytes().decode()
-    assert store.digest_of(NAME) != store.digest_of("m")
+    assert paths.digest_of(NAME) != paths.digest_of("m")
 
 
 @pytest.mark.parametrize(
@@ -53,8 +55,8 @@ def test_a_run_of_a_folder_with_such_a_name(
     assert found.outcome == ("pass" if build.code == 0 else "build-failed"), found.reason
     render.document(result.document([found]))
     render.verdict(found)
-    render.plain(report.github_annotations([found]))
-    report.write_junit(tmp_path / os.fsdecode(b"junit\xff.xml"), [found])
+    render.plain(ci.github_annotations([found]))
+    ci.write_junit(tmp_path / os.fsdecode(b"junit\xff.xml"), [found])
     write_timeline(tmp_path / os.fsdecode(b"timeline\xff.svg"), [found])
     with progress.reporting() as tell:
         for event in (*events, Note(NAME, NAME), Started(NAME, NAME), Finished(NAME, NAME, 1.0, NAME)):

@@ -1,4 +1,4 @@
-"""kmlab.judge and kernel/nolog: logs whose lines do not say who wrote them, and files that are no log."""
+"""kmlab.diagnosis.saved_log and kernel/nolog: logs whose lines do not say who wrote them, and files that are no log."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from kmlab.errors import ConfigError
-from kmlab.judge import judge_file
-from kmlab.kernel.klog import parse_log
+from kmlab.common.errors import ConfigError
+from kmlab.diagnosis.saved_log import judge_file
+from kmlab.kernel.log.records import parse_log
 from tests.test_oops import CORPUS, read_sample
 
 NEEDS_PREFIXES = {

@@ -17,10 +17,10 @@ from typing import NamedTuple
 
 import pytest
 
-from kmlab.kernel.crash import Crash, outcome_of
-from kmlab.kernel.klog import ConsoleReader, Record, parse_log
-from kmlab.kernel.locating import located
-from kmlab.kernel.oops import Scanner, find_crashes
+from kmlab.kernel.crash.crash import Crash, outcome_of
+from kmlab.kernel.crash.scanner import Scanner, find_crashes
+from kmlab.kernel.crash.source_lines import located
+from kmlab.kernel.log.records import ConsoleReader, Record, parse_log
 from tests.crashers import BUILT
 
 CORPUS = sorted((Path(__file__).parent / "data" / "oops").glob("*.txt"))

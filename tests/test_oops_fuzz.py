@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kmlab.kernel.crash import Crash, outcome_of
-from kmlab.kernel.klog import LINE_CAP, ConsoleReader, parse_log
-from kmlab.kernel.oops import Scanner, find_crashes
+from kmlab.kernel.crash.crash import Crash, outcome_of
+from kmlab.kernel.crash.scanner import Scanner, find_crashes
+from kmlab.kernel.log.records import LINE_CAP, ConsoleReader, parse_log
 
 CORPUS = [p.read_bytes()[:20000] for p in sorted((Path(__file__).parent / "data" / "oops").glob("*.txt"))]
 LINES = [line for data in CORPUS for line in data.splitlines(keepends=True)]

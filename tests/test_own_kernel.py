@@ -11,11 +11,13 @@ from pathlib import Path
 import pycdlib
 import pytest
 
-from kmlab import provision, store
-from kmlab.errors import ConfigError, LabError
-from kmlab.events import silent
-from kmlab.kernel import buildtree, elf
-from kmlab.lab import load_lab
+from kmlab.common import paths
+from kmlab.common.errors import ConfigError, LabError
+from kmlab.common.events import silent
+from kmlab.config.lab import load_lab
+from kmlab.kernel.build import build_tree
+from kmlab.kernel.symbols import elf
+from kmlab.provision import lifecycle
 from kmlab.testing import World, module_image, package_file
 
 MODULES = Path(__file__).parent / "data" / "ko"
@@ -40,12 +42,12 @@ def start(world: World, xdg: Path, place: str, image: str = "debian-12", **more:
     )
     (xdg / "lab" / "lab.yaml").write_text(text)
     lab = load_lab(xdg / "lab" / "lab.yaml")
-    with provision.entered(world.host, lab, lab.guest("new"), silent) as guest:
+    with lifecycle.entered(world.host, lab, lab.guest("new"), silent) as guest:
         return guest.record.release
 
 
 def bases() -> set[str]:
-    return {path.name for path in store.bases().iterdir()}
+    return {path.name for path in paths.bases().iterdir()}
 
 
 # Packages
@@ -130,7 +132,7 @@ def test_a_file_that_is_no_package_is_said(xdg: Path, world: World) -> None:
 # Build trees
 
 CONFIG = (
-    "".join(f"CONFIG_{name}={values[-1]}\n" for values, names in buildtree._NEEDED.items() for name in names)
+    "".join(f"CONFIG_{name}={values[-1]}\n" for values, names in build_tree._NEEDED.items() for name in names)
     + "CONFIG_SERIAL_8250_CONSOLE=y\nCONFIG_OBJTOOL=y\n# CONFIG_MODULE_SIG is not set\n"
 )
 SOURCES = (
@@ -139,7 +141,7 @@ SOURCES = (
     *("arch/x86/kernel/head.c", "arch/arm64/include/asm/page.h", "kernel/fork.c", "arch/x86/um/asm/module.lds"),
 )
 MADE = {
-    buildtree.RELEASE: f"{RELEASE}\n",
+    build_tree.RELEASE: f"{RELEASE}\n",
     "arch/x86/boot/bzImage": "boots",
     "System.map": "ffffffff81000000 T _text\n",
     "Module.symvers": "0x1\tprintk\tvmlinux\tEXPORT_SYMBOL\t\n",
@@ -208,14 +210,14 @@ def test_a_build_tree_becomes_an_image_with_its_modules_and_the_headers_to_build
     assert os.readlink(modules / "build") == f"/usr/src/linux-headers-{RELEASE}"
     assert names(headers) == {
         *("Makefile", ".config", "Module.symvers", "include/linux/module.h", "include/config/auto.conf"),
-        *(buildtree.RELEASE, "include/generated/autoconf.h", "arch/x86/Makefile", "arch/x86/Makefile_32.cpu"),
+        *(build_tree.RELEASE, "include/generated/autoconf.h", "arch/x86/Makefile", "arch/x86/Makefile_32.cpu"),
         *("arch/x86/include/asm/page.h", "arch/x86/include/generated/asm/x.h", "arch/x86/um/asm/module.lds"),
         *("scripts/Makefile.build", "scripts/mod/modpost", "tools/objtool/objtool"),
     }
     assert os.access(headers / "scripts/mod/modpost", os.X_OK)
     assert f"depmod {RELEASE}\n" in (xdg / "control0/postinst").read_text()
     assert "update" not in world.asked
-    assert not list(store.work().glob("*/*")), "nothing is left half-made"
+    assert not list(paths.work().glob("*/*")), "nothing is left half-made"
 
 
 def test_with_o_the_headers_come_of_both_trees_and_the_makefile_of_the_source(xdg: Path, world: World) -> None:
@@ -262,8 +264,8 @@ def test_no_program_of_a_tree_is_run(xdg: Path, world: World, tree: Path) -> Non
         (".config", CONFIG.replace("CONFIG_VIRTIO_BLK=m\n", ""), "was built without CONFIG_VIRTIO_BLK$"),
         (".config", CONFIG.replace("EFI_STUB=y", "EFI_STUB=m"), "was built without CONFIG_EFI_STUB$"),
         (".config", CONFIG + "CONFIG_MODULE_SIG_FORCE=y\n", "takes signed modules alone"),
-        (buildtree.RELEASE, "../../etc\n", "names no release of a kernel"),
-        (buildtree.RELEASE, None, "needed are one linux-image"),
+        (build_tree.RELEASE, "../../etc\n", "names no release of a kernel"),
+        (build_tree.RELEASE, None, "needed are one linux-image"),
     ],
 )
 def test_a_tree_that_makes_no_guest_is_refused_with_what_it_lacks(
@@ -289,7 +291,7 @@ def test_secure_boot_and_a_kernel_that_nobody_signed_are_refused_together(xdg: P
 
 
 def test_the_order_of_modules_is_read_in_each_kernel_s_form() -> None:
-    found = [str(path) for path in buildtree.modules_in("kernel/a/b.ko\na/c.ko\na/d.o\n\n/etc/x.o\n../up.o\n")]
+    found = [str(path) for path in build_tree.modules_in("kernel/a/b.ko\na/c.ko\na/d.o\n\n/etc/x.o\n../up.o\n")]
     assert found == ["a/b.ko", "a/c.ko", "a/d.ko"]
 
 

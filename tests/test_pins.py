@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kmlab import catalog
+from kmlab.config import catalog
 from tests.publisher import Publisher, Signer
 
 TOOL = Path(__file__).parents[1] / "tools" / "pins.py"

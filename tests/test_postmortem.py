@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path, PurePosixPath
 
-from kmlab import store
-from kmlab.guest import GuestRecord
-from kmlab.kernel.crash import Crash, outcome_of
-from kmlab.kernel.registers import window
-from kmlab.kernel.tasks import parse_tasks
-from kmlab.kernel.trace import Frame
-from kmlab.postmortem import busy_hang, place_of_cpus, silent_hang, told_of_hang, waiting_hang
+from kmlab.common import paths
+from kmlab.diagnosis.hang import busy_hang, place_of_cpus, silent_hang, told_of_hang, waiting_hang
+from kmlab.kernel.crash.crash import Crash, outcome_of
+from kmlab.kernel.crash.stack_trace import Frame
+from kmlab.kernel.crash.tasks import parse_tasks
+from kmlab.kernel.symbols.registers import window
+from kmlab.provision.guest import GuestRecord
 from kmlab.testing import World
 from tests.crashers import BUILT
 
@@ -119,9 +119,9 @@ def test_a_cpu_in_the_kernel_s_own_code_is_not_in_a_module_that_has_the_same_byt
     with World() as world:
         world.monitor["info registers -a"] = f"CPU#0\nRIP={address:x} HLT=0\n"
         world.monitor[f"x /{size}xb 0x{first:x}"] = "0: " + " ".join(f"0x{byte:02x}" for byte in code)
-        look = (world.host, record, store.GuestFiles(xdg / "debian"), images, PurePosixPath("/nowhere"))
+        look = (world.host, record, paths.GuestFiles(xdg / "debian"), images, PurePosixPath("/nowhere"))
         (frame,) = place_of_cpus(*look)[1][-1:]
         assert (frame.module, frame.function) == ("irq_off_loop", "spin_irqs_off")
-        store.write_text(store.checkpoints() / "c" / "kallsyms", f"{address - 0x17:016x} T pv_native_safe_halt\n")
+        paths.write_text(paths.checkpoints() / "c" / "kallsyms", f"{address - 0x17:016x} T pv_native_safe_halt\n")
         (frame,) = place_of_cpus(*look)[1]
         assert (frame.module, frame.function) == (None, "pv_native_safe_halt")

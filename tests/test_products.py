@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from kmlab import build, run
-from kmlab.build import build_in_sandbox
-from kmlab.events import Deadline, Event
-from kmlab.host.sandbox import Ended, Sandbox
-from kmlab.kernel.signature import MAGIC, PKCS7, TRAILER
-from kmlab.module import Built
+from kmlab.common.events import Deadline, Event
+from kmlab.host.process.sandbox import Ended, Sandbox
+from kmlab.kernel.signing.signature import MAGIC, PKCS7, TRAILER
+from kmlab.run import build, run
+from kmlab.run.build import build_in_sandbox
+from kmlab.run.guest_commands import Built
 from kmlab.testing import Act, module_image
 from tests.story import OOPS, Go, notes, step
 from tests.test_ko_crafted import line_range_zero

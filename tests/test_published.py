@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from kmlab import cache, catalog, provision, store
-from kmlab.errors import ConfigError, ImageError, KmlabError, LabError
-from kmlab.events import Deadline, silent
-from kmlab.host import locks
-from kmlab.lab import load_lab
-from kmlab.provision import fetch, trust
+from kmlab.common import paths
+from kmlab.common.errors import ConfigError, ImageError, KmlabError, LabError
+from kmlab.common.events import Deadline, silent
+from kmlab.config import catalog
+from kmlab.config.lab import load_lab
+from kmlab.host.process import locks
+from kmlab.provision import cache, lifecycle
+from kmlab.provision.images import published_image, trust
 from kmlab.testing import World
 from tests.publisher import Publisher, Request, Server, described
 from tests.watched import NEW, OLD, Site, at, pin
@@ -34,8 +36,8 @@ def test_a_signed_release_is_taken_and_kept_with_what_vouches_for_it(site: Site,
     assert about["digest"] == hashlib.sha256(images[1]).hexdigest()
     assert about["virtual_size"] == str(16 << 20)
     assert site.publisher.signer.fingerprint in str(about["by"])
-    assert fetch.vouched_for(disk.parent, site.folder) is None
-    assert not list(store.downloads().glob("*.part*"))
+    assert published_image.vouched_for(disk.parent, site.folder) is None
+    assert not list(paths.downloads().glob("*.part*"))
 
 
 def test_once_it_is_there_the_publisher_is_not_asked_again(site: Site, images: tuple[bytes, bytes]) -> None:
@@ -204,7 +206,7 @@ def test_a_download_that_was_killed_goes_on_with_the_next_command(
     site.publisher.server.answers[at(site.publisher, site.publisher.file)] = answer
     argv = [sys.executable, "-m", "kmlab", "image", "pull", "--lab", str(site.folder / "lab.yaml")]
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    half = store.downloads() / f"{hashlib.sha256(big).hexdigest()[:32]}.part"
+    half = paths.downloads() / f"{hashlib.sha256(big).hexdigest()[:32]}.part"
     while not half.exists() or half.stat().st_size < 2 << 20:
         assert process.poll() is None
     process.kill()
@@ -244,22 +246,22 @@ def test_the_list_says_what_vouches_for_an_image_and_counts_none_under_another_s
 def test_prune_takes_what_is_half_downloaded_and_what_nobody_stands_on(site: Site, images: tuple[bytes, bytes]) -> None:
     site.publisher.publish(NEW, images[1])
     site.pull()
-    (store.downloads() / "abc.part").write_bytes(bytes(5000))
+    (paths.downloads() / "abc.part").write_bytes(bytes(5000))
     removed, freed = cache.prune()
     assert len(removed) == 1 and freed >= 5000
-    assert site.cached == [] and not list(store.downloads().glob("*.part"))
+    assert site.cached == [] and not list(paths.downloads().glob("*.part"))
 
 
 def test_prune_takes_the_indexes_of_archives_unless_somebody_asks_them_now(
     site: Site, images: tuple[bytes, bytes]
 ) -> None:
     for name in ("idle", "asked"):
-        store.make_folder(store.archives() / name)
-        (store.archives() / name / "list").write_bytes(bytes(9000))
-    with locks.held(store.work() / "archive-asked.lock", "x", silent, Deadline(5)):
+        paths.make_folder(paths.archives() / name)
+        (paths.archives() / name / "list").write_bytes(bytes(9000))
+    with locks.held(paths.work() / "archive-asked.lock", "x", silent, Deadline(5)):
         removed, freed = cache.prune()
     assert removed == ["archives/idle"] and freed >= 9000
-    assert [folder.name for folder in store.archives().iterdir()] == ["asked"]
+    assert [folder.name for folder in paths.archives().iterdir()] == ["asked"]
 
 
 def test_a_download_that_fills_the_disk_is_one_clear_error_and_keeps_no_room(
@@ -274,7 +276,7 @@ def test_a_download_that_fills_the_disk_is_one_clear_error_and_keeps_no_room(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     assert caught.value.hint is not None and "XDG_CACHE_HOME" in caught.value.hint
-    assert site.cached == [] and not [p for p in store.downloads().iterdir() if p.suffix != ".lock"]
+    assert site.cached == [] and not [p for p in paths.downloads().iterdir() if p.suffix != ".lock"]
     assert site.pull().read_bytes() == images[1]
 
 
@@ -305,4 +307,4 @@ def test_who_listens_to_nothing_still_gets_the_image(site: Site, images: tuple[b
     site.publisher.publish(NEW, images[1])
     lab = load_lab(site.folder / "lab.yaml")
     with World() as world:
-        assert provision.catalogue_image(world.host, "testix", lab, site.folder, silent).is_file()
+        assert lifecycle.catalogue_image(world.host, "testix", lab, site.folder, silent).is_file()

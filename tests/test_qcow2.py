@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kmlab.errors import ImageError
+from kmlab.common.errors import ImageError
 from kmlab.virt import qcow2
 from tests.publisher import disk_image
 

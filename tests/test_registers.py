@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kmlab.kernel.registers import find_code, parse_bytes, parse_registers, window
+from kmlab.kernel.symbols.registers import find_code, parse_bytes, parse_registers, window
 
 DATA = Path(__file__).parent / "data" / "ko"
 REGISTERS = """

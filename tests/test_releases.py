@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kmlab.kernel.releases import (
+from kmlab.kernel.build.kernel_releases import (
     Package,
     Release,
     Unmatched,

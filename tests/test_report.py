@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from kmlab.errors import ConfigError
-from kmlab.kernel.diagnostics import Diagnostic
-from kmlab.kernel.klog import Record
-from kmlab.lab import Expect
-from kmlab.report import check_junit, github_annotations, summary, write_junit
-from kmlab.result import RunResult
+from kmlab.common.errors import ConfigError
+from kmlab.config.lab import Expect
+from kmlab.kernel.build.diagnostics import Diagnostic
+from kmlab.kernel.log.records import Record
+from kmlab.report.ci import check_junit, github_annotations, summary, write_junit
+from kmlab.run.result import RunResult
 
 GOOD = RunResult(module="hello", source="examples/hello", guest="debian", seconds=1.25)
 BAD = dataclasses.replace(GOOD, module="null", outcome="oops", title="BUG: in null_read", reason="a reason")

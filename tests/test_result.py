@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from kmlab.kernel.crash import Crash
-from kmlab.kernel.diagnostics import Diagnostic
-from kmlab.kernel.klog import Record, parse_log
-from kmlab.kernel.oops import Scanner
-from kmlab.kernel.trace import Frame
-from kmlab.lab import Expect
-from kmlab.module import Step
-from kmlab.result import LOG_CAP, WORST_LAST, RunResult, document, to_json, unmet_crash, unmet_log, worst
+from kmlab.config.lab import Expect
+from kmlab.kernel.build.diagnostics import Diagnostic
+from kmlab.kernel.crash.crash import Crash
+from kmlab.kernel.crash.scanner import Scanner
+from kmlab.kernel.crash.stack_trace import Frame
+from kmlab.kernel.log.records import Record, parse_log
+from kmlab.run.guest_commands import Step
+from kmlab.run.result import LOG_CAP, WORST_LAST, RunResult, document, to_json, unmet_crash, unmet_log, worst
 
 OOPS = Path(__file__).parent / "data" / "oops" / "null-deref-read-6.12.txt"
 KEYS = {

@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 import pytest
 
-from kmlab import provision, run
-from kmlab.errors import HypervisorError
-from kmlab.guest import read_record
-from kmlab.host import hypervisor
-from kmlab.lab import Lab
+from kmlab.common.errors import HypervisorError
+from kmlab.config.lab import Lab
+from kmlab.host.hypervisor import hypervisor
+from kmlab.provision import lifecycle
+from kmlab.provision.guest import read_record
+from kmlab.run import run
 from kmlab.testing import RELEASE, Act, World, module_image
 from tests.story import PANIC, Go, record_of, step
 
@@ -82,8 +83,8 @@ def test_a_panic_while_loading_is_read_from_the_console(go: Go, lab: Lab, world:
     assert (result.outcome, result.guest_survived) == ("panic", False)
     assert result.title == "Kernel panic: had enough"
     assert [r.text for r in result.log] == ["about to give up", *PANIC]
-    assert hypervisor.processes(provision.lab_files(lab).root) == []
-    assert read_record(provision.lab_files(lab).guest("debian")) is None
+    assert hypervisor.processes(lifecycle.lab_files(lab).root) == []
+    assert read_record(lifecycle.lab_files(lab).guest("debian")) is None
     assert result.seconds < 20
     assert go().outcome == "pass"
 
@@ -119,7 +120,7 @@ def test_a_guest_that_a_full_disk_of_the_host_stopped_is_the_lab_s_error(
         full.setattr(shutil, "disk_usage", lambda path: Space(100 << 30, 100 << 30, 3 << 20))
         result = go(load=Act(ends="hangs"), options=run.Options(timeout=0.3))
     assert (result.outcome, result.ok) == ("error", False)
-    files = provision.lab_files(lab).guest("debian")
+    files = lifecycle.lab_files(lab).guest("debian")
     assert result.title == f"{files.root}: the disk of guest 'debian' needs 64 MiB, 3 MiB are free"
     assert result.reason is not None and "XDG_STATE_HOME" in result.reason
     world.monitor.clear()

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from kmlab import provision, run
-from kmlab.errors import ConfigError
-from kmlab.events import Event
-from kmlab.lab import Expect, Lab, load_lab
-from kmlab.meant import modules_under
-from kmlab.result import to_json
+from kmlab.common.errors import ConfigError
+from kmlab.common.events import Event
+from kmlab.config.lab import Expect, Lab, load_lab
+from kmlab.provision import lifecycle
+from kmlab.run import run
+from kmlab.run.result import to_json
+from kmlab.run.selection import modules_under
 from kmlab.testing import World, module_image
 from tests.story import LAB, Go
 
@@ -24,7 +25,7 @@ def test_a_folder_that_nothing_can_be_made_of_is_said_before_a_guest_is_started(
     with pytest.raises(ConfigError, match="absent: no such folder"):
         go("absent")
     assert world.asked == []
-    assert not provision.lab_files(lab).runs.exists()
+    assert not lifecycle.lab_files(lab).runs.exists()
 
 
 def test_all_modules_of_a_test_are_looked_at_before_the_first_one_runs(lab: Lab) -> None:

@@ -7,11 +7,11 @@ import json
 
 import pytest
 
-from kmlab import provision
-from kmlab.errors import HypervisorError
-from kmlab.events import Event
-from kmlab.lab import Lab
-from kmlab.result import to_json
+from kmlab.common.errors import HypervisorError
+from kmlab.common.events import Event
+from kmlab.config.lab import Lab
+from kmlab.provision import lifecycle
+from kmlab.run.result import to_json
 from kmlab.testing import TEXT, Act, World
 from tests.story import OOPS, PANIC, Go, notes
 
@@ -32,7 +32,7 @@ def test_result_json_says_what_the_command_says(go: Go) -> None:
 
 
 def test_the_oldest_runs_are_removed(go: Go, lab: Lab) -> None:
-    runs = provision.lab_files(lab).runs
+    runs = lifecycle.lab_files(lab).runs
     for year in range(2001, 2006):
         (runs / f"{year}0101-000000-abcd-hello-debian").mkdir(parents=True)
     newest = go().directory
@@ -69,7 +69,7 @@ def test_memory_is_kept_as_lab_yaml_says(go: Go, lab: Lab, world: World, setting
     result = go(load=act, lab=dataclasses.replace(lab, vmcore=setting))
     assert result.directory is not None
     assert ("dump" in world.asked, result.vmcore == "vmcore", (result.directory / "vmcore").exists()) == (kept,) * 3
-    assert not list(provision.lab_files(lab).guest("debian").root.glob("memory*"))
+    assert not list(lifecycle.lab_files(lab).guest("debian").root.glob("memory*"))
 
 
 def test_a_dump_beyond_the_cap_is_told_and_not_kept(go: Go, lab: Lab, events: list[Event]) -> None:

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from kmlab import provision, run, store
-from kmlab.errors import GuestUnreachable, HypervisorError, HypervisorUnavailable, LabError
-from kmlab.events import Deadline, Event
-from kmlab.guest import write_record
-from kmlab.host import hypervisor
-from kmlab.host.command import Conversation
-from kmlab.lab import Lab
-from kmlab.provision.checkpoint import read_checkpoint
+from kmlab.common import paths
+from kmlab.common.errors import GuestUnreachable, HypervisorError, HypervisorUnavailable, LabError
+from kmlab.common.events import Deadline, Event
+from kmlab.config.lab import Lab
+from kmlab.host.hypervisor import hypervisor
+from kmlab.host.process.command import Conversation
+from kmlab.provision import lifecycle
+from kmlab.provision.bases.checkpoint import read_checkpoint
+from kmlab.provision.guest import write_record
+from kmlab.run import run
 from kmlab.testing import Act, World
 from tests.story import OOPS, Go, notes, record_of
 
@@ -119,15 +121,15 @@ def test_a_restore_that_fails_once_is_tried_once_more_and_costs_no_checkpoint(
 @pytest.mark.parametrize("error", [HypervisorUnavailable("cannot open libvirt at embed: No module named 'libvirt'")])
 def test_a_libvirt_that_cannot_be_reached_costs_no_checkpoint(go: Go, world: World, error: HypervisorError) -> None:
     go(options=run.Options(steps=()))
-    (checkpoint,) = store.checkpoints().iterdir()
+    (checkpoint,) = paths.checkpoints().iterdir()
     world.refusals["restore"] = error
     assert go(options=run.Options(fresh=True)).title == error.message
-    assert list(store.checkpoints().iterdir()) == [checkpoint]
+    assert list(paths.checkpoints().iterdir()) == [checkpoint]
 
 
 def test_a_checkpoint_that_another_lab_reads_is_not_removed(go: Go, world: World) -> None:
     go(options=run.Options(steps=()))
-    (checkpoint,) = store.checkpoints().iterdir()
+    (checkpoint,) = paths.checkpoints().iterdir()
     inode = checkpoint.stat().st_ino
     world.refusals["restore"] = HypervisorError("no")
     with read_checkpoint(checkpoint.name):
@@ -139,7 +141,7 @@ def test_a_checkpoint_that_a_guest_of_another_lab_stands_on_is_not_removed(
     go: Go, world: World, tmp_path: Path
 ) -> None:
     go(options=run.Options(steps=()))
-    (checkpoint,) = store.checkpoints().iterdir()
+    (checkpoint,) = paths.checkpoints().iterdir()
     world.refusals["restore"] = HypervisorError("no")
     stand_in = tmp_path / "qemu-system-stand-in"
     stand_in.symlink_to("/bin/sh")
@@ -185,7 +187,7 @@ def test_a_run_that_was_killed_leaves_a_busy_guest_that_is_restored_first(
     go: Go, lab: Lab, events: list[Event]
 ) -> None:
     go()
-    write_record(provision.lab_files(lab).guest("debian"), dataclasses.replace(record_of(lab), state="busy"))
+    write_record(lifecycle.lab_files(lab).guest("debian"), dataclasses.replace(record_of(lab), state="busy"))
     assert go().outcome == "pass"
     assert notes(events) == ["restored, because its last run was cut off"]
 
@@ -200,8 +202,8 @@ def test_a_guest_whose_qemu_died_is_restored_first(go: Go, world: World, events:
 
 def test_destroy_leaves_nothing_of_the_lab(go: Go, lab: Lab, world: World, events: list[Event]) -> None:
     go()
-    gone = provision.destroy_lab(world.host, lab, [], all_state=True, report=events.append)
+    gone = lifecycle.destroy_lab(world.host, lab, [], all_state=True, report=events.append)
     assert gone[0] == "debian"
-    assert hypervisor.processes(provision.lab_files(lab).root) == []
-    left = [p for p in (*store.state_home().rglob("*"), *store.cache_home().rglob("*")) if p.is_file()]
+    assert hypervisor.processes(lifecycle.lab_files(lab).root) == []
+    left = [p for p in (*paths.state_home().rglob("*"), *paths.cache_home().rglob("*")) if p.is_file()]
     assert [p.name for p in left if p.parent.name not in ("keys",)] == []

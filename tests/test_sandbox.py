@@ -10,15 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from kmlab import store
-from kmlab.build import mirror
-from kmlab.errors import ImageError, LabError
-from kmlab.events import Deadline, Event, Note, silent
-from kmlab.guest import GuestRecord
-from kmlab.host import command, disks, footprint, sandbox
-from kmlab.host.beneath import Beneath
-from kmlab.host.sandbox import Limits, Sandbox
-from kmlab.provision.toolchain import ensure_toolchain, sweep_toolchains, toolchain_for
+from kmlab.common import paths
+from kmlab.common.errors import ImageError, LabError
+from kmlab.common.events import Deadline, Event, Note, silent
+from kmlab.host.disk import disks
+from kmlab.host.process import command, footprint, sandbox
+from kmlab.host.process.sandbox import Limits, Sandbox
+from kmlab.host.process.untrusted_folder import Beneath
+from kmlab.provision.bases.toolchain import ensure_toolchain, sweep_toolchains, toolchain_for
+from kmlab.provision.guest import GuestRecord
+from kmlab.run.build import mirror
 
 PROGRAMS = ("sh", "cat", "ls", "touch", "sleep", "tail", "id", "dd", "mkdir", "ln", "setpriv", "uname")
 SMALL = Limits(memory=256 << 20, processes=64, file=8 << 20, output=1 << 20)
@@ -350,14 +351,14 @@ def small_base(xdg: Path, tmp_path: Path) -> Path:
     with image.open("wb") as file:
         file.truncate(16 << 20)
     command.run(["mke2fs", "-q", "-t", "ext4", "-d", tree, image], deadline=Deadline(30))
-    folder = store.make_folder(store.bases() / KEY)
+    folder = paths.make_folder(paths.bases() / KEY)
     disks.make_disk(folder / "disk.qcow2", root=image, esp={"EFI/note": note}, deadline=Deadline(60))
     return folder
 
 
 def test_a_toolchain_has_the_programs_and_headers_and_nothing_else(small_base: Path) -> None:
     root = ensure_toolchain(KEY, RELEASE, "debian", silent)
-    assert root == store.toolchains() / KEY / "root"
+    assert root == paths.toolchains() / KEY / "root"
     assert os.access(root / "usr/bin/make", os.X_OK)
     assert (root / "bin/gcc-12").exists()
     assert os.readlink(root / f"lib/modules/{RELEASE}/build") == f"/usr/src/linux-headers-{RELEASE}"
@@ -381,13 +382,13 @@ def test_a_toolchain_is_made_once(small_base: Path) -> None:
 def test_a_base_without_headers_gives_no_toolchain_and_leaves_nothing(small_base: Path) -> None:
     with pytest.raises(ImageError, match=r"no headers of 9\.9"):
         ensure_toolchain(KEY, "9.9", "debian", silent)
-    assert not (store.toolchains() / KEY).exists()
-    assert list((store.work() / "toolchains").iterdir()) == []
+    assert not (paths.toolchains() / KEY).exists()
+    assert list((paths.work() / "toolchains").iterdir()) == []
 
 
 def test_a_half_made_toolchain_is_swept(small_base: Path) -> None:
-    half = store.make_folder(store.work() / "toolchains" / f"{KEY[:12]}.abcd")
-    (store.work() / f"toolchain-{KEY}.lock").touch()
+    half = paths.make_folder(paths.work() / "toolchains" / f"{KEY[:12]}.abcd")
+    (paths.work() / f"toolchain-{KEY}.lock").touch()
     sweep_toolchains()
     assert not half.exists()
 
@@ -404,7 +405,7 @@ def guest_record(**changed: object) -> GuestRecord:
 def test_auto_takes_the_sandbox_only_where_the_guest_is_emulated_and_of_the_hosts_architecture(
     small_base: Path,
 ) -> None:
-    assert toolchain_for("auto", guest_record(), silent) == store.toolchains() / KEY / "root"
+    assert toolchain_for("auto", guest_record(), silent) == paths.toolchains() / KEY / "root"
     assert toolchain_for("auto", guest_record(accel="kvm"), silent) is None
     assert toolchain_for("auto", guest_record(arch="sparc64"), silent) is None
     assert toolchain_for("guest", guest_record(), silent) is None

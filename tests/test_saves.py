@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kmlab.host.saves import Saves
+from kmlab.host.process.file_watch import Saves
 
 
 @pytest.fixture

@@ -22,10 +22,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from kmlab.cli.screen import Screen
-from kmlab.errors import ConfigError
-from kmlab.events import Note, Progress, Started
-from kmlab.lab import Expect
+from kmlab.cli.watch_screen import Screen
+from kmlab.common.errors import ConfigError
+from kmlab.common.events import Note, Progress, Started
+from kmlab.config.lab import Expect
 from tests.story import LAB, whole_result
 
 REPOSITORY = Path(__file__).parents[1]

@@ -14,18 +14,21 @@ from pathlib import Path
 
 import pytest
 
-from kmlab import provision, run, signing, store
-from kmlab.errors import ConfigError, GuestUnreachable, LabError
-from kmlab.events import Deadline, Event, Note, silent
-from kmlab.guest import read_record
-from kmlab.host import varstore
-from kmlab.host.accel import Acceleration
-from kmlab.host.keys import load_pair, save_pair
-from kmlab.kernel.sign import make_key_pair, sign_module
-from kmlab.kernel.signature import Verdict, read_signature, verify
-from kmlab.lab import Lab, load_lab
-from kmlab.result import RunResult
-from kmlab.securematrix import Cell, document, lines, run_matrix
+from kmlab.common import paths
+from kmlab.common.errors import ConfigError, GuestUnreachable, LabError
+from kmlab.common.events import Deadline, Event, Note, silent
+from kmlab.config.lab import Lab, load_lab
+from kmlab.host.disk import varstore
+from kmlab.host.hypervisor.accel import Acceleration
+from kmlab.host.key_files import load_pair, save_pair
+from kmlab.kernel.signing.sign import make_key_pair, sign_module
+from kmlab.kernel.signing.signature import Verdict, read_signature, verify
+from kmlab.provision import lifecycle
+from kmlab.provision.guest import read_record
+from kmlab.provision.plan import lab_key
+from kmlab.run import run
+from kmlab.run.result import RunResult
+from kmlab.secure_boot.matrix import Cell, document, lines, run_matrix
 from kmlab.testing import Act, FakeModule, World, module_image
 
 TEMPLATE = Path("/usr/share/OVMF/OVMF_VARS_4M.ms.fd")
@@ -59,7 +62,7 @@ def go(lab: Lab, world: World, guest: str = "secure", **options: object) -> RunR
 
 
 def keys(lab: Lab) -> Path:
-    return provision.lab_files(lab).keys
+    return lifecycle.lab_files(lab).keys
 
 
 def delivered(world: World) -> bytes:
@@ -87,7 +90,7 @@ def test_both_stand_on_one_base_and_each_has_a_checkpoint(lab: Lab, world: World
     go(lab, world)
     go(lab, world, "plain")
     assert world.asked.count("build-image") == 1
-    secure, plain = (read_record(provision.lab_files(lab).guest(name)) for name in ("secure", "plain"))
+    secure, plain = (read_record(lifecycle.lab_files(lab).guest(name)) for name in ("secure", "plain"))
     assert secure and plain
     assert secure.base == plain.base
     assert secure.checkpoint != plain.checkpoint
@@ -96,7 +99,7 @@ def test_both_stand_on_one_base_and_each_has_a_checkpoint(lab: Lab, world: World
 
 def test_another_key_makes_the_checkpoint_stale(lab: Lab, world: World) -> None:
     go(lab, world)
-    store.remove_tree(keys(lab))
+    paths.remove_tree(keys(lab))
     world.asked.clear()
     assert go(lab, world).outcome == "pass"
     assert world.asked.count("save") == 1
@@ -126,15 +129,15 @@ def test_what_is_refused_is_told_apart(lab: Lab, world: World, tmp_path: Path) -
 
 def test_a_stripped_module_is_known_by_its_build_id(lab: Lab, tmp_path: Path) -> None:
     image = (Path(__file__).parent / "data/ko/frames.ko").read_bytes()
-    files = provision.lab_files(lab)
-    signer = signing.lab_signer(files, lab.name, None)
+    files = lifecycle.lab_files(lab)
+    signer = lab_key.lab_signer(files, lab.name, None)
     (tmp_path / "frames.ko").write_bytes(signer.sign(image, "frames.ko"))
-    assert not signing.was_stripped(files, image), "this is the module as it was before it was signed"
+    assert not lab_key.was_stripped(files, image), "this is the module as it was before it was signed"
     subprocess.run(["strip", "--strip-debug", tmp_path / "frames.ko"], check=True)
     stripped = (tmp_path / "frames.ko").read_bytes()
     assert read_signature(stripped) is None
-    assert signing.build_id(stripped) == signing.build_id(image)
-    assert signing.was_stripped(files, stripped)
+    assert lab_key.build_id(stripped) == lab_key.build_id(image)
+    assert lab_key.was_stripped(files, stripped)
 
 
 def test_no_sign_loads_what_make_left_even_where_the_guest_has_it_signed(lab: Lab, world: World) -> None:
@@ -155,7 +158,7 @@ def test_sign_with_a_file_signs_anywhere(lab: Lab, world: World, tmp_path: Path)
 def test_a_guest_that_comes_up_without_the_key_is_an_error(
     lab: Lab, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = signing.ensure_pair(dataclasses.replace(provision.lab_files(lab), root=lab.folder / "other"), "other")
+    other = lab_key.ensure_pair(dataclasses.replace(lifecycle.lab_files(lab), root=lab.folder / "other"), "other")
     real = varstore.make_store
     monkeypatch.setattr(varstore, "make_store", lambda t, c, o, d: real(t, other.certificate, o, d))
     result = go(lab, world)
@@ -200,45 +203,45 @@ def test_a_run_warns_of_a_key_that_others_can_read(lab: Lab, world: World) -> No
 
 def test_an_adopted_key_stays_where_it_is(lab: Lab, tmp_path: Path) -> None:
     mine = save_pair(*make_key_pair("mine"), tmp_path / "mine")
-    files = provision.lab_files(lab)
-    pair, aside = signing.adopt_pair(mine.key, None, files, None)
+    files = lifecycle.lab_files(lab)
+    pair, aside = lab_key.adopt_pair(mine.key, None, files, None)
     assert aside is None
     assert (files.keys / "mok.key").resolve() == mine.key
     assert (files.keys / "mok.der").read_bytes() == pair.der
-    assert signing.lab_signer(files, lab.name, None).pair.certificate == pair.certificate
-    assert signing.adopt_pair(mine.key, mine.certificate, files, None)[1] is None, "twice is the same as once"
-    provision.destroy_lab(World().host, lab, (), all_state=True, report=silent)
+    assert lab_key.lab_signer(files, lab.name, None).pair.certificate == pair.certificate
+    assert lab_key.adopt_pair(mine.key, mine.certificate, files, None)[1] is None, "twice is the same as once"
+    lifecycle.destroy_lab(World().host, lab, (), all_state=True, report=silent)
     assert not files.keys.exists()
     assert mine.key.is_file(), "what is not kmlab's is not destroyed"
 
 
 def test_the_pair_before_an_adopted_one_is_kept_until_all_is_destroyed(lab: Lab, tmp_path: Path) -> None:
-    files = provision.lab_files(lab)
-    own = signing.lab_signer(files, lab.name, None).pair
+    files = lifecycle.lab_files(lab)
+    own = lab_key.lab_signer(files, lab.name, None).pair
     mine = save_pair(*make_key_pair("mine"), tmp_path / "mine")
-    _, aside = signing.adopt_pair(mine.key, None, files, None)
+    _, aside = lab_key.adopt_pair(mine.key, None, files, None)
     assert aside is not None and load_pair(aside / "mok.key", aside / "mok.der").certificate == own.certificate
-    assert signing.adopt_pair(aside / "mok.key", None, files, None)[0].certificate == own.certificate, "and back"
-    provision.destroy_lab(World().host, lab, (), all_state=True, report=silent)
+    assert lab_key.adopt_pair(aside / "mok.key", None, files, None)[0].certificate == own.certificate, "and back"
+    lifecycle.destroy_lab(World().host, lab, (), all_state=True, report=silent)
     assert not aside.exists()
 
 
 def test_an_adopted_key_that_is_gone_is_said_and_another_one_can_be_given(lab: Lab, tmp_path: Path) -> None:
     mine, other = (save_pair(*make_key_pair(name), tmp_path / name) for name in ("mine", "other"))
-    files = provision.lab_files(lab)
-    signing.adopt_pair(mine.key, None, files, None)
+    files = lifecycle.lab_files(lab)
+    lab_key.adopt_pair(mine.key, None, files, None)
     mine.key.unlink()
     with pytest.raises(ConfigError, match=f"{mine.key}: this was made the lab's key and is not there any more"):
-        signing.ensure_pair(files, lab.name)
-    assert signing.adopt_pair(other.key, None, files, None)[1] is not None
-    assert signing.ensure_pair(files, lab.name).key.resolve() == other.key
+        lab_key.ensure_pair(files, lab.name)
+    assert lab_key.adopt_pair(other.key, None, files, None)[1] is not None
+    assert lab_key.ensure_pair(files, lab.name).key.resolve() == other.key
 
 
 def test_the_certificate_is_found_beside_the_key(tmp_path: Path) -> None:
     for key, certificate in (("MOK.priv", "MOK.der"), ("mok.key", "mok.pub"), ("signing_key.pem", "signing_key.x509")):
         (tmp_path / certificate).write_text("")
-        assert signing.certificate_beside(tmp_path / key) == tmp_path / certificate
-    assert signing.certificate_beside(tmp_path / "alone.key") is None
+        assert lab_key.certificate_beside(tmp_path / key) == tmp_path / certificate
+    assert lab_key.certificate_beside(tmp_path / "alone.key") is None
 
 
 def test_the_private_key_is_in_no_file_of_the_cache_the_guest_or_the_run(lab: Lab, world: World, xdg: Path) -> None:
@@ -306,7 +309,7 @@ def test_a_guest_whose_twin_is_not_in_the_lab_gets_one_for_the_moment(lab: Lab, 
     cells = matrix(alone, world, "plain")
     assert [cell.spec.name for cell in cells[::5]] == ["plain-secure", "plain"]
     assert all(cell.ok for cell in cells)
-    assert provision.lab_files(alone).guests() == ["plain"], "and nothing of it is left"
+    assert lifecycle.lab_files(alone).guests() == ["plain"], "and nothing of it is left"
 
 
 def test_what_was_not_expected_is_marked_in_the_matrix(lab: Lab, world: World) -> None:

@@ -16,11 +16,19 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kmlab.errors import ConfigError
-from kmlab.kernel.keynames import kernel_name, key_id
-from kmlab.kernel.modinfo import parse_modinfo
-from kmlab.kernel.sign import MODULES_ONLY, make_key_pair, sign_module
-from kmlab.kernel.signature import MAGIC, TRAILER, Verdict, read_signature, signed_content, strip_signature, verify
+from kmlab.common.errors import ConfigError
+from kmlab.kernel.module.modinfo import parse_modinfo
+from kmlab.kernel.signing.key_ids import kernel_name, key_id
+from kmlab.kernel.signing.sign import MODULES_ONLY, make_key_pair, sign_module
+from kmlab.kernel.signing.signature import (
+    MAGIC,
+    TRAILER,
+    Verdict,
+    read_signature,
+    signed_content,
+    strip_signature,
+    verify,
+)
 from tests.signed import (
     CERTIFICATE,
     DATA,

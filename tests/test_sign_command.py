@@ -23,8 +23,8 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
-from kmlab.kernel.sign import make_key_pair
-from kmlab.kernel.signature import MAGIC, Verdict, verify
+from kmlab.kernel.signing.sign import make_key_pair
+from kmlab.kernel.signing.signature import MAGIC, Verdict, verify
 from tests.program import Ended, Program
 
 KO = Path(__file__).parent / "data" / "ko" / "frames.ko"

@@ -11,65 +11,65 @@ from typing import NamedTuple
 
 import pytest
 
-from kmlab import store
-from kmlab.errors import LabError
+from kmlab.common import paths
+from kmlab.common.errors import LabError
 
 pytestmark = pytest.mark.usefixtures("xdg")
 
 
 def test_state_and_cache_follow_xdg(xdg: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert store.state_home() == xdg / "state" / "kmlab"
-    assert store.cache_home() == xdg / "cache" / "kmlab"
+    assert paths.state_home() == xdg / "state" / "kmlab"
+    assert paths.cache_home() == xdg / "cache" / "kmlab"
     monkeypatch.setenv("HOME", str(xdg))
     monkeypatch.delenv("XDG_STATE_HOME")
-    assert store.state_home() == xdg / ".local" / "state" / "kmlab"
+    assert paths.state_home() == xdg / ".local" / "state" / "kmlab"
 
 
 def test_a_relative_xdg_folder_counts_as_none(xdg: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(xdg))
     monkeypatch.setenv("XDG_CACHE_HOME", "here")
-    assert store.cache_home() == xdg / ".cache" / "kmlab"
+    assert paths.cache_home() == xdg / ".cache" / "kmlab"
 
 
 def test_labs_of_one_name_in_two_places_have_two_folders(xdg: Path) -> None:
-    one = store.LabFiles.of("lab", xdg / "one" / "lab.yaml")
-    two = store.LabFiles.of("lab", xdg / "two" / "lab.yaml")
+    one = paths.LabFiles.of("lab", xdg / "one" / "lab.yaml")
+    two = paths.LabFiles.of("lab", xdg / "two" / "lab.yaml")
     assert one.root != two.root
-    assert one.root == store.LabFiles.of("lab", xdg / "two" / ".." / "one" / "lab.yaml").root
+    assert one.root == paths.LabFiles.of("lab", xdg / "two" / ".." / "one" / "lab.yaml").root
     assert one.runs == xdg / "one" / ".kmlab" / "runs"
-    assert store.state_home() in one.keys.parents
+    assert paths.state_home() in one.keys.parents
 
 
 def test_a_lock_is_beside_what_it_guards(xdg: Path) -> None:
-    guest = store.LabFiles.of("lab", xdg / "lab.yaml").guest("debian")
+    guest = paths.LabFiles.of("lab", xdg / "lab.yaml").guest("debian")
     assert guest.lock.parent == guest.root.parent
 
 
 def test_a_file_is_written_whole_or_not_at_all(xdg: Path) -> None:
     place = xdg / "new" / "file.json"
-    store.write_text(place, "one", 0o600)
+    paths.write_text(place, "one", 0o600)
     assert place.stat().st_mode & 0o777 == 0o600
     with pytest.raises(OverflowError):
-        store.write_text(place, "two", 1 << 40)
+        paths.write_text(place, "two", 1 << 40)
     assert place.read_text() == "one"
     assert [path.name for path in place.parent.iterdir()] == ["file.json"]
 
 
 def test_a_record_that_was_cut_short_counts_as_none(xdg: Path) -> None:
     place = xdg / "record.json"
-    store.write_json(place, {"name": "Grüße"})
-    assert store.read_json(place) == {"name": "Grüße"}
+    paths.write_json(place, {"name": "Grüße"})
+    assert paths.read_json(place) == {"name": "Grüße"}
     place.write_bytes(place.read_bytes()[:-4])
-    assert store.read_json(place) is None
+    assert paths.read_json(place) is None
     place.write_bytes(b"\xff\xfe")
-    assert store.read_json(place) is None
-    assert store.read_json(xdg / "absent.json") is None
+    assert paths.read_json(place) is None
+    assert paths.read_json(xdg / "absent.json") is None
 
 
 def test_a_file_in_the_place_of_a_folder_is_one_clear_error(xdg: Path) -> None:
     (xdg / "state").write_text("")
     with pytest.raises(LabError, match="cannot make this folder: Not a directory") as caught:
-        store.make_folder(store.state_home())
+        paths.make_folder(paths.state_home())
     assert caught.value.hint is not None and "XDG_STATE_HOME" in caught.value.hint
 
 
@@ -79,8 +79,8 @@ def test_read_only_things_are_removed_too(xdg: Path) -> None:
     (folder / "sub" / "file").write_text("x")
     (folder / "sub" / "file").chmod(0o444)
     (folder / "sub").chmod(0o555)
-    store.remove_tree(folder)
-    store.remove_tree(folder)
+    paths.remove_tree(folder)
+    paths.remove_tree(folder)
     assert not folder.exists()
 
 
@@ -89,21 +89,21 @@ def test_removing_a_folder_leaves_what_its_links_point_to(xdg: Path) -> None:
     (xdg / "kept" / "file").write_text("x")
     (xdg / "gone").mkdir()
     (xdg / "gone" / "link").symlink_to(xdg / "kept")
-    store.remove_tree(xdg / "gone")
+    paths.remove_tree(xdg / "gone")
     assert (xdg / "kept" / "file").exists()
 
 
 def test_a_name_by_content_changes_with_any_part() -> None:
-    name = store.digest_of(1, "a", {"x": 1, "y": 2})
+    name = paths.digest_of(1, "a", {"x": 1, "y": 2})
     assert len(name) == 16
-    assert name == store.digest_of(1, "a", {"y": 2, "x": 1})
-    assert name != store.digest_of(1, "a", {"x": 1, "y": 3})
-    assert store.digest_of("ab", "c") != store.digest_of("a", "bc")
+    assert name == paths.digest_of(1, "a", {"y": 2, "x": 1})
+    assert name != paths.digest_of(1, "a", {"x": 1, "y": 3})
+    assert paths.digest_of("ab", "c") != paths.digest_of("a", "bc")
 
 
 def test_what_failed_half_way_is_not_published(xdg: Path) -> None:
     final, scratch = xdg / "final", xdg / "work"
-    with pytest.raises(KeyboardInterrupt), store.published(final, scratch) as folder:
+    with pytest.raises(KeyboardInterrupt), paths.published(final, scratch) as folder:
         (folder / "part").write_text("x")
         raise KeyboardInterrupt
     assert not final.exists()
@@ -113,29 +113,29 @@ def test_what_failed_half_way_is_not_published(xdg: Path) -> None:
 def test_what_went_well_takes_the_place_of_what_was_there(xdg: Path) -> None:
     final, scratch = xdg / "final", xdg / "work"
     for text in ("old", "new"):
-        with store.published(final, scratch) as folder:
+        with paths.published(final, scratch) as folder:
             (folder / "whole").write_text(text)
     assert (final / "whole").read_text() == "new"
     assert list(scratch.iterdir()) == []
 
 
 def test_half_made_things_bear_the_name_by_which_they_are_swept(xdg: Path) -> None:
-    with store.published(xdg / "0123456789abcdef", xdg / "work") as folder:
+    with paths.published(xdg / "0123456789abcdef", xdg / "work") as folder:
         assert folder.name.startswith("0123456789abcdef.")
 
 
 def test_json_keeps_every_character(xdg: Path) -> None:
-    store.write_json(xdg / "a.json", ["\x00\u202e\U0001f600"])
+    paths.write_json(xdg / "a.json", ["\x00\u202e\U0001f600"])
     assert json.loads((xdg / "a.json").read_bytes()) == ["\x00\u202e\U0001f600"]
 
 
 def test_a_socket_s_path_is_measured_in_bytes(xdg: Path) -> None:
-    fitting = store.SOCKET_PATH_LIMIT - len("/lib/domain-99-kmlab/monitor.sock")
-    store.check_socket_path(Path("/" + "a" * (fitting - 1)))
+    fitting = paths.SOCKET_PATH_LIMIT - len("/lib/domain-99-kmlab/monitor.sock")
+    paths.check_socket_path(Path("/" + "a" * (fitting - 1)))
     with pytest.raises(LabError, match="too long for a socket"):
-        store.check_socket_path(Path("/" + "a" * fitting))
+        paths.check_socket_path(Path("/" + "a" * fitting))
     with pytest.raises(LabError, match="too long for a socket"):
-        store.check_socket_path(Path("/" + "ä" * (fitting // 2 + 1)))
+        paths.check_socket_path(Path("/" + "ä" * (fitting // 2 + 1)))
     assert len(os.fsencode("ä")) == 2
 
 
@@ -150,11 +150,11 @@ def test_a_write_that_found_no_room_says_on_which_disk_and_which_variable_moves_
 ) -> None:
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Space(9 << 30, 0, 0 if "state" in str(path) else 8 << 30))
-    store.make_folder(store.state_home())
-    said = store.no_room(full)
-    assert said is not None and said.message == f"{store.state_home()}: No space left on device"
+    paths.make_folder(paths.state_home())
+    said = paths.no_room(full)
+    assert said is not None and said.message == f"{paths.state_home()}: No space left on device"
     assert said.hint is not None and "XDG_STATE_HOME" in said.hint
-    named = store.no_room(OSError(errno.ENOSPC, "No space left on device", str(store.cache_home() / "x")))
-    assert named is not None and named.message == f"{store.cache_home()}/x: No space left on device"
+    named = paths.no_room(OSError(errno.ENOSPC, "No space left on device", str(paths.cache_home() / "x")))
+    assert named is not None and named.message == f"{paths.cache_home()}/x: No space left on device"
     assert named.hint is not None and "XDG_CACHE_HOME" in named.hint
-    assert store.no_room(OSError(errno.EACCES, "Permission denied")) is None
+    assert paths.no_room(OSError(errno.EACCES, "Permission denied")) is None

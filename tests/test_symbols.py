@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kmlab.errors import ConfigError
-from kmlab.kernel.symbols import (
+from kmlab.common.errors import ConfigError
+from kmlab.kernel.symbols.symbolizer import (
     Kallsyms,
     Location,
     ModuleSymbols,

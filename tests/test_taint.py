@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kmlab.kernel.taint import FLAGS, find_taint, parse_taint_letters, taint_mask, taint_meaning, taint_names
+from kmlab.kernel.log.taint import FLAGS, find_taint, parse_taint_letters, taint_mask, taint_meaning, taint_names
 
 
 def test_an_out_of_tree_module_gives_4096() -> None:

@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 import pytest
 
-from kmlab import store
-from kmlab.errors import ImageError, LabError
-from kmlab.host import gpgv
-from kmlab.provision import fetch
+from kmlab.common import paths
+from kmlab.common.errors import ImageError, LabError
+from kmlab.host.net import gpgv
+from kmlab.provision.images import published_image
 from tests.publisher import Publisher, Request, Signer
 from tests.watched import NEW, OLD, Site, at, pin
 
@@ -213,7 +213,7 @@ def test_no_tampered_image_is_read_by_qemu_or_cached(
     with pytest.raises(LabError, match=why):
         site.pull()
     assert site.nothing_was_read(), site.calls
-    assert not list(store.downloads().glob("*.part*"))
+    assert not list(paths.downloads().glob("*.part*"))
 
 
 def test_there_are_enough_kinds_of_tampering() -> None:
@@ -238,7 +238,7 @@ def test_a_release_older_than_one_that_was_seen_is_refused(site: Site, images: t
         site.pull()
     assert [new.parent.name] == site.cached
     # Even when the cache was emptied in between.
-    store.remove_tree(store.cache_home())
+    paths.remove_tree(paths.cache_home())
     with pytest.raises(ImageError, match="older"):
         site.pull()
     assert site.nothing_was_read()
@@ -357,4 +357,4 @@ def test_a_cached_image_that_was_altered_is_found_by_verify_and_not_booted(
     disk.write_bytes(images[1][:-1] + b"x")
     with pytest.raises(ImageError, match="altered since it was made"):
         site.pull(refresh=False)
-    assert fetch.vouched_for(disk.parent, site.folder) == "not the image that its publisher signed"
+    assert published_image.vouched_for(disk.parent, site.folder) == "not the image that its publisher signed"

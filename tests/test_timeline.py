@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from kmlab import timeline
-from kmlab.errors import ConfigError
-from kmlab.lab import Expect
-from kmlab.module import Step
-from kmlab.result import RunResult
+from kmlab.common.errors import ConfigError
+from kmlab.config.lab import Expect
+from kmlab.report import timeline
+from kmlab.run.guest_commands import Step
+from kmlab.run.result import RunResult
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -14,13 +14,16 @@ from pathlib import Path
 import pytest
 from labs import SHORT, lab_of
 
-from kmlab import collect, module, store, trees
-from kmlab.build import check_folder, mirror
-from kmlab.errors import ConfigError, LabError
-from kmlab.host import disks, sandbox
-from kmlab.host.beneath import Beneath
-from kmlab.meant import modules_under
-from kmlab.module import read_folder
+from kmlab.common import folder_tree, paths
+from kmlab.common.errors import ConfigError, LabError
+from kmlab.diagnosis import console
+from kmlab.host.disk import disks
+from kmlab.host.process import sandbox
+from kmlab.host.process.untrusted_folder import Beneath
+from kmlab.run import guest_commands
+from kmlab.run.build import check_folder, mirror
+from kmlab.run.guest_commands import read_folder
+from kmlab.run.selection import modules_under
 
 DEPTH = 1200
 LONG = "a-name-that-is-long-enough"
@@ -50,18 +53,18 @@ def deep(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_tree_deeper_than_the_stack_and_the_longest_path_is_removed(deep: Path) -> None:
-    store.remove_tree(deep)
+    paths.remove_tree(deep)
     assert not deep.exists()
-    store.remove_tree(deep)
+    paths.remove_tree(deep)
 
 
 def test_every_file_of_a_deep_tree_is_met_and_the_paths_end_at_path_max(deep: Path) -> None:
-    with trees.opened(deep) as top:
-        found = list(trees.walk(top))
+    with folder_tree.opened(deep) as top:
+        found = list(folder_tree.walk(top))
     assert sum(stat.S_ISDIR(f.status.st_mode) for f in found) == DEPTH
     assert sum(f.name == "file.ko" for f in found) == DEPTH // 100 + 1
-    paths = [f.path for f in found if f.path is not None]
-    assert paths and max(map(len, paths)) < trees.PATH_MAX
+    places = [f.path for f in found if f.path is not None]
+    assert places and max(map(len, places)) < folder_tree.PATH_MAX
 
 
 def test_a_folder_beneath_which_a_build_dug_is_listed_cleared_and_given_away(deep: Path, tmp_path: Path) -> None:
@@ -74,19 +77,19 @@ def test_a_folder_beneath_which_a_build_dug_is_listed_cleared_and_given_away(dee
 def test_a_sandbox_of_root_s_is_given_a_deep_folder(deep: Path) -> None:
     if os.geteuid() == 0:
         sandbox._give(deep)
-        with trees.opened(deep) as top:
-            assert {f.status.st_uid for f in trees.walk(top)} == {sandbox._ALIEN}
+        with folder_tree.opened(deep) as top:
+            assert {f.status.st_uid for f in folder_tree.walk(top)} == {sandbox._ALIEN}
 
 
 def test_a_deep_run_s_folder_goes_with_the_oldest(deep: Path, tmp_path: Path) -> None:
     (tmp_path / "z-newer").mkdir()
-    collect.keep_latest(tmp_path, 1, 1 << 30)
+    console.keep_latest(tmp_path, 1, 1 << 30)
     assert not deep.exists()
 
 
 def test_the_size_of_a_deep_tree_is_measured(deep: Path) -> None:
     assert disks.size_on_disk(deep) == 0
-    assert trees.size_of(deep) == 0
+    assert folder_tree.size_of(deep) == 0
 
 
 def test_a_module_s_folder_that_is_too_deep_is_one_clear_line(deep: Path) -> None:
@@ -100,7 +103,7 @@ def test_short_names_lie_too_deep_as_well(tmp_path: Path, depth: int) -> None:
     dig(tmp_path, depth, "d")
     with pytest.raises(ConfigError, match="folders in folders"):
         read_folder(tmp_path)
-    store.remove_tree(tmp_path / "d")
+    paths.remove_tree(tmp_path / "d")
 
 
 def test_folders_without_rights_are_removed_even_by_who_is_not_root(tmp_path: Path) -> None:
@@ -111,7 +114,7 @@ def test_folders_without_rights_are_removed_even_by_who_is_not_root(tmp_path: Pa
         (top / folder).chmod(0)
     # Root may enter any folder, so it becomes somebody else for a moment.
     with as_nobody(tmp_path):
-        store.remove_tree(top)
+        paths.remove_tree(top)
     assert not top.exists()
 
 
@@ -138,35 +141,35 @@ def test_links_are_removed_and_never_followed(tmp_path: Path) -> None:
     (tmp_path / "top").mkdir()
     (tmp_path / "top/out").symlink_to(precious)
     (tmp_path / "top/up").symlink_to("..")
-    with trees.opened(tmp_path / "top") as top:
-        assert [f.path for f in trees.walk(top)] == ["out", "up"]
-    store.remove_tree(tmp_path / "top")
+    with folder_tree.opened(tmp_path / "top") as top:
+        assert [f.path for f in folder_tree.walk(top)] == ["out", "up"]
+    paths.remove_tree(tmp_path / "top")
     assert (precious / "file").exists()
     (tmp_path / "named").symlink_to(precious)
-    store.remove_tree(tmp_path / "named")
+    paths.remove_tree(tmp_path / "named")
     assert (precious / "file").exists() and not (tmp_path / "named").is_symlink()
 
 
 def test_names_of_any_bytes_are_walked_and_removed(tmp_path: Path) -> None:
     top = os.fsencode(tmp_path / "top")
     os.makedirs(top + b"/m\xff\n\x1b[31m/\xe2\x80\xae")
-    with trees.opened(top) as handle:
-        names = [os.fsencode(f.path or "") for f in trees.walk(handle)]
+    with folder_tree.opened(top) as handle:
+        names = [os.fsencode(f.path or "") for f in folder_tree.walk(handle)]
     assert names == [b"m\xff\n\x1b[31m", b"m\xff\n\x1b[31m/\xe2\x80\xae"]
-    store.remove_tree(tmp_path / "top")
+    paths.remove_tree(tmp_path / "top")
     assert not (tmp_path / "top").exists()
 
 
 def test_what_cannot_be_removed_is_a_lab_error_with_a_visible_name(tmp_path: Path) -> None:
     with pytest.raises(LabError, match=r"cannot remove this folder"):
-        store.remove_tree(Path("/proc/self"))
+        paths.remove_tree(Path("/proc/self"))
 
 
 def test_a_folder_that_is_moved_meanwhile_ends_the_walk(tmp_path: Path) -> None:
     (tmp_path / "top/a/b").mkdir(parents=True)
     (tmp_path / "top/z").mkdir()
-    with trees.opened(tmp_path / "top") as top, pytest.raises(OSError, match="moved"):
-        for found in trees.walk(top):
+    with folder_tree.opened(tmp_path / "top") as top, pytest.raises(OSError, match="moved"):
+        for found in folder_tree.walk(top):
             if found.name == "b":
                 shutil.move(tmp_path / "top/a", tmp_path / "elsewhere")
 
@@ -193,7 +196,7 @@ def test_other_places_are_one_clear_line(folder: str) -> None:
 
 
 def test_a_folder_of_very_many_files_is_no_module_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MOST_SOURCES", 20)
+    monkeypatch.setattr(guest_commands, "_MOST_SOURCES", 20)
     for number in range(30):
         (tmp_path / str(number)).touch()
     with pytest.raises(ConfigError, match="holds more than 20 files"):
@@ -250,4 +253,4 @@ def test_a_file_that_becomes_a_pipe_while_it_is_sent_is_bad_input(tmp_path: Path
     (tmp_path / "a.c").unlink()
     os.mkfifo(tmp_path / "a.c")
     with pytest.raises(ConfigError, match=r"a\.c: is no regular file any more"):
-        module.read_source(tmp_path, "a.c")
+        guest_commands.read_source(tmp_path, "a.c")

@@ -9,15 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from kmlab import ahead, collect, many, provision, run, store
-from kmlab.ahead import Ahead, Builds
 from kmlab.cli import app
-from kmlab.collect import Witness
-from kmlab.errors import ConfigError, LabError, unexpected
-from kmlab.events import Deadline, silent
-from kmlab.host.agent import AgentShell
-from kmlab.lab import GuestSpec, Lab
-from kmlab.many import GoOn
+from kmlab.common import paths
+from kmlab.common.errors import ConfigError, LabError, unexpected
+from kmlab.common.events import Deadline, silent
+from kmlab.config.lab import GuestSpec, Lab
+from kmlab.diagnosis import console
+from kmlab.diagnosis.console import Witness
+from kmlab.host.channel.agent import AgentShell
+from kmlab.provision import lifecycle
+from kmlab.run import parallel, run, sandbox_build
+from kmlab.run.parallel import GoOn
+from kmlab.run.sandbox_build import Ahead, Builds
 from kmlab.testing import RELEASE
 from tests.story import Go
 from tests.test_sandbox import guest_record
@@ -52,9 +55,9 @@ def test_a_build_thread_hands_on_what_it_ended_of(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(provision, "toolchain_for", lambda *_: tmp_path)
-    monkeypatch.setattr(ahead, where, fail)
-    files = store.GuestFiles(tmp_path / "guest")
+    monkeypatch.setattr(lifecycle, "toolchain_for", lambda *_: tmp_path)
+    monkeypatch.setattr(sandbox_build, where, fail)
+    files = paths.GuestFiles(tmp_path / "guest")
     wanted = lab.module_for(lab.folder / "hello")
     under = Ahead(lab, files, wanted, lambda accel: 60.0, silent, Builds())
     with under.under_way(guest_record(release=RELEASE)):
@@ -83,10 +86,10 @@ def test_what_ends_a_run_is_its_outcome_and_others_go_on(
 def test_a_witness_that_has_gone_blind_ends_the_run_as_an_error(
     go: Go, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
 ) -> None:
-    def fail(self: collect.ConsoleReader, chunk: bytes) -> None:
+    def fail(self: console.ConsoleReader, chunk: bytes) -> None:
         raise error
 
-    monkeypatch.setattr(collect.ConsoleReader, "feed", fail)
+    monkeypatch.setattr(console.ConsoleReader, "feed", fail)
     result = go()
     assert (result.outcome, result.ok) == ("error", False)
     assert "the guest's console could not be read any more" in (result.reason or "") and said in (result.reason or "")
@@ -112,7 +115,7 @@ def test_guests_side_by_side_go_on_without_the_one_that_failed(
 
     specs = list(lab.guests.values())
     with pytest.raises(LabError) as caught:
-        many._Workers(lab, specs, work, silent).finish(1)
+        parallel._Workers(lab, specs, work, silent).finish(1)
     assert said in caught.value.message and caught.value.__cause__ is error
     assert done == [spec.name for spec in specs if spec.name != "debian"]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kmlab.errors import LabError
-from kmlab.host.vmcore import unflatten
+from kmlab.common.errors import LabError
+from kmlab.host.disk.vmcore import unflatten
 
 PIECES = [(4096, b"second"), (0, b"KDUMP   \x06\0\0\0" + bytes(500)), (1 << 20, b"the end")]
 

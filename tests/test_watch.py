@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from kmlab import run, watch
-from kmlab.errors import ConfigError, KmlabError
-from kmlab.events import Event, Note, Started
-from kmlab.guest import read_record
-from kmlab.lab import load_lab
-from kmlab.provision import lab_files
-from kmlab.result import RunResult
+from kmlab.common.errors import ConfigError, KmlabError
+from kmlab.common.events import Event, Note, Started
+from kmlab.config.lab import load_lab
+from kmlab.provision.guest import read_record
+from kmlab.provision.lifecycle import lab_files
+from kmlab.run import run, watch
+from kmlab.run.result import RunResult
+from kmlab.run.watch import Watched
 from kmlab.testing import Act, FakeModule, FakeSaves, World
-from kmlab.watch import Watched
 from tests.story import LAB, OOPS, PANIC
 
 

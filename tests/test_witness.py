@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from kmlab import provision, run
-from kmlab.events import Event
-from kmlab.lab import Lab
+from kmlab.common.events import Event
+from kmlab.config.lab import Lab
+from kmlab.provision import lifecycle
+from kmlab.run import run
 from kmlab.testing import Act, World
 from tests.story import OOPS, PANIC, Go, notes, record_of, step
 
@@ -59,7 +60,7 @@ def test_a_guest_whose_console_fell_silent_is_restored_before_the_next_run(
     assert go(load=Act(kernel=("hello again",), taint=OOT)).outcome == "pass"
     assert world.asked == ["restore"]
     assert notes(events) == ["restored, because its console had fallen silent"]
-    assert len(list(provision.lab_files(lab).runs.iterdir())) == 2, "the run that was given up leaves no folder"
+    assert len(list(lifecycle.lab_files(lab).runs.iterdir())) == 2, "the run that was given up leaves no folder"
 
 
 def test_a_module_that_insmod_did_not_load_is_no_pass(go: Go, lab: Lab, world: World) -> None:

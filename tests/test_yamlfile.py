@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmlab import yamlfile, yamltypes
-from kmlab.errors import ConfigError
-from kmlab.yamltypes import Duration, Name, Size
+from kmlab.common.errors import ConfigError
+from kmlab.config.yaml import reader, types
+from kmlab.config.yaml.types import Duration, Name, Size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,7 @@ class File:
 
 def read(text: str | bytes) -> File:
     data = text if isinstance(text, bytes) else text.encode()
-    return yamlfile.parse(data, "f.yaml").into(File, origin="given")
+    return reader.parse(data, "f.yaml").into(File, origin="given")
 
 
 def refused(text: str | bytes) -> ConfigError:
@@ -276,9 +276,9 @@ def test_a_file_larger_than_a_mebibyte_is_refused(tmp_path: Path) -> None:
     large = tmp_path / "f.yaml"
     large.write_bytes(b"#" * ((1 << 20) + 1))
     with pytest.raises(ConfigError, match="larger than 1024 KiB"):
-        yamlfile.load(large, File)
+        reader.load(large, File)
     large.write_bytes(b"title: t\n" + b"#" * ((1 << 20) - 9))
-    assert yamlfile.load(large, File).title == "t"
+    assert reader.load(large, File).title == "t"
 
 
 def test_what_is_no_file_is_told_by_its_name(tmp_path: Path) -> None:
@@ -290,14 +290,14 @@ def test_what_is_no_file_is_told_by_its_name(tmp_path: Path) -> None:
         (tmp_path / "nul\0", "not a file name"),
     ]:
         with pytest.raises(ConfigError, match=why):
-            yamlfile.load(path, File)
+            reader.load(path, File)
 
 
 def test_a_file_below_the_working_folder_is_named_shortly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "f.yaml").write_text("x: y\n")
     with pytest.raises(ConfigError, match=r"^f\.yaml:1: unknown key"):
-        yamlfile.load(tmp_path / "f.yaml", File)
+        reader.load(tmp_path / "f.yaml", File)
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_fine() -> None:
@@ -306,29 +306,29 @@ def test_a_byte_order_mark_and_windows_line_ends_are_fine() -> None:
 
 
 def test_where_finds_the_line_of_a_key_or_of_the_nearest_one_above_it() -> None:
-    lines = yamlfile.parse(b"title: t\nparts:\n  one:\n    words:\n      - a\n      - b\n", "f.yaml").lines()
-    assert yamlfile.where("f.yaml", lines, "parts", "one", "words", "1") == "f.yaml:6"
-    assert yamlfile.where("f.yaml", lines, "parts", "one", "words") == "f.yaml:4"
-    assert yamlfile.where("f.yaml", lines, "parts", "one", "count") == "f.yaml:3"
-    assert yamlfile.where("f.yaml", lines, "nowhere") == "f.yaml:1"
+    lines = reader.parse(b"title: t\nparts:\n  one:\n    words:\n      - a\n      - b\n", "f.yaml").lines()
+    assert reader.where("f.yaml", lines, "parts", "one", "words", "1") == "f.yaml:6"
+    assert reader.where("f.yaml", lines, "parts", "one", "words") == "f.yaml:4"
+    assert reader.where("f.yaml", lines, "parts", "one", "count") == "f.yaml:3"
+    assert reader.where("f.yaml", lines, "nowhere") == "f.yaml:1"
 
 
 @pytest.mark.parametrize(("text", "size"), [("512M", 512 << 20), ("1g", 1 << 30), ("2 GiB", 2 << 30), ("1.5K", 1536)])
 def test_sizes_are_binary(text: str, size: int) -> None:
-    assert yamltypes.parse_size(text) == size
+    assert types.parse_size(text) == size
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("30", 30), ("30s", 30), ("1.5", 1.5), ("500ms", 0.5), ("1h", 3600)])
 def test_durations_are_seconds_unless_a_unit_says_otherwise(text: str, seconds: float) -> None:
-    assert yamltypes.parse_duration(text) == seconds
+    assert types.parse_duration(text) == seconds
 
 
 def test_a_pattern_is_a_part_of_a_line_or_a_regular_expression_between_slashes() -> None:
-    assert yamltypes.matches("Hello (w", "[1.0] Hello (world)")
-    assert not yamltypes.matches("H.llo", "Hello")
-    assert yamltypes.matches("/H.l+o$/", "Hello")
-    assert not yamltypes.matches("/^ello/", "Hello")
-    assert yamltypes.matches("/", "a/b")
+    assert types.matches("Hello (w", "[1.0] Hello (world)")
+    assert not types.matches("H.llo", "Hello")
+    assert types.matches("/H.l+o$/", "Hello")
+    assert not types.matches("/^ello/", "Hello")
+    assert types.matches("/", "a/b")
 
 
 _YAML = st.text(st.sampled_from("abtrue: -[]{}#&*!|>'\"%@`,?<\n\t\r~\\x019=\0\x1b\u2028é\ufeff"), max_size=200)

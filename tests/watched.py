@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from kmlab import provision, store
-from kmlab.events import Event, Note
-from kmlab.lab import load_lab
+from kmlab.common import paths
+from kmlab.common.events import Event, Note
+from kmlab.config.lab import load_lab
+from kmlab.provision import lifecycle
 from kmlab.testing import World
 from tests.publisher import Publisher
 
@@ -33,12 +34,12 @@ class Site:
     def pull(self, *, refresh: bool = True) -> Path:
         lab = load_lab(self.folder / "lab.yaml")
         with World() as world:
-            return provision.guest_image(world.host, lab, lab.guest("g"), self.hear, refresh=refresh)
+            return lifecycle.guest_image(world.host, lab, lab.guest("g"), self.hear, refresh=refresh)
 
     @property
     def cached(self) -> list[str]:
         """Names in the cache of images, and of half-made ones."""
-        places = (store.images(), store.work())
+        places = (paths.images(), paths.work())
         return [p.name for place in places if place.is_dir() for p in place.iterdir() if p.is_dir()]
 
     def nothing_was_read(self) -> bool:

@@ -22,17 +22,17 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from kmlab import store
-from kmlab.kernel.crash import Crash
-from kmlab.kernel.elf import read_object
-from kmlab.kernel.klog import parse_log
-from kmlab.kernel.leftbehind import Sections
-from kmlab.kernel.locating import located
-from kmlab.kernel.oops import find_crashes
-from kmlab.lab import Lab, load_lab
-from kmlab.module import workshop
-from kmlab.provision import lab_files
-from kmlab.result import crash_to_json
+from kmlab.common import paths
+from kmlab.config.lab import Lab, load_lab
+from kmlab.kernel.crash.crash import Crash
+from kmlab.kernel.crash.scanner import find_crashes
+from kmlab.kernel.crash.source_lines import located
+from kmlab.kernel.crash.unloaded_module import Sections
+from kmlab.kernel.log.records import parse_log
+from kmlab.kernel.symbols.elf import read_object
+from kmlab.provision.lifecycle import lab_files
+from kmlab.run.guest_commands import workshop
+from kmlab.run.result import crash_to_json
 from tests import crashers
 
 DATA = Path(__file__).parents[1] / "tests" / "data"
@@ -55,8 +55,8 @@ def main(lab: Lab) -> None:
 
 def boots() -> None:
     """What each kernel said when it booted, where nothing went wrong."""
-    for folder in store.checkpoints().iterdir():
-        checkpoint, log = store.read_json(folder / "checkpoint.json"), folder / "boot.log"
+    for folder in paths.checkpoints().iterdir():
+        checkpoint, log = paths.read_json(folder / "checkpoint.json"), folder / "boot.log"
         if isinstance(checkpoint, dict) and log.exists():
             name = f"benign-boot-{checkpoint['release']}.txt"
             (DATA / "oops" / name).write_bytes(b"# expect: count: 0\n" + log.read_bytes())

@@ -11,13 +11,13 @@ import sys
 from datetime import datetime, timezone
 from pathlib import Path
 
-from kmlab import catalog
-from kmlab.errors import KmlabError
-from kmlab.events import Deadline
-from kmlab.host import download
-from kmlab.provision.plan import catalogued, mirror_of
-from kmlab.provision.source import Published
-from kmlab.provision.trust import digest_in, read_signed
+from kmlab.common.errors import KmlabError
+from kmlab.common.events import Deadline
+from kmlab.config import catalog
+from kmlab.host.net import download
+from kmlab.provision.images.trust import digest_in, read_signed
+from kmlab.provision.plan.plan import catalogued, mirror_of
+from kmlab.provision.plan.source import Published
 
 LISTING_LIMIT = 8 << 20
 PATIENCE = 300.0

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from benchmarks.frame import Figure
 from benchmarks.world import World
-from kmlab import catalog, store
+from kmlab.common import paths
+from kmlab.config import catalog
 from kmlab.virt.firmware import choose
 
 _IMAGE = "debian-12"
@@ -31,7 +32,7 @@ def first_up(world: World) -> float:
         return took
     finally:
         world.kmlab("down")
-        store.remove_tree(cache)
+        paths.remove_tree(cache)
 
 
 def unpack_and_boot(world: World) -> float:
@@ -53,7 +54,7 @@ def _unpack(world: World) -> float:
 def _boot(world: World) -> float:
     _, told = world.run_json("up")
     world.kmlab("down")
-    base = store.bases() / str(told["guests"][0]["base"])
+    base = paths.bases() / str(told["guests"][0]["base"])
     folder = world.folder / "boot"
     folder.mkdir()
     arch = os.uname().machine

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from benchmarks.frame import Figure
 from benchmarks.world import World
-from kmlab import store
-from kmlab.host import disks
+from kmlab.common import paths
+from kmlab.host.disk import disks
 
 _GUESTS = ("one", "two", "three", "four")
 _EXAMPLES = ("hello", "init_exit", "params", "multi", "oops", "build_error")
@@ -48,8 +48,8 @@ def disk_of_base_and_checkpoint(world: World) -> float:
     """What a guest would take that shares nothing: image, base and checkpoint of its own."""
     _, told = world.run_json("up", _GUESTS[0], lab=_lab(world))
     (guest,) = told["guests"]
-    image = store.read_json(store.bases() / guest["base"] / "base.json")["image"]
-    folders = (store.images() / image, store.bases() / guest["base"], store.checkpoints() / guest["checkpoint"])
+    image = paths.read_json(paths.bases() / guest["base"] / "base.json")["image"]
+    folders = (paths.images() / image, paths.bases() / guest["base"], paths.checkpoints() / guest["checkpoint"])
     return sum(map(disks.size_on_disk, folders)) / 2**20
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from benchmarks.frame import Figure
 from benchmarks.world import SCRATCH, World
-from kmlab.host.keys import save_pair, saved_in
-from kmlab.kernel.sign import make_key_pair
+from kmlab.host.key_files import save_pair, saved_in
+from kmlab.kernel.signing.sign import make_key_pair
 
 _LAB = """\
 name: secure

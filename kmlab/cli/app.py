@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from kmlab import __version__
-from kmlab.cli import lab, look, module, sign, watching
-from kmlab.cli.asked import manner
-from kmlab.errors import KmlabError, unexpected
+from kmlab.cli import inspect_commands, lab_commands, module_commands, sign_commands, watch_command
+from kmlab.cli.options import manner
+from kmlab.common.errors import KmlabError, unexpected
 
 if TYPE_CHECKING:
     from kmlab.host import Host
@@ -33,32 +33,32 @@ app = typer.Typer(
 images = typer.Typer(help="The catalogue of images, and the cache.", no_args_is_help=True, rich_markup_mode=None)
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
-    lab.init,
-    lab.doctor,
-    lab.up,
-    module.run,
-    watching.watch,
-    module.test,
-    module.build,
-    module.load,
-    module.unload,
-    sign.sign,
-    module.crashes,
-    look.status,
-    look.log,
-    look.ssh,
-    look.console,
-    lab.reset,
-    lab.down,
-    lab.destroy,
+    lab_commands.init,
+    lab_commands.doctor,
+    lab_commands.up,
+    module_commands.run,
+    watch_command.watch,
+    module_commands.test,
+    module_commands.build,
+    module_commands.load,
+    module_commands.unload,
+    sign_commands.sign,
+    module_commands.crashes,
+    inspect_commands.status,
+    inspect_commands.log,
+    inspect_commands.ssh,
+    inspect_commands.console,
+    lab_commands.reset,
+    lab_commands.down,
+    lab_commands.destroy,
 )
 _IMAGE_COMMANDS: dict[str, Callable[..., None]] = {
-    "list": lab.image_list,
-    "pull": lab.image_pull,
-    "build": lab.image_build,
-    "kernels": lab.image_kernels,
-    "verify": lab.image_verify,
-    "prune": lab.image_prune,
+    "list": lab_commands.image_list,
+    "pull": lab_commands.image_pull,
+    "build": lab_commands.image_build,
+    "kernels": lab_commands.image_kernels,
+    "verify": lab_commands.image_verify,
+    "prune": lab_commands.image_prune,
 }
 for command in _COMMANDS:
     app.command()(command)
@@ -127,9 +127,9 @@ def program() -> NoReturn:
 
 def _foreseen(error: Exception) -> KmlabError:
     """One line for what nobody foresaw; its traceback is shown with --debug."""
-    from kmlab import store
+    from kmlab.common import paths
 
-    full = store.no_room(error) if isinstance(error, OSError) else None
+    full = paths.no_room(error) if isinstance(error, OSError) else None
     found = full or unexpected(error, "kmlab could not go on")
     found.__cause__ = error
     return found

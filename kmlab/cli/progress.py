@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from kmlab.events import Event, Finished, Note, Progress, Report, Started, printable
+from kmlab.common.events import Event, Finished, Note, Progress, Report, Started, printable
 
 _REMIND = 15.0
 """Seconds between two lines about the same wait, where no line can be drawn over."""

@@ -10,21 +10,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kmlab import trees
 from kmlab.cli import progress
-from kmlab.errors import KmlabError
-from kmlab.events import printable, readable
+from kmlab.common import folder_tree
+from kmlab.common.errors import KmlabError
+from kmlab.common.events import printable, readable
 
 if TYPE_CHECKING:
-    from kmlab.cache import GuestStatus, ListedImage
-    from kmlab.guest import GuestRecord
-    from kmlab.host.checkup import Finding
-    from kmlab.kernel.crash import Crash
-    from kmlab.kernel.diagnostics import Diagnostic
-    from kmlab.kernel.klog import Record
-    from kmlab.kernel.releases import Release
-    from kmlab.lab import Lab
-    from kmlab.result import RunResult
+    from kmlab.config.lab import Lab
+    from kmlab.host.hypervisor.doctor import Finding
+    from kmlab.kernel.build.diagnostics import Diagnostic
+    from kmlab.kernel.build.kernel_releases import Release
+    from kmlab.kernel.crash.crash import Crash
+    from kmlab.kernel.log.records import Record
+    from kmlab.provision.cache import GuestStatus, ListedImage
+    from kmlab.provision.guest import GuestRecord
+    from kmlab.run.result import RunResult
 
 _LOG_SHOWN = 30
 _DIAGNOSTICS_SHOWN = 20
@@ -135,7 +135,7 @@ def _near(path: Path | None) -> str:
 
 def _taint(result: RunResult) -> Iterator[str]:
     """What the run did to the kernel's taint, beyond that a module of one's own always sets it."""
-    from kmlab.kernel.taint import taint_meaning, taint_names
+    from kmlab.kernel.log.taint import taint_meaning, taint_names
 
     for bit, step in sorted(result.tainted_by.items()):
         (name,) = taint_names(1 << bit)
@@ -163,7 +163,7 @@ def one_line(result: RunResult) -> None:
 def crashes(found: Sequence[Crash], notes: Sequence[str], source: Path | None, *, as_json: bool) -> None:
     """Findings of a saved log; `source` is the folder of the sources that the lines are of."""
     if as_json:
-        from kmlab.result import crash_to_json
+        from kmlab.run.result import crash_to_json
 
         document(
             {"schema": "kmlab.crashes/1", "crashes": [crash_to_json(crash) for crash in found], "notes": list(notes)}
@@ -188,7 +188,7 @@ def _crash(crash: Crash, source: Path | None, frames: int) -> Iterator[str]:
         inlined = " (inlined)" if frame.inlined else ""
         yield f"    {frame.function} {module} {where}{inlined}".rstrip()
     if source and crash.file and crash.line:
-        from kmlab.kernel.symbols import excerpt
+        from kmlab.kernel.symbols.symbolizer import excerpt
 
         # Before Python 3.13, a circle of links is a RuntimeError.
         with contextlib.suppress(OSError, ValueError, RuntimeError):
@@ -196,8 +196,8 @@ def _crash(crash: Crash, source: Path | None, frames: int) -> Iterator[str]:
             file = (source / crash.file).resolve()
             if not file.is_relative_to(source.resolve()):
                 return
-            with trees.opened(file.parent) as folder:
-                content = trees.read_file(folder, file.name, _LARGEST_SHOWN) or b""
+            with folder_tree.opened(file.parent) as folder:
+                content = folder_tree.read_file(folder, file.name, _LARGEST_SHOWN) or b""
             for line in excerpt(content.decode("utf-8", "replace"), crash.line):
                 yield f"    {'>' if line.marked else ' '} {line.number:4}  {line.text}"
 
@@ -205,7 +205,7 @@ def _crash(crash: Crash, source: Path | None, frames: int) -> Iterator[str]:
 def guests(lab: Lab, records: Sequence[GuestRecord], *, as_json: bool, what: str) -> None:
     """Guests that were just brought up."""
     if as_json:
-        from kmlab.guest import describe
+        from kmlab.provision.guest import describe
 
         document({"schema": what, "lab": lab.name, "guests": [describe(r) for r in records]})
         return
@@ -215,8 +215,8 @@ def guests(lab: Lab, records: Sequence[GuestRecord], *, as_json: bool, what: str
 
 def statuses(lab: Lab, found: Sequence[GuestStatus], *, as_json: bool) -> None:
     """`kmlab status`."""
-    from kmlab.guest import describe
-    from kmlab.host.accel import last_choice
+    from kmlab.host.hypervisor.accel import last_choice
+    from kmlab.provision.guest import describe
 
     choice = last_choice(lab.accel)
     accel = {"name": choice.name, "why": choice.why} if choice else None
@@ -246,7 +246,7 @@ def statuses(lab: Lab, found: Sequence[GuestStatus], *, as_json: bool) -> None:
 
 def kernel_log(console: Path, guest: str, *, follow: bool, as_json: bool) -> None:
     """The kernel's records in a guest's console, to its end or for ever."""
-    from kmlab.collect import Follower
+    from kmlab.diagnosis.console import Follower
 
     follower = Follower(console)
     if as_json:

@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from kmlab.events import Deadline
-    from kmlab.host.accel import Acceleration
-    from kmlab.host.apt import Archive
-    from kmlab.host.hypervisor import Hypervisor
-    from kmlab.host.mmdebstrap import PackageImage
-    from kmlab.host.ssh import Shell
+    from kmlab.common.events import Deadline
+    from kmlab.host.channel.ssh import Shell
+    from kmlab.host.hypervisor.accel import Acceleration
+    from kmlab.host.hypervisor.hypervisor import Hypervisor
+    from kmlab.host.packages.apt import Archive
+    from kmlab.host.packages.mmdebstrap import PackageImage
 
 
 class Host(NamedTuple):
@@ -31,6 +31,8 @@ class Host(NamedTuple):
 
 def real_host() -> Host:
     """The world as it is. Libraries are loaded when a door is first opened."""
-    from kmlab.host import accel, agent, apt, hypervisor, mmdebstrap, ssh
+    from kmlab.host.channel import agent, ssh
+    from kmlab.host.hypervisor import accel, hypervisor
+    from kmlab.host.packages import apt, mmdebstrap
 
     return Host(hypervisor.opened, ssh.connected, agent.connected, accel.choose, mmdebstrap.build, apt.Archive)

@@ -8,12 +8,12 @@ Files, locks, qemu-img and the console are real. In the place of each QEMU a pro
 
 from __future__ import annotations
 
-from kmlab.testing.hypervisor import HOST_KEY
-from kmlab.testing.machine import Machine
-from kmlab.testing.modules import RELEASE, Act, FakeModule, module_image
-from kmlab.testing.packages import package_file
+from kmlab.testing.fake_hypervisor import HOST_KEY
+from kmlab.testing.fake_machine import Machine
+from kmlab.testing.fake_modules import RELEASE, Act, FakeModule, module_image
+from kmlab.testing.fake_packages import package_file
+from kmlab.testing.fake_shell import TEXT, FakeShell
 from kmlab.testing.saves import FakeSaves
-from kmlab.testing.shell import TEXT, FakeShell
 from kmlab.testing.world import World
 
 __all__ = [

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kmlab.errors import KmlabError
-from kmlab.host.accel import Acceleration
-from kmlab.testing.machine import Machine
-from kmlab.testing.modules import RELEASE, Act, FakeModule
+from kmlab.common.errors import KmlabError
+from kmlab.host.hypervisor.accel import Acceleration
+from kmlab.testing.fake_machine import Machine
+from kmlab.testing.fake_modules import RELEASE, Act, FakeModule
 
 
 class Setting:

@@ -6,18 +6,18 @@ import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from kmlab.errors import GuestUnreachable
-from kmlab.events import Deadline
+from kmlab.common.errors import GuestUnreachable
+from kmlab.common.events import Deadline
 from kmlab.host import Host
-from kmlab.host.accel import Acceleration
-from kmlab.host.command import run as run_program
-from kmlab.host.hypervisor import Hypervisor
-from kmlab.host.mmdebstrap import PackageImage
-from kmlab.host.ssh import Shell
-from kmlab.testing.archive import FakeArchive
-from kmlab.testing.hypervisor import HOST_KEY, FakeHypervisor
+from kmlab.host.channel.ssh import Shell
+from kmlab.host.hypervisor.accel import Acceleration
+from kmlab.host.hypervisor.hypervisor import Hypervisor
+from kmlab.host.packages.mmdebstrap import PackageImage
+from kmlab.host.process.command import run as run_program
+from kmlab.testing.fake_archive import FakeArchive
+from kmlab.testing.fake_hypervisor import HOST_KEY, FakeHypervisor
+from kmlab.testing.fake_shell import FakeShell
 from kmlab.testing.setting import Setting
-from kmlab.testing.shell import FakeShell
 
 
 class World(Setting):

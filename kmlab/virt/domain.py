@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from kmlab.errors import HypervisorError
+from kmlab.common.errors import HypervisorError
 from kmlab.virt.firmware import Firmware
 
 AGENT_PORT = "kmlab.agent.0"

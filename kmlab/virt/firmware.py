@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from kmlab.errors import LabError
+from kmlab.common.errors import LabError
 
 FIRST_LINE_SECONDS = 15.0
 """A firmware that is silent for so long stays so: its first line on the serial port takes 3.3 s under TCG."""

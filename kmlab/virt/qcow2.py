@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kmlab.errors import ImageError
+from kmlab.common.errors import ImageError
 
 HEAD = 1 << 16
 """Bytes from the beginning that `check` wants to see, or the whole file where it is smaller."""

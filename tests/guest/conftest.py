@@ -22,9 +22,9 @@ from typing import Any
 
 import pytest
 
-from kmlab import store
-from kmlab.host import hypervisor
-from kmlab.host.ssh import ensure_identity
+from kmlab.common import paths
+from kmlab.host.channel.ssh import ensure_identity
+from kmlab.host.hypervisor import hypervisor
 
 REPOSITORY = Path(__file__).parents[2]
 LAB_YAML = REPOSITORY / "lab.yaml"
@@ -139,12 +139,12 @@ def interrupt(process: subprocess.Popen[str], number: signal.Signals) -> tuple[i
 @pytest.fixture(scope="session")
 def environment() -> Iterator[dict[str, str]]:
     """XDG_STATE_HOME in a short folder of the suite's own."""
-    ensure_identity(store.identity_key())
+    ensure_identity(paths.identity_key())
     state = Path(tempfile.mkdtemp(prefix="kmt", dir="/tmp"))
     keys = state / "kmlab" / "keys"
     keys.mkdir(parents=True, mode=0o700)
     for suffix in ("", ".pub"):
-        shutil.copy(store.identity_key().with_suffix(suffix), keys)
+        shutil.copy(paths.identity_key().with_suffix(suffix), keys)
     yield {**os.environ, "XDG_STATE_HOME": str(state)}
     hypervisor.kill(state)
     shutil.rmtree(state, ignore_errors=True)
@@ -155,7 +155,7 @@ def base(environment: dict[str, str]) -> Path:
     """The folder of the suite's base; made now if the cache has none."""
     lab = Lab(LAB_YAML, environment)
     answer = lab("up", "--json", timeout=FIRST_START)
-    return store.bases() / answer.json["guests"][0]["base"]
+    return paths.bases() / answer.json["guests"][0]["base"]
 
 
 @pytest.fixture(scope="session")

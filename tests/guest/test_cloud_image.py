@@ -9,7 +9,7 @@ import hashlib
 import subprocess
 from pathlib import Path
 
-from kmlab.events import Deadline
+from kmlab.common.events import Deadline
 from tests.cloudimage import cloud_image
 from tests.guest.conftest import FIRST_START, Lab
 from tests.publisher import Authority, Publisher

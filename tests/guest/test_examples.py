@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kmlab.lab import load_lab
+from kmlab.config.lab import load_lab
 from tests.guest.conftest import LAB_YAML, Answer, Lab, to_be_run
 
 EXAMPLES = load_lab(LAB_YAML).modules

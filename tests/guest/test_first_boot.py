@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from kmlab import store
-from kmlab.host import hypervisor
+from kmlab.common import paths
+from kmlab.host.hypervisor import hypervisor
 from tests.guest.conftest import LAB_YAML, Lab, wait_until
 
 
@@ -59,6 +59,6 @@ def descendants(pid: int) -> dict[int, str]:
 
 def assert_nothing_left(lab: Lab) -> None:
     assert not list((lab.state / "labs").glob("t-*/debian/*"))
-    assert not hypervisor.processes(store.work())
-    assert not list(store.work().glob("*/disk.qcow2"))
+    assert not hypervisor.processes(paths.work())
+    assert not list(paths.work().glob("*/disk.qcow2"))
     assert "Traceback" not in Path(lab.state / "failed-boot.log").read_text(errors="replace")

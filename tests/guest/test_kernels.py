@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-from kmlab.host import hypervisor
+from kmlab.host.hypervisor import hypervisor
 from tests.guest.conftest import REPOSITORY, Lab, interrupt, wait_until
 
 EXAMPLES = REPOSITORY / "examples"

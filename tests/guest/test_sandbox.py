@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from kmlab import module, provision, store
-from kmlab.build import build_in_guest, build_in_sandbox
-from kmlab.events import Deadline, silent
+from kmlab.common import paths
+from kmlab.common.events import Deadline, silent
+from kmlab.config.lab import load_lab
 from kmlab.host import real_host
-from kmlab.host.sandbox import Limits, Sandbox
-from kmlab.lab import load_lab
-from kmlab.module import Built
-from kmlab.provision.base import Base
-from kmlab.provision.toolchain import ensure_toolchain
+from kmlab.host.process.sandbox import Limits, Sandbox
+from kmlab.provision import lifecycle
+from kmlab.provision.bases.base import Base
+from kmlab.provision.bases.toolchain import ensure_toolchain
+from kmlab.run import guest_commands
+from kmlab.run.build import build_in_guest, build_in_sandbox
+from kmlab.run.guest_commands import Built
 
 pytestmark = pytest.mark.guest
 
@@ -25,7 +27,7 @@ KBUILD = "obj-m := hello.o\n"
 
 @pytest.fixture
 def baked(base: Path) -> Base:
-    known = store.read_json(base / "base.json")
+    known = paths.read_json(base / "base.json")
     return Base(base.name, known["release"], known["host_key"])
 
 
@@ -55,10 +57,10 @@ def test_the_ko_of_the_sandbox_and_of_the_guest_are_the_same_bytes(
     monkeypatch.setenv("XDG_STATE_HOME", environment["XDG_STATE_HOME"])
     (tmp_path / "lab.yaml").write_text("name: sandbox\nguests:\n  debian: {image: debian-12, cpus: 2, memory: 1G}\n")
     lab = load_lab(tmp_path / "lab.yaml")
-    with provision.entered(real_host(), lab, lab.guest("debian"), silent) as guest:
+    with lifecycle.entered(real_host(), lab, lab.guest("debian"), silent) as guest:
         assert guest.record.base == baked.key
         deadline = Deadline(300)
-        module.sync(guest, "hello", source, deadline)
+        guest_commands.sync(guest, "hello", source, deadline)
         there = build_in_guest(guest, "hello", source, deadline, lambda line: None)
         here = build_in_sandbox(
             Sandbox(toolchain, guest.files.builds / "hello", "hello"),
@@ -70,9 +72,9 @@ def test_the_ko_of_the_sandbox_and_of_the_guest_are_the_same_bytes(
         assert there.ok and here.ok
         assert here.images == there.images
         assert "sandbox" in here.how and "sandbox" not in there.how
-        delivered = guest.run(["cat", str(module.workshop("hello") / "hello.ko")], deadline)
+        delivered = guest.run(["cat", str(guest_commands.workshop("hello") / "hello.ko")], deadline)
         assert delivered.out == here.images["hello.ko"]
-    provision.destroy_lab(real_host(), lab, (), all_state=False, report=silent)
+    lifecycle.destroy_lab(real_host(), lab, (), all_state=False, report=silent)
 
 
 def test_a_second_build_compiles_nothing(baked: Base, toolchain: Path, source: Path) -> None:

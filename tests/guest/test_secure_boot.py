@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from kmlab import store
-from kmlab.events import Deadline
-from kmlab.guest import read_record
-from kmlab.host import hypervisor
-from kmlab.host.keys import KeyPair, load_pair
-from kmlab.kernel.signature import MAGIC, TRAILER, signed_content
+from kmlab.common import paths
+from kmlab.common.events import Deadline
+from kmlab.host.hypervisor import hypervisor
+from kmlab.host.key_files import KeyPair, load_pair
+from kmlab.kernel.signing.signature import MAGIC, TRAILER, signed_content
+from kmlab.provision.guest import read_record
 from tests.guest.conftest import REPOSITORY, Lab
 
 HELLO = str(REPOSITORY / "examples/hello")
@@ -44,13 +44,13 @@ def secure(base: Path, environment: dict[str, str], tmp_path_factory: pytest.Tem
     made.write(GUESTS)
     yield made
     records = [
-        read_record(store.GuestFiles(path)) for path in (made.state / "labs").glob("sb-*/[sn]e*") if path.is_dir()
+        read_record(paths.GuestFiles(path)) for path in (made.state / "labs").glob("sb-*/[sn]e*") if path.is_dir()
     ]
     made("destroy", code=None)
     # Nobody else has this lab's key, so nobody else will ever use them.
     for record in records:
         if record is not None:
-            store.remove_tree(store.checkpoints() / record.checkpoint)
+            paths.remove_tree(paths.checkpoints() / record.checkpoint)
 
 
 def pair_of(lab: Lab) -> KeyPair:
@@ -133,7 +133,7 @@ def test_the_private_key_is_nowhere_but_in_the_lab_s_state(secure: Lab) -> None:
     line = f"printf %s%s {shlex.quote(token[:half])} {shlex.quote(token[half:])} > /root/token; sync; sleep 1"
     secure("ssh", "secure", "--", line)
     (root,) = (secure.state / "labs").glob("sb-*/secure")
-    files = store.GuestFiles(root)
+    files = paths.GuestFiles(root)
     record = read_record(files)
     assert record is not None
     ram = root / "ram"
@@ -152,7 +152,7 @@ def test_the_private_key_is_nowhere_but_in_the_lab_s_state(secure: Lab) -> None:
             for order in ("big", "little")
         },
     }
-    checkpoint, baked = store.checkpoints() / record.checkpoint, store.bases() / record.base
+    checkpoint, baked = paths.checkpoints() / record.checkpoint, paths.bases() / record.base
     places = [root, directory, checkpoint, baked, secure.state / "labs"]
     everything = {path for place in places for path in place.rglob("*") if path.is_file() and not path.is_symlink()}
     found = {(str(path), name) for path in everything for name in found_in(path, secret)}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kmlab import store
+from kmlab.common import paths
 from tests.guest.conftest import REPOSITORY, Answer, Lab, interrupt, to_be_run, wait_until
 
 HELLO = str(REPOSITORY / "examples/hello")
@@ -32,8 +32,8 @@ def mending(
     own = cache / "kmlab"
     (own / "checkpoints").mkdir(parents=True)
     for name in ("bases", "images"):
-        (own / name).symlink_to(store.cache_home() / name)
-    spoil(Path(shutil.copytree(store.checkpoints() / key, own / "checkpoints" / key)) / "memory")
+        (own / name).symlink_to(paths.cache_home() / name)
+    spoil(Path(shutil.copytree(paths.checkpoints() / key, own / "checkpoints" / key)) / "memory")
     lab = Lab(tmp_path_factory.mktemp("mending") / "lab.yaml", {**repository.environment, "XDG_CACHE_HOME": str(cache)})
     lab.write("name: mending\nguests:\n  debian: {image: debian-12, cpus: 2, memory: 1G}\n")
     with lab.beside("up", "--json") as ended:
@@ -105,10 +105,10 @@ def test_a_restore_that_is_cut_off_leaves_nothing_that_destroy_does_not_clear(la
 def test_a_half_made_checkpoint_is_cleared_away_by_the_next_command(lab: Lab) -> None:
     lab.write("name: t\nguests:\n  debian: {image: debian-12, memory: 640M}\n")
     up = lab.start("up")
-    wait_until("the base to boot", lambda: list(store.work().glob("*/console.log")), 60)
+    wait_until("the base to boot", lambda: list(paths.work().glob("*/console.log")), 60)
     time.sleep(1)
     interrupt(up, signal.SIGKILL)
-    (half,) = [path.parent for path in store.work().glob("*/console.log")]
+    (half,) = [path.parent for path in paths.work().glob("*/console.log")]
     lab("destroy")
     assert not half.exists()
     assert not [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(half).encode() in _words(p)]

@@ -7,7 +7,7 @@ from pathlib import Path
 import drgn
 import pytest
 
-from kmlab.host import hypervisor
+from kmlab.host.hypervisor import hypervisor
 from tests.crashers import FOLDER, check
 from tests.guest.conftest import REPOSITORY, Lab
 

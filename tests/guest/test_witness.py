@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kmlab import store
+from kmlab.common import paths
 from tests.guest.conftest import Lab, wait_until
 
 MODULES = Path(__file__).parents[1] / "data" / "modules"
@@ -78,7 +78,7 @@ def test_no_two_restored_guests_draw_the_same_random_numbers(lab: Lab, module: s
 @pytest.mark.parametrize("victim", ["libvirt_worker", "qemu-system"])
 def test_a_restore_that_is_killed_costs_no_checkpoint(lab: Lab, victim: str) -> None:
     key = lab("up", "--json").json["guests"][0]["checkpoint"]
-    folder = store.checkpoints() / key
+    folder = paths.checkpoints() / key
     before = folder.stat().st_ino
     reset = lab.start("reset")
     place = str(lab.state / "labs" / "t-")

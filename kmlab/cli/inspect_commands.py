@@ -1,0 +1,106 @@
+"""Commands that look at guests or enter them: status, log, ssh, console. They wait for nobody's lock."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kmlab.cli.options import Debug, GuestNames, Json, LabFile, chosen, open_lab, speak
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kmlab.common import paths
+    from kmlab.config.lab import Lab
+    from kmlab.provision.guest import GuestRecord
+
+_PATIENCE = 3600.0
+"""Seconds for a command whose output is wanted as JSON."""
+
+OneGuest = Annotated[str | None, typer.Argument(help="The guest; default: the lab's.", metavar="GUEST")]
+
+
+def status(guests: GuestNames = None, lab: LabFile = None, json: Json = False, debug: Debug = False) -> None:
+    """What runs, on which kernel, with which accelerator and why."""
+    speak(json=json, debug=debug)
+    from kmlab.cli import render
+    from kmlab.provision import cache
+
+    opened = open_lab(lab)
+    names = [spec.name for spec in chosen(opened, guests)] if guests else cache.guest_names(opened)
+    render.statuses(opened, [cache.guest_status(opened, name) for name in names], as_json=json)
+
+
+def log(
+    guest: OneGuest = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come.")] = False,
+    lab: LabFile = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """A guest's kernel log since it was started. It is read off its console, here on the host."""
+    speak(json=json, debug=debug)
+    from kmlab.cli import render
+
+    _, record, files = _started(lab, guest)
+    render.kernel_log(files.console, record.name, follow=follow, as_json=json)
+
+
+def ssh(
+    guest: OneGuest = None,
+    command: Annotated[list[str] | None, typer.Argument(help="Run this instead of a shell.", metavar="-- CMD")] = None,
+    lab: LabFile = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Enter a guest as root. With a command its exit code is this one's; --json tells what it printed."""
+    speak(json=json, debug=debug)
+    from kmlab.cli import render
+    from kmlab.common import paths
+    from kmlab.common.events import Deadline
+    from kmlab.host.channel.ssh import client_argv
+    from kmlab.host.process import command as programs
+
+    words = list(command or [])
+    if guest is not None and "--" in sys.argv and sys.argv[sys.argv.index("--") + 1 :] == [guest, *words]:
+        words, guest = [guest, *words], None  # kmlab ssh -- CMD: in the default guest
+    _, record, files = _started(lab, guest)
+    argv = client_argv(record.port, files.known_hosts, paths.identity_key(), words)
+    if not json:
+        programs.become(argv)
+    done = programs.run(argv, deadline=Deadline(_PATIENCE), accept=range(256))
+    render.document({"schema": "kmlab.ssh/1", "guest": record.name, "code": done.code, "output": done.output})
+    raise typer.Exit(done.code)
+
+
+def console(guest: OneGuest = None, lab: LabFile = None, json: Json = False, debug: Debug = False) -> None:
+    """A login that works when the guest's network does not. Leave with Ctrl-].
+
+    With --json it only says where the console is.
+    """
+    speak(json=json, debug=debug)
+    from kmlab.cli import render
+    from kmlab.common.errors import LabError
+    from kmlab.host.process import terminal
+
+    _, record, _ = _started(lab, guest)
+    if record.tty is None:
+        raise LabError(f"guest '{record.name}' has no console of its own", "kmlab reset")
+    if json:
+        render.document({"schema": "kmlab.console/1", "guest": record.name, "tty": record.tty})
+        return
+    terminal.attach(record.tty)
+
+
+def _started(file: Path | None, name: str | None) -> tuple[Lab, GuestRecord, paths.GuestFiles]:
+    from kmlab.common.errors import LabError
+    from kmlab.provision import cache
+
+    opened = open_lab(file)
+    spec = chosen(opened, [name] if name else None)[0]
+    found = cache.guest_status(opened, spec.name)
+    if found.record is None or not found.running:
+        raise LabError(f"guest '{spec.name}' is not running", "kmlab up")
+    return opened, found.record, found.files

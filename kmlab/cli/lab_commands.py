@@ -1,0 +1,274 @@
+"""Commands about the lab itself: init, doctor, up, reset, down, destroy, and the image cache."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kmlab.cli.options import AllGuests, Connect, Debug, GuestNames, Json, LabFile, chosen, open_lab, real_host, speak
+
+if TYPE_CHECKING:
+    from kmlab.config.lab import GuestSpec, Lab
+    from kmlab.provision.guest import GuestRecord
+
+Architecture = Annotated[
+    str | None, typer.Option("--arch", help="x86_64 or aarch64; default: the host's, where there are both.")
+]
+
+
+def init(
+    directory: Annotated[Path, typer.Argument(help="Where; default: here.", metavar="DIR")] = Path("."),
+    lab: LabFile = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a commented lab.yaml and a first module."""
+    speak(json=json, debug=debug)
+    from kmlab.cli import render
+    from kmlab.common import paths
+    from kmlab.common.errors import ConfigError, LabError
+    from kmlab.config.starter import starter_files
+
+    files = starter_files(directory.resolve().name)
+    for name in files:
+        if (directory / name).exists():
+            raise ConfigError(f"{directory / name} is there already", "kmlab init never overwrites")
+    try:
+        for name, text in files.items():
+            paths.write_text(directory / name, text)
+    except LabError as error:
+        raise ConfigError(error.message, "give a folder that you may write in") from None
+    render.document({"schema": "kmlab.init/1", "written": sorted(files)}) if json else render.say(
+        f"wrote {', '.join(sorted(files))} in {directory}; now, there: kmlab run hello"
+    )
+
+
+def doctor(
+    fix: Annotated[bool, typer.Option("--fix", help="Run the commands that mend it.")] = False,
+    lab: LabFile = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say what keeps a lab from working here, or makes it slow. Each with the command that mends it."""
+    speak(json=json, debug=debug)
+    from kmlab.cli import render
+    from kmlab.host.hypervisor import doctor as host_doctor
+    from kmlab.virt import firmware
+
+    def chosen_firmware(arch: str) -> Path:
+        return firmware.choose(arch, secure_boot=False, smm_available=False, exists=os.path.exists).code
+
+    findings = host_doctor.examine(chosen_firmware)
+    if fix:
+        host_doctor.mend(findings)
+        findings = host_doctor.examine(chosen_firmware)
+    render.findings(findings, as_json=json)
+    raise typer.Exit(3 if any(f.state == "broken" for f in findings) else 0)
+
+
+def up(
+    guests: GuestNames = None,
+    every: AllGuests = False,
+    lab: LabFile = None,
+    connect: Connect = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Bring guests up: booted, with the headers of their own kernel. Twice is the same as once."""
+    speak(json=json, debug=debug)
+    from kmlab.provision import lifecycle
+
+    opened = open_lab(lab, connect)
+    lifecycle.sweep()
+    _entered(opened, chosen(opened, guests, every), json, "kmlab.up/1", fresh=False)
+
+
+def reset(
+    guests: GuestNames = None,
+    every: AllGuests = False,
+    lab: LabFile = None,
+    connect: Connect = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Restore guests to clean, whatever a module did to them."""
+    speak(json=json, debug=debug)
+    opened = open_lab(lab, connect)
+    _entered(opened, chosen(opened, guests, every), json, "kmlab.reset/1", fresh=True)
+
+
+def _entered(opened: Lab, specs: list[GuestSpec], json: bool, what: str, *, fresh: bool) -> None:
+    """Bring guests up side by side, and show their records; modules that were kept in them stay, unless `fresh`."""
+    from kmlab.cli import render
+    from kmlab.provision import lifecycle
+    from kmlab.run import parallel
+
+    host = real_host()
+    with render.reporting() as report:
+
+        def record(spec: GuestSpec) -> GuestRecord:
+            with lifecycle.entered(host, opened, spec, report, fresh=fresh, kept=not fresh) as guest:
+                return guest.record
+
+        records = parallel.each(host, opened, specs, record, report)
+    render.guests(opened, records, as_json=json, what=what)
+
+
+def down(
+    guests: GuestNames = None,
+    every: AllGuests = False,
+    lab: LabFile = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Stop guests; the next start restores them clean."""
+    speak(json=json, debug=debug)
+    from kmlab.cli import render
+    from kmlab.provision import cache, lifecycle
+
+    opened, host = open_lab(lab), real_host()
+    names = cache.guest_names(opened) if every else [spec.name for spec in chosen(opened, guests)]
+    with render.reporting() as report:
+        stopped = [name for name in names if lifecycle.take_down(host, opened, name, report)]
+    render.document({"schema": "kmlab.down/1", "stopped": stopped}) if json else render.say(
+        f"stopped: {', '.join(stopped) or 'nothing was running'}"
+    )
+
+
+def destroy(
+    guests: GuestNames = None,
+    all_state: Annotated[bool, typer.Option("--all-state", help="Keys and cached bases too.")] = False,
+    lab: LabFile = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Leave nothing of the lab: processes, disks, sockets, ports."""
+    speak(json=json, debug=debug)
+    from kmlab.cli import render
+    from kmlab.provision import lifecycle
+
+    opened, host = open_lab(lab), real_host()
+    with render.reporting() as report:
+        gone = lifecycle.destroy_lab(host, opened, guests or [], all_state=all_state, report=report)
+    render.document({"schema": "kmlab.destroy/1", "destroyed": gone}) if json else render.say(
+        f"destroyed: {', '.join(gone) or 'there was nothing'}"
+    )
+
+
+def image_list(lab: LabFile = None, json: Json = False, debug: Debug = False) -> None:
+    """The images that a lab can name, and which are in the cache."""
+    speak(json=json, debug=debug)
+    from kmlab.cli import render
+    from kmlab.config.lab import find_lab
+    from kmlab.provision import cache
+
+    file = lab or find_lab(Path.cwd())
+    render.images(cache.listed(file.parent if file else None), as_json=json)
+
+
+def image_pull(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Images of the catalogue; default: those of the lab.", metavar="IMAGE"),
+    ] = None,
+    arch: Architecture = None,
+    lab: LabFile = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Bring what publishers have today into the cache, verified."""
+    speak(json=json, debug=debug)
+    from kmlab.cli import render
+    from kmlab.common.errors import ConfigError
+    from kmlab.config.lab import find_lab
+    from kmlab.provision import lifecycle
+
+    host = real_host()
+    there = lab is not None or find_lab(Path.cwd()) is not None
+    opened = open_lab(lab) if there or not names else None
+    if arch and not names:
+        raise ConfigError("--arch belongs to an image that is named", "in lab.yaml: image: {name: …, arch: …}")
+    pulled = []
+    with render.reporting() as report:
+        for name in names or []:
+            beside = opened.folder if opened else None
+            path = lifecycle.catalogue_image(host, name, opened, beside, report, arch=arch, refresh=True)
+            pulled.append({"name": name, "path": str(path)})
+        for spec in opened.guests.values() if opened and not names else []:
+            assert opened is not None
+            path = lifecycle.guest_image(host, opened, spec, report, refresh=True)
+            pulled.append({"name": path.parent.name, "path": str(path)})
+    if json:
+        render.document({"schema": "kmlab.pull/1", "images": pulled})
+    for image in pulled if not json else []:
+        render.say(image["path"])
+
+
+def image_build(
+    name: Annotated[str, typer.Argument(help="An image of the catalogue.", metavar="IMAGE")],
+    arch: Architecture = None,
+    lab: LabFile = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Build an image from its distribution's signed packages."""
+    speak(json=json, debug=debug)
+    from kmlab.cli import render
+    from kmlab.config.lab import find_lab
+    from kmlab.provision import lifecycle
+
+    file = lab or find_lab(Path.cwd())
+    with render.reporting() as report:
+        path = lifecycle.build_image(real_host(), name, file.parent if file else None, report, arch)
+    render.document({"schema": "kmlab.image/1", "name": name, "path": str(path)}) if json else render.say(str(path))
+
+
+def image_kernels(
+    name: Annotated[str, typer.Argument(help="An image of the catalogue.", metavar="IMAGE")],
+    arch: Architecture = None,
+    lab: LabFile = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """What `kernel:` can name for an image. Every kernel that its archive has with its headers."""
+    speak(json=json, debug=debug)
+    from kmlab.cli import render
+    from kmlab.config.lab import find_lab
+    from kmlab.provision import lifecycle
+
+    file = lab or find_lab(Path.cwd())
+    with render.reporting() as report:
+        found, own = lifecycle.available(real_host(), name, file.parent if file else None, report, arch)
+    render.kernels(name, found, own, as_json=json)
+
+
+def image_verify(lab: LabFile = None, json: Json = False, debug: Debug = False) -> None:
+    """Read the cache again and compare it with what was recorded. And with what its publishers signed."""
+    speak(json=json, debug=debug)
+    from kmlab.cli import render
+    from kmlab.config.lab import find_lab
+    from kmlab.provision import cache
+
+    file = lab or find_lab(Path.cwd())
+    with render.reporting() as report:
+        found = cache.verify(report, file.parent if file else None)
+    render.verified(found, as_json=json)
+    raise typer.Exit(3 if any(problem for _, problem in found) else 0)
+
+
+def image_prune(lab: LabFile = None, json: Json = False, debug: Debug = False) -> None:
+    """Remove from the cache whatever no guest stands on."""
+    speak(json=json, debug=debug)
+    from kmlab.cli import render
+    from kmlab.provision import cache
+
+    removed, freed = cache.prune()
+    if json:
+        render.document({"schema": "kmlab.prune/1", "removed": removed, "bytes": freed})
+        return
+    for name in removed:
+        render.say(f"removed  {name}")
+    render.say(f"{freed / 2**20:.0f} MiB are free again" if removed or freed else "nothing to remove")

@@ -1,0 +1,331 @@
+"""Commands about modules: run, test, build, load, unload, crashes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from kmlab.cli.options import (
+    AllGuests,
+    Connect,
+    Debug,
+    Directory,
+    GuestOptions,
+    Json,
+    LabFile,
+    chosen,
+    open_lab,
+    passphrase,
+    real_host,
+    speak,
+)
+
+if TYPE_CHECKING:
+    from kmlab.config.lab import GuestSpec, Lab
+    from kmlab.host import Host
+    from kmlab.run.result import RunResult
+    from kmlab.run.run import Options
+
+Params = Annotated[list[str] | None, typer.Option("-p", "--param", help="A module parameter.", metavar="NAME=VALUE")]
+Exercise = Annotated[str | None, typer.Option("--exercise", help="Run this between load and unload.", metavar="CMD")]
+Timeout = Annotated[str | None, typer.Option("--timeout", help="For each step: 30, 90s, 2m.", metavar="S")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="On a just-restored guest.")]
+NoSign = Annotated[bool, typer.Option("--no-sign", help="Load it as make left it, Secure Boot or not.")]
+SignWith = Annotated[
+    str | None,
+    typer.Option("--sign-with", help="Sign with this key's file; wrong-key: with one no guest knows.", metavar="KEY"),
+]
+Timeline = Annotated[
+    Path | None, typer.Option("--timeline", help="Draw where the time went: .svg or .html.", metavar="FILE")
+]
+Kernels = Annotated[
+    str | None,
+    typer.Option("--kernels", help="In guests with each of these kernels: 6.1,6.12,backports.", metavar="K,…"),
+]
+Jobs = Annotated[
+    int | None, typer.Option("--jobs", "-j", help="At most so many guests side by side.", metavar="N", min=1)
+]
+Keep = Annotated[bool, typer.Option("--keep", help="Leave the module loaded.")]
+
+
+def run(
+    directory: Directory,
+    guest: GuestOptions = None,
+    every: AllGuests = False,
+    kernels: Kernels = None,
+    jobs: Jobs = None,
+    fresh: Fresh = False,
+    keep: Keep = False,
+    param: Params = None,
+    exercise: Exercise = None,
+    timeout: Timeout = None,
+    no_sign: NoSign = False,
+    sign_with: SignWith = None,
+    timeline: Timeline = None,
+    lab: LabFile = None,
+    connect: Connect = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Take a module through guests, and judge it.
+
+    Sync, build, sign where the guest has Secure Boot, load, exercise, unload, collect, judge.
+    """
+    speak(json=json, debug=debug)
+    from kmlab.cli import render
+    from kmlab.report import timeline as pictures
+    from kmlab.run import parallel
+
+    if timeline:
+        pictures.check(timeline)
+    opened, host = open_lab(lab, connect), real_host()
+    options = options_of(param, exercise, timeout, fresh=fresh, keep=keep, sign=sign_choice(no_sign, sign_with))
+    asked = list(opened.guests) if every else guest or []
+    wanted = parallel.jobs(opened, [opened.module_for(directory)], asked, columns_of(opened, kernels))
+    with render.reporting() as report:
+        tell = render.one_line if kernels is not None else _silent
+        results = parallel.run_all(host, opened, wanted, options, report, most=jobs, on_result=tell)
+    if timeline:
+        pictures.write(timeline, results)
+    _end(results, json, table=kernels is not None)
+
+
+def test(
+    directories: Annotated[list[Path] | None, typer.Argument(help="Only modules under these.", metavar="DIR")] = None,
+    guest: GuestOptions = None,
+    every: AllGuests = False,
+    kernels: Kernels = None,
+    jobs: Jobs = None,
+    junit: Annotated[Path | None, typer.Option("--junit", help="Write a JUnit file.", metavar="FILE")] = None,
+    github: Annotated[bool, typer.Option("--github", help="Annotations for GitHub Actions.")] = False,
+    secure_boot_matrix: Annotated[
+        Path | None,
+        typer.Option("--secure-boot-matrix", help="Instead: sign this module in every way and see.", metavar="DIR"),
+    ] = None,
+    lab: LabFile = None,
+    connect: Connect = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Every module, or those under DIR, through their guests.
+
+    Or through the lab's matrix. It ends with a table.
+    """
+    speak(json=json, debug=debug)
+    from kmlab.cli import render
+    from kmlab.config.run_options import Options
+    from kmlab.report import ci as reports
+    from kmlab.run import parallel
+    from kmlab.run.selection import modules_under
+
+    opened, host = open_lab(lab, connect), real_host()
+    if junit:
+        reports.check_junit(junit)
+    if secure_boot_matrix is not None:
+        _secure_boot_matrix(host, opened, secure_boot_matrix, chosen(opened, guest, every), json)
+    asked = list(opened.guests) if every else guest or []
+    columns = columns_of(opened, kernels) or ([] if asked else list(opened.matrix))
+    wanted = parallel.jobs(opened, modules_under(opened, directories or []), asked, columns)
+    # What one module breaks without a word must not be found with the next one.
+    options = Options(ask=passphrase, unused=True)
+    with render.reporting() as report:
+        results = parallel.run_all(host, opened, wanted, options, report, most=jobs, on_result=render.one_line)
+    if junit:
+        reports.write_junit(junit, results)
+    if github and not json:
+        render.plain(reports.github_annotations(results))
+    _end(results, json, table=True)
+
+
+def build(
+    directory: Directory,
+    guest: GuestOptions = None,
+    lab: LabFile = None,
+    connect: Connect = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Only sync and build."""
+    speak(json=json, debug=debug)
+    _steps(directory, guest, lab, connect, json, ("build",))
+
+
+def load(
+    directory: Directory,
+    guest: GuestOptions = None,
+    param: Params = None,
+    lab: LabFile = None,
+    connect: Connect = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Sync, build and load; the module stays loaded."""
+    speak(json=json, debug=debug)
+    _steps(directory, guest, lab, connect, json, ("build", "load"), param)
+
+
+def unload(
+    directory: Directory,
+    guest: GuestOptions = None,
+    lab: LabFile = None,
+    connect: Connect = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Unload what `kmlab load` or `kmlab run --keep` left loaded."""
+    speak(json=json, debug=debug)
+    _steps(directory, guest, lab, connect, json, ("build", "unload"))
+
+
+def crashes(
+    file: Annotated[str, typer.Argument(help="A saved kernel log, - for stdin.", metavar="FILE")],
+    module: Annotated[
+        Path | None, typer.Option("--module", help="For the lines: the .ko, or the folder it was built in.")
+    ] = None,
+    lab: LabFile = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Judge any saved kernel log, with no guest at all."""
+    speak(json=json, debug=debug)
+    from kmlab.cli import render
+    from kmlab.diagnosis import saved_log
+
+    found = saved_log.judge_file(file, module, _built_by_lab(module, lab) if module else ())
+    render.crashes(found.crashes, found.notes, found.source, as_json=json)
+    raise typer.Exit(1 if found.crashes else 0)
+
+
+def _built_by_lab(module: Path, lab: Path | None) -> list[Path]:
+    """Where the sandboxes of a lab, if there is one, have built the module of that folder."""
+    from kmlab.config.lab import find_lab, load_lab
+    from kmlab.provision.lifecycle import lab_files
+
+    file = lab or find_lab(Path.cwd())
+    if file is None or not module.is_dir():
+        return []
+    opened = load_lab(file)
+    files, name = lab_files(opened), opened.module_for(module).name
+    return [files.guest(guest).builds / name for guest in files.guests()]
+
+
+def _secure_boot_matrix(host: Host, lab: Lab, directory: Path, specs: list[GuestSpec], json: bool) -> NoReturn:
+    from kmlab.cli import render
+    from kmlab.secure_boot import matrix
+
+    with render.reporting() as report:
+        wanted = lab.module_for(directory)
+        cells = matrix.run_matrix(host, lab, specs, wanted, passphrase, report, render.one_line)
+    render.document(matrix.document(cells)) if json else render.plain(matrix.lines(cells))
+    if any(cell.happened == "error" for cell in cells):
+        raise typer.Exit(3)
+    raise typer.Exit(0 if all(cell.ok for cell in cells) else 1)
+
+
+def _steps(
+    directory: Path,
+    guest: list[str] | None,
+    lab: Path | None,
+    connect: str | None,
+    json: bool,
+    steps: tuple[str, ...],
+    param: list[str] | None = None,
+) -> None:
+    import dataclasses
+
+    from kmlab.cli import render
+    from kmlab.run import parallel
+
+    opened, host = open_lab(lab, connect), real_host()
+    options = dataclasses.replace(options_of(param, None, None), keep=True, steps=steps)
+    wanted = parallel.jobs(opened, [opened.module_for(directory)], guest or [])
+    with render.reporting() as report:
+        results = parallel.run_all(host, opened, wanted, options, report)
+    _end(results, json)
+
+
+def _silent(result: RunResult) -> None:
+    """Of a run whose verdict comes at the end."""
+
+
+def columns_of(lab: Lab, kernels: str | None) -> list[str]:
+    """What `--kernels` names; `matrix` in it is lab.yaml's."""
+    from kmlab.common.errors import ConfigError
+
+    if kernels is None:
+        return []
+    words = [word.strip() for word in kernels.split(",") if word.strip()]
+    if not words:
+        raise ConfigError("--kernels names no kernel", "such as --kernels 6.1,6.12,backports")
+    if "matrix" in words and not lab.matrix:
+        raise ConfigError(f"--kernels matrix, but {lab.file} has no matrix", "add `matrix: [6.1, 6.12]`, or name them")
+    return [column for word in words for column in (lab.matrix if word == "matrix" else (word,))]
+
+
+def options_of(
+    param: list[str] | None,
+    exercise: str | None,
+    timeout: str | None,
+    *,
+    fresh: bool = False,
+    keep: bool = False,
+    sign: str | None = None,
+) -> Options:
+    """What the options of a run come to."""
+    from kmlab.kernel.module.modinfo import parse_param
+    from kmlab.run.run import Options
+
+    return Options(
+        fresh=fresh,
+        keep=keep,
+        params=dict(parse_param(text) for text in param or []),
+        exercise=exercise,
+        timeout=_seconds(timeout) if timeout else None,
+        sign=sign or "auto",
+        ask=passphrase,
+    )
+
+
+def sign_choice(no_sign: bool, sign_with: str | None) -> str | None:
+    """What --no-sign and --sign-with come to."""
+    from kmlab.common.errors import ConfigError
+
+    if no_sign and sign_with:
+        raise ConfigError("--no-sign and --sign-with do not go together", "give one of them")
+    return "no" if no_sign else sign_with
+
+
+def _seconds(timeout: str) -> float:
+    from kmlab.common.errors import ConfigError
+    from kmlab.config.yaml.reader import quoted
+    from kmlab.config.yaml.types import parse_duration
+
+    try:
+        return parse_duration(timeout)
+    except ConfigError as error:
+        raise ConfigError(f"--timeout {quoted(timeout)} {error.message}", error.hint) from None
+
+
+def _end(results: list[RunResult], json: bool, *, table: bool = False) -> None:
+    from kmlab.cli import render
+    from kmlab.report import grid
+    from kmlab.run.result import document
+
+    page = grid.grid_of(results) if table else None
+    if json:
+        render.document({**document(results), **({"grid": grid.document(page)} if page else {})})
+    elif page:
+        render.plain(grid.lines(page))
+    else:
+        for result in results:
+            render.verdict(result)
+    raise typer.Exit(_exit_code(results))
+
+
+def _exit_code(results: list[RunResult]) -> int:
+    """3 where the lab itself failed, 1 where a module did not do what was expected."""
+    if any(r.outcome == "error" and not r.ok for r in results):
+        return 3
+    return 0 if all(r.ok for r in results) else 1

@@ -1,0 +1,113 @@
+"""kmlab sign: the lab's key, files signed with it or another, and who would load what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kmlab.cli.options import Debug, Json, LabFile, open_lab, passphrase, real_host, speak
+
+if TYPE_CHECKING:
+    from kmlab.config.lab import Lab
+    from kmlab.secure_boot.sign_files import Done
+
+
+def sign(
+    files: Annotated[list[Path] | None, typer.Argument(help="Modules to sign, in place.", metavar="FILE.ko")] = None,
+    mok: Annotated[
+        bool, typer.Option("--mok", help="Make the lab's key if there is none; enrol it in guests with Secure Boot.")
+    ] = False,
+    key: Annotated[
+        Path | None, typer.Option("--key", help="Sign with this key; with --mok it becomes the lab's.", metavar="K")
+    ] = None,
+    cert: Annotated[
+        Path | None, typer.Option("--cert", help="Its certificate; default: of its name, beside it.", metavar="C")
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say who signed the files, and which guest would load them.")
+    ] = False,
+    guest: Annotated[
+        list[str] | None, typer.Option("--guest", "-g", help="Only of this guest; may be repeated.", metavar="GUEST")
+    ] = None,
+    via_mokmanager: Annotated[
+        bool, typer.Option("--via-mokmanager", help="Enrol it through MokManager's screens, as by hand.")
+    ] = False,
+    lab: LabFile = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Sign modules, enrol the lab's key, or explain a signature."""
+    speak(json=json, debug=debug)
+    from kmlab.cli import render, sign_text
+    from kmlab.common.errors import ConfigError
+    from kmlab.config.lab import find_lab
+
+    if not (files or mok):
+        raise ConfigError("there is nothing to sign", "kmlab sign FILE.ko, or kmlab sign --mok for the lab's key")
+    if cert and not key and not explain:
+        raise ConfigError("--cert is given without its key", "add --key K")
+    if explain:
+        if mok or key or via_mokmanager or not files:
+            raise ConfigError("--explain only explains", "kmlab sign --explain FILE.ko")
+        _explain(files, cert, lab, json)
+        return
+    if via_mokmanager and not (mok and guest):
+        raise ConfigError("--via-mokmanager enrols the lab's key in guests", "add --mok --guest GUEST")
+    if not (mok or key or lab or find_lab(Path.cwd())):
+        raise ConfigError("the lab's key signs, and there is no lab.yaml here", "kmlab init, or give a key: --key K")
+    opened = open_lab(lab) if mok or not key else None
+    done = _sign(opened, files or [], key, cert, guest, mok, via_mokmanager)
+    render.document(sign_text.done_document(done)) if json else render.plain(sign_text.done_lines(done))
+
+
+def _sign(
+    lab: Lab | None,
+    files: list[Path],
+    key: Path | None,
+    cert: Path | None,
+    guests: list[str] | None,
+    mok: bool,
+    via_mokmanager: bool,
+) -> Done:
+    from kmlab.cli import render
+    from kmlab.provision import lifecycle
+    from kmlab.provision.plan import lab_key
+    from kmlab.secure_boot import sign_files
+
+    notes: list[str] = []
+    specs = (
+        ([lab.guest(name) for name in dict.fromkeys(guests)] if guests else list(lab.guests.values())) if lab else []
+    )
+    if via_mokmanager:
+        sign_files.require_secure(specs)
+    if lab is not None and (mok or key is None):
+        own = lifecycle.lab_files(lab)
+        if key is not None:
+            notes += sign_files.adopt(own, key, cert, passphrase)
+        elif mok:
+            notes += sign_files.make(own, lab.name)
+        signer = lab_key.lab_signer(own, lab.name, passphrase)
+    else:
+        assert key is not None
+        signer = lab_key.other_signer(key, cert, passphrase)
+    done = sign_files.sign_files(signer, files)
+    if via_mokmanager and lab is not None:
+        with render.reporting() as report:
+            for spec in specs:
+                lifecycle.enrol_by_mokmanager(real_host(), lab, spec, report)
+    told = sign_files.enrolments(lab, specs) if lab is not None and mok else []
+    return sign_files.Done(signer, [*notes, *signer.pair.notes], told, done, mok)
+
+
+def _explain(files: list[Path], cert: Path | None, lab: Path | None, json: bool) -> None:
+    from kmlab.cli import render, sign_text
+    from kmlab.config.lab import find_lab
+    from kmlab.host.key_files import load_certificate
+    from kmlab.secure_boot import sign_files
+
+    opened = open_lab(lab) if lab or find_lab(Path.cwd()) else None
+    certificates = [load_certificate(cert)] if cert else []
+    found = [sign_files.explain_file(path, opened, certificates) for path in files]
+    render.document(sign_text.explained_document(found)) if json else render.plain(sign_text.explained_lines(found))

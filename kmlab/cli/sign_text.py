@@ -1,0 +1,117 @@
+"""What `kmlab sign` says: as lines for people, and as the JSON documents of the interface."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from kmlab.kernel.signing.key_ids import kernel_name, key_id
+from kmlab.kernel.signing.load_check import Description, Explanation
+from kmlab.kernel.signing.signature import Verdict
+from kmlab.secure_boot.sign_files import Done, Explained
+
+_WORTH = {
+    Verdict.VALID: "and that holds",
+    Verdict.ALTERED: "and that does not hold: module or signature was altered after signing",
+    Verdict.WRONG_KEY: "with a key whose certificate is not known here, so it was not checked",
+}
+
+
+def done_lines(done: Done) -> list[str]:
+    certificate = done.signer.pair.certificate
+    lines = list(done.notes)
+    if done.mok:
+        lines.append(f"the lab's key: {kernel_name(certificate)}")
+        lines += [f"  {entry.guest}: {entry.what}" for entry in done.guests]
+        if not done.guests:
+            lines.append("  no guest of this lab has Secure Boot: `secure_boot: true` in lab.yaml gives it to one")
+    for entry in done.signed:
+        before = f", instead of '{entry.replaced}'" if entry.replaced else ""
+        lines.append(f"{entry.file}: signed by '{done.signer.name}'{before}")
+    return lines
+
+
+def done_document(done: Done) -> dict[str, Any]:
+    certificate = done.signer.pair.certificate
+    return {
+        "schema": "kmlab.sign/1",
+        "key": {
+            "name": kernel_name(certificate),
+            "key_id": key_id(certificate),
+            "sha256": done.signer.fingerprint,
+            "not_after": certificate.not_valid_after_utc.isoformat(),
+        },
+        "notes": list(done.notes),
+        "guests": [{"guest": e.guest, "enrolled": e.enrolled, "what": e.what} for e in done.guests],
+        "signed": [{"file": str(e.file), "replaced": e.replaced} for e in done.signed],
+    }
+
+
+def explained_lines(found: Sequence[Explained]) -> list[str]:
+    lines: list[str] = []
+    for each in found:
+        about = each.description
+        if about.module is not None:
+            built = f" for kernel {about.module.release}" if about.module.release else ""
+            lines.append(f"{each.file}: module '{about.module.name}', built{built} ({about.module.machine})")
+        else:
+            lines.append(f"{each.file}: compressed with {about.compressed}")
+        lines += [f"  {sentence}" for sentence in _sentences(about)]
+        lines += [f"  {_guest_line(entry)}" for entry in each.guests]
+    return lines
+
+
+def explained_document(found: Sequence[Explained]) -> dict[str, Any]:
+    return {"schema": "kmlab.explain/1", "files": [_file(each) for each in found]}
+
+
+def _sentences(about: Description) -> list[str]:
+    said = []
+    signature = about.signature
+    if about.module is None:
+        said.append("kmlab does not look into it: decompress it and ask again")
+    elif signature is None:
+        said.append("not signed")
+    elif signature.problem:
+        said.append(f"its signature {signature.problem}")
+    else:
+        who = kernel_name(about.certificate) if about.certificate else _signer(about)
+        worth = _WORTH[about.verdict or Verdict.WRONG_KEY]
+        said.append(f"signed by '{who}' with {signature.digest} and {signature.algorithm}, {worth}")
+    if about.compressed and about.module is not None:
+        said.append(f"compressed with {about.compressed}; what is said here is of the module within")
+    if about.stripped:
+        said.append("without debug information: stripped, or built so")
+    return said
+
+
+def _signer(about: Description) -> str:
+    assert about.signature is not None
+    return about.signature.signer or f"key {about.signature.key_id or about.signature.serial}"
+
+
+def _guest_line(entry: Explanation) -> str:
+    would = {True: "loads", False: "does NOT load", None: "may load"}[entry.loads]
+    remedy = f" What to do: {entry.remedy}." if entry.remedy else ""
+    return f"{entry.guest}: {would}: {entry.why}.{remedy}"
+
+
+def _file(each: Explained) -> dict[str, Any]:
+    about, signature = each.description, each.description.signature
+    module = about.module
+    return {
+        "file": str(each.file),
+        "module": module.name if module else None,
+        "machine": module.machine if module else None,
+        "release": module.release if module else None,
+        "signed": signature is not None,
+        "signer": _signer(about) if signature and not signature.problem else None,
+        "key_id": key_id(about.certificate) if about.certificate else (signature.key_id or None) if signature else None,
+        "serial": (signature.serial or None) if signature else None,
+        "digest": (signature.digest or None) if signature else None,
+        "verdict": about.verdict.value if about.verdict else None,
+        "problem": signature.problem if signature else None,
+        "stripped": about.stripped,
+        "compressed": about.compressed,
+        "guests": [{"guest": e.guest, "loads": e.loads, "why": e.why, "remedy": e.remedy or None} for e in each.guests],
+    }

@@ -1,0 +1,89 @@
+"""kmlab watch: a module's folder, run on each save."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kmlab.cli.module_commands import (
+    Exercise,
+    Fresh,
+    Jobs,
+    Keep,
+    Kernels,
+    NoSign,
+    Params,
+    SignWith,
+    Timeout,
+    columns_of,
+    options_of,
+    sign_choice,
+)
+from kmlab.cli.options import (
+    AllGuests,
+    Connect,
+    Debug,
+    Directory,
+    GuestOptions,
+    Json,
+    LabFile,
+    open_lab,
+    passphrase,
+    real_host,
+    speak,
+)
+
+Exec = Annotated[
+    str | None, typer.Option("--exec", help="Run this by sh on each verdict, told of it in KMLAB_….", metavar="CMD")
+]
+
+
+def watch(
+    directory: Directory,
+    guest: GuestOptions = None,
+    every: AllGuests = False,
+    kernels: Kernels = None,
+    jobs: Jobs = None,
+    fresh: Fresh = False,
+    keep: Keep = False,
+    param: Params = None,
+    exercise: Exercise = None,
+    timeout: Timeout = None,
+    no_sign: NoSign = False,
+    sign_with: SignWith = None,
+    command: Exec = None,
+    lab: LabFile = None,
+    connect: Connect = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """As `run`, at once and again on each save, until Ctrl-C."""
+    speak(json=json, debug=debug)
+    from kmlab.cli import watch_screen
+    from kmlab.host.process.file_watch import Saves
+    from kmlab.provision import lifecycle
+    from kmlab.provision.plan.lab_key import signer_for
+    from kmlab.run import parallel
+    from kmlab.run import watch as loop
+
+    # From the root: the folder that this was started in may be renamed, too.
+    file = open_lab(lab, connect).path
+    options = options_of(param, exercise, timeout, fresh=fresh, keep=keep, sign=sign_choice(no_sign, sign_with))
+    place = Path(os.path.abspath(directory)) if directory.exists() else directory
+
+    def look() -> loop.Watched:
+        opened = open_lab(file, connect)
+        wanted = opened.module_for(place)
+        asked = list(opened.guests) if every else guest or []
+        found = parallel.jobs(opened, [wanted], asked, columns_of(opened, kernels))
+        return loop.Watched(opened, wanted, [job.spec for job in found], jobs)
+
+    first = look()
+    for spec in first.guests:
+        # A passphrase is asked for here, and not in the middle of the picture.
+        signer_for(lifecycle.lab_files(first.lab), first.lab.name, spec, options.sign, passphrase)
+    with Saves() as saves, watch_screen.face(as_json=json) as face:
+        loop.watch(real_host(), look, options, saves, face, command)

@@ -1,0 +1,1 @@
+"""What every room stands on: errors, events, the places of files, folder trees."""

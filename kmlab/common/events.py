@@ -1,0 +1,151 @@
+"""What happened, told upwards: the story reports events, only `cli.render` shows them."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from kmlab.common.errors import KmlabError
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Something that may take long has begun."""
+
+    subject: str
+    """The guest, image or module it is about."""
+    what: str
+    """A present participle: "baking the base"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a started thing is; sent as often as there is news, at most a few times a second."""
+
+    subject: str
+    what: str
+    done: float | None = None
+    total: float | None = None
+    unit: str = ""
+    detail: str = ""
+    """The last line of whatever is being waited for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A started thing ended."""
+
+    subject: str
+    what: str
+    seconds: float
+    detail: str = ""
+    outcome: str = "ok"
+    """ok, or what became of it instead: failed, hang, lost, skipped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something a person should know though nothing failed."""
+
+    subject: str
+    text: str
+
+
+Event = Started | Progress | Finished | Note
+Report = Callable[[Event], None]
+AskPassphrase = Callable[[str], str | None]
+"""Asks the person for the passphrase of the key of this name; None where there is nobody to ask."""
+
+
+def silent(event: Event) -> None:
+    """A report that nobody hears."""
+
+
+@dataclass(slots=True)
+class Stage:
+    """`with Stage(report, "debian", "baking the base"):` sends Started, then Finished, also of what failed."""
+
+    report: Report
+    subject: str
+    what: str
+    detail: str = ""
+    outcome: str = "ok"
+    began: float = field(default=0.0, init=False)
+
+    def __enter__(self) -> Stage:
+        self.began = time.monotonic()
+        self.report(Started(self.subject, self.what))
+        return self
+
+    def progress(self, done: float | None = None, total: float | None = None, unit: str = "", detail: str = "") -> None:
+        self.report(Progress(self.subject, self.what, done, total, unit, detail))
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or issubclass(kind, KmlabError):
+            outcome = self.outcome if kind is None else "failed"
+            self.report(Finished(self.subject, self.what, self.seconds, self.detail, outcome))
+
+
+class Deadline:
+    """A point in time that a whole piece of work shares, instead of a timeout for each part."""
+
+    __slots__ = ("_end", "seconds")
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._end = time.monotonic() + seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds until the deadline, never negative."""
+        return max(0.0, self._end - time.monotonic())
+
+    @property
+    def passed(self) -> bool:
+        return time.monotonic() >= self._end
+
+    def within(self, seconds: float) -> Deadline:
+        """A deadline of at most `seconds` that never outlasts this one."""
+        return Deadline(min(seconds, self.left))
+
+
+def printable(text: str, limit: int = 0) -> str:
+    """`text` with every control, escape and bidirectional character made visible, so that it is safe to print.
+
+    Everything a guest says goes through here before a person sees it. `limit` > 0 caps the length.
+    """
+    safe = "".join(c if c == "\t" or c.isprintable() else _visible(c) for c in text)
+    if limit and len(safe) > limit:
+        safe = safe[: limit - 1] + "…"
+    return safe
+
+
+def readable(value: Any) -> Any:
+    """Spell out, as on a terminal, each byte in a JSON document's texts that is no UTF-8.
+
+    A file's name may have one. Python keeps it as a lone surrogate (PEP 383), which half of JSON's readers refuse.
+    """
+    if isinstance(value, str):
+        return _SURROGATE.sub(lambda found: _visible(found[0]), value)
+    if isinstance(value, dict):
+        return {readable(key): readable(each) for key, each in value.items()}
+    return [readable(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def _visible(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is no UTF-8
+        code -= 0xDC00
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -1,0 +1,204 @@
+"""The checked texts of lab.yaml, images/ and guests/: in one place what is allowed, and how to say no.
+
+Each is the plain type to a type checker, and a `Reads` to `yamlshape`.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timezone
+from typing import Annotated
+
+from kmlab.common.errors import ConfigError
+from kmlab.config.yaml.schema import Reads
+
+
+def word(expression: str, must: str, hint: str | None = None) -> Reads:
+    """Text that matches `expression` from end to end; `must` completes "must be …"."""
+    allowed = re.compile(expression, re.ASCII)
+
+    def parse(text: str) -> str:
+        if not allowed.fullmatch(text):
+            raise ConfigError(f"must be {must}", hint)
+        return text
+
+    return Reads(parse)
+
+
+def whole(low: int, high: int) -> Reads:
+    """A whole number from `low` to `high`."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch("[0-9]{1,9}", text, re.ASCII) or not low <= int(text) <= high:
+            raise ConfigError(f"must be a whole number from {low} to {high}")
+        return int(text)
+
+    return Reads(parse)
+
+
+def parse_kernel(text: str) -> str:
+    """A kernel as `kernel:` takes it, from a command line."""
+    return str(_KERNEL.parse(text))
+
+
+def size(low: str, high: str) -> Reads:
+    """Bytes, from `low` to `high`, which are sizes as the person writes them."""
+
+    def parse(text: str) -> int:
+        found = parse_size(text)
+        if not parse_size(low) <= found <= parse_size(high):
+            raise ConfigError(f"must be from {low} to {high}")
+        return found
+
+    return Reads(parse)
+
+
+def parse_size(text: str) -> int:
+    """Bytes: a number with one of K, M, G, T behind it, each 1024 times the one before."""
+    match = _SIZE.fullmatch(text)
+    if not match:
+        raise ConfigError("must be a size with its unit, such as 512M or 1G")
+    return int(float(match["number"]) * 1024 ** (" KMGT".index(match["unit"].upper())))
+
+
+def parse_duration(text: str) -> float:
+    """Seconds: 30, 1.5, 500ms, 30s, 2m or 1h."""
+    match = _DURATION.fullmatch(text)
+    seconds = float(match["number"]) * _SECONDS[match["unit"]] if match else 0.0
+    if not 0 < seconds <= _LONGEST:
+        raise ConfigError("must be a time above zero and at most a week, such as 30, 30s or 2m")
+    return seconds
+
+
+def parse_pattern(text: str) -> str:
+    """A pattern that `matches` takes: not empty, and between slashes a regular expression."""
+    if not text.strip():
+        raise ConfigError("must be text, as empty text is in every line")
+    try:
+        re.compile(_expression(text) or "")
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ConfigError(f"must hold a regular expression between its slashes ({error})") from error
+    return text
+
+
+def matches(pattern: str, line: str) -> bool:
+    """Whether a line of the log is what a pattern of lab.yaml means.
+
+    A pattern is text that the line contains or, between slashes, a regular expression that is found in it.
+    """
+    expression = _expression(pattern)
+    return re.search(expression, line) is not None if expression is not None else pattern in line
+
+
+def _expression(pattern: str) -> str | None:
+    return pattern[1:-1] if len(pattern) > 2 and pattern[0] == pattern[-1] == "/" else None
+
+
+def _parse_digest(text: str) -> str:
+    if not re.fullmatch("[0-9a-fA-F]{64}", text, re.ASCII):
+        raise ConfigError("must be the 64 hex digits that sha256sum prints")
+    return text.lower()
+
+
+def _parse_any_digest(text: str) -> str:
+    if not re.fullmatch("[0-9a-fA-F]{64}|[0-9a-fA-F]{128}", text, re.ASCII):
+        raise ConfigError("must be the hex digits that sha256sum or sha512sum prints")
+    return text.lower()
+
+
+def parse_time(text: str) -> int:
+    """Seconds since 1970 of a time in UTC: 2026-11-24T20:15:00Z."""
+    try:
+        return int(datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc).timestamp())
+    except ValueError:
+        raise ConfigError("must be a time in UTC, such as 2026-11-24T20:15:00Z") from None
+
+
+def parse_version(text: str) -> tuple[int, int]:
+    """A version of Linux: 6.4 is (6, 4)."""
+    found = re.fullmatch(r"([0-9]{1,3})\.([0-9]{1,3})", text, re.ASCII)
+    if not found:
+        raise ConfigError("must be a version of Linux, such as 6.4")
+    return int(found[1]), int(found[2])
+
+
+_SIZE = re.compile(r"(?P<number>[0-9]{1,12}(\.[0-9]{1,6})?) ?(?P<unit>[KMGTkmgt])(i?B)?", re.ASCII)
+_DURATION = re.compile(r"(?P<number>[0-9]{1,9}(\.[0-9]{1,6})?) ?(?P<unit>ms|s|m|h|)", re.ASCII)
+_SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
+_LONGEST = 7 * 24 * 3600.0
+
+Size = Annotated[int, Reads(parse_size)]
+Duration = Annotated[float, Reads(parse_duration)]
+Time = Annotated[int, Reads(parse_time)]
+"""Seconds since 1970."""
+Version = Annotated[tuple[int, int], Reads(parse_version)]
+Pattern = Annotated[str, Reads(parse_pattern)]
+Digest = Annotated[str, Reads(_parse_digest)]
+"""SHA-256, in small letters."""
+AnyDigest = Annotated[str, Reads(_parse_any_digest)]
+"""SHA-256 or SHA-512, told apart by their length; in small letters."""
+Name = Annotated[
+    str,
+    word(
+        "[a-z0-9][a-z0-9-]{0,30}",
+        "small letters, digits and dashes, at most 31, a letter or digit first",
+        "such as 'debian' or 'noble-2'",
+    ),
+]
+"""Of a lab or a guest: ends up in paths, sockets and libvirt's domain names."""
+ImageName = Annotated[str, word("[a-z0-9][a-z0-9.-]{0,62}", "the name of an image, such as debian-12 or ubuntu-24.04")]
+ModuleName = Annotated[
+    str, word(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}", "letters, digits, `_`, `.`, `+` and `-`, at most 64")
+]
+Identifier = Annotated[str, word("[A-Za-z_][A-Za-z0-9_]{0,63}", "a C identifier")]
+_KERNEL_NAME = r"[A-Za-z0-9][A-Za-z0-9.+~:*?_-]{0,99}"
+_KERNEL = word(
+    _KERNEL_NAME,
+    "a kernel: default, exact, a version, a package, a flavour or a suite",
+    "your own build is `kernel: {local: DIR}`",
+)
+KernelName = Annotated[str, _KERNEL]
+Column = Annotated[
+    str,
+    word(
+        rf"([a-z0-9][a-z0-9-]{{0,30}}@)?{_KERNEL_NAME}",
+        "a kernel, a guest, or both as GUEST@KERNEL",
+        "such as 6.1, backports, debian or debian@6.12",
+    ),
+]
+"""Of a matrix."""
+Package = Annotated[
+    str,
+    word(r"[a-z0-9][a-z0-9+.-]{1,99}(:[a-z0-9-]+)?([=/][A-Za-z0-9.+~:-]+)?", "the name of an apt package"),
+]
+Sysctl = Annotated[str, word(r"[a-z0-9_-]+([./][A-Za-z0-9_-]+)+", "the name of a sysctl, such as kernel.panic")]
+OneLine = Annotated[str, word(r"[^\x00-\x1f\x7f]{1,1000}", "one line of text")]
+Command = Annotated[str, word(r"(?s).*\S.*", "a command")]
+# The boot loader's configuration is shell, and the kernel splits at spaces and knows one kind of quotes.
+CommandLine = Annotated[
+    str,
+    word(
+        r"[^\x00-\x1f\x7f-\U0010ffff\"'\\$`]{0,1000}",
+        "one line of plain ASCII without quotes, backslashes, `$` and backticks",
+    ),
+]
+Url = Annotated[str, word(r"https?://[^\s\x00-\x1f\x7f\"'\\<>`]+", "an http or https URL")]
+HttpsUrl = Annotated[str, word(r"https://[A-Za-z0-9.:-]+(/[A-Za-z0-9._~/-]*)?", "an https URL")]
+FileName = Annotated[
+    str, word(r"[A-Za-z0-9][A-Za-z0-9._+-]*(\{serial\}[A-Za-z0-9._+-]*)?", "the name of a file, without folders")
+]
+"""A publisher's; `{serial}` stands for a release's."""
+FolderName = Annotated[
+    str,
+    word(r"[A-Za-z0-9{][A-Za-z0-9._+{}-]*(/[A-Za-z0-9{][A-Za-z0-9._+{}-]*)*", "a folder on the server, such as a/b"),
+]
+Serial = Annotated[str, word("[0-9][0-9A-Za-z.-]{0,40}", "a release's serial, such as 20260423 or 20260423-2447")]
+Fingerprint = Annotated[str, word("[0-9A-F]{40}", "the 40 hex digits of a key's fingerprint, without spaces")]
+LibvirtUri = Annotated[
+    str,
+    word(
+        r"embedded|[a-z][a-z0-9+.-]*://[^\s\x00-\x1f\x7f]*",
+        "embedded or a libvirt URI",
+        "such as qemu:///session",
+    ),
+]

@@ -1,0 +1,1 @@
+"""What a guest's console, its memory and a saved log tell about a failure."""

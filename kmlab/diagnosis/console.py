@@ -1,0 +1,314 @@
+"""What a run leaves behind: the console as it is written, the findings in it with their lines, the run's folder.
+
+The console file is the witness: it lies on the host, so that it is complete even when the guest is dead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from kmlab.common import folder_tree, paths
+from kmlab.common.errors import unexpected
+from kmlab.common.events import Deadline
+from kmlab.kernel.crash.crash import Crash
+from kmlab.kernel.crash.scanner import Scanner
+from kmlab.kernel.log.records import ConsoleReader, KernelLog, Record
+
+_FIRST, _LAST = 2000, 20000
+"""Records of a run that are kept: the first and the last ones; those between are counted."""
+_POLL = 0.02
+_AFTER_PANIC = 1.0
+"""Seconds of silence after which a panic that never said its last line is taken to be over."""
+_FLOOD_ENDS, _LONGEST_FLOOD = 1.0, 60.0
+"""Seconds of silence after which a flood on the console is over, and the longest that its end is waited for."""
+_AFTER_HANG = 3.0
+"""Seconds that a reported hang gets to say more before its step is given up."""
+
+
+class Witness:
+    """Reads the console while a run is on; `over` is set when waiting for the guest makes no sense any more."""
+
+    def __init__(self, console: Path, answers: Callable[[], bool] = lambda: False) -> None:
+        self.over = threading.Event()
+        self.panicked = False
+        """The console says that the kernel has panicked, and the guest does not answer."""
+        self.deaf = False
+        """Something of the run did not come to the console: the kernel says no more there, or not all."""
+        self._marks: dict[str, int] = {}
+        self.begin = self.new_mark()
+        """The mark where the run begins in the kernel's log."""
+        self._answers = answers
+        """Asks the guest whether it is alive: a panic stops the kernel, whatever text came."""
+        self._console = console
+        self._start = console.stat().st_size if console.exists() else 0
+        self._reader = ConsoleReader()
+        self._scanner = Scanner(booted=True)
+        self._head: list[Record] = []
+        self._tail: deque[Record] = deque(maxlen=_LAST)
+        self._seen = 0
+        self._doomed: float | None = None
+        self._last_byte = time.monotonic()
+        self._aside: list[Record] | None = None
+        self._log: list[Record] | None = None
+        self._ring_is_whole = False
+        self._alive_after_all = False
+        self._failed: BaseException | None = None
+        """What the thread that reads ended of."""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True, name="console")
+
+    def __enter__(self) -> Witness:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def new_mark(self) -> str:
+        """A word that nothing in the guest can guess; a line with it in the kernel's log is ours."""
+        word = f"kmlab-{secrets.token_hex(8)}"
+        self._marks[word] = -1
+        return word
+
+    def wait_for(self, mark: str, deadline: Deadline) -> bool:
+        """Wait until the console has come to our mark; whether it has.
+
+        While the console goes on, behind a flood, it is waited for beyond the deadline.
+        """
+        longest = Deadline(_LONGEST_FLOOD)
+        while self._marks[mark] < 0 and not self.over.is_set():
+            if self.deaf or longest.passed or (deadline.passed and self.quiet > _FLOOD_ENDS):
+                self.deaf = True
+                return False
+            time.sleep(_POLL)
+        return self._marks[mark] >= 0
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[list[Record]]:
+        """What the kernel says meanwhile is an answer to us: it is kept here and is no part of the run's log."""
+        self._aside = []
+        try:
+            yield self._aside
+        finally:
+            self._aside = None
+
+    @property
+    def quiet(self) -> float:
+        """Seconds since the console's last byte."""
+        return time.monotonic() - self._last_byte
+
+    def position(self) -> int:
+        """How many records there were so far."""
+        return self._seen
+
+    def since(self, position: int) -> list[Record]:
+        """The records that came after; of a flood only those that are kept."""
+        first = max(0, position)
+        head = self._head[first:]
+        skipped = self._seen - len(self._tail)
+        tail = list(self._tail)
+        return head + tail[max(0, first - skipped) :] if first > len(self._head) else head + tail
+
+    @property
+    def lost_records(self) -> int:
+        """Records that were read but not kept, and those that the kernel itself lost."""
+        if self._ring_is_whole:
+            return 0
+        return max(0, self._seen - len(self._head) - len(self._tail)) + self._reader.dropped
+
+    @property
+    def records(self) -> list[Record]:
+        """The kernel's log of the run: its ring buffer, where that was read whole, else what the console said."""
+        return [*self._head, *self._tail] if self._log is None else list(self._log)
+
+    def finish(self, own_modules: frozenset[str], ring: KernelLog | None) -> list[Crash]:
+        """Stop reading; every finding of the run.
+
+        `ring` is the guest's ring buffer where it could be read. It holds what the console did not get, and not what a
+        program wrote to the serial port. LabError where the console could not be read to its end.
+        """
+        self._stop.set()
+        self._thread.join()
+        if self._failed is not None:
+            # A witness that has gone blind has seen nothing; that is no reason to acquit.
+            raise unexpected(self._failed, "the guest's console could not be read any more") from self._failed
+        self._take(self._reader.close())
+        self._scanner.close()
+        if ring is not None:
+            self._log = self._merged(ring)
+        scanner = Scanner(own_modules, booted=True)
+        scanner.feed(self.records)
+        scanner.close()
+        return scanner.crashes
+
+    @property
+    def whole(self) -> bool:
+        """Whether all that the kernel said in the run is in `records`."""
+        return self._ring_is_whole or not self.deaf
+
+    def _merged(self, ring: KernelLog) -> list[Record] | None:
+        """The run's part of the ring buffer; where that does not go back far enough, the console and the rest."""
+        begin = next((n for n, record in enumerate(ring.records) if self._is_mark(record, self.begin)), None)
+        ours = [r for r in ring.records[(begin or 0) :] if not self._is_mark(r)]
+        if begin is not None and not ring.dropped:
+            self._ring_is_whole = True
+            return ours
+        if not self.deaf:
+            return None
+        heard = [*self._head, *self._tail]
+        last = max((r.time for r in heard if r.time is not None and r.facility in (None, 0)), default=0.0)
+        return heard + [r for r in ours if r.time is not None and r.time > last]
+
+    def _is_mark(self, record: Record, word: str | None = None) -> bool:
+        said = record.text.strip() if record.facility not in (None, 0) else ""
+        return said == word if word else said in self._marks
+
+    def raw(self) -> bytes:
+        """The console's bytes since the run began, the last 64 MiB of them."""
+        with self._console.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(self._start, size - (64 << 20)))
+            return file.read()
+
+    def _watch(self) -> None:
+        try:
+            self._read_on()
+        except BaseException as error:
+            self._failed = error
+            self.over.set()
+
+    def _read_on(self) -> None:
+        with self._console.open("rb") as file:
+            file.seek(self._start)
+            while True:
+                chunk = file.read(1 << 20)
+                if chunk:
+                    self._last_byte = time.monotonic()
+                    self._take(self._reader.feed(chunk))
+                elif self._stop.is_set():
+                    return
+                else:
+                    self._judge()
+                    time.sleep(_POLL)
+
+    def _take(self, records: Iterable[Record]) -> None:
+        fresh = []
+        for record in records:
+            if self._is_mark(record):
+                self._marks[record.text.strip()] = self._seen
+                continue
+            if self._aside is not None:
+                if len(self._aside) < _LAST:
+                    self._aside.append(record)
+                continue
+            fresh.append(record)
+            self._seen += 1
+            if len(self._head) < _FIRST:
+                self._head.append(record)
+            else:
+                self._tail.append(record)
+        self._scanner.feed(fresh)
+        self._judge()
+
+    def _judge(self) -> None:
+        """Whether the guest is past waiting for."""
+        silent = self._scanner.panic_complete or self.quiet > _AFTER_PANIC
+        if self._scanner.panicked and silent and not self.panicked and not self._alive_after_all:
+            self._alive_after_all = self._answers()
+            if not self._alive_after_all:
+                self.panicked = True
+                self.over.set()
+        if self._doomed is None and any(c.kind == "hang" or c.deadly for c in self._scanner.crashes):
+            self._doomed = time.monotonic()
+        if self._doomed is None and self._scanner.suspect and self.quiet > _AFTER_PANIC:
+            copy = Scanner(booted=True)
+            copy.feed(self.records)
+            copy.close()
+            if any(c.kind == "hang" or c.deadly for c in copy.crashes):
+                self._doomed = time.monotonic()
+
+    @property
+    def doomed(self) -> bool:
+        """A hang or a deadly oops was reported long enough ago that a step which has not ended will not end."""
+        return self._doomed is not None and time.monotonic() - self._doomed > _AFTER_HANG
+
+
+class Follower:
+    """What the kernel says on a console, bit by bit, whichever file that is: a restore makes a new one.
+
+    Where `at_end`, what stands there at first is passed over.
+    """
+
+    def __init__(self, console: Path, *, at_end: bool = False) -> None:
+        self._console = console
+        self._file: BinaryIO | None = None
+        self._reader = ConsoleReader()
+        self._at_end = at_end
+
+    def read(self) -> Iterator[Record]:
+        """The kernel's records since the last call; none where there is no such file yet."""
+        if self._file is not None:
+            yield from self._rest(self._file)
+            if not self._replaced(self._file):
+                return
+        yield from self.close()
+        with contextlib.suppress(OSError):
+            self._file = self._console.open("rb")
+            if self._at_end:
+                self._file.seek(0, os.SEEK_END)
+            yield from self._rest(self._file)
+        self._at_end = False
+
+    def close(self) -> Iterator[Record]:
+        """The record of a last line that was not ended."""
+        last, self._reader = self._reader.close(), ConsoleReader()
+        if self._file is not None:
+            self._file.close()
+        self._file = None
+        return (record for record in last if record.from_kernel)
+
+    def _rest(self, file: BinaryIO) -> Iterator[Record]:
+        while chunk := file.read(1 << 20):
+            yield from (record for record in self._reader.feed(chunk) if record.from_kernel)
+
+    def _replaced(self, file: BinaryIO) -> bool:
+        with contextlib.suppress(OSError):
+            now, ours = self._console.stat(), os.fstat(file.fileno())
+            return (now.st_dev, now.st_ino) != (ours.st_dev, ours.st_ino) or now.st_size < file.tell()
+        return True
+
+
+def new_run_folder(runs: Path, module: str, guest: str) -> Path:
+    """A new folder for one run's evidence, named so that they sort by time."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    return paths.make_folder(runs / f"{stamp}-{secrets.token_hex(2)}-{module}-{guest}")
+
+
+def keep_latest(runs: Path, count: int, size: int, spare: Collection[Path] = ()) -> None:
+    """Remove the oldest runs beyond `count` and beyond `size` bytes in all; the newest and `spare` always stay."""
+    folders = sorted((f for f in runs.iterdir() if f.is_dir()), reverse=True) if runs.is_dir() else []
+    total = 0
+    for number, folder in enumerate(folders):
+        # Another guest's run may write in its folder, or remove one, at this moment.
+        with contextlib.suppress(OSError):
+            total += folder_tree.size_of(folder)
+        if folder not in spare and number and (number >= count or total > size):
+            with contextlib.suppress(OSError):
+                folder_tree.remove_tree(folder)
+
+
+def dmesg(records: Sequence[Record]) -> str:
+    """The records as `dmesg` shows them."""
+    return "".join(
+        f"[{record.time:12.6f}] {record.text}\n" if record.time is not None else f"{record.text}\n"
+        for record in records
+    )

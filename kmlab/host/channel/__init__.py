@@ -1,0 +1,1 @@
+"""The ways into a guest: the agent's channel, ssh, the serial port."""

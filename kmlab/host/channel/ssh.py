@@ -1,0 +1,265 @@
+"""A guest's shell over ssh: the only code that imports paramiko (https://docs.paramiko.org/).
+
+One connection serves a whole run: under emulation the key exchange costs more than any command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shlex
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kmlab.common import paths
+from kmlab.common.errors import GuestUnreachable, LabError
+from kmlab.common.events import Deadline, silent
+from kmlab.host.process import locks
+
+if TYPE_CHECKING:
+    import paramiko
+
+OUTPUT_CAP = 32 << 20
+"""Bytes of one command's output that are kept; what comes after is read and dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How a command in the guest ended."""
+
+    code: int | None
+    """None: it did not end before its deadline, or the connection was lost first."""
+    out: bytes
+    err: bytes
+    lost: bool = False
+    """The connection broke while it ran."""
+
+    @property
+    def text(self) -> str:
+        return self.out.decode("utf-8", "replace")
+
+    @property
+    def error_text(self) -> str:
+        return self.err.decode("utf-8", "replace")
+
+    @property
+    def ok(self) -> bool:
+        return self.code == 0
+
+
+_RESEED = (
+    'local $/; my $noise = <STDIN>; open(my $pool, "+<", "/dev/urandom") or exit 1; '
+    'ioctl($pool, 0x40085203, pack("ii", 8 * length $noise, length $noise) . $noise) or exit 1; '
+    "ioctl($pool, 0x5207, 0) or exit 1"
+)
+"""RNDADDENTROPY, then RNDRESEEDCRNG, by their numbers on every architecture of ours (linux/random.h)."""
+
+
+class Shell:
+    """An open connection as root. Made by `connected`."""
+
+    def __init__(self, transport: paramiko.Transport) -> None:
+        self._transport = transport
+
+    def run(
+        self,
+        command: str,
+        deadline: Deadline,
+        *,
+        data: bytes = b"",
+        on_output: Callable[[bytes], None] | None = None,
+        abandon: threading.Event | None = None,
+    ) -> Answer:
+        """Run `command` with `data` as its input. Never raises for what the guest does; see `Answer`.
+
+        Setting `abandon` gives up waiting at once.
+        """
+        import paramiko
+
+        out, err = bytearray(), bytearray()
+        try:
+            channel = self._transport.open_session(timeout=max(deadline.left, 0.1))
+            channel.exec_command(command)
+        except (paramiko.SSHException, OSError, EOFError):
+            return Answer(None, b"", b"", lost=not self._transport.is_active())
+        with contextlib.closing(channel):
+            feeder = threading.Thread(target=_feed, args=(channel, data), daemon=True)
+            feeder.start()
+            while True:
+                moved = _drain(channel, out, err, on_output)
+                if channel.exit_status_ready() and not moved and (channel.eof_received or channel.closed):
+                    _drain(channel, out, err, on_output)
+                    code = channel.recv_exit_status()
+                    lost = code == -1 and not self._transport.is_active()
+                    return Answer(None if code == -1 else code, bytes(out), bytes(err), lost)
+                if deadline.passed or (abandon is not None and abandon.is_set()):
+                    return Answer(None, bytes(out), bytes(err))
+                if not self._transport.is_active():
+                    return Answer(None, bytes(out), bytes(err), lost=True)
+                if not moved:
+                    time.sleep(0.01)
+
+    def wake(self, now: float, noise: bytes, deadline: Deadline) -> Answer:
+        """Set the guest's clock (seconds since the epoch), and reseed its kernel's random numbers with `noise` at once.
+
+        By perl, which Debian and Ubuntu always have, because the reseeding is an ioctl (random(4)).
+        """
+        return self.run(f"perl -e '{_RESEED}' && date --utc --set=@{now:.3f} > /dev/null", deadline, data=noise)
+
+    def look(
+        self, patterns: Sequence[str], deadline: Deadline, *, mark: str = "", abandon: threading.Event | None = None
+    ) -> Answer:
+        """Read the guest's files that match the shell patterns, each under a title as tail(1) writes it.
+
+        First put `mark`, if given, into the kernel's log as a line of its own.
+        """
+        marked = f"printf '<5>%s\\n' {shlex.quote(mark)} > /dev/kmsg; " if mark else ""
+        return self.run(f"{marked}tail -n +1 {' '.join(patterns)} 2> /dev/null; :", deadline, abandon=abandon)
+
+    def kernel_log(self, deadline: Deadline) -> Answer:
+        """Read the kernel's ring buffer as records of /dev/kmsg, at least what was logged since the connection opened.
+
+        The code is not 0 where records were overwritten before they could be read.
+        """
+        # It ends where there is nothing more, with an error that means nothing (EAGAIN).
+        return self.run("dd if=/dev/kmsg iflag=nonblock bs=16k status=none 2> /dev/null; :", deadline)
+
+    @property
+    def alive(self) -> bool:
+        return self._transport.is_active()
+
+
+def _feed(channel: paramiko.Channel, data: bytes) -> None:
+    with contextlib.suppress(OSError, EOFError):
+        if data:
+            channel.sendall(data)
+        channel.shutdown_write()
+
+
+def _drain(
+    channel: paramiko.Channel, out: bytearray, err: bytearray, on_output: Callable[[bytes], None] | None
+) -> bool:
+    moved = False
+    while channel.recv_ready():
+        chunk = channel.recv(65536)
+        if not chunk:
+            break
+        moved = True
+        if on_output:
+            on_output(chunk)
+        if len(out) < OUTPUT_CAP:
+            out += chunk
+    while channel.recv_stderr_ready():
+        chunk = channel.recv_stderr(65536)
+        if not chunk:
+            break
+        moved = True
+        if on_output:
+            on_output(chunk)
+        if len(err) < OUTPUT_CAP:
+            err += chunk
+    return moved
+
+
+@contextlib.contextmanager
+def connected(port: int, host_key: str, identity: Path, deadline: Deadline) -> Iterator[Shell]:
+    """A shell at 127.0.0.1:`port`, as root, if the guest there has exactly `host_key` ("ssh-ed25519 AAAA…").
+
+    Tries again while the guest is coming up, until the deadline; then GuestUnreachable with the last reason.
+    """
+    transport = _connect(port, host_key, identity, deadline)
+    try:
+        yield Shell(transport)
+    finally:
+        transport.close()
+
+
+def _connect(port: int, host_key: str, identity: Path, deadline: Deadline) -> paramiko.Transport:
+    import paramiko
+
+    logging.getLogger("paramiko").setLevel(logging.CRITICAL)
+    expected = host_key.split()
+    try:
+        key = paramiko.Ed25519Key.from_private_key_file(str(identity))
+    except (OSError, paramiko.SSHException) as error:
+        raise LabError(f"{identity}: cannot read the lab's ssh key: {error}", "kmlab destroy, then kmlab up") from None
+    reason = "nothing listens"
+    while True:
+        transport = None
+        try:
+            sock = socket.create_connection(("127.0.0.1", port), timeout=max(min(deadline.left, 10), 0.1))
+            transport = paramiko.Transport(sock)
+            transport.banner_timeout = transport.handshake_timeout = transport.auth_timeout = max(deadline.left, 1)
+            transport.get_security_options().key_types = ("ssh-ed25519",)
+            transport.start_client(timeout=max(deadline.left, 0.1))
+            found = transport.get_remote_server_key()
+            if [found.get_name(), found.get_base64()] != expected[:2]:
+                transport.close()
+                raise LabError(
+                    f"127.0.0.1:{port} answers with another ssh host key than this guest's",
+                    "somebody else listens there: kmlab reset",
+                )
+            transport.auth_publickey("root", key)
+            transport.set_keepalive(0)
+            return transport
+        except paramiko.AuthenticationException as error:
+            if transport is not None:
+                transport.close()
+            raise LabError(f"127.0.0.1:{port}: the guest refuses the lab's ssh key: {error}", "kmlab reset") from None
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            reason = str(error) or type(error).__name__
+            if transport is not None:
+                transport.close()
+        if deadline.passed:
+            raise GuestUnreachable(f"no answer on ssh (127.0.0.1:{port}): {reason}")
+        time.sleep(min(0.05, deadline.left))
+
+
+def ensure_identity(private: Path) -> str:
+    """The public half of the person's key for their guests, made when there is none."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ed25519
+
+    public = private.with_suffix(".pub")
+    if private.exists() and public.exists():
+        return public.read_text(encoding="utf-8").strip()
+    paths.make_folder(private.parent, 0o700)
+    with locks.held(private.with_suffix(".lock"), "the ssh key of guests", silent, Deadline(60)):
+        if private.exists() and public.exists():
+            return public.read_text(encoding="utf-8").strip()
+        made = ed25519.Ed25519PrivateKey.generate()
+        text = made.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.OpenSSH,
+            serialization.NoEncryption(),
+        )
+        line = made.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+        paths.write_text(private, text.decode(), 0o600)
+        paths.write_text(public, f"{line.decode()} kmlab\n")
+        return public.read_text(encoding="utf-8").strip()
+
+
+def client_argv(port: int, known_hosts: Path, identity: Path, command: list[str]) -> list[str]:
+    """The OpenSSH command line that enters the guest on the person's own terminal."""
+    options = {
+        "IdentitiesOnly": "yes",  # an agent full of other keys must not use up the tries
+        "IdentityFile": str(identity),
+        "UserKnownHostsFile": str(known_hosts),
+        "GlobalKnownHostsFile": os.devnull,
+        "StrictHostKeyChecking": "yes",
+        "LogLevel": "ERROR",
+    }
+    argv = ["ssh", "-F", os.devnull, "-p", str(port)]
+    for name, value in options.items():
+        argv += ["-o", f"{name}={value}"]
+    return [*argv, "root@127.0.0.1", *(["--", *command] if command else [])]
+
+
+def known_hosts_line(port: int, host_key: str) -> str:
+    return f"[127.0.0.1]:{port} {' '.join(host_key.split()[:2])}\n"

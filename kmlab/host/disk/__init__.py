@@ -1,0 +1,1 @@
+"""Disk images, file systems, UEFI variable stores and memory dumps."""

@@ -1,0 +1,154 @@
+"""Disk files: overlays, the NoCloud seed, and a whole disk put together without mounts or loop devices.
+
+The only code that imports pycdlib. Follows qemu-img(1), sfdisk(8) and mtools(1).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import io
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from kmlab.common import folder_tree
+from kmlab.common.errors import ImageError
+from kmlab.common.events import Deadline
+from kmlab.host.process import command
+
+MIB = 1 << 20
+_ESP_MIB = 64
+
+
+def make_overlay(overlay: Path, backing: Path, deadline: Deadline, size: int | None = None) -> None:
+    """An empty qcow2 on top of `backing`, which is never written to again; of `size` bytes, or as large as that."""
+    argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(backing.resolve()), str(overlay)]
+    command.run([*argv, *([str(size)] if size is not None else [])], deadline=deadline)
+
+
+def convert_raw(raw: Path, target: Path, deadline: Deadline) -> None:
+    """A qcow2 file of a raw disk image, whose first bytes are not looked at for a format."""
+    command.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, target], deadline=deadline)
+
+
+def make_seed(seed: Path, files: Mapping[str, str | Path]) -> None:
+    """A NoCloud volume: an ISO 9660 image labelled "cidata" with these files, given as text or by their place.
+
+    https://cloudinit.readthedocs.io/en/latest/reference/datasources/nocloud.html
+    """
+    import pycdlib
+
+    image = pycdlib.PyCdlib()
+    image.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident="cidata")
+    for number, (name, given) in enumerate(sorted(files.items())):
+        place, joliet = f"/FILE{number}.;1", f"/{name}"
+        if isinstance(given, Path):
+            image.add_file(str(given), place, rr_name=name, joliet_path=joliet)
+        else:
+            content = given.encode()
+            image.add_fp(io.BytesIO(content), len(content), place, rr_name=name, joliet_path=joliet)
+    image.write(str(seed))
+    image.close()
+
+
+def make_disk(target: Path, *, root: Path, esp: Mapping[str, Path], deadline: Deadline) -> None:
+    """A qcow2 disk with a GPT, an EFI system partition holding `esp`, and the file system `root`.
+
+    `esp` maps paths on the partition ("EFI/BOOT/BOOTX64.EFI") to files. Works in `target`'s own folder.
+    """
+    folder = target.parent
+    system, raw = folder / "esp.img", folder / "disk.raw"
+    root_mib = -(-root.stat().st_size // MIB)
+    with system.open("wb") as file:
+        file.truncate(_ESP_MIB * MIB)
+    command.run(["mkfs.vfat", "-F", "32", "-n", "KMLAB-ESP", system], deadline=deadline)
+    folders = sorted({str(parent) for path in esp for parent in Path(path).parents if str(parent) != "."})
+    command.run(["mmd", "-i", system, *(f"::{name}" for name in folders)], deadline=deadline)
+    for path, source in esp.items():
+        command.run(["mcopy", "-i", system, source, f"::{path}"], deadline=deadline)
+    with raw.open("wb") as file:
+        file.truncate((1 + _ESP_MIB + root_mib + 1) * MIB)
+    layout = folder / "layout"
+    layout.write_text(
+        "label: gpt\n"
+        f"start=1MiB, size={_ESP_MIB}MiB, type=U, name=ESP\n"
+        f"start={1 + _ESP_MIB}MiB, size={root_mib}MiB, type=L, name=root\n"
+    )
+    command.run(["sfdisk", "-q", raw], deadline=deadline, stdin=layout)
+    _copy_into(raw, system, 1 * MIB)
+    _copy_into(raw, root, (1 + _ESP_MIB) * MIB)
+    convert_raw(raw, target, deadline)
+    for scratch in (system, raw, layout):
+        scratch.unlink()
+
+
+def read_from_filesystem(filesystem: Path, path: str, target: Path, deadline: Deadline) -> None:
+    """Copy one file out of an ext4 image, without mounting it."""
+    command.run(["debugfs", "-R", f"dump {path} {target}", filesystem], deadline=deadline)
+    if not target.exists() or target.stat().st_size == 0:
+        raise ImageError(f"{filesystem.name}: no file {path} in it")
+
+
+def digest(path: Path, progress: Callable[[int, int], None] | None = None, kind: str = "sha256") -> str:
+    """SHA-256 of a file, or another digest, in hex."""
+    total, done, sha = path.stat().st_size, 0, hashlib.new(kind)
+    with path.open("rb") as file:
+        while chunk := file.read(8 * MIB):
+            sha.update(chunk)
+            done += len(chunk)
+            if progress:
+                progress(done, total)
+    return sha.hexdigest()
+
+
+def copy(source: Path, target: Path) -> None:
+    """A private, writable copy."""
+    shutil.copyfile(source, target)
+    target.chmod(0o600)
+
+
+def freeze(path: Path) -> None:
+    """Make a file read-only: it is shared from now on."""
+    path.chmod(0o444)
+
+
+def size_on_disk(folder: Path) -> int:
+    """Bytes that a folder's files really take up."""
+    with contextlib.suppress(OSError), folder_tree.opened(folder) as top:
+        return sum(
+            found.status.st_blocks * 512
+            for found in folder_tree.walk(top, unreadable=lambda *_: None)
+            if not stat.S_ISDIR(found.status.st_mode)
+        )
+    return 0
+
+
+def _copy_into(target: Path, source: Path, offset: int) -> None:
+    """Copy `source` into the middle of `target`, leaving holes where it has them or is empty."""
+    zeros = bytes(MIB)
+    with source.open("rb") as reader, target.open("r+b") as writer:
+        for begin, end in _pieces(reader.fileno()):
+            reader.seek(begin)
+            for at in range(begin, end, MIB):
+                chunk = reader.read(min(MIB, end - at))
+                if chunk != zeros[: len(chunk)]:
+                    writer.seek(offset + at)
+                    writer.write(chunk)
+
+
+def _pieces(handle: int) -> Iterator[tuple[int, int]]:
+    """Where a sparse file has content, as (begin, end): lseek(2), SEEK_DATA."""
+    end = 0
+    while True:
+        try:
+            begin = os.lseek(handle, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return
+        end = os.lseek(handle, begin, os.SEEK_HOLE)
+        yield begin, end

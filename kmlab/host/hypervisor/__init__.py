@@ -1,0 +1,1 @@
+"""libvirt and QEMU: domains, the accelerator, what the host can hold, `kmlab doctor`."""

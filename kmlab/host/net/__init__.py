@@ -1,0 +1,1 @@
+"""Downloads over HTTPS, and the signatures of publishers."""

@@ -1,0 +1,1 @@
+"""Distribution packages: apt's archive, .deb files, images from packages."""

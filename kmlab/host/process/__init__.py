@@ -1,0 +1,1 @@
+"""Programs, sandboxes, locks and terminals on the host."""

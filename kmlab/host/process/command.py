@@ -1,0 +1,295 @@
+"""Running programs: the only code that imports subprocess.
+
+Every program is a list of arguments, has a deadline, and dies with all its children when it is not wanted any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import selectors
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from kmlab.common import paths
+from kmlab.common.errors import CommandFailed, LabError
+from kmlab.common.events import Deadline
+
+PACKAGES = {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "qemu-system-aarch64": "qemu-system-arm",
+    "qemu-img": "qemu-utils",
+    "mmdebstrap": "mmdebstrap",
+    "apt-get": "apt",
+    "apt-config": "apt",
+    "dpkg-deb": "dpkg",
+    "unshare": "util-linux",
+    "mke2fs": "e2fsprogs",
+    "debugfs": "e2fsprogs",
+    "mkfs.vfat": "dosfstools",
+    "mcopy": "mtools",
+    "mmd": "mtools",
+    "sfdisk": "fdisk",
+    "bwrap": "bubblewrap",
+    "gpgv": "gpgv",
+    "ssh": "openssh-client",
+    "ssh-keygen": "openssh-client",
+}
+"""The Debian and Ubuntu package of each program that kmlab calls."""
+
+_LOWEST_PASSED = 64
+"""File descriptors below this number stay free for the programs themselves: dash(1) understands only one digit after
+`>&`, and mmdebstrap hands its own pipes to it."""
+_TAIL = 4000
+_LONGEST = 1 << 20
+"""Bytes of one line; a longer one is told in pieces."""
+
+
+def emulator(arch: str) -> str:
+    """The QEMU program for guests of an architecture, as `uname -m` calls it."""
+    return f"qemu-system-{arch}"
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """How a program ended, and what it said on both streams, in order."""
+
+    argv: tuple[str, ...]
+    code: int
+    output: str
+
+
+def find(program: str) -> str:
+    """The program's path; LabError naming the package to install if it is not there."""
+    path = shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if path is None:
+        package = PACKAGES.get(program, program)
+        raise LabError(f"{program} is not installed", f"sudo apt-get install {package}   (or: make setup)")
+    return path
+
+
+_running: set[subprocess.Popen[bytes]] = set()
+_ending = threading.Event()
+
+
+@contextlib.contextmanager
+def ending() -> Iterator[None]:
+    """While the block lasts no thread starts a program any more: `go_on` and whatever calls it raise."""
+    _ending.set()
+    try:
+        yield
+    finally:
+        _ending.clear()
+
+
+def go_on() -> None:
+    """KeyboardInterrupt in a thread that still works while the command is being ended."""
+    if _ending.is_set():
+        raise KeyboardInterrupt
+
+
+def end_all() -> None:
+    """Tell every program that was started here, with its children, to end; does not wait."""
+    for process in list(_running):
+        if process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def passed(handle: int) -> Iterator[int]:
+    """Duplicate a file descriptor to a number that no program expects to be free, to hand it to one with `run`."""
+    high = fcntl.fcntl(handle, fcntl.F_DUPFD_CLOEXEC, _LOWEST_PASSED)
+    try:
+        yield high
+    finally:
+        os.close(high)
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    deadline: Deadline,
+    cwd: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    on_line: Callable[[str], None] | None = None,
+    accept: Sequence[int] = (0,),
+    stdin: Path | None = None,
+    pass_files: Sequence[int] = (),
+    hint: str | None = None,
+) -> Completed:
+    """Run to the end; CommandFailed unless the exit code is one of `accept`.
+
+    `on_line` hears each line as it comes. At the deadline, or when interrupted, the whole process group ends; so it
+    does when kmlab is killed. The program inherits the descriptors `pass_files`, which come from `passed`.
+    """
+    words = [str(word) for word in argv]
+    words[0] = find(words[0])
+    if low := [handle for handle in pass_files if handle < _LOWEST_PASSED]:
+        raise ValueError(f"file descriptors {low} are too low to be passed: use passed()")
+    go_on()
+    reader, leash = os.pipe()
+    with (
+        open(stdin or os.devnull, "rb") as given,
+        open(reader, "rb"),
+        open(leash, "wb"),
+        passed(reader) as held,
+    ):
+        process = subprocess.Popen(
+            ["/bin/sh", "-c", _LEASHED.format(held), *words],
+            stdin=given,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=cwd,
+            env=None if environment is None else {**os.environ, **environment},
+            pass_fds=(*pass_files, held),
+            start_new_session=True,
+        )
+        output, code = _attend(process, deadline, on_line)
+    go_on()
+    if code is None or code not in accept:
+        said = output[-_TAIL:]
+        raise CommandFailed([str(w) for w in argv], code, said, hint or paths.room_hint(said))
+    return Completed(tuple(words), code, output)
+
+
+_LEASHED = '( {{ read -r end; kill -KILL 0; }} < /proc/self/fd/{} > /dev/null 2>&1 & ); exec "$0" "$@"'
+"""Waits beside a program, in its process group, for the end of a pipe that kmlab holds; then all of the group ends.
+
+So nothing runs on by itself, however kmlab ended: PR_SET_PDEATHSIG would end the program alone, not its children.
+"""
+
+
+def _attend(
+    process: subprocess.Popen[bytes], deadline: Deadline, on_line: Callable[[str], None] | None
+) -> tuple[str, int | None]:
+    _running.add(process)
+    try:
+        output, in_time = _read(process, deadline, on_line)
+        return output, process.wait() if in_time else None
+    finally:
+        if process.poll() is None:
+            _end(process)
+        _running.discard(process)
+
+
+def _read(
+    process: subprocess.Popen[bytes], deadline: Deadline, on_line: Callable[[str], None] | None
+) -> tuple[str, bool]:
+    assert process.stdout is not None
+    kept = bytearray()
+    line = bytearray()
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while True:
+            if not selector.select(deadline.left):
+                return kept.decode("utf-8", "replace"), False
+            chunk = os.read(process.stdout.fileno(), 65536)
+            if not chunk:
+                break
+            kept += chunk
+            if len(kept) > 8 << 20:
+                del kept[: 4 << 20]
+            if on_line:
+                line += chunk
+                *whole, rest = line.replace(b"\r", b"\n").split(b"\n")
+                line = bytearray(rest)
+                if len(line) > _LONGEST:
+                    whole.append(line)
+                    line = bytearray()
+                for part in whole:
+                    if part.strip():
+                        on_line(part.decode("utf-8", "replace"))
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(max(deadline.left, 0.1))
+    return kept.decode("utf-8", "replace"), process.poll() is not None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(3)
+            return
+
+
+class Conversation:
+    """A program that answers one line to each line it is told; it ends with the `with` block."""
+
+    def __init__(self, argv: Sequence[str | Path], environment: Mapping[str, str]) -> None:
+        go_on()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
+        self._process = subprocess.Popen(
+            [str(word) for word in argv],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env={**os.environ, **environment},
+            start_new_session=True,
+        )
+        self._pending = b""
+        _running.add(self._process)
+
+    def ask(self, line: str, deadline: Deadline) -> str:
+        """The answer to `line`; the empty text if the program ended or did not answer in time."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(line.encode() + b"\n")
+            self._process.stdin.flush()
+        return self.listen(deadline)
+
+    def listen(self, deadline: Deadline) -> str:
+        assert self._process.stdout is not None
+        handle = self._process.stdout.fileno()
+        while b"\n" not in self._pending:
+            ready, _, _ = select.select([handle], [], [], deadline.left)
+            chunk = os.read(handle, 1 << 20) if ready else b""
+            if not chunk:
+                return ""
+            self._pending += chunk
+        line, self._pending = self._pending.split(b"\n", 1)
+        return line.decode("utf-8", "replace")
+
+    def last_words(self) -> str:
+        """The last line of what the program wrote to stderr."""
+        self._log.seek(0)
+        lines = self._log.read()[-_TAIL:].decode("utf-8", "replace").strip().splitlines()
+        return lines[-1] if lines else "it said nothing"
+
+    def __enter__(self) -> Conversation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(5)
+        if self._process.poll() is None:
+            _end(self._process)
+        _running.discard(self._process)
+        self._process.stdout.close()
+        self._log.close()
+
+
+def become(argv: Sequence[str | Path]) -> NoReturn:
+    """Replace this process by a program that talks to the person's terminal."""
+    words = [str(word) for word in argv]
+    os.execv(find(words[0]), words)
+
+
+def interactive(argv: Sequence[str | Path]) -> int:
+    """Run a program on the person's own terminal; its exit code."""
+    words = [str(word) for word in argv]
+    words[0] = find(words[0])
+    return subprocess.call(words)

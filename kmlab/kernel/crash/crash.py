@@ -1,0 +1,96 @@
+"""One bug, as the kernel told it: the value that a log comes to."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from kmlab.kernel.crash.patterns import is_deadly
+from kmlab.kernel.crash.stack_trace import Frame, Section
+from kmlab.kernel.log.records import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Crash:
+    """One bug, as the kernel told it."""
+
+    kind: str
+    """The outcome it means: panic, oops, warning or hang."""
+    class_: str
+    """The fine kind, such as `null-dereference` or `lockdep-circular`: see `kmlab.kernel.crash.patterns`."""
+    title: str
+    """One line, the same for this bug in every run: no address, process or CPU in it."""
+    function: str | None
+    """The guilty one, as its author wrote it."""
+    module: str | None
+    file: str | None
+    """Only where the kernel itself named it, as compiled; else for whoever has the debug information."""
+    line: int | None
+    task: str | None
+    pid: int | None
+    cpu: int | None
+    frames: tuple[Frame, ...]
+    """Innermost first."""
+    sections: tuple[Section, ...]
+    """The report's other stacks: who allocated, who freed, other CPUs."""
+    text: str
+    """The report's lines, capped."""
+    fatal: bool
+    """The kernel panicked over it."""
+    truncated: bool
+    """Its end, its trace or lines within are missing."""
+    fingerprint: str
+    """The same for the same bug in another run and on another kernel."""
+    time: float | None
+    """Seconds since boot of its first line."""
+
+    @property
+    def deadly(self) -> bool:
+        """Whether the task that ran into it was killed."""
+        return self.class_ != "unexpected-reboot" and self.kind in ("oops", "panic") and is_deadly(self.class_)
+
+
+def outcome_of(crash: Crash) -> str:
+    """What a run that ended in this crash is called in its result."""
+    return "panic" if crash.fatal else crash.kind
+
+
+def unexpected_reboot(record: Record) -> Crash:
+    """A kernel that begins anew without a word of why."""
+    return Crash(
+        kind="panic",
+        class_="unexpected-reboot",
+        title="unexpected reboot",
+        function=None,
+        module=None,
+        file=None,
+        line=None,
+        task=None,
+        pid=None,
+        cpu=None,
+        frames=(),
+        sections=(),
+        text=record.text,
+        fatal=True,
+        truncated=False,
+        fingerprint="unexpected-reboot",
+        time=record.time,
+    )
+
+
+def fingerprint(class_: str, title: str, guilty: Frame | None, frames: tuple[Frame, ...]) -> str:
+    """What it is called in every run and on every kernel."""
+    parts = [class_]
+    if guilty is None:
+        parts.append(title)
+    elif guilty.module is None or guilty not in frames:
+        parts += [guilty.module or "", guilty.name]
+    else:
+        names = [f.name for f in frames if f.reliable and f.module == guilty.module]
+        parts += [guilty.module, *dict.fromkeys(names)] if names else [guilty.module, guilty.name]
+    return fingerprint_of(*parts)
+
+
+def fingerprint_of(*parts: str) -> str:
+    """The same for the same parts."""
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -1,0 +1,323 @@
+"""What went wrong, out of the kernel's log: one finding for one bug (admin-guide/bug-hunting.rst)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from kmlab.kernel.crash.crash import Crash, unexpected_reboot
+from kmlab.kernel.crash.dedup import belongs, merged
+from kmlab.kernel.crash.patterns import CUT_HERE, PANIC, Header, find_header, find_prelude
+from kmlab.kernel.crash.report_parser import Report
+from kmlab.kernel.log.records import Record
+
+LINGER = 10.0
+"""Seconds of the kernel's clock that a finished report waits for the panic that may follow it."""
+LINGER_RECORDS = 500
+"""The same in records, for a log without times or a flood."""
+MAX_CRASHES = 100
+"""Findings that are kept of one log."""
+_MAX_CONTEXTS = 64
+
+
+def find_crashes(
+    records: Iterable[Record], own_modules: frozenset[str] = frozenset(), booted: bool = False
+) -> list[Crash]:
+    """Every bug that these records report, in the order of their first lines.
+
+    `own_modules` are the modules whose frames are looked for first. `booted`: the kernel was already up when
+    the log began, so that any boot in it is a reboot.
+    """
+    scanner = Scanner(own_modules, booted)
+    scanner.feed(records)
+    scanner.close()
+    return scanner.crashes
+
+
+class Scanner:
+    """find_crashes for a log that is still being written."""
+
+    def __init__(self, own_modules: frozenset[str] = frozenset(), booted: bool = False) -> None:
+        self.suspect = False
+        """Some report has begun."""
+        self.panicked = False
+        """The kernel said that it panicked."""
+        self.panic_complete = False
+        """It also said the last that it has to say."""
+        self._own = own_modules
+        self._contexts: dict[str, _Context] = {}
+        self._waiting: list[Report] = []
+        self._found: list[tuple[int, Crash]] = []
+        self._boot = 0
+        """Where in `_found` the findings of this boot begin."""
+        self._up = booted
+        self._leaving = False
+        """This boot has ended in a way that the log explains: a panic, or a shutdown."""
+        self._seen = 0
+        self._banner = 0
+        """The record that this boot began with."""
+        self._time: float | None = None
+
+    @property
+    def crashes(self) -> list[Crash]:
+        """All that was found so far; a later line may still make one fatal, or give it a better name."""
+        return [crash for _, crash in sorted(self._found, key=lambda found: found[0])]
+
+    def feed(self, records: Iterable[Record]) -> list[Crash]:
+        """The findings that became certain with these records.
+
+        A report waits LINGER for what may follow it: a watcher in a hurry looks at `suspect` and `panicked`.
+        """
+        fresh: list[Crash] = []
+        for record in records:
+            time, _, text, caller, facility = record
+            # What a program wrote to the log, and what firmware or a login prompt said, is never a finding.
+            if facility or (facility is None and time is None and caller is None):
+                if text.startswith("** ") and facility is None:
+                    self._lose(text)
+                continue
+            self._seen += 1
+            if time is not None:
+                self._time = time
+                self._up = self._up or time > _UP
+            else:
+                self._up = self._up or self._seen - self._banner > _UP_RECORDS
+            if self._contexts or self._waiting:
+                fresh += self._settle(everything=False)
+            fresh += self._take(record)
+        return fresh
+
+    def close(self) -> list[Crash]:
+        """The findings that were still being read; the log has ended."""
+        for context in list(self._contexts.values()):
+            self._shut(context)
+        self._contexts.clear()
+        return self._settle(everything=True)
+
+    def _take(self, record: Record) -> list[Crash]:
+        text = record.text
+        if text.startswith(_TURNS):
+            return self._turn(record)
+        if text.startswith("** "):
+            self._lose(text)
+        if self.panicked and text.startswith(("---[ end Kernel panic", "Rebooting in ")):
+            self.panic_complete = True
+        header = find_header(text)
+        context = self._contexts.get(record.caller or "")
+        if header:
+            self.suspect = True
+            context = context or self._enter(record.caller or "")
+            if PANIC in text:
+                self._panic(context, record, header)
+            else:
+                self._begin(context, record, header)
+        elif context:
+            self._go_on(context, record)
+        elif CUT_HERE in text or find_prelude(text):
+            self._enter(record.caller or "").note(record, self._seen)
+        elif text.startswith("NMI backtrace for cpu"):
+            # Another CPU answers the watchdog that found it, in a context of its own.
+            asked = [r for r in self._reports() if r.header.shape.kind == "hang" and not r.fatal]
+            if asked:
+                self._enter(record.caller or "").report = asked[-1]
+                asked[-1].add(record, self._seen)
+        return []
+
+    def _go_on(self, context: _Context, record: Record) -> None:
+        report = context.report
+        if report is None:
+            context.note(record, self._seen)
+        elif CUT_HERE in record.text and not report.dying and not report.fatal:
+            if not report.untraced_slab:
+                self._shut(context)
+            context.note(record, self._seen)
+        else:
+            if find_prelude(record.text):
+                context.note(record, self._seen)
+            report.add(record, self._seen)
+            if report.done:
+                self._shut(context)
+
+    def _begin(self, context: _Context, record: Record, header: Header) -> None:
+        report = context.report
+        if report is not None:
+            # `kernel BUG at` goes on with `invalid opcode:`, and a dying CPU stumbles more than once.
+            if report.dying or report.fatal:
+                report.add(record, self._seen)
+                report.refine(header)
+                return
+            if report.goes_on(header):
+                context.forget()
+                report.go_on(header, record, self._seen)
+                return
+            self._shut(context)
+        context.report = context.lead(Report(context.key, header, record, self._seen), self._seen)
+
+    def _panic(self, context: _Context, record: Record, header: Header) -> None:
+        self.panicked = self._leaving = True
+        if context.report is not None and context.report.fatal:
+            context.report.add(record, self._seen)
+            return
+        causes = [r for r in (*self._waiting, *self._reports()) if r.may_panic(record.text)]
+        if not causes:
+            self._shut(context)
+            context.report = context.lead(Report(context.key, header, record, self._seen), self._seen)
+            return
+        cause = max(causes, key=lambda r: (r.key == context.key, r.last_seen))
+        if context.report is not cause:
+            self._shut(context)
+        if cause in self._waiting:
+            self._waiting.remove(cause)
+        for other in self._contexts.values():
+            if other.report is cause:
+                other.report = None
+        # From here on it is told in the context that panics; what is traced there is the panic, not the bug.
+        context.report = cause
+        cause.fatal = cause.ended = True
+        cause.done = False
+        cause.add(record, self._seen)
+
+    def _turn(self, record: Record) -> list[Crash]:
+        """A boot begins, or the end of one is announced."""
+        if not record.text.startswith("Linux version "):
+            self._leaving = True
+            return []
+        # The clock does not run yet when the banner is printed. A console that is registered late prints it
+        # again: only a kernel that was up can reboot.
+        if not self._up or (record.time is not None and record.time > _UP):
+            self._banner = self._seen
+            return []
+        dying = {r.order for r in (*self._waiting, *self._reports()) if r.deadly}
+        fresh = self.close()
+        if not self._leaving:
+            self.suspect = True
+            last = next((i for i, (order, _) in enumerate(self._found) if order in dying), None)
+            if last is not None:
+                order, crash = self._found[last]
+                self._found[last] = (order, replace(crash, kind="panic", fatal=True))
+            else:
+                crash = unexpected_reboot(record)
+                self._found.append((self._seen, crash))
+                fresh.append(crash)
+        self._boot, self._banner = len(self._found), self._seen
+        self._up = self._leaving = False
+        return fresh
+
+    def _lose(self, text: str) -> None:
+        if "printk messages dropped" in text:
+            for report in self._reports():
+                report.lost = True
+
+    def _reports(self) -> list[Report]:
+        return list(dict.fromkeys(c.report for c in self._contexts.values() if c.report))
+
+    def _enter(self, key: str) -> _Context:
+        if len(self._contexts) >= _MAX_CONTEXTS:
+            oldest = min(self._contexts.values(), key=lambda c: c.seen)
+            self._shut(oldest)
+            self._contexts.pop(oldest.key, None)
+        context = self._contexts[key] = _Context(key, self._seen)
+        return context
+
+    def _shut(self, context: _Context) -> None:
+        report, context.report = context.report, None
+        if report is not None:
+            for other in self._contexts.values():
+                if other.report is report:
+                    other.report = None
+            self._waiting.append(report)
+
+    def _settle(self, everything: bool) -> list[Crash]:
+        """Close what has gone silent, and tell what has waited long enough."""
+        if not everything and self._seen % 16 == 0:
+            for context in list(self._contexts.values()):
+                report = context.report
+                if report and self._is_old(report):
+                    self._shut(context)
+                if context.report is None and self._seen - context.seen > _STALE:
+                    del self._contexts[context.key]
+        fresh: list[Crash] = []
+        self._waiting.sort(key=lambda report: report.order)
+        while self._waiting and (everything or self._is_old(self._waiting[0])):
+            report = self._waiting.pop(0)
+            crash = report.finish(self._own)
+            if crash and self._tell(report.order, crash):
+                fresh.append(crash)
+        return fresh
+
+    def _is_old(self, report: Report) -> bool:
+        if self._seen - report.last_seen > LINGER_RECORDS:
+            return True
+        return self._time is not None and report.last_time is not None and self._time > report.last_time + LINGER
+
+    def _tell(self, order: int, crash: Crash) -> bool:
+        """Keep a finding, unless it is one that is known already under another name."""
+        for index, (first, known) in enumerate(self._found):
+            same_boot = index >= self._boot
+            if same_boot and order < first and belongs(crash, known):
+                # A report that ended in a panic is told last, after what its own dying task stumbled over.
+                self._found[index] = (order, merged(crash, known))
+                return False
+            if known.fingerprint == crash.fingerprint or (same_boot and belongs(known, crash)):
+                self._found[index] = (first, merged(known, crash))
+                return False
+        if len(self._found) >= MAX_CRASHES:
+            return False
+        self._found.append((order, crash))
+        return True
+
+
+class _Context:
+    """One task or CPU that is talking: what it said before a report, and the report."""
+
+    def __init__(self, key: str, seen: int) -> None:
+        self.key = key
+        self.seen = seen
+        self.report: Report | None = None
+        self._before: list[str] = []
+        self._cut = False
+        self._prelude: tuple[str, str] | None = None
+        self._message: str | None = None
+
+    def note(self, record: Record, seen: int) -> None:
+        """Remember a line that may belong to the report that follows."""
+        text = record.text
+        prelude = find_prelude(text)
+        if CUT_HERE in text:
+            if seen - self.seen > _STALE:
+                self.forget()
+            self._cut = True
+        elif prelude:
+            self._prelude = prelude
+        elif self._cut and self._message is None:
+            self._message = text
+        elif not self._before:
+            return
+        self._before = [*self._before[-7:], text]
+        if self._cut or prelude:
+            self.seen = seen
+
+    def lead(self, report: Report, seen: int) -> Report:
+        """Hand what was said before to the report that it led to."""
+        if seen - self.seen <= _STALE:
+            report.led_by(self._before, self._prelude, self._message)
+        self.forget()
+        self.seen = seen
+        return report
+
+    def forget(self) -> None:
+        self._before, self._cut, self._prelude, self._message = [], False, None, None
+
+
+_UP = 0.5
+"""Seconds after which a kernel that is heard again from the start has rebooted."""
+_UP_RECORDS = 100
+"""The same in records, for a log without times."""
+_STALE = 24
+_TURNS = (
+    "Linux version ",
+    "reboot: ",
+    "sysrq: Resetting",
+    "kexec_core: Starting new kernel",
+    "Starting crashdump kernel",
+)

@@ -1,0 +1,1 @@
+"""Module signatures: made, read, and checked against the keys of a guest."""

@@ -1,0 +1,1 @@
+"""ELF, DWARF and symbol tables: from an address or function+offset to a source line."""

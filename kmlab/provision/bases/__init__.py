@@ -1,0 +1,1 @@
+"""Bases and checkpoints, and the toolchain of a base."""

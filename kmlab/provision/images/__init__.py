@@ -1,0 +1,1 @@
+"""Images and kernels: downloaded or built, and verified."""

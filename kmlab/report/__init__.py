@@ -1,0 +1,1 @@
+"""A result in the formats that people and programs read."""

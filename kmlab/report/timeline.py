@@ -1,0 +1,123 @@
+"""Where the time of runs went, as a picture: SVG drawn from the runs' own step times (https://www.w3.org/TR/SVG2/)."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from kmlab.common import paths
+from kmlab.common.errors import ConfigError
+from kmlab.common.events import printable
+from kmlab.run.result import RunResult
+
+_WIDTH, _LEFT, _RIGHT, _ROW, _HEAD = 900, 230, 90, 22, 46
+_FILL = {"ok": "#4c78a8", "failed": "#d1495b", "hang": "#d1495b", "lost": "#d1495b", "skipped": "#bbbbbb"}
+_BESIDE = "#9aa5b1"
+"""What is no step: the guest's start, and what stands between steps and at the end."""
+_TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+_FEW = 12
+"""Ticks, at most."""
+
+
+class Bar(NamedTuple):
+    """One line of the picture."""
+
+    label: str
+    began: float
+    seconds: float
+    fill: str
+    note: str = ""
+
+
+def bars(result: RunResult) -> list[Bar]:
+    """The steps of a run in the order in which they began, with what came before the first and after the last.
+
+    A build in the sandbox needs no guest: it may begin while that is still restored.
+    """
+    steps = sorted(result.steps, key=lambda step: step.began)
+    entered = min((step.began for step in steps if step.name != "build"), default=result.seconds)
+    found = [Bar("guest", 0.0, entered, _BESIDE, "restored, or found running")]
+    for step in steps:
+        note = "" if step.outcome == "ok" else step.outcome
+        found.append(Bar(step.name, step.began, step.seconds, _FILL.get(step.outcome, _BESIDE), note))
+    end = max((bar.began + bar.seconds for bar in found), default=0.0)
+    if result.seconds > end:
+        found.append(Bar("judge", end, result.seconds - end, _BESIDE, result.outcome))
+    return found
+
+
+def svg(results: Sequence[RunResult]) -> str:
+    """One picture of all runs, one below the other, to one scale."""
+    charts = [(result, bars(result)) for result in results]
+    longest = max((r.seconds for r in results), default=0.0) or 1.0
+    height = sum(_HEAD + _ROW * len(lines) for _, lines in charts) + 14
+    picture = ET.Element(
+        "svg",
+        xmlns="http://www.w3.org/2000/svg",
+        viewBox=f"0 0 {_WIDTH} {height}",
+        width=str(_WIDTH),
+        height=str(height),
+    )
+    picture.attrib |= {"font-family": "sans-serif", "font-size": "12"}
+    ET.SubElement(picture, "rect", width="100%", height="100%", fill="#ffffff")
+    scale, top = (_WIDTH - _LEFT - _RIGHT) / longest, 0
+    for result, lines in charts:
+        _chart(picture, result, lines, top, scale, longest)
+        top += _HEAD + _ROW * len(lines)
+    ET.indent(picture)
+    return ET.tostring(picture, encoding="unicode") + "\n"
+
+
+def write(path: Path, results: Sequence[RunResult]) -> None:
+    """`svg` in a file of that name, or in a page around it where the name ends in .html."""
+    check(path)
+    picture = svg(results)
+    if path.suffix != ".svg":
+        head = '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>kmlab run</title></head><body>\n'
+        picture = f"{head}{picture}</body></html>\n"
+    paths.write_text(path, picture)
+
+
+def check(path: Path) -> None:
+    """ConfigError unless such a file can be drawn; asked before a run, not after it."""
+    if path.suffix not in (".svg", ".html"):
+        raise ConfigError(f"--timeline {printable(str(path))}: not the name of a picture", "end it in .svg or .html")
+
+
+def _chart(
+    picture: ET.Element, result: RunResult, lines: Sequence[Bar], top: int, scale: float, longest: float
+) -> None:
+    title = f"{result.module} on {result.guest}: {result.outcome}, {result.seconds:.2f} s"
+    _text(picture, 10, top + 18, title, {"font-weight": "bold"})
+    for tick in _ticks(longest):
+        x = f"{_LEFT + tick * scale:.1f}"
+        foot = str(top + _HEAD + _ROW * len(lines))
+        ET.SubElement(picture, "line", x1=x, x2=x, y1=str(top + _HEAD - 6), y2=foot, stroke="#dddddd")
+        _text(picture, float(x), top + _HEAD - 10, f"{tick:g} s", {"fill": "#666666", "text-anchor": "middle"})
+    for number, bar in enumerate(lines):
+        y = top + _HEAD + _ROW * number
+        _text(picture, 20, y + 14, f"{bar.label}  {bar.note}".strip())
+        ET.SubElement(
+            picture,
+            "rect",
+            x=f"{_LEFT + bar.began * scale:.1f}",
+            y=str(y + 3),
+            width=f"{max(bar.seconds * scale, 1):.1f}",
+            height=str(_ROW - 6),
+            fill=bar.fill,
+        )
+        _text(
+            picture, _LEFT + (bar.began + bar.seconds) * scale + 5, y + 14, f"{bar.seconds:.2f} s", {"fill": "#333333"}
+        )
+
+
+def _ticks(longest: float) -> Iterator[float]:
+    step = next((t for t in _TICKS if longest / t <= _FEW), longest)
+    yield from (number * step for number in range(int(longest / step) + 1))
+
+
+def _text(parent: ET.Element, x: float, y: float, text: str, attributes: Mapping[str, str] | None = None) -> None:
+    place = {"x": f"{x:.1f}", "y": f"{y:.1f}"}
+    ET.SubElement(parent, "text", {**place, **(attributes or {})}).text = printable(text, 80)

@@ -1,0 +1,1 @@
+"""One module through one guest, from its folder to a verdict; many of them; on each save."""

@@ -1,0 +1,188 @@
+"""The outcome of a run as a value, and as the JSON of the public interface (schema kmlab.run/1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from kmlab.config.lab import Expect, Lab, Module, Outcome
+from kmlab.config.yaml.reader import nearest, quoted
+from kmlab.config.yaml.types import matches
+from kmlab.kernel.build.diagnostics import Diagnostic
+from kmlab.kernel.crash.crash import Crash
+from kmlab.kernel.crash.patterns import kinds_and_classes
+from kmlab.kernel.log.records import Record
+from kmlab.kernel.log.taint import taint_names
+from kmlab.run.guest_commands import Step
+
+SCHEMA = "kmlab.run/1"
+WORST_LAST: tuple[str, ...] = get_args(Outcome)
+"""Every outcome, in the order in which the worst one seen wins."""
+LOG_CAP = 5000
+"""Records in the JSON; the files of the run have them all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """One module through one guest."""
+
+    module: str
+    source: str
+    """Its folder as people are told of it."""
+    folder: Path | None = None
+    """And where it is."""
+    guest: str
+    kernel: str | None = None
+    outcome: str = "pass"
+    expect: Expect = field(default_factory=Expect)
+    unmet: tuple[str, ...] = ()
+    """What was expected beyond the outcome and did not happen; a sentence each."""
+    title: str | None = None
+    crashes: tuple[Crash, ...] = ()
+    reason: str | None = None
+    failure: str | None = None
+    """Which kind of refusal a load-failed is: signature, vermagic, unknown-symbol and so on."""
+    diagnostics: tuple[Diagnostic, ...] = ()
+    taint_before: int = 0
+    taint_after: int = 0
+    tainted_by: Mapping[int, str] = field(default_factory=dict)
+    """The step after which each new bit was first seen."""
+    modules_before: frozenset[str] = frozenset()
+    modules_after: frozenset[str] | None = None
+    """None where the guest could not be asked any more."""
+    log: tuple[Record, ...] = ()
+    lost_records: int = 0
+    steps: tuple[Step, ...] = ()
+    guest_survived: bool = True
+    seconds: float = 0.0
+    directory: Path | None = None
+    console: str | None = None
+    kernel_log: str | None = None
+    build_log: str | None = None
+    vmcore: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.outcome in self.expect.outcome and not self.unmet
+
+
+def worst(outcomes: Iterable[str]) -> str:
+    """The one that counts."""
+    return max(outcomes, key=WORST_LAST.index, default="pass")
+
+
+def check_expected(lab: Lab, module: Module) -> None:
+    """ConfigError where a finding is expected of a kind that there is none of."""
+    kind, known = module.expect.kind, kinds_and_classes()
+    if kind and kind not in known:
+        hint = nearest(kind, sorted(known), "kinds and classes")
+        raise lab.error(
+            ("modules", module.name, "expect", "kind"),
+            f"'kind' of 'expect' of module '{module.name}' is {quoted(kind)}, which no finding is",
+            hint,
+        )
+
+
+def unmet_crash(expect: Expect, outcome: str, crashes: Sequence[Crash]) -> list[str]:
+    """What was expected of the findings and is not so; a sentence each."""
+    if outcome not in expect.outcome or outcome == "pass":
+        return []
+    found: list[str] = []
+    kinds = {word for crash in crashes for word in (crash.kind, crash.class_)}
+    functions = {crash.function for crash in crashes} | {f.function for c in crashes for f in c.frames[:1]}
+    if expect.kind and expect.kind not in kinds:
+        said = ", ".join(f"{c.kind} ({c.class_})" for c in crashes) or "none"
+        found.append(f"expected a finding of kind {expect.kind}, found {said}")
+    if expect.function and expect.function not in functions:
+        said = ", ".join(sorted(f for f in functions if f)) or "none"
+        found.append(f"expected the guilty function {expect.function}, found {said}")
+    return found
+
+
+def unmet_log(expect: Expect, log: Sequence[Record]) -> list[str]:
+    """What was expected of the kernel's log and is not so; a sentence each."""
+    missing = [p for p in expect.log if not any(matches(p, record.text) for record in log)]
+    unwanted = [p for p in expect.not_log if any(matches(p, record.text) for record in log)]
+    return [
+        *(f"expected in the log: {pattern}" for pattern in missing),
+        *(f"not expected in the log: {pattern}" for pattern in unwanted),
+    ]
+
+
+def document(results: Sequence[RunResult]) -> dict[str, Any]:
+    """What `--json` prints."""
+    return {"schema": SCHEMA, "results": [to_json(result) for result in results]}
+
+
+def to_json(result: RunResult) -> dict[str, Any]:
+    """One result to the letter of the interface."""
+    shown = result.log if len(result.log) <= LOG_CAP else (*result.log[: LOG_CAP // 2], *result.log[-LOG_CAP // 2 :])
+    return {
+        "module": result.module,
+        "source": result.source,
+        "guest": result.guest,
+        "kernel": result.kernel,
+        "outcome": result.outcome,
+        "expected": result.expect.outcome[0] if len(result.expect.outcome) == 1 else list(result.expect.outcome),
+        "ok": result.ok,
+        "unmet": list(result.unmet),
+        "title": result.title,
+        "crashes": [crash_to_json(crash) for crash in result.crashes],
+        "reason": result.reason,
+        "failure": result.failure,
+        "diagnostics": [
+            {k: v for k, v in asdict(d).items() if k in ("file", "line", "column", "severity", "message")}
+            for d in result.diagnostics
+        ],
+        "taint": {"before": taint_names(result.taint_before), "after": taint_names(result.taint_after)},
+        "taint_set_by": {taint_names(1 << bit)[0]: step for bit, step in sorted(result.tainted_by.items())},
+        "modules": {
+            "before": sorted(result.modules_before),
+            "after": None if result.modules_after is None else sorted(result.modules_after),
+        },
+        "log": [{"time": r.time, "level": r.level, "text": r.text} for r in shown],
+        "log_truncated": result.lost_records + len(result.log) - len(shown),
+        "steps": [
+            {"name": s.name, "outcome": s.outcome, "seconds": round(s.seconds, 3), "detail": s.detail}
+            for s in result.steps
+        ],
+        "guest_survived": result.guest_survived,
+        "seconds": round(result.seconds, 3),
+        "artifacts": {
+            "directory": str(result.directory) if result.directory else None,
+            "console": result.console,
+            "kernel_log": result.kernel_log,
+            "build_log": result.build_log,
+            "vmcore": result.vmcore,
+        },
+    }
+
+
+def crash_to_json(crash: Crash) -> dict[str, Any]:
+    return {
+        "kind": crash.kind,
+        "class": crash.class_,
+        "title": crash.title,
+        "module": crash.module,
+        "function": crash.function,
+        "file": crash.file,
+        "line": crash.line,
+        "fingerprint": crash.fingerprint,
+        "task": crash.task,
+        "cpu": crash.cpu,
+        "truncated": crash.truncated,
+        "frames": [
+            {
+                "function": f.function,
+                "offset": f.offset,
+                "size": f.size,
+                "module": f.module,
+                "file": f.file,
+                "line": f.line,
+                "inlined": f.inlined,
+            }
+            for f in crash.frames
+        ],
+    }

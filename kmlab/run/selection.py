@@ -1,0 +1,77 @@
+"""Which modules a command means by the folders that it names."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from kmlab.common.errors import ConfigError
+from kmlab.common.events import printable
+from kmlab.config.lab import Lab, Module
+from kmlab.kernel.build.kbuild import inspect_folder
+from kmlab.run import result
+from kmlab.run.build import check_folder
+from kmlab.run.guest_commands import makefiles_below, read_source
+
+
+def modules_under(lab: Lab, folders: Sequence[Path]) -> list[Module]:
+    """The lab's modules, or those under the given folders: entries of lab.yaml, and folders with a Makefile.
+
+    ConfigError, before any of them runs, if one could not be built.
+    """
+    found: list[Module] = [] if folders else list(lab.modules.values())
+    for folder in folders:
+        if str(folder) in lab.modules and not folder.exists():
+            found.append(lab.modules[str(folder)])
+            continue
+        top = folder.resolve()
+        listed = [m for m in lab.modules.values() if lab.locate(m.source).resolve().is_relative_to(top)]
+        if not listed:
+            listed = [lab.module_for(folder) for folder in _module_folders(top)]
+        if not listed:
+            missing = "no modules under this folder" if top.is_dir() else "no such folder"
+            raise ConfigError(f"{printable(str(folder))}: {missing}", "give folders of modules, or one above them")
+        found += listed
+    modules = _told_apart(lab, found)
+    if not modules:
+        raise ConfigError(f"{lab.file}: there are no modules", "add some under modules:, or name their folders")
+    for module in modules:
+        result.check_expected(lab, module)
+        try:
+            check_folder(lab.locate(module.source))
+        except ConfigError as error:
+            if module.name in lab.modules:
+                raise lab.error(("modules", module.name, "source"), error.message, error.hint) from None
+            raise
+    return modules
+
+
+def _module_folders(top: Path) -> list[Path]:
+    """The folders that hold a module each: the topmost with obj-m, and those whose Makefile calls the kernel's."""
+    texts: dict[Path, dict[str, str]] = {}
+    for path in makefiles_below(top):
+        texts.setdefault((top / path).parent, {})[os.path.basename(path)] = read_source(top, path).decode(
+            errors="replace"
+        )
+    made = {folder for folder, files in texts.items() if inspect_folder(files).kind == "kbuild"}
+    made |= {
+        folder
+        for folder, files in texts.items()
+        if re.search(r"\bM=|\bSUBDIRS=", files.get("Makefile", "")) and not any(folder in m.parents for m in made)
+    }
+    return sorted(folder for folder in made if not any(parent in made for parent in folder.parents))
+
+
+def _told_apart(lab: Lab, modules: Sequence[Module]) -> list[Module]:
+    """Each once; two folders of one name, as a course has a `hello` in each week, are called by their parents too."""
+    named: dict[str, Module] = {}
+    for each in modules:
+        place, name, depth = lab.locate(each.source).resolve(), each.name, 1
+        while name in named and lab.locate(named[name].source).resolve() != place and depth < len(place.parts):
+            depth += 1
+            name = re.sub("[^A-Za-z0-9_.+-]", "-", "-".join(place.parts[-depth:])).lstrip(".+-")[-64:]
+        named.setdefault(name, each if name == each.name else dataclasses.replace(each, name=name))
+    return list(named.values())

@@ -1,0 +1,1 @@
+"""Signing files in place, and one module signed in every way."""

@@ -1,0 +1,43 @@
+"""An apt archive without a network; stands in for host/apt.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from kmlab.common.events import Deadline
+from kmlab.host.packages.apt import Archive
+from kmlab.testing.fake_packages import package_file
+from kmlab.testing.setting import Setting
+
+
+class FakeArchive(Archive):
+    """apt without a network: the World's indexes, and packages of no content."""
+
+    def __init__(self, world: Setting, folder: Path, arch: str) -> None:
+        super().__init__(folder, arch)
+        self._world = world
+
+    @property
+    def status(self) -> str:
+        return f"Package: linux-image-{self._world.release}\nVersion: 1\n"
+
+    def update(
+        self,
+        disk: Path,
+        further: Sequence[str],
+        deadline: Deadline,
+        on_line: Callable[[str], None],
+        *,
+        expired: bool = False,
+    ) -> None:
+        self._world.ask("update")
+
+    def indexes(self) -> Iterator[tuple[str, str]]:
+        yield from self._world.indexes.items()
+
+    def fetch(
+        self, packages: Sequence[str], suite: str | None, deadline: Deadline, on_line: Callable[[str], None]
+    ) -> list[Path]:
+        self._world.ask(f"fetch {' '.join(packages)}" + (f" from {suite}" if suite else ""))
+        return [package_file(self.folder, package.partition("=")[0]) for package in packages]
