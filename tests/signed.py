@@ -8,7 +8,7 @@ from pathlib import Path
 from cryptography import x509
 
 from kmlab.kernel.signing.load_check import GuestKeyring
-from kmlab.kernel.signing.sign import make_key_pair, sign_module
+from kmlab.kernel.signing.pkcs7 import make_key_pair, sign_module
 
 DATA = Path(__file__).parent / "data" / "ko-sign"
 KO = (DATA / "signdata.ko").read_bytes()

@@ -13,8 +13,8 @@ from kmlab.kernel.log.records import Record
 from kmlab.provision import lifecycle
 from kmlab.provision.guest import GuestRecord, read_record
 from kmlab.run import result
-from kmlab.run.guest_commands import Step
 from kmlab.run.result import RunResult
+from kmlab.run.steps.results import StepResult
 
 PANIC = ("Kernel panic - not syncing: had enough", "---[ end Kernel panic - not syncing: had enough ]---")
 OOPS = (
@@ -88,5 +88,5 @@ def whole_result() -> result.RunResult:
         tainted_by={7: "exercise", 12: "load", 13: "load"},
         modules_before=frozenset({"loop", "virtio_blk"}),
         log=(Record(30.1, "alert", "BUG", None, 0),),
-        steps=(Step("load", "ok", 0.3),),
+        steps=(StepResult("load", "ok", 0.3),),
     )

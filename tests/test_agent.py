@@ -145,10 +145,12 @@ def test_the_agent_reads_files_itself_each_under_its_title(shell: Shell, tmp_pat
     (tmp_path / "one").write_text("1\n")
     (tmp_path / ".two").write_text("2\n")
     (tmp_path / "large").write_bytes(b"x" * 300_000)
-    answer = shell.look([f"{tmp_path}/one", f"{tmp_path}/none", f"{tmp_path}/.[!.]*"], Deadline(30))
+    answer = shell.read_files([f"{tmp_path}/one", f"{tmp_path}/none", f"{tmp_path}/.[!.]*"], Deadline(30))
     assert (answer.code, answer.text) == (0, f"==> {tmp_path}/one <==\n1\n\n==> {tmp_path}/.two <==\n2\n\n")
-    assert len(shell.look([f"{tmp_path}/large"], Deadline(30)).out) == 300_000 + len(f"==> {tmp_path}/large <==\n\n")
-    assert shell.look([], Deadline(30)).out == b""
+    assert len(shell.read_files([f"{tmp_path}/large"], Deadline(30)).out) == 300_000 + len(
+        f"==> {tmp_path}/large <==\n\n"
+    )
+    assert shell.read_files([], Deadline(30)).out == b""
 
 
 def test_the_kernel_s_log_is_read_from_where_it_was_when_the_connection_opened(shell: Shell) -> None:

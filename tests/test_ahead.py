@@ -7,39 +7,39 @@ import threading
 import pytest
 
 from kmlab.common.errors import LabError
-from kmlab.run.guest_commands import Built
-from kmlab.run.sandbox_build import Builds
+from kmlab.run.build.make import BuildResult
+from kmlab.run.build.sandbox_build import BuildCache
 
 
 def test_what_two_want_at_once_is_built_once() -> None:
-    builds, begun, go_on = Builds(), threading.Event(), threading.Event()
-    made: list[Built] = []
-    found: list[Built] = []
+    builds, begun, check_cancelled = BuildCache(), threading.Event(), threading.Event()
+    made: list[BuildResult] = []
+    found: list[BuildResult] = []
 
-    def make() -> Built:
+    def make() -> BuildResult:
         begun.set()
-        assert go_on.wait(30)
-        made.append(Built(True, "", "make"))
+        assert check_cancelled.wait(30)
+        made.append(BuildResult(True, "", "make"))
         return made[-1]
 
     threads = [threading.Thread(target=lambda: found.append(builds.built("hello", make))) for _ in range(3)]
     for thread in threads:
         thread.start()
     assert begun.wait(30)
-    other = Built(False, "", "make")
+    other = BuildResult(False, "", "make")
     assert builds.built("other", lambda: other) is other
-    go_on.set()
+    check_cancelled.set()
     for thread in threads:
         thread.join(30)
     assert len(made) == 1 and all(built is made[0] for built in found) and len(found) == 3
 
 
 def test_what_could_not_be_built_is_tried_by_the_next() -> None:
-    builds = Builds()
+    builds = BuildCache()
 
-    def fail() -> Built:
+    def fail() -> BuildResult:
         raise LabError("bubblewrap cannot make a sandbox here")
 
     with pytest.raises(LabError):
         builds.built("hello", fail)
-    assert builds.built("hello", lambda: Built(True, "", "make")).ok
+    assert builds.built("hello", lambda: BuildResult(True, "", "make")).ok

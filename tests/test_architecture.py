@@ -70,4 +70,7 @@ def test_one_place_alone_asks_for_the_host_s_architecture_and_those_that_run_on_
         names = {n.attr for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Attribute)}
         if "uname" in names:
             asking.add(str(path.relative_to(home)))
-    assert asking == {"provision/plan.py", "provision/toolchain.py", "host/checkup.py", "host/sandbox.py"}
+    assert asking == {
+        *("provision/plan/plan.py", "provision/bases/toolchain.py"),
+        *("host/hypervisor/doctor.py", "host/process/sandbox.py"),
+    }

@@ -33,7 +33,7 @@ def lab(xdg: Path) -> Lab:
 
 
 def up(world: World, lab: Lab) -> None:
-    with lifecycle.entered(world.host, lab, lab.guest("debian"), silent):
+    with lifecycle.guest_session(world.host, lab, lab.guest("debian"), silent):
         pass
 
 
@@ -261,7 +261,7 @@ def test_an_image_of_the_lab_that_is_not_there_is_said_before_anything_is_made(x
     lab = load_lab(xdg / "lab.yaml")
 
     def enter() -> None:
-        with lifecycle.entered(world.host, lab, lab.guest("g"), silent):
+        with lifecycle.guest_session(world.host, lab, lab.guest("g"), silent):
             pass
 
     error = refused(ConfigError, enter)

@@ -57,7 +57,9 @@ def test_every_child_ends_at_the_deadline(tmp_path: Path) -> None:
 
 def test_a_program_and_its_children_end_when_kmlab_is_killed(tmp_path: Path) -> None:
     inner = f"echo $$ > {tmp_path}/one; sh -c 'echo $$ > {tmp_path}/two; trap \"\" TERM HUP; sleep 300' & wait"
-    program = f"from kmlab.host import command; command.run(['sh', '-c', {inner!r}], deadline=command.Deadline(300))"
+    program = (
+        f"from kmlab.host.process import command; command.run(['sh', '-c', {inner!r}], deadline=command.Deadline(300))"
+    )
     process = subprocess.Popen([sys.executable, "-c", program])
     names = [tmp_path / "one", tmp_path / "two"]
     while not all(name.exists() and name.read_text().strip() for name in names):

@@ -11,7 +11,7 @@ from kmlab.common.errors import ConfigError
 from kmlab.kernel.module.modinfo import parse_modinfo
 from kmlab.kernel.signing.key_ids import kernel_name, key_id
 from kmlab.kernel.signing.load_check import describe, explain
-from kmlab.kernel.signing.sign import sign_module
+from kmlab.kernel.signing.pkcs7 import sign_module
 from kmlab.kernel.signing.signature import Verdict
 from tests.signed import (
     CERTIFICATE,

@@ -30,7 +30,7 @@ def notes_of(world: World, folder: Path, guest: str = BAKED) -> list[str]:
     (folder / "lab.yaml").write_text(f"name: t\nguests:\n  g: {guest}\n")
     lab = load_lab(folder / "lab.yaml")
     heard: list[Event] = []
-    with lifecycle.entered(world.host, lab, lab.guest("g"), heard.append):
+    with lifecycle.guest_session(world.host, lab, lab.guest("g"), heard.append):
         return [event.text for event in heard if isinstance(event, Note)]
 
 

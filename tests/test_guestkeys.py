@@ -19,7 +19,7 @@ from kmlab.kernel.signing.guest_keyring import (
 )
 from kmlab.kernel.signing.key_ids import kernel_name
 from kmlab.kernel.signing.load_check import GuestKeyring
-from kmlab.kernel.signing.sign import make_key_pair
+from kmlab.kernel.signing.pkcs7 import make_key_pair
 
 DATA = Path(__file__).parent / "data" / "keyring"
 _, CERTIFICATE = make_key_pair("a key")

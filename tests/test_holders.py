@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from kmlab.kernel.module.proc_modules import Listed
+from kmlab.kernel.module.proc_modules import ProcModule
 from kmlab.kernel.module.unload_errors import explain_unload_failure
 from kmlab.kernel.module.users import NAMES, Holder, find_holders, listed, parse_names, question
 
@@ -149,15 +149,15 @@ def test_the_question_is_answered_by_a_real_proc(tmp_path: Path) -> None:
 def test_the_reason_says_who_and_what_to_do() -> None:
     busy = "rmmod: ERROR: Module larva is in use\n"
     holder = Holder("has /dev/larva open", "end it in the guest (kill 9) or have it close that", 9, "sleep 600")
-    failure = explain_unload_failure(busy, 1, "larva", Listed(1), found=(holder,))
+    failure = explain_unload_failure(busy, 1, "larva", ProcModule(1), found=(holder,))
     assert failure is not None and failure.kind == "in-use"
     assert failure.reason == (
         "larva is in use (1 reference): process 9 (sleep 600) has /dev/larva open: end it in the guest (kill 9) or "
         "have it close that; then it can be unloaded."
     )
-    nobody = explain_unload_failure(busy, 1, "larva", Listed(1), found=())
+    nobody = explain_unload_failure(busy, 1, "larva", ProcModule(1), found=())
     assert nobody is not None and "no module, process or mount was found" in nobody.reason
-    both = explain_unload_failure(busy, 1, "larva", Listed(2, ("user",)), found=(holder,))
+    both = explain_unload_failure(busy, 1, "larva", ProcModule(2, ("user",)), found=(holder,))
     assert both is not None and "in use by user: unload that first; process 9" in both.reason
 
 

@@ -40,6 +40,8 @@ FLOORS = (
     ("provision",),
     # What a guest's console and memory tell; a run; what is made of its result.
     ("diagnosis",),
+    ("run/build",),
+    ("run/steps",),
     ("run",),
     ("report", "secure_boot"),
     # Imported by nobody.

@@ -41,7 +41,7 @@ def lab_of(xdg: Path, text: str = LAB) -> Lab:
 
 def start(world: World, lab: Lab, name: str) -> str:
     """The release that the guest runs."""
-    with lifecycle.entered(world.host, lab, lab.guest(name), silent) as guest:
+    with lifecycle.guest_session(world.host, lab, lab.guest(name), silent) as guest:
         return guest.record.release
 
 
@@ -61,7 +61,7 @@ def test_another_kernel_is_looked_up_once_and_its_packages_are_in_the_seed(xdg: 
     assert not list(base.glob("*.deb"))
     world.asked.clear()
     world.indexes.clear()
-    with lifecycle.entered(world.host, lab, lab.guest("new"), silent, fresh=True):
+    with lifecycle.guest_session(world.host, lab, lab.guest("new"), silent, fresh=True):
         pass
     assert "update" not in world.asked, "a warm cache needs no network"
 

@@ -10,7 +10,7 @@ import pytest
 from kmlab.kernel.module.failure import Failure
 from kmlab.kernel.module.load_errors import explain_load_failure, find_ignored_params, parse_symbol_owners
 from kmlab.kernel.module.modinfo import ModInfo, parse_modinfo
-from kmlab.kernel.module.proc_modules import Listed
+from kmlab.kernel.module.proc_modules import ProcModule
 from kmlab.kernel.module.unload_errors import explain_unload_failure
 
 RELEASE = "6.1.0-56-cloud-amd64"
@@ -319,29 +319,29 @@ def test_a_clean_unload_is_no_failure() -> None:
 def test_a_module_in_use_names_its_users() -> None:
     failure = unload("rmmod: ERROR: Module mod is in use by: one two\n")
     assert failure.kind == "in-use" and "one and two" in failure.reason
-    assert "by user" in unload("rmmod: ERROR: Module mod is in use\n", there=Listed(holders=("user",))).reason
+    assert "by user" in unload("rmmod: ERROR: Module mod is in use\n", there=ProcModule(holders=("user",))).reason
 
 
 def test_a_module_held_by_an_open_file_says_by_no_module() -> None:
-    failure = unload("rmmod: ERROR: Module mod is in use\n", there=Listed(2))
+    failure = unload("rmmod: ERROR: Module mod is in use\n", there=ProcModule(2))
     assert failure.kind == "in-use" and "2 references" in failure.reason and "module_put()" in failure.reason
 
 
 def test_a_module_without_exit_function_says_so() -> None:
     busy = "rmmod: ERROR: could not remove module mod: Device or resource busy\n"
-    assert unload(busy, has_exit=False, there=Listed(0)).kind == "no-exit"
-    assert unload(busy, there=Listed(holders=("[permanent]",))).kind == "no-exit"
+    assert unload(busy, has_exit=False, there=ProcModule(0)).kind == "no-exit"
+    assert unload(busy, there=ProcModule(holders=("[permanent]",))).kind == "no-exit"
     assert unload(busy).kind == "busy"
 
 
 def test_a_module_that_stays_loading_says_why() -> None:
     busy = "rmmod: ERROR: could not remove module mod: Device or resource busy\n"
-    failure = unload(busy, there=Listed(1, state="Loading"))
+    failure = unload(busy, there=ProcModule(1, state="Loading"))
     assert failure.kind == "loading" and "kmlab reset" in failure.reason
 
 
 def test_an_exit_without_end_says_so() -> None:
-    failure = explain_unload_failure("", None, "mod", Listed(state="Unloading"))
+    failure = explain_unload_failure("", None, "mod", ProcModule(state="Unloading"))
     assert failure is not None and failure.kind == "unload-hang"
 
 

@@ -20,8 +20,8 @@ from kmlab.host.process import locks
 HOLD = """\
 import sys
 from pathlib import Path
-from kmlab.events import Deadline, silent
-from kmlab.host import locks
+from kmlab.common.events import Deadline, silent
+from kmlab.host.process import locks
 with locks.held(Path(sys.argv[1]), "debian", silent, Deadline(5)):
     print("held", flush=True)
     sys.stdin.readline()

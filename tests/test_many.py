@@ -261,7 +261,7 @@ def test_interrupted_while_a_base_is_baked_nothing_half_made_stays(go: Go, lab: 
             if both.wait(60) == 0:
                 signal.raise_signal(signal.SIGINT)
             while True:  # as the bake's own waiting does
-                command.go_on()
+                command.check_cancelled()
                 time.sleep(0.01)
 
     with pytest.raises(KeyboardInterrupt):

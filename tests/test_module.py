@@ -17,8 +17,8 @@ from kmlab.common.events import Deadline
 from kmlab.host.channel.ssh import Answer, Shell
 from kmlab.host.process.command import run as command_run
 from kmlab.provision.guest import WORKSHOP, Guest, GuestRecord
-from kmlab.run import guest_commands
-from kmlab.run.guest_commands import Entry, read_folder, sync
+from kmlab.run.build import source_folder
+from kmlab.run.build.source_folder import Entry, read_folder, sync
 from kmlab.testing import HOST_KEY, RELEASE, FakeModule, FakeShell, Machine, World
 
 ODD = ("a b", "new\nline", "-rf", "quote'\"$(x)`", "Grüße.c", "back\\slash", "*", "..x", "\udcff\udcfe.c")
@@ -272,12 +272,12 @@ def test_a_file_that_vanishes_while_it_is_read_is_bad_input(source: Path) -> Non
     wanted = read_folder(source)
     (source / "a.c").unlink()
     with pytest.raises(ConfigError, match=r"a\.c: No such file"):
-        guest_commands._archive(source, wanted, ["a.c"])
+        source_folder._archive(source, wanted, ["a.c"])
 
 
 def test_an_archive_holds_the_folders_of_what_is_in_it(source: Path) -> None:
     wanted = read_folder(source)
-    with tarfile.open(fileobj=io.BytesIO(guest_commands._archive(source, wanted, ["sub/b.c"]))) as archive:
+    with tarfile.open(fileobj=io.BytesIO(source_folder._archive(source, wanted, ["sub/b.c"]))) as archive:
         assert archive.getnames() == ["sub", "sub/b.c"]
         assert archive.getmember("sub/b.c").pax_headers["mtime"] == (
             f"{wanted['sub/b.c'].mtime_ns // 10**9}.{wanted['sub/b.c'].mtime_ns % 10**9:09d}"

@@ -1,4 +1,4 @@
-"""kmlab.diagnosis.saved_log and kernel/nolog: logs whose lines do not say who wrote them, and files that are no log."""
+"""Saved logs whose lines do not say who wrote them, and files that are no log."""
 
 from __future__ import annotations
 
@@ -73,7 +73,14 @@ def test_a_file_that_is_no_log_is_said_to_be_none(content: bytes, reason: str, t
 
 def test_the_sources_and_pages_of_a_project_are_no_logs() -> None:
     root = Path(__file__).parents[1]
-    for name in ("LICENSE", "lab.yaml", "pyproject.toml", "Makefile", "kmlab/judge.py", "examples/hello/hello.c"):
+    for name in (
+        "LICENSE",
+        "lab.yaml",
+        "pyproject.toml",
+        "Makefile",
+        "kmlab/diagnosis/saved_log.py",
+        "examples/hello/hello.c",
+    ):
         assert "looks like a kernel's" in refused(root / name)[0]
 
 

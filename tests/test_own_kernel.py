@@ -42,7 +42,7 @@ def start(world: World, xdg: Path, place: str, image: str = "debian-12", **more:
     )
     (xdg / "lab" / "lab.yaml").write_text(text)
     lab = load_lab(xdg / "lab" / "lab.yaml")
-    with lifecycle.entered(world.host, lab, lab.guest("new"), silent) as guest:
+    with lifecycle.guest_session(world.host, lab, lab.guest("new"), silent) as guest:
         return guest.record.release
 
 

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path, PurePosixPath
 
 from kmlab.common import paths
-from kmlab.diagnosis.hang import busy_hang, place_of_cpus, silent_hang, told_of_hang, waiting_hang
+from kmlab.diagnosis.hang import busy_hang, merge_hang_findings, place_of_cpus, silent_hang, waiting_hang
 from kmlab.kernel.crash.crash import Crash, outcome_of
 from kmlab.kernel.crash.stack_trace import Frame
 from kmlab.kernel.crash.tasks import parse_tasks
@@ -77,7 +77,7 @@ def test_a_loop_of_the_module_s_is_to_blame_and_not_who_waits_for_it() -> None:
     stuck = dataclasses.replace(waits, class_="soft-lockup")
 
     def told(*crashes: Crash, busy: Crash | None = loop, silent: Crash | None = loop) -> list[Crash]:
-        return told_of_hang(list(crashes), busy, silent, own)
+        return merge_hang_findings(list(crashes), busy, silent, own)
 
     assert told(waits, victim) == [loop, victim]
     assert told(stuck) == [stuck], "the kernel's own word, where it has one on the loop"

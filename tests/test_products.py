@@ -15,9 +15,9 @@ import pytest
 from kmlab.common.events import Deadline, Event
 from kmlab.host.process.sandbox import Ended, Sandbox
 from kmlab.kernel.signing.signature import MAGIC, PKCS7, TRAILER
-from kmlab.run import build, run
-from kmlab.run.build import build_in_sandbox
-from kmlab.run.guest_commands import Built
+from kmlab.run import run
+from kmlab.run.build import make as make_module
+from kmlab.run.build.make import BuildResult, build_in_sandbox
 from kmlab.testing import Act, module_image
 from tests.story import OOPS, Go, notes, step
 from tests.test_ko_crafted import line_range_zero
@@ -41,7 +41,7 @@ class Box(Sandbox):
         return Ended(0, "")
 
 
-def built(tmp_path: Path, make: Callable[[Path], None]) -> Built:
+def built(tmp_path: Path, make: Callable[[Path], None]) -> BuildResult:
     source = tmp_path / "src"
     source.mkdir()
     (source / "Kbuild").write_text("obj-m := tiny_loop.o\n")
@@ -76,7 +76,7 @@ def test_programs_count_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             (folder / name).write_bytes(b"\x7fELF" + bytes(2 << 20))
             (folder / name).chmod(0o755)
 
-    monkeypatch.setattr(build, "LARGEST_PRODUCTS", 3 << 20)
+    monkeypatch.setattr(make_module, "LARGEST_PRODUCTS", 3 << 20)
     result = built(tmp_path, make)
     assert not result.ok and not result.undelivered and not result.images
     assert "more than 3 MiB of modules and programs" in (result.reason or "")
@@ -139,16 +139,16 @@ def archive(**sizes: int) -> bytes:
 
 
 def test_an_archive_of_the_guest_s_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert build._unpacked(archive(a=1000, b=2000)).files.keys() == {"a.ko", "b.ko"}
-    monkeypatch.setattr(build, "LARGEST_PRODUCTS", 2500)
-    assert build._unpacked(archive(a=1000, b=2000)).excess
+    assert make_module._unpacked(archive(a=1000, b=2000)).files.keys() == {"a.ko", "b.ko"}
+    monkeypatch.setattr(make_module, "LARGEST_PRODUCTS", 2500)
+    assert make_module._unpacked(archive(a=1000, b=2000)).excess
 
 
 def test_a_sparse_member_counts_with_the_bytes_it_seems_to_hold() -> None:
     member = tarfile.TarInfo("a.ko")
     member.pax_headers = {"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.size": str(1 << 40)}
     member.pax_headers["GNU.sparse.map"] = "0,0"
-    assert build._unpacked(member.tobuf(tarfile.PAX_FORMAT) + bytes(1024)).excess
+    assert make_module._unpacked(member.tobuf(tarfile.PAX_FORMAT) + bytes(1024)).excess
 
 
 @pytest.mark.parametrize("at", range(0, 512, 7))
@@ -156,13 +156,13 @@ def test_a_damaged_archive_is_none(at: int) -> None:
     damaged = bytearray(archive(a=1000, b=2000))
     for value in (0x00, 0x80, 0xFF):
         damaged[at : at + 3] = bytes([value]) * 3
-        build._unpacked(bytes(damaged))
+        make_module._unpacked(bytes(damaged))
 
 
 def test_a_compressed_archive_is_not_unpacked() -> None:
     import gzip
 
-    assert build._unpacked(gzip.compress(archive(a=1000))).files == {}
+    assert make_module._unpacked(gzip.compress(archive(a=1000))).files == {}
 
 
 # --- a run of it ---------------------------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ from kmlab.kernel.crash.crash import Crash
 from kmlab.kernel.crash.scanner import Scanner
 from kmlab.kernel.crash.stack_trace import Frame
 from kmlab.kernel.log.records import Record, parse_log
-from kmlab.run.guest_commands import Step
 from kmlab.run.result import LOG_CAP, WORST_LAST, RunResult, document, to_json, unmet_crash, unmet_log, worst
+from kmlab.run.steps.results import StepResult
 
 OOPS = Path(__file__).parent / "data" / "oops" / "null-deref-read-6.12.txt"
 KEYS = {
@@ -78,7 +78,7 @@ def test_a_run_with_everything_is_as_the_interface_has_it() -> None:
             modules_before=frozenset({"loop"}),
             log=(record("Hello, world.", 105.19),),
             lost_records=3,
-            steps=(Step("sync", "ok", 0.08123, "1 sent", 0.5),),
+            steps=(StepResult("sync", "ok", 0.08123, "1 sent", 0.5),),
             guest_survived=False,
             seconds=3.40049,
             directory=Path("/runs/one"),

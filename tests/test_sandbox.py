@@ -16,10 +16,10 @@ from kmlab.common.events import Deadline, Event, Note, silent
 from kmlab.host.disk import disks
 from kmlab.host.process import command, footprint, sandbox
 from kmlab.host.process.sandbox import Limits, Sandbox
-from kmlab.host.process.untrusted_folder import Beneath
+from kmlab.host.process.untrusted_folder import UntrustedFolder
 from kmlab.provision.bases.toolchain import ensure_toolchain, sweep_toolchains, toolchain_for
 from kmlab.provision.guest import GuestRecord
-from kmlab.run.build import mirror
+from kmlab.run.build.make import mirror
 
 PROGRAMS = ("sh", "cat", "ls", "touch", "sleep", "tail", "id", "dd", "mkdir", "ln", "setpriv", "uname")
 SMALL = Limits(memory=256 << 20, processes=64, file=8 << 20, output=1 << 20)
@@ -264,13 +264,13 @@ def outside(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def beneath(tmp_path: Path) -> Iterator[Beneath]:
-    with Beneath(tmp_path / "work") as folder:
+def beneath(tmp_path: Path) -> Iterator[UntrustedFolder]:
+    with UntrustedFolder(tmp_path / "work") as folder:
         yield folder
 
 
 def test_a_file_is_not_written_through_a_link_in_the_place_of_its_folder(
-    tmp_path: Path, beneath: Beneath, outside: Path
+    tmp_path: Path, beneath: UntrustedFolder, outside: Path
 ) -> None:
     (tmp_path / "work/sub").symlink_to(outside)
     beneath.put_file("sub/precious", b"new", 0o644, 10**18)
@@ -279,7 +279,7 @@ def test_a_file_is_not_written_through_a_link_in_the_place_of_its_folder(
     assert (tmp_path / "work/sub/precious").stat().st_mtime_ns == 10**18
 
 
-def test_a_link_in_the_place_of_a_file_is_replaced(tmp_path: Path, beneath: Beneath, outside: Path) -> None:
+def test_a_link_in_the_place_of_a_file_is_replaced(tmp_path: Path, beneath: UntrustedFolder, outside: Path) -> None:
     (tmp_path / "work/a.c").symlink_to(outside / "precious")
     beneath.put_file("a.c", b"new", 0o640, 10**18)
     assert (outside / "precious").read_text() == "keep me"
@@ -287,12 +287,14 @@ def test_a_link_in_the_place_of_a_file_is_replaced(tmp_path: Path, beneath: Bene
 
 
 def test_a_read_only_file_can_be_written_by_make(tmp_path: Path) -> None:
-    with Beneath(tmp_path) as folder:
+    with UntrustedFolder(tmp_path) as folder:
         folder.put_file("modules.order", b"", 0o444, 10**18)
     assert (tmp_path / "modules.order").stat().st_mode & 0o777 == 0o644
 
 
-def test_removing_a_folder_leaves_what_its_links_lead_to(tmp_path: Path, beneath: Beneath, outside: Path) -> None:
+def test_removing_a_folder_leaves_what_its_links_lead_to(
+    tmp_path: Path, beneath: UntrustedFolder, outside: Path
+) -> None:
     (tmp_path / "work/sub/deep").mkdir(parents=True)
     (tmp_path / "work/sub/deep/out").symlink_to(outside)
     (tmp_path / "work/sub/deep").chmod(0)
@@ -301,7 +303,7 @@ def test_removing_a_folder_leaves_what_its_links_lead_to(tmp_path: Path, beneath
     assert (outside / "precious").exists()
 
 
-def test_links_and_pipes_are_not_read(tmp_path: Path, beneath: Beneath, outside: Path) -> None:
+def test_links_and_pipes_are_not_read(tmp_path: Path, beneath: UntrustedFolder, outside: Path) -> None:
     (tmp_path / "work/a.ko").symlink_to(outside / "precious")
     (tmp_path / "work/out").symlink_to(outside)
     os.mkfifo(tmp_path / "work/b.ko")

@@ -21,7 +21,7 @@ from kmlab.config.lab import Lab, load_lab
 from kmlab.host.disk import varstore
 from kmlab.host.hypervisor.accel import Acceleration
 from kmlab.host.key_files import load_pair, save_pair
-from kmlab.kernel.signing.sign import make_key_pair, sign_module
+from kmlab.kernel.signing.pkcs7 import make_key_pair, sign_module
 from kmlab.kernel.signing.signature import Verdict, read_signature, verify
 from kmlab.provision import lifecycle
 from kmlab.provision.guest import read_record

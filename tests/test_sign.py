@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from kmlab.common.errors import ConfigError
 from kmlab.kernel.module.modinfo import parse_modinfo
 from kmlab.kernel.signing.key_ids import kernel_name, key_id
-from kmlab.kernel.signing.sign import MODULES_ONLY, make_key_pair, sign_module
+from kmlab.kernel.signing.pkcs7 import MODULES_ONLY, make_key_pair, sign_module
 from kmlab.kernel.signing.signature import (
     MAGIC,
     TRAILER,

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
-from kmlab.kernel.signing.sign import make_key_pair
+from kmlab.kernel.signing.pkcs7 import make_key_pair
 from kmlab.kernel.signing.signature import MAGIC, Verdict, verify
 from tests.program import Ended, Program
 

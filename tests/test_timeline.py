@@ -10,13 +10,13 @@ import pytest
 from kmlab.common.errors import ConfigError
 from kmlab.config.lab import Expect
 from kmlab.report import timeline
-from kmlab.run.guest_commands import Step
 from kmlab.run.result import RunResult
+from kmlab.run.steps.results import StepResult
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def result(*steps: Step, seconds: float = 2.0, outcome: str = "pass", module: str = "hello") -> RunResult:
+def result(*steps: StepResult, seconds: float = 2.0, outcome: str = "pass", module: str = "hello") -> RunResult:
     return RunResult(
         module=module,
         source="examples/hello",
@@ -29,9 +29,9 @@ def result(*steps: Step, seconds: float = 2.0, outcome: str = "pass", module: st
 
 
 STEPS = (
-    Step("build", "ok", 0.8, "hello.ko", 0.5),
-    Step("sync", "ok", 0.1, "", 0.4),
-    Step("load", "failed", 0.2, "hello", 1.3),
+    StepResult("build", "ok", 0.8, "hello.ko", 0.5),
+    StepResult("sync", "ok", 0.1, "", 0.4),
+    StepResult("load", "failed", 0.2, "hello", 1.3),
 )
 
 
@@ -47,7 +47,7 @@ def test_steps_stand_in_the_order_in_which_they_began_with_what_is_around_them()
 
 
 def test_a_build_that_went_on_while_the_guest_was_restored_stands_beside_that() -> None:
-    steps = (Step("sync", "ok", 0.1, "", 0.6), Step("build", "ok", 0.9, "hello.ko", 0.1))
+    steps = (StepResult("sync", "ok", 0.1, "", 0.6), StepResult("build", "ok", 0.9, "hello.ko", 0.1))
     found = timeline.bars(result(*steps, seconds=1.0))
     assert [(b.label, b.began, b.seconds) for b in found] == [
         ("guest", 0.0, 0.6),
@@ -66,7 +66,7 @@ def test_bars_are_as_long_as_their_steps_and_say_so() -> None:
 
 
 def test_what_a_step_came_to_is_told_in_words_too() -> None:
-    fine, failed = (timeline.svg([result(Step("load", outcome, 0.5, "", 1.0))]) for outcome in ("ok", "failed"))
+    fine, failed = (timeline.svg([result(StepResult("load", outcome, 0.5, "", 1.0))]) for outcome in ("ok", "failed"))
     assert "failed" in failed and "failed" not in fine
 
 

@@ -19,10 +19,10 @@ from kmlab.common.errors import ConfigError, LabError
 from kmlab.diagnosis import console
 from kmlab.host.disk import disks
 from kmlab.host.process import sandbox
-from kmlab.host.process.untrusted_folder import Beneath
-from kmlab.run import guest_commands
-from kmlab.run.build import check_folder, mirror
-from kmlab.run.guest_commands import read_folder
+from kmlab.host.process.untrusted_folder import UntrustedFolder
+from kmlab.run.build import source_folder
+from kmlab.run.build.make import check_folder, mirror
+from kmlab.run.build.source_folder import read_folder
 from kmlab.run.selection import modules_under
 
 DEPTH = 1200
@@ -68,7 +68,7 @@ def test_every_file_of_a_deep_tree_is_met_and_the_paths_end_at_path_max(deep: Pa
 
 
 def test_a_folder_beneath_which_a_build_dug_is_listed_cleared_and_given_away(deep: Path, tmp_path: Path) -> None:
-    with Beneath(tmp_path / "deep") as folder:
+    with UntrustedFolder(tmp_path / "deep") as folder:
         assert [path for path, _ in folder.files()] == [f"{LONG}/" * 100 + "file.ko", "file.ko"]
         folder.remove(LONG)
     assert list(deep.iterdir()) == [deep / "file.ko"]
@@ -196,7 +196,7 @@ def test_other_places_are_one_clear_line(folder: str) -> None:
 
 
 def test_a_folder_of_very_many_files_is_no_module_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guest_commands, "_MOST_SOURCES", 20)
+    monkeypatch.setattr(source_folder, "_MOST_SOURCES", 20)
     for number in range(30):
         (tmp_path / str(number)).touch()
     with pytest.raises(ConfigError, match="holds more than 20 files"):
@@ -253,4 +253,4 @@ def test_a_file_that_becomes_a_pipe_while_it_is_sent_is_bad_input(tmp_path: Path
     (tmp_path / "a.c").unlink()
     os.mkfifo(tmp_path / "a.c")
     with pytest.raises(ConfigError, match=r"a\.c: is no regular file any more"):
-        guest_commands.read_source(tmp_path, "a.c")
+        source_folder.read_source(tmp_path, "a.c")

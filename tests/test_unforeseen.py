@@ -15,12 +15,13 @@ from kmlab.common.errors import ConfigError, LabError, unexpected
 from kmlab.common.events import Deadline, silent
 from kmlab.config.lab import GuestSpec, Lab
 from kmlab.diagnosis import console
-from kmlab.diagnosis.console import Witness
+from kmlab.diagnosis.console import ConsoleMonitor
 from kmlab.host.channel.agent import AgentShell
 from kmlab.provision import lifecycle
-from kmlab.run import parallel, run, sandbox_build
+from kmlab.run import parallel, run
+from kmlab.run.build import sandbox_build
+from kmlab.run.build.sandbox_build import BuildCache, SandboxBuild
 from kmlab.run.parallel import GoOn
-from kmlab.run.sandbox_build import Ahead, Builds
 from kmlab.testing import RELEASE
 from tests.story import Go
 from tests.test_sandbox import guest_record
@@ -59,7 +60,7 @@ def test_a_build_thread_hands_on_what_it_ended_of(
     monkeypatch.setattr(sandbox_build, where, fail)
     files = paths.GuestFiles(tmp_path / "guest")
     wanted = lab.module_for(lab.folder / "hello")
-    under = Ahead(lab, files, wanted, lambda accel: 60.0, silent, Builds())
+    under = SandboxBuild(lab, files, wanted, lambda accel: 60.0, silent, BuildCache())
     with under.under_way(guest_record(release=RELEASE)):
         assert under.in_sandbox()
         with pytest.raises(LabError, match="hello could not be built") as caught:
@@ -74,7 +75,7 @@ def test_what_ends_a_run_is_its_outcome_and_others_go_on(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(run, "Steps", fail)
+    monkeypatch.setattr(run, "run_steps", fail)
     result = go()
     assert (result.outcome, result.ok) == ("error", False)
     assert said in (result.reason or "")
@@ -96,7 +97,7 @@ def test_a_witness_that_has_gone_blind_ends_the_run_as_an_error(
 
 
 def test_a_console_that_cannot_be_opened_is_no_silence(tmp_path: Path) -> None:
-    with Witness(tmp_path / "absent") as witness:
+    with ConsoleMonitor(tmp_path / "absent") as witness:
         assert witness.over.wait(30)
         with pytest.raises(LabError, match="No such file"):
             witness.finish(frozenset())

@@ -28,7 +28,7 @@ def test_the_wheel_carries_the_catalogue_and_the_recipes(tmp_path: Path) -> None
         "kmlab/py.typed",
     } <= names
     code = (
-        "from kmlab import catalog; print(*catalog.image_names()); "
+        "from kmlab.config import catalog; print(*catalog.image_names()); "
         "catalog.root_script(catalog.load_recipe('debian'), 'k')"
     )
     listed = subprocess.run(

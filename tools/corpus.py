@@ -31,8 +31,8 @@ from kmlab.kernel.crash.unloaded_module import Sections
 from kmlab.kernel.log.records import parse_log
 from kmlab.kernel.symbols.elf import read_object
 from kmlab.provision.lifecycle import lab_files
-from kmlab.run.guest_commands import workshop
 from kmlab.run.result import crash_to_json
+from kmlab.run.steps.guest_commands import workshop
 from tests import crashers
 
 DATA = Path(__file__).parents[1] / "tests" / "data"
@@ -82,7 +82,7 @@ def _keep(lab: Lab, name: str, series: str, folder: Path, result: dict[str, Any]
         options["ko"] = kept or f"{source}-{series}-{_code(image)}.ko"
         if found != [located(crash, images, root) for crash in bare]:
             options["at"] = " ".join(f"{section}={at:#x}" for section, at in sections[own[0]].items())
-    if not (0 < len(console) <= _LARGEST and _told(result, found, crasher)):
+    if not (0 < len(console) <= _LARGEST and _run_command(result, found, crasher)):
         print(f"left out: {name} on {series}")
         return
     if "ko" in options and not kept:
@@ -129,7 +129,7 @@ def _code(image: bytes) -> str:
     return hashlib.sha256(code).hexdigest()[:8]
 
 
-def _told(result: dict[str, Any], found: list[Crash], crasher: bool) -> bool:
+def _run_command(result: dict[str, Any], found: list[Crash], crasher: bool) -> bool:
     """Whether what is found in the console is what the module's author said, or, of an example, what the run found."""
     if not crasher:
         return [(c.title, c.function) for c in found] == [(c["title"], c["function"]) for c in result["crashes"]]

@@ -12,7 +12,7 @@ _LINES = 100_000
 _SAMPLE = "null-deref-read-6.12"
 _JUDGE = r"""
 import re, sys, time
-from kmlab.judge import judge_file
+from kmlab.diagnosis.saved_log import judge_file
 assert [crash.class_ for crash in judge_file(sys.argv[1]).crashes] == ["null-dereference"]
 peak = re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1]
 print(time.process_time(), int(peak) / 1024)

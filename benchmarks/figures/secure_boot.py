@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks.frame import Figure
 from benchmarks.world import SCRATCH, World
 from kmlab.host.key_files import save_pair, saved_in
-from kmlab.kernel.signing.sign import make_key_pair
+from kmlab.kernel.signing.pkcs7 import make_key_pair
 
 _LAB = """\
 name: secure

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kmlab.cli.options import Debug, GuestNames, Json, LabFile, chosen, open_lab, speak
+from kmlab.cli.options import Debug, GuestNames, Json, LabFile, chosen, open_lab, set_global_options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,7 @@ OneGuest = Annotated[str | None, typer.Argument(help="The guest; default: the la
 
 def status(guests: GuestNames = None, lab: LabFile = None, json: Json = False, debug: Debug = False) -> None:
     """What runs, on which kernel, with which accelerator and why."""
-    speak(json=json, debug=debug)
+    set_global_options(json=json, debug=debug)
     from kmlab.cli import render
     from kmlab.provision import cache
 
@@ -41,7 +41,7 @@ def log(
     debug: Debug = False,
 ) -> None:
     """A guest's kernel log since it was started. It is read off its console, here on the host."""
-    speak(json=json, debug=debug)
+    set_global_options(json=json, debug=debug)
     from kmlab.cli import render
 
     _, record, files = _started(lab, guest)
@@ -56,7 +56,7 @@ def ssh(
     debug: Debug = False,
 ) -> None:
     """Enter a guest as root. With a command its exit code is this one's; --json tells what it printed."""
-    speak(json=json, debug=debug)
+    set_global_options(json=json, debug=debug)
     from kmlab.cli import render
     from kmlab.common import paths
     from kmlab.common.events import Deadline
@@ -80,7 +80,7 @@ def console(guest: OneGuest = None, lab: LabFile = None, json: Json = False, deb
 
     With --json it only says where the console is.
     """
-    speak(json=json, debug=debug)
+    set_global_options(json=json, debug=debug)
     from kmlab.cli import render
     from kmlab.common.errors import LabError
     from kmlab.host.process import terminal

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kmlab.cli.options import AllGuests, Connect, Debug, GuestNames, Json, LabFile, chosen, open_lab, real_host, speak
+from kmlab.cli.options import (
+    AllGuests,
+    Connect,
+    Debug,
+    GuestNames,
+    Json,
+    LabFile,
+    chosen,
+    open_lab,
+    real_host,
+    set_global_options,
+)
 
 if TYPE_CHECKING:
     from kmlab.config.lab import GuestSpec, Lab
@@ -26,7 +37,7 @@ def init(
     debug: Debug = False,
 ) -> None:
     """Write a commented lab.yaml and a first module."""
-    speak(json=json, debug=debug)
+    set_global_options(json=json, debug=debug)
     from kmlab.cli import render
     from kmlab.common import paths
     from kmlab.common.errors import ConfigError, LabError
@@ -53,7 +64,7 @@ def doctor(
     debug: Debug = False,
 ) -> None:
     """Say what keeps a lab from working here, or makes it slow. Each with the command that mends it."""
-    speak(json=json, debug=debug)
+    set_global_options(json=json, debug=debug)
     from kmlab.cli import render
     from kmlab.host.hypervisor import doctor as host_doctor
     from kmlab.virt import firmware
@@ -78,7 +89,7 @@ def up(
     debug: Debug = False,
 ) -> None:
     """Bring guests up: booted, with the headers of their own kernel. Twice is the same as once."""
-    speak(json=json, debug=debug)
+    set_global_options(json=json, debug=debug)
     from kmlab.provision import lifecycle
 
     opened = open_lab(lab, connect)
@@ -95,7 +106,7 @@ def reset(
     debug: Debug = False,
 ) -> None:
     """Restore guests to clean, whatever a module did to them."""
-    speak(json=json, debug=debug)
+    set_global_options(json=json, debug=debug)
     opened = open_lab(lab, connect)
     _entered(opened, chosen(opened, guests, every), json, "kmlab.reset/1", fresh=True)
 
@@ -110,7 +121,7 @@ def _entered(opened: Lab, specs: list[GuestSpec], json: bool, what: str, *, fres
     with render.reporting() as report:
 
         def record(spec: GuestSpec) -> GuestRecord:
-            with lifecycle.entered(host, opened, spec, report, fresh=fresh, kept=not fresh) as guest:
+            with lifecycle.guest_session(host, opened, spec, report, fresh=fresh, kept=not fresh) as guest:
                 return guest.record
 
         records = parallel.each(host, opened, specs, record, report)
@@ -125,7 +136,7 @@ def down(
     debug: Debug = False,
 ) -> None:
     """Stop guests; the next start restores them clean."""
-    speak(json=json, debug=debug)
+    set_global_options(json=json, debug=debug)
     from kmlab.cli import render
     from kmlab.provision import cache, lifecycle
 
@@ -146,7 +157,7 @@ def destroy(
     debug: Debug = False,
 ) -> None:
     """Leave nothing of the lab: processes, disks, sockets, ports."""
-    speak(json=json, debug=debug)
+    set_global_options(json=json, debug=debug)
     from kmlab.cli import render
     from kmlab.provision import lifecycle
 
@@ -160,7 +171,7 @@ def destroy(
 
 def image_list(lab: LabFile = None, json: Json = False, debug: Debug = False) -> None:
     """The images that a lab can name, and which are in the cache."""
-    speak(json=json, debug=debug)
+    set_global_options(json=json, debug=debug)
     from kmlab.cli import render
     from kmlab.config.lab import find_lab
     from kmlab.provision import cache
@@ -180,7 +191,7 @@ def image_pull(
     debug: Debug = False,
 ) -> None:
     """Bring what publishers have today into the cache, verified."""
-    speak(json=json, debug=debug)
+    set_global_options(json=json, debug=debug)
     from kmlab.cli import render
     from kmlab.common.errors import ConfigError
     from kmlab.config.lab import find_lab
@@ -215,7 +226,7 @@ def image_build(
     debug: Debug = False,
 ) -> None:
     """Build an image from its distribution's signed packages."""
-    speak(json=json, debug=debug)
+    set_global_options(json=json, debug=debug)
     from kmlab.cli import render
     from kmlab.config.lab import find_lab
     from kmlab.provision import lifecycle
@@ -234,7 +245,7 @@ def image_kernels(
     debug: Debug = False,
 ) -> None:
     """What `kernel:` can name for an image. Every kernel that its archive has with its headers."""
-    speak(json=json, debug=debug)
+    set_global_options(json=json, debug=debug)
     from kmlab.cli import render
     from kmlab.config.lab import find_lab
     from kmlab.provision import lifecycle
@@ -247,7 +258,7 @@ def image_kernels(
 
 def image_verify(lab: LabFile = None, json: Json = False, debug: Debug = False) -> None:
     """Read the cache again and compare it with what was recorded. And with what its publishers signed."""
-    speak(json=json, debug=debug)
+    set_global_options(json=json, debug=debug)
     from kmlab.cli import render
     from kmlab.config.lab import find_lab
     from kmlab.provision import cache
@@ -261,7 +272,7 @@ def image_verify(lab: LabFile = None, json: Json = False, debug: Debug = False) 
 
 def image_prune(lab: LabFile = None, json: Json = False, debug: Debug = False) -> None:
     """Remove from the cache whatever no guest stands on."""
-    speak(json=json, debug=debug)
+    set_global_options(json=json, debug=debug)
     from kmlab.cli import render
     from kmlab.provision import cache
 

@@ -19,7 +19,7 @@ from kmlab.cli.options import (
     open_lab,
     passphrase,
     real_host,
-    speak,
+    set_global_options,
 )
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def run(
 
     Sync, build, sign where the guest has Secure Boot, load, exercise, unload, collect, judge.
     """
-    speak(json=json, debug=debug)
+    set_global_options(json=json, debug=debug)
     from kmlab.cli import render
     from kmlab.report import timeline as pictures
     from kmlab.run import parallel
@@ -113,7 +113,7 @@ def test(
 
     Or through the lab's matrix. It ends with a table.
     """
-    speak(json=json, debug=debug)
+    set_global_options(json=json, debug=debug)
     from kmlab.cli import render
     from kmlab.config.run_options import Options
     from kmlab.report import ci as reports
@@ -148,7 +148,7 @@ def build(
     debug: Debug = False,
 ) -> None:
     """Only sync and build."""
-    speak(json=json, debug=debug)
+    set_global_options(json=json, debug=debug)
     _steps(directory, guest, lab, connect, json, ("build",))
 
 
@@ -162,7 +162,7 @@ def load(
     debug: Debug = False,
 ) -> None:
     """Sync, build and load; the module stays loaded."""
-    speak(json=json, debug=debug)
+    set_global_options(json=json, debug=debug)
     _steps(directory, guest, lab, connect, json, ("build", "load"), param)
 
 
@@ -175,7 +175,7 @@ def unload(
     debug: Debug = False,
 ) -> None:
     """Unload what `kmlab load` or `kmlab run --keep` left loaded."""
-    speak(json=json, debug=debug)
+    set_global_options(json=json, debug=debug)
     _steps(directory, guest, lab, connect, json, ("build", "unload"))
 
 
@@ -189,7 +189,7 @@ def crashes(
     debug: Debug = False,
 ) -> None:
     """Judge any saved kernel log, with no guest at all."""
-    speak(json=json, debug=debug)
+    set_global_options(json=json, debug=debug)
     from kmlab.cli import render
     from kmlab.diagnosis import saved_log
 

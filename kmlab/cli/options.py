@@ -30,7 +30,7 @@ Directory = Annotated[Path, typer.Argument(help="The module's folder.", metavar=
 
 
 @dataclass(slots=True)
-class Manner:
+class CliState:
     """How this invocation talks."""
 
     json: bool = False
@@ -39,10 +39,10 @@ class Manner:
     """Set by `app`, the only one that knows the real one."""
 
 
-manner = Manner()
+manner = CliState()
 
 
-def speak(*, json: bool, debug: bool) -> None:
+def set_global_options(*, json: bool, debug: bool) -> None:
     """Take note of the options that every command has; called first by each."""
     manner.json, manner.debug = json, debug
 

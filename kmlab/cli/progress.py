@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from kmlab.common.events import Event, Finished, Note, Progress, Report, Started, printable
+from kmlab.common.events import Event, EventSink, Finished, Note, Progress, Started, printable
 
 _REMIND = 15.0
 """Seconds between two lines about the same wait, where no line can be drawn over."""
@@ -18,7 +18,7 @@ _WIDTH = 10
 
 
 @contextlib.contextmanager
-def reporting() -> Iterator[Report]:
+def reporting() -> Iterator[EventSink]:
     """What hears events while the block lasts; several threads may tell it."""
     if not sys.stderr.isatty():
         yield in_lines()
@@ -27,7 +27,7 @@ def reporting() -> Iterator[Report]:
         yield report
 
 
-def in_lines() -> Report:
+def in_lines() -> EventSink:
     """What shows events as plain lines."""
     return Lines(_say).hear
 
@@ -39,7 +39,7 @@ class Lines:
     write: Callable[[str], object]
     clock: Callable[[], float] = time.monotonic
     _board: Board = field(init=False)
-    _told: dict[tuple[str, str], float] = field(default_factory=dict)
+    _run_command: dict[tuple[str, str], float] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -52,10 +52,10 @@ class Lines:
             if isinstance(event, Note | Finished):
                 return
             key, now = (event.subject, event.what), self.clock()
-            if isinstance(event, Started) or now - self._told.get(key, now) <= _REMIND:
-                self._told.setdefault(key, now)
+            if isinstance(event, Started) or now - self._run_command.get(key, now) <= _REMIND:
+                self._run_command.setdefault(key, now)
                 return
-            self._told[key] = now
+            self._run_command[key] = now
             self.write(f"  …   {self._board.under_way(*key)}")
 
 
@@ -107,7 +107,7 @@ def _say(line: str) -> None:
 
 
 @contextlib.contextmanager
-def _moving() -> Iterator[Report]:
+def _moving() -> Iterator[EventSink]:
     from rich.console import Console
     from rich.status import Status
     from rich.text import Text

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kmlab.cli.options import Debug, Json, LabFile, open_lab, passphrase, real_host, speak
+from kmlab.cli.options import Debug, Json, LabFile, open_lab, passphrase, real_host, set_global_options
 
 if TYPE_CHECKING:
     from kmlab.config.lab import Lab
@@ -39,7 +39,7 @@ def sign(
     debug: Debug = False,
 ) -> None:
     """Sign modules, enrol the lab's key, or explain a signature."""
-    speak(json=json, debug=debug)
+    set_global_options(json=json, debug=debug)
     from kmlab.cli import render, sign_text
     from kmlab.common.errors import ConfigError
     from kmlab.config.lab import find_lab

@@ -33,7 +33,7 @@ from kmlab.cli.options import (
     open_lab,
     passphrase,
     real_host,
-    speak,
+    set_global_options,
 )
 
 Exec = Annotated[
@@ -61,7 +61,7 @@ def watch(
     debug: Debug = False,
 ) -> None:
     """As `run`, at once and again on each save, until Ctrl-C."""
-    speak(json=json, debug=debug)
+    set_global_options(json=json, debug=debug)
     from kmlab.cli import watch_screen
     from kmlab.host.process.file_watch import Saves
     from kmlab.provision import lifecycle

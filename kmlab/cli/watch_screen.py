@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from kmlab.cli import render
 from kmlab.common.errors import KmlabError
-from kmlab.common.events import Event, Finished, Note, Progress, Report, Started, printable
+from kmlab.common.events import Event, EventSink, Finished, Note, Progress, Started, printable
 from kmlab.diagnosis.console import Follower
 from kmlab.provision import lifecycle
 from kmlab.run.result import RunResult, document
-from kmlab.run.watch import Face, Watched
+from kmlab.run.watch import Watched, WatchView
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +33,7 @@ _LOG = 400
 
 
 @contextlib.contextmanager
-def face(*, as_json: bool) -> Iterator[Face]:
+def face(*, as_json: bool) -> Iterator[WatchView]:
     """The screen where stdout is a terminal that can be drawn on, else lines; JSON is always lines."""
     if not as_json and os.isatty(1):
         from rich.console import Console
@@ -49,7 +49,7 @@ def face(*, as_json: bool) -> Iterator[Face]:
 class Lines:
     """One verdict after another on stdout, all else on stderr."""
 
-    def __init__(self, report: Report, as_json: bool) -> None:
+    def __init__(self, report: EventSink, as_json: bool) -> None:
         self.hear = report
         self._json = as_json
 

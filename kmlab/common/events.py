@@ -55,7 +55,7 @@ class Note:
 
 
 Event = Started | Progress | Finished | Note
-Report = Callable[[Event], None]
+EventSink = Callable[[Event], None]
 AskPassphrase = Callable[[str], str | None]
 """Asks the person for the passphrase of the key of this name; None where there is nobody to ask."""
 
@@ -68,7 +68,7 @@ def silent(event: Event) -> None:
 class Stage:
     """`with Stage(report, "debian", "baking the base"):` sends Started, then Finished, also of what failed."""
 
-    report: Report
+    report: EventSink
     subject: str
     what: str
     detail: str = ""

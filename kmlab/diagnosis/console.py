@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -33,7 +34,28 @@ _AFTER_HANG = 3.0
 """Seconds that a reported hang gets to say more before its step is given up."""
 
 
-class Witness:
+@dataclass(frozen=True, slots=True)
+class RunLog:
+    """What the kernel said in a run."""
+
+    records: tuple[Record, ...]
+    """Its ring buffer, where that was read whole, else what the console said."""
+    whole: bool
+    """Whether nothing is missing in between."""
+    deaf: bool
+    """Whether the console fell silent."""
+    lost_records: int
+    """Records that came but were not kept, and those that the kernel itself lost."""
+
+    def find_crashes(self, own_modules: frozenset[str]) -> list[Crash]:
+        """Return every finding; code of `own_modules` is to blame before any other."""
+        scanner = Scanner(own_modules, booted=True)
+        scanner.feed(self.records)
+        scanner.close()
+        return scanner.crashes
+
+
+class ConsoleMonitor:
     """Reads the console while a run is on; `over` is set when waiting for the guest makes no sense any more."""
 
     def __init__(self, console: Path, answers: Callable[[], bool] = lambda: False) -> None:
@@ -57,15 +79,13 @@ class Witness:
         self._doomed: float | None = None
         self._last_byte = time.monotonic()
         self._aside: list[Record] | None = None
-        self._log: list[Record] | None = None
-        self._ring_is_whole = False
         self._alive_after_all = False
         self._failed: BaseException | None = None
         """What the thread that reads ended of."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="console")
 
-    def __enter__(self) -> Witness:
+    def __enter__(self) -> ConsoleMonitor:
         self._thread.start()
         return self
 
@@ -118,55 +138,36 @@ class Witness:
         tail = list(self._tail)
         return head + tail[max(0, first - skipped) :] if first > len(self._head) else head + tail
 
-    @property
-    def lost_records(self) -> int:
-        """Records that were read but not kept, and those that the kernel itself lost."""
-        if self._ring_is_whole:
-            return 0
-        return max(0, self._seen - len(self._head) - len(self._tail)) + self._reader.dropped
+    def check(self) -> None:
+        """LabError if the console can not be read any more: a monitor that has gone blind is no reason to acquit."""
+        if self._failed is not None:
+            raise unexpected(self._failed, "the guest's console could not be read any more") from self._failed
 
-    @property
-    def records(self) -> list[Record]:
-        """The kernel's log of the run: its ring buffer, where that was read whole, else what the console said."""
-        return [*self._head, *self._tail] if self._log is None else list(self._log)
-
-    def finish(self, own_modules: frozenset[str], ring: KernelLog | None) -> list[Crash]:
-        """Stop reading; every finding of the run.
+    def finish(self, ring: KernelLog | None) -> RunLog:
+        """Stop reading; return what the kernel said. LabError where the console could not be read to its end.
 
         `ring` is the guest's ring buffer where it could be read. It holds what the console did not get, and not what a
-        program wrote to the serial port. LabError where the console could not be read to its end.
+        program wrote to the serial port.
         """
         self._stop.set()
         self._thread.join()
-        if self._failed is not None:
-            # A witness that has gone blind has seen nothing; that is no reason to acquit.
-            raise unexpected(self._failed, "the guest's console could not be read any more") from self._failed
+        self.check()
         self._take(self._reader.close())
         self._scanner.close()
-        if ring is not None:
-            self._log = self._merged(ring)
-        scanner = Scanner(own_modules, booted=True)
-        scanner.feed(self.records)
-        scanner.close()
-        return scanner.crashes
-
-    @property
-    def whole(self) -> bool:
-        """Whether all that the kernel said in the run is in `records`."""
-        return self._ring_is_whole or not self.deaf
-
-    def _merged(self, ring: KernelLog) -> list[Record] | None:
-        """The run's part of the ring buffer; where that does not go back far enough, the console and the rest."""
-        begin = next((n for n, record in enumerate(ring.records) if self._is_mark(record, self.begin)), None)
-        ours = [r for r in ring.records[(begin or 0) :] if not self._is_mark(r)]
-        if begin is not None and not ring.dropped:
-            self._ring_is_whole = True
-            return ours
-        if not self.deaf:
-            return None
         heard = [*self._head, *self._tail]
+        lost = max(0, self._seen - len(heard)) + self._reader.dropped
+        if ring is None:
+            return RunLog(tuple(heard), not self.deaf, self.deaf, lost)
+        begin = next((n for n, record in enumerate(ring.records) if self._is_mark(record, self.begin)), None)
+        ours = [record for record in ring.records[(begin or 0) :] if not self._is_mark(record)]
+        if begin is not None and not ring.dropped:
+            return RunLog(tuple(ours), True, self.deaf, 0)
+        if not self.deaf:
+            return RunLog(tuple(heard), True, False, lost)
+        # The ring buffer does not reach back to the begin: what the console had, and the rest.
         last = max((r.time for r in heard if r.time is not None and r.facility in (None, 0)), default=0.0)
-        return heard + [r for r in ours if r.time is not None and r.time > last]
+        rest = [record for record in ours if record.time is not None and record.time > last]
+        return RunLog((*heard, *rest), False, True, lost)
 
     def _is_mark(self, record: Record, word: str | None = None) -> bool:
         said = record.text.strip() if record.facility not in (None, 0) else ""
@@ -231,7 +232,7 @@ class Witness:
             self._doomed = time.monotonic()
         if self._doomed is None and self._scanner.suspect and self.quiet > _AFTER_PANIC:
             copy = Scanner(booted=True)
-            copy.feed(self.records)
+            copy.feed([*self._head, *self._tail])
             copy.close()
             if any(c.kind == "hang" or c.deadly for c in copy.crashes):
                 self._doomed = time.monotonic()

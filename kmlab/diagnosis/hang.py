@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from kmlab.common import paths
 from kmlab.common.errors import LabError
 from kmlab.common.events import Deadline
-from kmlab.diagnosis.console import Witness
+from kmlab.diagnosis.console import ConsoleMonitor
 from kmlab.host import Host
 from kmlab.host.channel import serialport
 from kmlab.host.disk import vmcore
@@ -39,7 +39,7 @@ _QUIET = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Inside:
+class HangSnapshot:
     """What a look from outside found in a guest that does not answer."""
 
     registers: str = ""
@@ -68,12 +68,12 @@ def is_there(host: Host, guest: Guest) -> bool:
 def look_inside(
     host: Host,
     guest: Guest,
-    witness: Witness,
+    witness: ConsoleMonitor,
     images: Mapping[str, bytes],
     folder: PurePosixPath,
     own: frozenset[str],
     step: str,
-) -> Inside:
+) -> HangSnapshot:
     """Where the CPUs are and what the tasks wait for, before the guest is stopped.
 
     The kernel may not have said it, or not rightly. `images` are the modules that were built, `own` their names.
@@ -87,7 +87,7 @@ def look_inside(
         tasks = ask_tasks(host, guest, witness)
     busy = silent if silent and silent.module in own else busy_hang(tasks, images, folder, own, step)
     silent = busy or waiting_hang(parse_tasks(tasks), images, folder, own, step) or silent
-    return Inside(registers, tuple(tasks), silent, busy)
+    return HangSnapshot(registers, tuple(tasks), silent, busy)
 
 
 def place_of_cpus(
@@ -122,7 +122,7 @@ def place_of_cpus(
     return text, frames
 
 
-def ask_tasks(host: Host, guest: Guest, witness: Witness) -> list[str]:
+def ask_tasks(host: Host, guest: Guest, witness: ConsoleMonitor) -> list[str]:
     """The kernel's own word on every task and CPU, as lines; empty where it cannot be asked any more.
 
     Asked by a break on the serial port, which takes no more than an interrupt, else through the shell.
@@ -143,7 +143,7 @@ def ask_tasks(host: Host, guest: Guest, witness: Witness) -> list[str]:
     return [record.text for record in said]
 
 
-def _answered(witness: Witness, port: serialport.SerialPort, said: Sequence[Record], beginning: str) -> bool:
+def _answered(witness: ConsoleMonitor, port: serialport.SerialPort, said: Sequence[Record], beginning: str) -> bool:
     """Wait for an answer and for its end; whether there was one."""
     begins, ends = Deadline(_ANSWER_BEGINS), Deadline(_ANSWER_ENDS)
     while not any(record.text.startswith(beginning) for record in said):
@@ -221,7 +221,9 @@ def _hang_of(
     return located(crash, images, folder)
 
 
-def told_of_hang(crashes: list[Crash], busy: Crash | None, silent: Crash | None, own: frozenset[str]) -> list[Crash]:
+def merge_hang_findings(
+    crashes: list[Crash], busy: Crash | None, silent: Crash | None, own: frozenset[str]
+) -> list[Crash]:
     """The findings of a run, the kernel's and those of a look from outside, without telling one bug twice."""
     if any(c.deadly for c in crashes):
         return crashes  # what waits, waits for a task that was killed

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kmlab.common import paths
 from kmlab.common.errors import ImageError
-from kmlab.common.events import Report, Stage
+from kmlab.common.events import EventSink, Stage
 from kmlab.config import catalog
 from kmlab.config.lab import Lab
 from kmlab.host.disk import disks
@@ -92,7 +92,7 @@ def listed(beside: Path | None) -> list[ListedImage]:
     return found
 
 
-def verify(report: Report, beside: Path | None) -> list[tuple[str, str | None]]:
+def verify(report: EventSink, beside: Path | None) -> list[tuple[str, str | None]]:
     """Every cached thing and what is wrong with it, having read all of its bytes."""
     found: list[tuple[str, str | None]] = []
     for kind, folder in _things():

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from kmlab.common import paths
 from kmlab.common.errors import GuestUnreachable
 from kmlab.common.events import Deadline
-from kmlab.kernel.module.proc_modules import Look, look_at, parse_look
+from kmlab.kernel.module.proc_modules import KernelState, parse_kernel_state, state_files
 
 if TYPE_CHECKING:
     import threading
@@ -107,13 +107,15 @@ class Guest:
         answer = self.shell.wake(time.time(), secrets.token_bytes(64), deadline)
         if not answer.ok:
             raise GuestUnreachable(f"guest '{self.record.name}' did not wake up (code {answer.code})")
-        now = self.look(deadline)
+        now = self.read_kernel_state(deadline)
         self.record = dataclasses.replace(self.record, taint=now.taint, out_of_tree=tuple(sorted(now.out_of_tree)))
         write_record(self.files, self.record)
 
-    def look(self, deadline: Deadline, *, mark: str = "", abandon: threading.Event | None = None) -> Look:
+    def read_kernel_state(
+        self, deadline: Deadline, *, mark: str = "", abandon: threading.Event | None = None
+    ) -> KernelState:
         """What its kernel has now; first put `mark` into its log. Setting `abandon` gives up waiting at once."""
-        seen = parse_look(self.shell.look(look_at(), deadline, mark=mark, abandon=abandon).text)
+        seen = parse_kernel_state(self.shell.read_files(state_files(), deadline, mark=mark, abandon=abandon).text)
         if seen is None:
             raise GuestUnreachable("could not read the guest's kernel taint flags")
         return seen

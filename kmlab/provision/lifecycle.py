@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from kmlab.common import paths
 from kmlab.common.errors import GuestUnreachable, HypervisorError, HypervisorUnavailable, LabError
-from kmlab.common.events import Deadline, Note, Report, Stage, printable
+from kmlab.common.events import Deadline, EventSink, Note, Stage, printable
 from kmlab.config.lab import GuestSpec, Lab
 from kmlab.host import Host
 from kmlab.host.channel.ssh import Shell, known_hosts_line
@@ -40,8 +40,8 @@ __all__ = [
     "check",
     "destroy_lab",
     "enrol_by_mokmanager",
-    "entered",
     "guest_image",
+    "guest_session",
     "lab_files",
     "stop",
     "sweep",
@@ -56,11 +56,11 @@ _AGENT_PATIENCE = 5.0
 
 
 @contextlib.contextmanager
-def entered(
+def guest_session(
     host: Host,
     lab: Lab,
     spec: GuestSpec,
-    report: Report,
+    report: EventSink,
     *,
     fresh: bool = False,
     unused: bool = False,
@@ -82,12 +82,12 @@ def entered(
         base = ensure_base(host, wanted, report)
         checkpoint = ensure_checkpoint(host, wanted, base, report)
         if meanwhile is not None:
-            coming = _Coming(spec.name, wanted.arch, wanted.acceleration.name, base.key, base.release)
+            coming = PendingGuest(spec.name, wanted.arch, wanted.acceleration.name, base.key, base.release)
             stack.enter_context(meanwhile(coming))
         yield _enter(host, wanted, base, checkpoint, report, stack, fresh=fresh, unused=unused, kept=kept)
 
 
-class _Coming(NamedTuple):
+class PendingGuest(NamedTuple):
     """A guest that is not there yet, as a Target."""
 
     name: str
@@ -102,7 +102,7 @@ def _enter(
     wanted: Plan,
     base: Base,
     checkpoint: str,
-    report: Report,
+    report: EventSink,
     stack: contextlib.ExitStack,
     *,
     fresh: bool,
@@ -125,20 +125,20 @@ def _enter(
 
 
 def _restore_or_remake(
-    host: Host, wanted: Plan, base: Base, checkpoint: str, report: Report, stack: contextlib.ExitStack
+    host: Host, wanted: Plan, base: Base, checkpoint: str, report: EventSink, stack: contextlib.ExitStack
 ) -> Guest:
     """Restore the guest; a checkpoint that fails twice is made anew, unless others read it."""
     try:
         return _restore(host, wanted, base, checkpoint, report, stack)
     except (HypervisorError, GuestUnreachable) as error:
-        command.go_on()
+        command.check_cancelled()
         report(Note(wanted.spec.name, f"the restore failed, so it is tried once more ({error.message})"))
     try:
         return _restore(host, wanted, base, checkpoint, report, stack)
     except HypervisorUnavailable:
         raise  # which says nothing of the checkpoint
     except (HypervisorError, GuestUnreachable) as error:
-        command.go_on()
+        command.check_cancelled()
         stop(host, wanted.lab, wanted.spec.name)
         if not remove_checkpoint(checkpoint, wanted.spec.name, report):
             raise
@@ -149,7 +149,7 @@ def _restore_or_remake(
 
 def _changed(guest: Guest, kept: bool, deadline: Deadline) -> str | None:
     """What was done to a running guest since it was restored that a run could not be told apart from."""
-    now, record = guest.look(deadline), guest.record
+    now, record = guest.read_kernel_state(deadline), guest.record
     if alarming := find_unexplained(now.taint & ~record.taint, ()):
         return f"its kernel is tainted: {alarming[0].name} ({alarming[0].meaning})"
     left = sorted(now.out_of_tree - set(record.out_of_tree))
@@ -183,7 +183,7 @@ def _shell(
 
 
 def _restore(
-    host: Host, wanted: Plan, base: Base, checkpoint: str, report: Report, stack: contextlib.ExitStack
+    host: Host, wanted: Plan, base: Base, checkpoint: str, report: EventSink, stack: contextlib.ExitStack
 ) -> Guest:
     files, source = wanted.files, paths.checkpoints() / checkpoint
     deadline = Deadline(RESTORE_PATIENCE * wanted.patience)
@@ -237,7 +237,7 @@ def _restore(
     return guest
 
 
-def enrol_by_mokmanager(host: Host, lab: Lab, spec: GuestSpec, report: Report) -> str:
+def enrol_by_mokmanager(host: Host, lab: Lab, spec: GuestSpec, report: EventSink) -> str:
     """Make the guest's checkpoint anew, the lab's key enrolled in it through MokManager's screens; its key."""
     with locks.held(lab_files(lab).guest(spec.name).lock, spec.name, report, Deadline(LOCK_PATIENCE)):
         stop(host, lab, spec.name)
@@ -270,13 +270,13 @@ def stop(host: Host, lab: Lab, name: str) -> bool:
     return found
 
 
-def take_down(host: Host, lab: Lab, name: str, report: Report) -> bool:
+def take_down(host: Host, lab: Lab, name: str, report: EventSink) -> bool:
     """Stop the guest when nobody works in it; whether it was running."""
     with locks.held(lab_files(lab).guest(name).lock, name, report, Deadline(LOCK_PATIENCE)):
         return stop(host, lab, name)
 
 
-def destroy_lab(host: Host, lab: Lab, names: Sequence[str], *, all_state: bool, report: Report) -> list[str]:
+def destroy_lab(host: Host, lab: Lab, names: Sequence[str], *, all_state: bool, report: EventSink) -> list[str]:
     """Nothing of these guests is left, or of any guest if none is named: domain, process, sockets, disks."""
     files = lab_files(lab)
     known = {*lab.guests, *files.guests()}

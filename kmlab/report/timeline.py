@@ -37,8 +37,8 @@ def bars(result: RunResult) -> list[Bar]:
     A build in the sandbox needs no guest: it may begin while that is still restored.
     """
     steps = sorted(result.steps, key=lambda step: step.began)
-    entered = min((step.began for step in steps if step.name != "build"), default=result.seconds)
-    found = [Bar("guest", 0.0, entered, _BESIDE, "restored, or found running")]
+    guest_session = min((step.began for step in steps if step.name != "build"), default=result.seconds)
+    found = [Bar("guest", 0.0, guest_session, _BESIDE, "restored, or found running")]
     for step in steps:
         note = "" if step.outcome == "ok" else step.outcome
         found.append(Bar(step.name, step.began, step.seconds, _FILL.get(step.outcome, _BESIDE), note))

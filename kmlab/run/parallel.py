@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 
 from kmlab.common import paths
 from kmlab.common.errors import KmlabError, LabError, unexpected
-from kmlab.common.events import Note, Report
+from kmlab.common.events import EventSink, Note
 from kmlab.config.lab import GuestSpec, Lab, Module
 from kmlab.host import Host
 from kmlab.host.hypervisor import capacity, hypervisor
@@ -21,8 +21,8 @@ from kmlab.host.process import command
 from kmlab.provision import lifecycle
 from kmlab.provision.guest import read_record
 from kmlab.run import run
+from kmlab.run.build.sandbox_build import BuildCache
 from kmlab.run.result import RunResult
-from kmlab.run.sandbox_build import Builds
 
 T = TypeVar("T")
 GoOn = Callable[[], bool]
@@ -55,7 +55,7 @@ def run_all(
     lab: Lab,
     wanted: Sequence[Job],
     options: run.Options,
-    report: Report,
+    report: EventSink,
     *,
     most: int | None = None,
     on_result: Callable[[RunResult], None] = lambda result: None,
@@ -65,7 +65,7 @@ def run_all(
     options = dataclasses.replace(options, siblings=len(wanted))
     results: dict[int, RunResult] = {}
     told = threading.Lock()
-    builds = Builds()
+    builds = BuildCache()
 
     def row(spec: GuestSpec, go_on: GoOn) -> None:
         out_of_reach: list[RunResult] = []
@@ -93,7 +93,7 @@ def each(
     lab: Lab,
     specs: Sequence[GuestSpec],
     work: Callable[[GuestSpec], T],
-    report: Report,
+    report: EventSink,
 ) -> list[T]:
     """What `work` gives for each guest, in their order; an error when all have been tried."""
     found: dict[str, T] = {}
@@ -110,7 +110,7 @@ def side_by_side(
     lab: Lab,
     specs: Sequence[GuestSpec],
     work: Callable[[GuestSpec, GoOn], None],
-    report: Report,
+    report: EventSink,
     *,
     most: int | None = None,
     keep: bool = False,
@@ -148,7 +148,7 @@ class _Workers:
     """Threads that take one guest after the other."""
 
     def __init__(
-        self, lab: Lab, specs: Sequence[GuestSpec], work: Callable[[GuestSpec, GoOn], None], report: Report
+        self, lab: Lab, specs: Sequence[GuestSpec], work: Callable[[GuestSpec, GoOn], None], report: EventSink
     ) -> None:
         self.lab, self.specs, self.work, self.report = lab, specs, work, report
         self._waiting = list(specs)

@@ -15,7 +15,7 @@ from kmlab.kernel.crash.crash import Crash
 from kmlab.kernel.crash.patterns import kinds_and_classes
 from kmlab.kernel.log.records import Record
 from kmlab.kernel.log.taint import taint_names
-from kmlab.run.guest_commands import Step
+from kmlab.run.steps.results import StepResult
 
 SCHEMA = "kmlab.run/1"
 WORST_LAST: tuple[str, ...] = get_args(Outcome)
@@ -54,7 +54,7 @@ class RunResult:
     """None where the guest could not be asked any more."""
     log: tuple[Record, ...] = ()
     lost_records: int = 0
-    steps: tuple[Step, ...] = ()
+    steps: tuple[StepResult, ...] = ()
     guest_survived: bool = True
     seconds: float = 0.0
     directory: Path | None = None

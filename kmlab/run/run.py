@@ -1,36 +1,44 @@
 """The story of one run: a module through a guest, from its folder to a verdict.
 
-The only place where a guest's LabError becomes the outcome `error`, so that other guests go on.
+This is the only place where a guest's LabError becomes the outcome `error`, so that other guests go on.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import threading
 import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kmlab.common import paths
 from kmlab.common.errors import ConfigError, KmlabError, LabError, unexpected
-from kmlab.common.events import Note, Report, Stage, printable, readable
+from kmlab.common.events import EventSink, Note, Stage, printable, readable
 from kmlab.config.lab import GuestSpec, Lab, Module
 from kmlab.config.run_options import Options, signs
-from kmlab.config.yaml.types import matches
-from kmlab.diagnosis import console, hang
+from kmlab.diagnosis import hang
+from kmlab.diagnosis.console import ConsoleMonitor, RunLog
 from kmlab.host import Host
 from kmlab.kernel.build.api_changes import parse_release
-from kmlab.kernel.crash.crash import Crash, outcome_of
-from kmlab.kernel.log.taint import find_unexplained
+from kmlab.kernel.crash.crash import Crash
+from kmlab.kernel.crash.source_lines import located, symbols_of
+from kmlab.kernel.log.records import KernelLog, parse_log
+from kmlab.kernel.log.taint import find_taints
+from kmlab.kernel.module.proc_modules import KernelState
 from kmlab.provision import lifecycle
-from kmlab.run import result
-from kmlab.run.build import check_folder
+from kmlab.provision.guest import Guest
+from kmlab.provision.plan.plan import lab_files
+from kmlab.run import evidence, result
+from kmlab.run.build.make import check_folder
+from kmlab.run.build.sandbox_build import BuildCache, SandboxBuild
+from kmlab.run.judge import Verdict, judge, state_left
 from kmlab.run.result import RunResult
-from kmlab.run.sandbox_build import Ahead, Builds
-from kmlab.run.steps import Outdated, Steps, UnfitGuest, build_patience
+from kmlab.run.steps import run_steps
+from kmlab.run.steps.context import STATE_PATIENCE, RunContext, build_patience
+from kmlab.run.steps.outdated import Outdated, UnfitGuest
+from kmlab.run.steps.results import Results, StepResult
 
 if TYPE_CHECKING:
     from kmlab.provision.plan.lab_key import Signer
@@ -39,72 +47,89 @@ __all__ = ["Options", "Outdated", "not_tried", "run", "shown_source"]
 
 _BY_INIT = ("exists", "init-error", "init-crash", "init-hang", "killed", "memory", "load", "not-listed")
 """Failures to load that come from what init finds in the kernel, not from the file."""
-_under_way: set[Path] = set()
-"""Folders of runs that have not ended, in whichever thread."""
-_folders = threading.Lock()
+_PANIC_PATIENCE = 0.5
+"""Seconds for a guest to answer whose console says that it has panicked."""
 
 
 def run(
     host: Host,
     lab: Lab,
     spec: GuestSpec,
-    wanted: Module,
+    module: Module,
     options: Options,
-    report: Report,
-    builds: Builds | None = None,
+    events: EventSink,
+    builds: BuildCache | None = None,
 ) -> RunResult:
-    """One module through one guest; never raises for what the module, the guest or the lab does, but for bad input.
+    """Take one module through one guest. Raise only for bad input, or Outdated where the options ask for it.
 
-    And Outdated, where the options ask for it. `builds` is what the same command built for other guests. What is found
-    in a guest in which other modules ran is looked for once more in a fresh one, before anybody is blamed for it.
+    `builds` is what the same command built for other guests. If another module ran in the guest and this one does not
+    pass, the run is repeated on a fresh guest before anybody is blamed.
     """
-    result.check_expected(lab, wanted)
-    check_folder(lab.locate(wanted.source))
-    builds = builds or Builds()
+    result.check_expected(lab, module)
+    check_folder(lab.locate(module.source))
+    builds = builds or BuildCache()
+    fresh = dataclasses.replace(options, fresh=True)
     try:
-        found, before = _attempt(host, lab, spec, wanted, options, report, builds)
+        found, before = _attempt(host, lab, spec, module, options, events, builds)
     except UnfitGuest as unfit:
-        report(Note(spec.name, f"restored, because {unfit}"))
-        found, before = _attempt(host, lab, spec, wanted, dataclasses.replace(options, fresh=True), report, builds)
-    if not before or not _is_finding(found):
+        events(Note(spec.name, f"restored, because {unfit}"))
+        found, before = _attempt(host, lab, spec, module, fresh, events, builds)
+    if not before or not _depends_on_guest(found):
         return found
     suspects = ", ".join(before)
-    report(Note(spec.name, f"{found.outcome}, but {suspects} ran in this guest before: once more in a fresh one"))
-    again, _ = _attempt(host, lab, spec, wanted, dataclasses.replace(options, fresh=True), report, builds)
+    events(Note(spec.name, f"{found.outcome}, but {suspects} ran in this guest before: once more in a fresh one"))
+    again, _ = _attempt(host, lab, spec, module, fresh, events, builds)
     return again if _is_the_same(found, again) else _not_confirmed(again, found, suspects)
 
 
+def not_tried(lab: Lab, spec: GuestSpec, module: Module, before: RunResult) -> RunResult:
+    """Return the result of a run in a guest that could not be started for the run `before`."""
+    reason = f"not tried, because the guest could not be brought up before: {before.reason}"
+    return RunResult(
+        **_about(lab, spec, module), outcome="error", title=before.title, reason=reason, guest_survived=False
+    )
+
+
+def shown_source(lab: Lab, module: Module) -> str:
+    """Return the module's folder as people see it: relative to the lab's folder where it lies beneath."""
+    place = lab.locate(module.source)
+    with contextlib.suppress(ValueError):
+        return str(PurePosixPath(place.resolve().relative_to(lab.folder.resolve())))
+    return str(place)
+
+
 def _attempt(
-    host: Host, lab: Lab, spec: GuestSpec, wanted: Module, options: Options, report: Report, builds: Builds
+    host: Host, lab: Lab, spec: GuestSpec, module: Module, options: Options, events: EventSink, builds: BuildCache
 ) -> tuple[RunResult, Sequence[str]]:
-    """One run, with its evidence; and which other modules ran in its guest before."""
+    """Run once and write the evidence; return the result, and which other modules ran in the guest before."""
     began = time.monotonic()
-    files = lifecycle.lab_files(lab)
+    files = lab_files(lab)
     signer = _signer(files, lab, spec, options)
     for note in signer.pair.notes if signer else ():
-        report(Note(spec.name, note))
-    folder = _new_folder(files.runs, lab, wanted, spec, options)
-    draft = dataclasses.replace(_draft(lab, spec, wanted), directory=folder)
+        events(Note(spec.name, note))
+    folder = evidence.new_folder(files.runs, lab, module, spec, options)
+    kept = "load" not in options.steps
     before: Sequence[str] = ()
+    facts: dict[str, Any] = {}
     try:
-        kept = "load" not in options.steps
-        ahead = Ahead(
+        sandbox = SandboxBuild(
             lab,
             files.guest(spec.name),
-            wanted,
-            lambda accel: build_patience(options, wanted, accel),
-            report,
+            module,
+            lambda accel: build_patience(options, module, accel),
+            events,
             builds,
         )
-        entered = lifecycle.entered(
-            host, lab, spec, report, fresh=options.fresh, unused=options.unused, kept=kept, meanwhile=ahead.under_way
+        session = lifecycle.guest_session(
+            host, lab, spec, events, fresh=options.fresh, unused=options.unused, kept=kept, meanwhile=sandbox.under_way
         )
-        with entered as guest:
-            steps = Steps(host, lab, guest, wanted, options, report, began, signer, ahead)
-            draft = _judged(draft, lab, wanted, steps, steps.go())
-            before = () if kept else steps.ran_before
-            draft = dataclasses.replace(draft, vmcore=_dumped(host, lab, spec, steps, draft, report))
-            if not draft.guest_survived:
+        with session as guest:
+            context = _context(host, lab, guest, module, options, events, signer, sandbox, began)
+            results, log, crashes = _watched(context)
+            before = () if kept else results.baseline.ran_before
+            facts = _conclude(context, results, log, crashes, folder)
+            facts["vmcore"] = _dump_memory(context, spec, results, facts["outcome"], folder)
+            if not facts["guest_survived"]:
                 lifecycle.stop(host, lab, spec.name)
     except (ConfigError, Outdated, UnfitGuest):
         with contextlib.suppress(OSError):
@@ -113,16 +138,162 @@ def _attempt(
     except Exception as problem:
         error = _lab_error(problem, folder)
         reason = error.message + (f" (hint: {error.hint})" if error.hint else "")
-        draft = dataclasses.replace(draft, outcome="error", title=error.message, reason=reason, guest_survived=False)
+        facts |= {"outcome": "error", "title": error.message, "reason": reason, "guest_survived": False}
     finally:
-        _under_way.discard(folder)
-    draft = dataclasses.replace(draft, seconds=time.monotonic() - began)
-    paths.write_json(folder / "result.json", readable(result.document([draft])))
-    return draft, before
+        evidence.release(folder)
+    facts = {"expect": module.expect, **facts}
+    found = RunResult(**_about(lab, spec, module), directory=folder, seconds=time.monotonic() - began, **facts)
+    paths.write_json(folder / "result.json", readable(result.document([found])))
+    return found, before
 
 
-def _is_finding(found: RunResult) -> bool:
-    """Whether the guest, and so what was run in it before, has a part in the outcome."""
+def _lab_error(problem: Exception, folder: Path) -> KmlabError:
+    """Return what a guest's run ended of; if nobody foresaw it, the run's folder keeps the traceback."""
+    if not isinstance(problem, KmlabError):
+        with contextlib.suppress(OSError):
+            text = "".join(traceback.format_exception(problem))
+            (folder / "traceback.txt").write_text(evidence.printable_lines(text))
+    return unexpected(problem, "the run could not go on")
+
+
+def _about(lab: Lab, spec: GuestSpec, module: Module) -> dict[str, Any]:
+    """Return the fields of a result that are known before the run."""
+    place = lab.locate(module.source)
+    return {"module": module.name, "source": shown_source(lab, module), "folder": place, "guest": spec.name}
+
+
+def _signer(files: paths.LabFiles, lab: Lab, spec: GuestSpec, options: Options) -> Signer | None:
+    if not signs(options.sign, spec):
+        return None
+    # Importing cryptography takes a while, so only here.
+    from kmlab.provision.plan.lab_key import signer_for
+
+    return signer_for(files, lab.name, spec, options.sign, options.ask)
+
+
+def _context(
+    host: Host,
+    lab: Lab,
+    guest: Guest,
+    module: Module,
+    options: Options,
+    events: EventSink,
+    signer: Signer | None,
+    sandbox: SandboxBuild,
+    began: float,
+) -> RunContext:
+    def answers() -> bool:
+        """Whether the guest says what its kernel has, as one that has panicked cannot."""
+        with contextlib.suppress(LabError):
+            guest.read_kernel_state(context.deadline(_PANIC_PATIENCE))
+            return True
+        return False
+
+    context = RunContext(
+        host=host,
+        lab=lab,
+        guest=guest,
+        module=module,
+        options=options,
+        events=events,
+        console=ConsoleMonitor(guest.files.console, answers),
+        sandbox_build=sandbox,
+        signer=signer,
+        began=began,
+    )
+    return context
+
+
+def _watched(context: RunContext) -> tuple[Results, RunLog, list[Crash]]:
+    """Run the steps with the console watched; return their results, the kernel's log, and the findings in it."""
+    console = context.console
+    with console:
+        results = run_steps(context)
+        console.check()
+        ring = _ring_buffer(context) if results.alive and not console.panicked else None
+        log = console.finish(ring)
+    if console.panicked and results.alive:
+        results = results.plus([StepResult("panic", guest_gone=True, shown=False)])
+    build = results.build
+    crashes = log.find_crashes(build.names)
+    if results.alive:
+        # A panic stops the kernel, so what only reads like one was printed by something that lives.
+        crashes = [dataclasses.replace(crash, fatal=False) for crash in crashes if crash.kind != "panic"]
+    elif results.shown:
+        taint = find_taints(record.text for record in log.records)
+        results = results.plus([StepResult(results.shown[-1].name, kernel=KernelState(taint, {}), shown=False)])
+    symbols = symbols_of(build.images, context.folder)
+    crashes = [located(crash, symbols, context.folder, results.sections) for crash in crashes]
+    for problem in dict.fromkeys(known.problem for known in symbols.values() if known.problem):
+        context.events(Note(context.guest.record.name, f"no lines: {printable(problem, 300)}"))
+    seen = results.hang
+    return results, log, hang.merge_hang_findings(crashes, seen.busy, seen.silent, build.names)
+
+
+def _ring_buffer(context: RunContext) -> KernelLog | None:
+    """Return the guest's own ring buffer; None where it cannot be asked any more."""
+    answer = context.guest.shell.kernel_log(context.deadline(STATE_PATIENCE))
+    if answer.code is None:
+        return None
+    log = parse_log(answer.out)
+    return log if answer.ok else log._replace(dropped=max(log.dropped, 1))
+
+
+def _conclude(
+    context: RunContext, results: Results, log: RunLog, crashes: Sequence[Crash], folder: Path
+) -> dict[str, Any]:
+    """Judge the run, write its evidence and mark its guest; return the fields of its result."""
+    lab, module, guest = context.lab, context.module, context.guest
+    expect = module.expect.on(parse_release(guest.record.release))
+    verdict: Verdict = judge(results, log, crashes, expect, (*lab.allow, *expect.allow), context.step_patience)
+    evidence.write_evidence(folder, results, log, context.console.raw())
+    if results.alive:
+        guest.mark(*state_left(results, log, verdict, context.options.keep or module.keep))
+    return {
+        "kernel": guest.record.release,
+        "expect": expect,
+        "outcome": verdict.outcome,
+        "unmet": verdict.unmet,
+        "title": verdict.title,
+        "crashes": verdict.crashes,
+        "reason": verdict.reason,
+        "failure": results.failure,
+        "diagnostics": results.build.diagnostics,
+        "taint_before": results.taint[0],
+        "taint_after": results.taint[1],
+        "tainted_by": results.tainted_by,
+        "modules_before": results.modules[0],
+        "modules_after": results.modules[1],
+        "log": tuple(record for record in log.records if record.from_kernel),
+        "lost_records": log.lost_records,
+        "steps": results.shown,
+        "guest_survived": results.alive,
+        "console": "console.log",
+        "kernel_log": "dmesg.txt",
+        "build_log": "build.log",
+    }
+
+
+def _dump_memory(context: RunContext, spec: GuestSpec, results: Results, outcome: str, folder: Path) -> str | None:
+    """Return the name of the guest's memory in the run's folder, where it was wanted and could be had."""
+    lab, guest = context.lab, context.guest
+    wanted = lab.vmcore == "always" or (lab.vmcore == "auto" and outcome in ("panic", "hang"))
+    if not wanted or "lost" in results.verdicts:
+        return None
+    limit, name = lab.vmcore_max, "vmcore"
+    try:
+        with Stage(context.events, spec.name, "keeping its memory"):
+            if hang.dump_memory(context.host, guest.record, guest.files, folder / name, spec.memory, limit):
+                return name
+        why = f"the dump is beyond vmcore_max, {limit >> 20} MiB"
+    except LabError as error:
+        why = error.message
+    context.events(Note(spec.name, f"its memory was not kept: {why}"))
+    return None
+
+
+def _depends_on_guest(found: RunResult) -> bool:
+    """Whether the guest, and so what ran in it before, can have a part in the outcome."""
     if found.outcome == "load-failed":
         return found.failure in _BY_INIT
     return found.outcome not in ("pass", "build-failed", "error")
@@ -137,196 +308,10 @@ def _is_the_same(one: RunResult, other: RunResult) -> bool:
 
 
 def _not_confirmed(fresh: RunResult, used: RunResult, suspects: str) -> RunResult:
-    """The result of the fresh guest, which says what was seen in the used one."""
+    """Return the fresh guest's result, with a sentence on what was seen in the used one."""
     seen = f"{used.outcome} in a used guest ({used.title})"
     sentence = f"{seen}, not seen on a fresh guest; suspect {suspects}, which ran before"
     told = dataclasses.replace(fresh, reason=f"{fresh.reason}; {sentence}" if fresh.reason else sentence)
     if told.directory is not None:
         paths.write_json(told.directory / "result.json", readable(result.document([told])))
     return told
-
-
-def _lab_error(problem: Exception, folder: Path) -> KmlabError:
-    """What a guest's run ended of; where nobody foresaw it, the run's folder keeps where it came from."""
-    if not isinstance(problem, KmlabError):
-        with contextlib.suppress(OSError):
-            (folder / "traceback.txt").write_text(_printable_lines("".join(traceback.format_exception(problem))))
-    return unexpected(problem, "the run could not go on")
-
-
-def _signer(files: paths.LabFiles, lab: Lab, spec: GuestSpec, options: Options) -> Signer | None:
-    if not signs(options.sign, spec):
-        return None
-    # Here alone: importing cryptography takes its time.
-    from kmlab.provision.plan.lab_key import signer_for
-
-    return signer_for(files, lab.name, spec, options.sign, options.ask)
-
-
-def _new_folder(runs: Path, lab: Lab, wanted: Module, spec: GuestSpec, options: Options) -> Path:
-    """A folder for the run; the oldest ones go, but none that a run of this process is writing in."""
-    with _folders:
-        console.keep_latest(runs, max(lab.keep_runs, options.siblings) - 1, lab.keep_runs_size, _under_way)
-        folder = console.new_run_folder(runs, wanted.name, spec.name)
-        _under_way.add(folder)
-        return folder
-
-
-def not_tried(lab: Lab, spec: GuestSpec, wanted: Module, before: RunResult) -> RunResult:
-    """What there is to say of a run in a guest that could not be brought up for the run `before`."""
-    reason = f"not tried, because the guest could not be brought up before: {before.reason}"
-    return dataclasses.replace(
-        _draft(lab, spec, wanted), outcome="error", title=before.title, reason=reason, guest_survived=False
-    )
-
-
-def _draft(lab: Lab, spec: GuestSpec, wanted: Module) -> RunResult:
-    return RunResult(
-        module=wanted.name,
-        source=shown_source(lab, wanted),
-        folder=lab.locate(wanted.source),
-        guest=spec.name,
-        expect=wanted.expect,
-    )
-
-
-def _judged(draft: RunResult, lab: Lab, wanted: Module, steps: Steps, found: list[Crash]) -> RunResult:
-    """What the run came to; its evidence is written and the guest marked."""
-    expect = wanted.expect.on(parse_release(steps.guest.record.release))
-    patterns = (*lab.allow, *expect.allow)
-    allowed = [c for c in found if outcome_of(c) == "warning" and any(matches(p, c.title) for p in patterns)]
-    crashes = [c for c in found if c not in allowed]
-    log = steps.witness.records
-    missed = result.unmet_log(expect, log)
-    doubts = _doubts(steps, found)
-    outcomes = [*_outcomes(steps, crashes), *(outcome for outcome, _ in doubts)]
-    outcome = result.worst([*outcomes, *(["test-failed"] if missed else [])])
-    stuck = next((s for s in steps.steps if s.outcome in ("failed", "hang", "lost")), None)
-    reason = steps.reason
-    if outcome == "hang" and not crashes and stuck:
-        reason = reason or f"step '{stuck.name}' did not end within {steps.step_patience:.0f} s"
-    reason = "; ".join([*([reason] if reason else []), *(sentence for _, sentence in doubts)]) or None
-    title = crashes[0].title if crashes else None
-    if title is None and outcome != "pass":
-        title = reason or (f"{outcome} in step '{stuck.name}'" if stuck else next(iter(missed), outcome))
-    assert draft.directory is not None
-    _write_evidence(draft.directory, steps)
-    if steps.alive:
-        steps.guest.mark(*_state_left(steps, outcome, crashes))
-    return dataclasses.replace(
-        draft,
-        kernel=steps.guest.record.release,
-        outcome=outcome,
-        expect=expect,
-        unmet=(*result.unmet_crash(expect, outcome, crashes), *missed),
-        title=title,
-        crashes=tuple(crashes),
-        reason=reason,
-        failure=steps.failure,
-        diagnostics=steps.built.diagnostics,
-        taint_before=steps.taint[0],
-        taint_after=steps.taint[1],
-        tainted_by=dict(steps.tainted_by),
-        modules_before=steps.modules[0],
-        modules_after=steps.modules[1],
-        log=tuple(r for r in log if r.from_kernel),
-        lost_records=steps.witness.lost_records,
-        steps=tuple(steps.steps),
-        guest_survived=steps.alive,
-        console="console.log",
-        kernel_log="dmesg.txt",
-        build_log="build.log",
-    )
-
-
-def _doubts(steps: Steps, found: Sequence[Crash]) -> list[tuple[str, str]]:
-    """What keeps a run from being a pass though nobody has complained: outcomes, each with a sentence."""
-    doubts = []
-    if steps.alive and not steps.witness.whole:
-        sentence = (
-            "the guest's console fell silent, and its kernel's own log does not reach back to the run's beginning: "
-            "what the kernel said in between is not known"
-        )
-        doubts.append(("lost", sentence))
-    for flag in find_unexplained(steps.taint[1] & ~steps.taint[0], {outcome_of(crash) for crash in found}):
-        step = steps.tainted_by.get(flag.bit, "?")
-        sentence = f"taint {flag.name} ({flag.meaning}) was set in step '{step}', and nothing in the log says why"
-        doubts.append((flag.outcome or "warning", sentence))
-    return doubts
-
-
-def _dumped(host: Host, lab: Lab, spec: GuestSpec, steps: Steps, draft: RunResult, report: Report) -> str | None:
-    """The name of the guest's memory in the run's folder, where it was wanted and could be had."""
-    wanted = lab.vmcore == "always" or (lab.vmcore == "auto" and draft.outcome in ("panic", "hang"))
-    if not wanted or draft.directory is None or "lost" in steps.outcomes:
-        return None
-    limit, name = lab.vmcore_max, "vmcore"
-    try:
-        with Stage(report, spec.name, "keeping its memory"):
-            guest = steps.guest
-            if hang.dump_memory(host, guest.record, guest.files, draft.directory / name, spec.memory, limit):
-                return name
-        report(Note(spec.name, f"its memory was not kept: the dump is beyond vmcore_max, {limit >> 20} MiB"))
-    except LabError as error:
-        report(Note(spec.name, f"its memory was not kept: {error.message}"))
-    return None
-
-
-def _outcomes(steps: Steps, crashes: Sequence[Crash]) -> list[str]:
-    """What the steps came to and what the kernel said, less what the one only says because of the other."""
-    outcomes = [*steps.outcomes, *(outcome_of(c) for c in crashes)]
-    explained: set[str] = set()
-    if crashes:
-        explained.add("lost")
-    if "oops" in outcomes and not any(c.kind == "hang" for c in crashes):
-        explained.add("hang")  # the step did not end because its task was killed
-    return [outcome for outcome in outcomes if outcome not in explained]
-
-
-def _state_left(steps: Steps, outcome: str, crashes: Sequence[Crash]) -> tuple[str, str]:
-    """In which state the guest is now, and why."""
-    harmless = outcome in ("pass", "build-failed") or (outcome in ("test-failed", "load-failed") and not crashes)
-    if not harmless:
-        return "dirty", f"the last run ended in {outcome}"
-    if steps.witness.deaf:
-        return "dirty", "its console fell silent in the last run"
-    if steps.failure == "not-listed":
-        return "dirty", "insmod did not load a module and said that it had"
-    if not steps.left_loaded:
-        return "clean", ""
-    return ("kept", "") if steps.options.keep or steps.wanted.keep else ("dirty", "a module was left loaded")
-
-
-def _write_evidence(folder: Path, steps: Steps) -> None:
-    (folder / "console.log").write_bytes(steps.witness.raw())
-    texts = {
-        "dmesg.txt": console.dmesg(steps.witness.records),
-        "build.log": steps.built.log,
-        "sections.txt": _sections(steps),
-        "registers.txt": _printable_lines(steps.inside.registers),
-        "tasks.txt": _printable_lines("\n".join(steps.inside.tasks)),
-        "exercise.log": _printable_lines(steps.exercise_log),
-    }
-    for name, text in texts.items():
-        if text or name in ("dmesg.txt", "build.log"):
-            (folder / name).write_text(text, encoding="utf-8", errors="replace")
-
-
-def _sections(steps: Steps) -> str:
-    """Where the modules were in the guest's memory, as gdb and crash ask for it."""
-    return "".join(
-        f"{module} {name} 0x{at:x}\n" for module, places in steps.sections.items() for name, at in places.items()
-    )
-
-
-def _printable_lines(text: str) -> str:
-    """A program's output as lines that are safe to show."""
-    return "".join(f"{printable(line)}\n" for line in text.splitlines())
-
-
-def shown_source(lab: Lab, wanted: Module) -> str:
-    """The module's folder as people are told of it: relative to the lab's where it lies beneath."""
-    place = lab.locate(wanted.source)
-    with contextlib.suppress(ValueError):
-        return str(PurePosixPath(place.resolve().relative_to(lab.folder.resolve())))
-    return str(place)

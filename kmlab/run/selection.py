@@ -13,8 +13,8 @@ from kmlab.common.events import printable
 from kmlab.config.lab import Lab, Module
 from kmlab.kernel.build.kbuild import inspect_folder
 from kmlab.run import result
-from kmlab.run.build import check_folder
-from kmlab.run.guest_commands import makefiles_below, read_source
+from kmlab.run.build.make import check_folder
+from kmlab.run.build.source_folder import makefiles_below, read_source
 
 
 def modules_under(lab: Lab, folders: Sequence[Path]) -> list[Module]:

@@ -22,8 +22,8 @@ from kmlab.host import Host
 from kmlab.host.process import command as programs
 from kmlab.provision import lifecycle
 from kmlab.run import parallel, run
-from kmlab.run.build import check_folder
-from kmlab.run.guest_commands import Manifest, read_folder
+from kmlab.run.build.make import check_folder
+from kmlab.run.build.source_folder import Manifest, read_folder
 from kmlab.run.result import RunResult
 
 _ASIDE = re.compile(
@@ -53,7 +53,7 @@ class Watched:
         return self.lab.locate(self.module.source)
 
 
-class Face(Protocol):
+class WatchView(Protocol):
     """Who shows what happens."""
 
     def hear(self, event: Event) -> None:
@@ -73,7 +73,7 @@ class Face(Protocol):
     def waiting(self, what: str) -> None: ...
 
 
-class News(Protocol):
+class ChangeSource(Protocol):
     """What tells of saves: `host.saves`, or a fake."""
 
     def point(self, folder: Path, file: Path) -> None: ...
@@ -90,8 +90,8 @@ def watch(
     host: Host,
     look: Callable[[], Watched],
     options: run.Options,
-    saves: News,
-    face: Face,
+    saves: ChangeSource,
+    face: WatchView,
     command: str | None = None,
 ) -> None:
     """Run at once and then on each save, until interrupted; `command` is run by sh on each verdict.
@@ -161,8 +161,8 @@ def _round(
     host: Host,
     watched: Watched,
     options: run.Options,
-    saves: News,
-    face: Face,
+    saves: ChangeSource,
+    face: WatchView,
     command: str | None,
     before: Seen,
 ) -> None:
@@ -185,13 +185,13 @@ def _round(
             raise run.Outdated
         if not result.guest_survived and result.outcome != "error":
             # The next run needs it, and the person is reading.
-            with lifecycle.entered(host, watched.lab, spec, face.hear):
+            with lifecycle.guest_session(host, watched.lab, spec, face.hear):
                 pass
 
     parallel.side_by_side(host, watched.lab, watched.guests, one, face.hear, most=watched.most, keep=True)
 
 
-def _tell(command: str, result: RunResult, face: Face) -> None:
+def _tell(command: str, result: RunResult, face: WatchView) -> None:
     try:
         programs.run(
             ["sh", "-c", command],

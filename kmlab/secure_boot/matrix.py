@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kmlab.common.events import AskPassphrase, Report
+from kmlab.common.events import AskPassphrase, EventSink
 from kmlab.config.lab import Expect, GuestSpec, Lab, Module
 from kmlab.config.run_options import ALTERED, LAB_KEY, NO_KEY, STRIPPED, WRONG_KEY
 from kmlab.host import Host
@@ -66,7 +66,7 @@ def run_matrix(
     specs: Sequence[GuestSpec],
     wanted: Module,
     ask: AskPassphrase | None,
-    report: Report,
+    report: EventSink,
     told: Callable[[RunResult], None],
 ) -> list[Cell]:
     """Every way of signing, in each of these guests and in its twin with Secure Boot the other way round."""

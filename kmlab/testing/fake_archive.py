@@ -8,13 +8,13 @@ from pathlib import Path
 from kmlab.common.events import Deadline
 from kmlab.host.packages.apt import Archive
 from kmlab.testing.fake_packages import package_file
-from kmlab.testing.setting import Setting
+from kmlab.testing.setting import WorldState
 
 
 class FakeArchive(Archive):
     """apt without a network: the World's indexes, and packages of no content."""
 
-    def __init__(self, world: Setting, folder: Path, arch: str) -> None:
+    def __init__(self, world: WorldState, folder: Path, arch: str) -> None:
         super().__init__(folder, arch)
         self._world = world
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from kmlab.common.errors import HypervisorError
 from kmlab.host.hypervisor.hypervisor import Hypervisor
 from kmlab.testing.fake_machine import Machine
-from kmlab.testing.setting import Setting
+from kmlab.testing.setting import WorldState
 
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFakeFakeFakeFakeFakeFakeFakeFakeFakeFakeFake"
 """What every base says that its sshd has."""
@@ -19,7 +19,7 @@ HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFakeFakeFakeFakeFakeFakeFakeFak
 class FakeHypervisor(Hypervisor):
     """libvirt without libvirt."""
 
-    def __init__(self, world: Setting, root: Path) -> None:
+    def __init__(self, world: WorldState, root: Path) -> None:
         self._world, self._root = world, root
 
     def start(self, xml: str) -> None:

@@ -20,7 +20,7 @@ from kmlab.provision.guest import WORKSHOP
 from kmlab.testing import fake_keys
 from kmlab.testing.fake_machine import Machine
 from kmlab.testing.fake_modules import Act, FakeModule
-from kmlab.testing.setting import Setting
+from kmlab.testing.setting import WorldState
 
 TEXT = 0xFFFFFFFFC0261000
 """Where the code of every module lies."""
@@ -29,7 +29,7 @@ TEXT = 0xFFFFFFFFC0261000
 class FakeShell(Shell):
     """A guest's shell that knows the lines the story says, and answers as the World's modules would have it."""
 
-    def __init__(self, world: Setting, machine: Machine) -> None:
+    def __init__(self, world: WorldState, machine: Machine) -> None:
         self._world, self._machine = world, machine
         self._users = 0
         """How many times each loaded module is used, since the last step."""
@@ -80,7 +80,7 @@ class FakeShell(Shell):
     def wake(self, now: float, noise: bytes, deadline: Deadline) -> Answer:
         return Answer(0, b"", b"") if self.alive else Answer(None, b"", b"", lost=True)
 
-    def look(
+    def read_files(
         self, patterns: Sequence[str], deadline: Deadline, *, mark: str = "", abandon: threading.Event | None = None
     ) -> Answer:
         self._world.lines.append(f"look {mark}")

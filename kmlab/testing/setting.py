@@ -10,7 +10,7 @@ from kmlab.testing.fake_machine import Machine
 from kmlab.testing.fake_modules import RELEASE, Act, FakeModule
 
 
-class Setting:
+class WorldState:
     """What is behind every door of one world."""
 
     def __init__(self, *modules: FakeModule, release: str = RELEASE, accel: str = "kvm") -> None:

@@ -17,10 +17,10 @@ from kmlab.host.process.command import run as run_program
 from kmlab.testing.fake_archive import FakeArchive
 from kmlab.testing.fake_hypervisor import HOST_KEY, FakeHypervisor
 from kmlab.testing.fake_shell import FakeShell
-from kmlab.testing.setting import Setting
+from kmlab.testing.setting import WorldState
 
 
-class World(Setting):
+class World(WorldState):
     """A setting, with its doors. Guests end with the `with` block."""
 
     @property

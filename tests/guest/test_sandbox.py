@@ -15,9 +15,8 @@ from kmlab.host.process.sandbox import Limits, Sandbox
 from kmlab.provision import lifecycle
 from kmlab.provision.bases.base import Base
 from kmlab.provision.bases.toolchain import ensure_toolchain
-from kmlab.run import guest_commands
-from kmlab.run.build import build_in_guest, build_in_sandbox
-from kmlab.run.guest_commands import Built
+from kmlab.run.build import source_folder
+from kmlab.run.build.make import BuildResult, build_in_guest, build_in_sandbox
 
 pytestmark = pytest.mark.guest
 
@@ -41,7 +40,9 @@ def source(tmp_path: Path) -> Path:
     return shutil.copytree(HELLO, tmp_path / "source")
 
 
-def built(baked: Base, toolchain: Path, source: Path, limits: Limits | None = None, seconds: float = 120) -> Built:
+def built(
+    baked: Base, toolchain: Path, source: Path, limits: Limits | None = None, seconds: float = 120
+) -> BuildResult:
     box = Sandbox(toolchain, source.parent / "builds/hello", "hello", limits or Limits())
     return build_in_sandbox(box, source, baked.release, Deadline(seconds), lambda line: None)
 
@@ -57,10 +58,10 @@ def test_the_ko_of_the_sandbox_and_of_the_guest_are_the_same_bytes(
     monkeypatch.setenv("XDG_STATE_HOME", environment["XDG_STATE_HOME"])
     (tmp_path / "lab.yaml").write_text("name: sandbox\nguests:\n  debian: {image: debian-12, cpus: 2, memory: 1G}\n")
     lab = load_lab(tmp_path / "lab.yaml")
-    with lifecycle.entered(real_host(), lab, lab.guest("debian"), silent) as guest:
+    with lifecycle.guest_session(real_host(), lab, lab.guest("debian"), silent) as guest:
         assert guest.record.base == baked.key
         deadline = Deadline(300)
-        guest_commands.sync(guest, "hello", source, deadline)
+        source_folder.sync(guest, "hello", source, deadline)
         there = build_in_guest(guest, "hello", source, deadline, lambda line: None)
         here = build_in_sandbox(
             Sandbox(toolchain, guest.files.builds / "hello", "hello"),
@@ -72,7 +73,7 @@ def test_the_ko_of_the_sandbox_and_of_the_guest_are_the_same_bytes(
         assert there.ok and here.ok
         assert here.images == there.images
         assert "sandbox" in here.how and "sandbox" not in there.how
-        delivered = guest.run(["cat", str(guest_commands.workshop("hello") / "hello.ko")], deadline)
+        delivered = guest.run(["cat", str(source_folder.workshop("hello") / "hello.ko")], deadline)
         assert delivered.out == here.images["hello.ko"]
     lifecycle.destroy_lab(real_host(), lab, (), all_state=False, report=silent)
 

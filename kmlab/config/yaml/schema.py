@@ -33,7 +33,7 @@ class Reads(NamedTuple):
 
 def build(root: Map, shape: type[T], file: str, given: Mapping[str, object]) -> T:
     """The whole file as a `shape`; `given` fields are filled in and are not keys of the file."""
-    value = _struct(root, shape, Spot(file, root.line, _ROOT), given)
+    value = _struct(root, shape, YamlLocation(file, root.line, _ROOT), given)
     assert isinstance(value, shape)
     return value
 
@@ -47,24 +47,24 @@ def nearest(word: str, known: Collection[str], kind: str) -> str:
     return f"{kind}: {', '.join(known)}" if known else f"there are no {kind}"
 
 
-class Spot(NamedTuple):
+class YamlLocation(NamedTuple):
     """Where in the file we are, and what it is called in a message."""
 
     file: str
     line: int
     what: str
 
-    def at(self, line: int) -> Spot:
+    def at(self, line: int) -> YamlLocation:
         return self._replace(line=line)
 
-    def inside(self, key: str, line: int) -> Spot:
+    def inside(self, key: str, line: int) -> YamlLocation:
         what = quoted(key) if self.what == _ROOT else f"{quoted(key)} of {self.what}"
-        return Spot(self.file, line, what)
+        return YamlLocation(self.file, line, what)
 
-    def named(self, key: str, line: int) -> Spot:
+    def named(self, key: str, line: int) -> YamlLocation:
         """The spot of one named thing: `guest 'debian'` rather than `'debian' of 'guests'`."""
         plural = self.what.partition(" of ")[0].strip("'")
-        return Spot(self.file, line, f"{plural.removesuffix('s')} {quoted(key)}")
+        return YamlLocation(self.file, line, f"{plural.removesuffix('s')} {quoted(key)}")
 
     def error(self, message: str, hint: str | None = None) -> ConfigError:
         return ConfigError(f"{self.file}:{self.line}: {self.what} {message}", hint)
@@ -93,7 +93,7 @@ def _is_struct(kind: Any) -> bool:
     return isinstance(kind, type) and dataclasses.is_dataclass(kind)
 
 
-def _value(node: Node, kind: Any, spot: Spot) -> object:
+def _value(node: Node, kind: Any, spot: YamlLocation) -> object:
     """`node` as a `kind`; `spot` has the line of its key."""
     bare, notes = _bare(kind)
     if isinstance(node, Text):
@@ -104,7 +104,7 @@ def _value(node: Node, kind: Any, spot: Spot) -> object:
     return _plain_value(node, bare, spot)
 
 
-def _plain_value(node: Node, kind: Any, spot: Spot) -> object:
+def _plain_value(node: Node, kind: Any, spot: YamlLocation) -> object:
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
         return _union(node, get_args(kind), spot)
@@ -119,7 +119,7 @@ def _plain_value(node: Node, kind: Any, spot: Spot) -> object:
     return _scalar(_text(node, kind, spot), kind, spot)
 
 
-def _struct(node: Node, shape: type, spot: Spot, given: Mapping[str, object]) -> object:
+def _struct(node: Node, shape: type, spot: YamlLocation, given: Mapping[str, object]) -> object:
     if not isinstance(node, Map):
         raise spot.error(f"must be a mapping, not {_called(node)}", _example(shape, given))
     fields = {name: f for name, f in _fields(shape).items() if name not in given}
@@ -143,19 +143,19 @@ def _struct(node: Node, shape: type, spot: Spot, given: Mapping[str, object]) ->
         raise spot.error(error.message, error.hint) from error
 
 
-def _unknown(key: str, entry: Entry, known: Collection[str], spot: Spot) -> ConfigError:
+def _unknown(key: str, entry: Entry, known: Collection[str], spot: YamlLocation) -> ConfigError:
     inside = "" if spot.what == _ROOT else f" in {spot.what}"
     return ConfigError(
         f"{spot.file}:{entry.line}: unknown key {quoted(key)}{inside}", nearest(key, known, "known keys")
     )
 
 
-def _list(node: Node, kind: Any, spot: Spot) -> object:
+def _list(node: Node, kind: Any, spot: YamlLocation) -> object:
     make = tuple if get_origin(kind) is tuple else list
     (of, *_) = get_args(kind)
     if isinstance(node, List):
         return make(
-            _value(item, of, Spot(spot.file, item.line, f"item {index} of {spot.what}"))
+            _value(item, of, YamlLocation(spot.file, item.line, f"item {index} of {spot.what}"))
             for index, item in enumerate(node.items, start=1)
         )
     if isinstance(node, Map) and not _is_struct(_bare(of)[0]):
@@ -163,7 +163,7 @@ def _list(node: Node, kind: Any, spot: Spot) -> object:
     return make([_value(node, of, spot)])
 
 
-def _map(node: Node, kind: Any, spot: Spot) -> object:
+def _map(node: Node, kind: Any, spot: YamlLocation) -> object:
     if not isinstance(node, Map):
         raise spot.error(f"must be a mapping, not {_called(node)}", "write lines of `name: value` below it")
     key_kind, value_kind = get_args(kind)
@@ -179,7 +179,7 @@ def _map(node: Node, kind: Any, spot: Spot) -> object:
     return values
 
 
-def _union(node: Node, kinds: Sequence[Any], spot: Spot) -> object:
+def _union(node: Node, kinds: Sequence[Any], spot: YamlLocation) -> object:
     if isinstance(node, Text) and node.empty and type(None) in kinds:
         return None
     kinds = [kind for kind in kinds if kind is not type(None)]
@@ -206,7 +206,7 @@ def _fits(node: Node, kind: Any) -> bool:
     return not (_is_struct(kind) or get_origin(kind) in {*_MAPS, *_LISTS})
 
 
-def _most_alike(node: Map, shapes: Sequence[type], spot: Spot) -> type:
+def _most_alike(node: Map, shapes: Sequence[type], spot: YamlLocation) -> type:
     """Of several shapes the one whose keys these are, so that its errors are the ones that help."""
     best = max(shapes, key=lambda shape: len(node.entries.keys() & _fields(shape).keys()))
     if not node.entries.keys() & _fields(best).keys():
@@ -216,7 +216,7 @@ def _most_alike(node: Map, shapes: Sequence[type], spot: Spot) -> type:
     return best
 
 
-def _literal(node: Node, kind: Any, spot: Spot) -> object:
+def _literal(node: Node, kind: Any, spot: YamlLocation) -> object:
     text = _text(node, kind, spot).text
     known = [str(value) for value in get_args(kind)]
     if text not in known:
@@ -224,7 +224,7 @@ def _literal(node: Node, kind: Any, spot: Spot) -> object:
     return get_args(kind)[known.index(text)]
 
 
-def _scalar(node: Text, kind: Any, spot: Spot) -> object:
+def _scalar(node: Text, kind: Any, spot: YamlLocation) -> object:
     text = node.text
     if kind is str:
         return text
@@ -244,7 +244,7 @@ def _scalar(node: Text, kind: Any, spot: Spot) -> object:
     raise TypeError(f"a YAML value cannot become {kind!r}")
 
 
-def _text(node: Node, kind: Any, spot: Spot) -> Text:
+def _text(node: Node, kind: Any, spot: YamlLocation) -> Text:
     if not isinstance(node, Text):
         raise spot.error(f"must be {_kind_name(kind)}, not {_called(node)}")
     if node.plain and not node.text:
@@ -252,7 +252,7 @@ def _text(node: Node, kind: Any, spot: Spot) -> Text:
     return node
 
 
-def _read(node: Text, note: Reads, spot: Spot) -> object:
+def _read(node: Text, note: Reads, spot: YamlLocation) -> object:
     try:
         return note.parse(node.text)
     except ConfigError as error:

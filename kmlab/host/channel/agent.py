@@ -89,7 +89,7 @@ class AgentShell(Shell):
     def wake(self, now: float, noise: bytes, deadline: Deadline) -> Answer:
         return self._ask("w", struct.pack("<qq", int(now), int(now % 1 * 1e9)) + noise, deadline, None)
 
-    def look(
+    def read_files(
         self, patterns: Sequence[str], deadline: Deadline, *, mark: str = "", abandon: threading.Event | None = None
     ) -> Answer:
         words = "".join(f"{word}\0" for word in (mark, *patterns))

@@ -112,7 +112,7 @@ class Shell:
         """
         return self.run(f"perl -e '{_RESEED}' && date --utc --set=@{now:.3f} > /dev/null", deadline, data=noise)
 
-    def look(
+    def read_files(
         self, patterns: Sequence[str], deadline: Deadline, *, mark: str = "", abandon: threading.Event | None = None
     ) -> Answer:
         """Read the guest's files that match the shell patterns, each under a title as tail(1) writes it.

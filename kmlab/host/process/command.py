@@ -91,7 +91,7 @@ def ending() -> Iterator[None]:
         _ending.clear()
 
 
-def go_on() -> None:
+def check_cancelled() -> None:
     """KeyboardInterrupt in a thread that still works while the command is being ended."""
     if _ending.is_set():
         raise KeyboardInterrupt
@@ -136,7 +136,7 @@ def run(
     words[0] = find(words[0])
     if low := [handle for handle in pass_files if handle < _LOWEST_PASSED]:
         raise ValueError(f"file descriptors {low} are too low to be passed: use passed()")
-    go_on()
+    check_cancelled()
     reader, leash = os.pipe()
     with (
         open(stdin or os.devnull, "rb") as given,
@@ -155,7 +155,7 @@ def run(
             start_new_session=True,
         )
         output, code = _attend(process, deadline, on_line)
-    go_on()
+    check_cancelled()
     if code is None or code not in accept:
         said = output[-_TAIL:]
         raise CommandFailed([str(w) for w in argv], code, said, hint or paths.room_hint(said))
@@ -227,7 +227,7 @@ class Conversation:
     """A program that answers one line to each line it is told; it ends with the `with` block."""
 
     def __init__(self, argv: Sequence[str | Path], environment: Mapping[str, str]) -> None:
-        go_on()
+        check_cancelled()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
         self._process = subprocess.Popen(
             [str(word) for word in argv],

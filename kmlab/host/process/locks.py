@@ -17,7 +17,7 @@ import filelock
 
 from kmlab.common import paths
 from kmlab.common.errors import LabError
-from kmlab.common.events import Deadline, Note, Report
+from kmlab.common.events import Deadline, EventSink, Note
 from kmlab.host.process import command
 
 _ours: set[Path] = set()
@@ -28,7 +28,7 @@ _GRACE = 1.0
 
 
 @contextlib.contextmanager
-def held(lock: Path, subject: str, report: Report, deadline: Deadline) -> Iterator[None]:
+def held(lock: Path, subject: str, report: EventSink, deadline: Deadline) -> Iterator[None]:
     """Hold `lock`; if another kmlab has it, say so and wait until the deadline."""
     paths.make_folder(lock.parent)
     guard = filelock.FileLock(lock, thread_local=False)
@@ -45,10 +45,10 @@ def held(lock: Path, subject: str, report: Report, deadline: Deadline) -> Iterat
             guard.release()
 
 
-def _wait(guard: filelock.BaseFileLock, lock: Path, subject: str, report: Report, deadline: Deadline) -> None:
+def _wait(guard: filelock.BaseFileLock, lock: Path, subject: str, report: EventSink, deadline: Deadline) -> None:
     told, grace = False, deadline.within(_GRACE)
     while not _taken(guard, lock):
-        command.go_on()
+        command.check_cancelled()
         ours = lock in _ours
         if deadline.passed:
             holder = "another guest of this command" if ours else f"another kmlab ({_holder(lock)})"

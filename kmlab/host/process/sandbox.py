@@ -275,7 +275,7 @@ class _Watch:
         """What kept it from looking: then nothing bounds the sandbox, and it ends it."""
         self._info, self._folder, self._limits = info, folder, limits
         self._over = threading.Event()
-        self._told = b""
+        self._run_command = b""
         self._first: int | None = None
         self._disk_before = os.statvfs(folder)
         self._threads_before = _threads()
@@ -312,8 +312,8 @@ class _Watch:
     def _child_pid(self) -> int | None:
         """What bwrap tells, in several pieces, as soon as it has made the namespaces."""
         if select.select([self._info], [], [], 0)[0]:
-            self._told += os.read(self._info, 4096)
-        found = _CHILD.search(self._told)
+            self._run_command += os.read(self._info, 4096)
+        found = _CHILD.search(self._run_command)
         return int(found[1]) if found else None
 
     def _excess(self, turn: int) -> str | None:

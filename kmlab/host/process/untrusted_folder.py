@@ -17,7 +17,7 @@ from kmlab.common import folder_tree
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class Beneath:
+class UntrustedFolder:
     """An open folder. Paths are relative to it and come from a walk of our own: never absolute, without `..`."""
 
     def __init__(self, root: Path) -> None:
@@ -25,7 +25,7 @@ class Beneath:
         root.chmod(0o755)
         self._root = os.open(root, _FOLDER)
 
-    def __enter__(self) -> Beneath:
+    def __enter__(self) -> UntrustedFolder:
         return self
 
     def __exit__(self, *_: object) -> None:

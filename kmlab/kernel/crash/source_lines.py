@@ -53,14 +53,14 @@ def _located(
     found = left_behind(crash, symbols, sections)
     if found is not crash:
         return found
-    entered = None if any(f.reliable and f.module in symbols for f in crash.frames) else _entered(crash, symbols)
+    guest_session = None if any(f.reliable and f.module in symbols for f in crash.frames) else _entered(crash, symbols)
     stacks: list[list[Frame]] = []
     inner: str | None = None
     for frame in crash.frames:
         known = symbols.get(frame.module or "")
-        if entered and frame is entered[0]:
-            crash = dataclasses.replace(crash, module=entered[1][-1].module)
-            stacks.append(entered[1])
+        if guest_session and frame is guest_session[0]:
+            crash = dataclasses.replace(crash, module=guest_session[1][-1].module)
+            stacks.append(guest_session[1])
         stack = _places(frame, known) if known else [frame]
         if known and frame.reliable and not frame.exact and frame.offset is not None:
             stack = [*_jumped(frame, known, inner), *stack]

@@ -19,7 +19,7 @@ _TITLE = re.compile(r"^==> (.+) <==$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ProcModule:
     """A module's line of /proc/modules."""
 
     refcount: int | None = None
@@ -33,11 +33,11 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class KernelState:
     """What there was at one moment."""
 
     taint: int
-    modules: Mapping[str, Listed]
+    modules: Mapping[str, ProcModule]
     sections: Mapping[str, int] = field(default_factory=dict)
     """Where the sections are of the one module that was asked about."""
 
@@ -47,13 +47,13 @@ class Look:
         return frozenset(name for name, listed in self.modules.items() if "O" in listed.taints)
 
 
-def look_at(module: str | None = None) -> list[str]:
+def state_files(module: str | None = None) -> list[str]:
     """The files to look at, as patterns of glob(7); a module's sections are among them."""
     known = module is not None and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", module)
     return [_TAINTED, _MODULES, *([f"/sys/module/{module}/sections/.[!.]*"] if known else [])]
 
 
-def parse_look(text: str) -> Look | None:
+def parse_kernel_state(text: str) -> KernelState | None:
     """What was found there, each file under a title as tail(1) writes it; None if that is not even a taint."""
     _, *parts = _TITLE.split(text)
     said = dict(zip(parts[::2], parts[1::2], strict=True))
@@ -61,11 +61,11 @@ def parse_look(text: str) -> Look | None:
     if not re.fullmatch("[0-9]{1,20}", taint):
         return None
     modules = {
-        name: Listed(
+        name: ProcModule(
             int(count) if count != "-" else None, tuple(w for w in users.split(",") if w and w != "-"), state, taints
         )
         for name, count, users, state, taints in _LINE.findall(said.get(_MODULES, ""))
     }
     places = ((found[1], content.strip()) for at, content in said.items() if (found := _SECTION.search(at)))
     addresses = {name: int(at, 16) for name, at in places if re.fullmatch("0x[0-9a-f]{1,16}", at)}
-    return Look(int(taint), modules, {name: at for name, at in addresses.items() if at})
+    return KernelState(int(taint), modules, {name: at for name, at in addresses.items() if at})

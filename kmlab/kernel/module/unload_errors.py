@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from kmlab.kernel.module.failure import Failure, last_line
-from kmlab.kernel.module.proc_modules import Listed
+from kmlab.kernel.module.proc_modules import ProcModule
 from kmlab.kernel.module.users import Holder, listed
 
 
@@ -14,7 +14,7 @@ def explain_unload_failure(
     stderr: str,
     exit_code: int | None,
     module: str,
-    there: Listed | None = None,
+    there: ProcModule | None = None,
     has_exit: bool = True,
     found: Sequence[Holder] | None = None,
     hidden: bool = False,
@@ -35,7 +35,7 @@ def explain_unload_failure(
                 "place?",
             )
         )
-    there = there or Listed()
+    there = there or ProcModule()
     refcount = there.refcount
     text = stderr.lower()
     if hidden:

@@ -84,7 +84,7 @@ def find_holders(answer: bytes, module: str, before: frozenset[str] | None) -> t
 
     Without that only what bears the module's name is taken for its own.
     """
-    said = _Said(answer)
+    said = HolderReport(answer)
     news = parse_names("\n".join(said.names)) - before if before is not None else frozenset[str]()
     found: dict[int | str, Holder] = {}
     for holder in (*_mounted(said, news), *_open(said, news, module), *_inside(said, module), *_sockets(said, module)):
@@ -113,7 +113,7 @@ class _Device(NamedTuple):
     """MAJOR:MINOR."""
 
 
-class _Said:
+class HolderReport:
     """The guest's answer, by kinds of records."""
 
     def __init__(self, answer: bytes) -> None:
@@ -161,7 +161,7 @@ class _Said:
         return printable(" ".join(self.arguments.get(pid, [])) or self.comms.get(pid, ""), 60)
 
 
-def _open(said: _Said, news: frozenset[str], module: str) -> Iterator[Holder]:
+def _open(said: HolderReport, news: frozenset[str], module: str) -> Iterator[Holder]:
     """Processes that have a device or a file of the module open, or mapped."""
     numbers = {d.path: d for d in said.devices}
     for path in dict.fromkeys((*numbers, *said.links)):
@@ -192,7 +192,7 @@ def _bears_name(target: str, module: str, below: tuple[str, ...]) -> bool:
     return target.startswith(below) and re.sub(r"[-\d]*$", "", target.rsplit("/", 1)[-1]).replace("-", "_") == module
 
 
-def _mounted(said: _Said, news: frozenset[str]) -> Iterator[Holder]:
+def _mounted(said: HolderReport, news: frozenset[str]) -> Iterator[Holder]:
     """Mounts of a file system of the module's, or of what lies on a disk of the module's; and who is in there."""
     for words in said.mounts:
         # 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue
@@ -215,7 +215,7 @@ def _mounted(said: _Said, news: frozenset[str]) -> Iterator[Holder]:
                 yield Holder(how, f"end it in the guest (kill {pid}) or have it close that", pid, said.command(pid))
 
 
-def _inside(said: _Said, module: str) -> Iterator[Holder]:
+def _inside(said: HolderReport, module: str) -> Iterator[Holder]:
     """Tasks with a function of the module on their stack: the innermost one of each."""
     seen = set()
     for line in said.stacks:
@@ -231,7 +231,7 @@ def _inside(said: _Said, module: str) -> Iterator[Holder]:
             )
 
 
-def _sockets(said: _Said, module: str) -> Iterator[Holder]:
+def _sockets(said: HolderReport, module: str) -> Iterator[Holder]:
     """Sockets of a protocol of the module's: /proc/net/protocols counts them, and names the module."""
     for line in said.sockets:
         words = line.split()

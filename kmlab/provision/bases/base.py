@@ -14,7 +14,7 @@ from pathlib import Path
 
 from kmlab.common import paths
 from kmlab.common.errors import LabError
-from kmlab.common.events import Deadline, Note, Report, Stage, printable
+from kmlab.common.events import Deadline, EventSink, Note, Stage, printable
 from kmlab.config import catalog
 from kmlab.host import Host
 from kmlab.host.disk import disks
@@ -31,13 +31,13 @@ from kmlab.provision.plan.artifact import (
     last_line,
     read_console,
     record,
-    require_life,
-    require_room,
-    require_voice,
+    require_disk_space,
+    require_firmware_output,
+    require_no_panic,
     sweep_key,
 )
 from kmlab.provision.plan.plan import Plan
-from kmlab.provision.plan.source import Built
+from kmlab.provision.plan.source import PackageImageSource
 from kmlab.virt import cloudinit, firmware, qcow2
 from kmlab.virt.domain import Domain
 
@@ -64,7 +64,7 @@ class Base:
         return paths.bases() / self.key
 
 
-def ensure_base(host: Host, wanted: Plan, report: Report) -> Base:
+def ensure_base(host: Host, wanted: Plan, report: EventSink) -> Base:
     """The base of this guest, made when it is not there."""
     image = ensure_image(host, wanted, report)
     key = base_key(wanted, image)
@@ -111,13 +111,13 @@ def base_key(wanted: Plan, image: Path) -> str:
 def _of_image(wanted: Plan, image: Path) -> object:
     """What makes an image what it is; a published one is the same whenever and from wherever it was fetched."""
     about = paths.read_json(image.parent / "image.json")
-    return about if isinstance(wanted.source, Built) else about["sha256"]
+    return about if isinstance(wanted.source, PackageImageSource) else about["sha256"]
 
 
 def _is_ready(wanted: Plan) -> bool:
     """Whether the image is already all that the guest's base is to be."""
     spec, recipe = wanted.spec, wanted.recipe
-    if not isinstance(wanted.source, Built) or recipe.first_boot:
+    if not isinstance(wanted.source, PackageImageSource) or recipe.first_boot:
         return False
     used = catalog.load_recipe(wanted.source.family, wanted.lab.folder)
     has = catalog.built_packages(wanted.source.packages, used)
@@ -174,7 +174,7 @@ def disk_size(wanted: Plan, image: Path) -> int | None:
     with image.open("rb") as file:
         has = qcow2.check(file.read(qcow2.HEAD), image.stat().st_size, str(image)).virtual_size
     if wanted.spec.disk is None:
-        return None if isinstance(wanted.source, Built) else max(has, ROOM)
+        return None if isinstance(wanted.source, PackageImageSource) else max(has, ROOM)
     if wanted.spec.disk < has:
         raise wanted.lab.error(
             ("guests", wanted.spec.name, "disk"),
@@ -210,13 +210,13 @@ def _watch_bake(
                 f"guest '{wanted.spec.name}' could not be baked: {printable(said['error'], 300)}",
                 f"{newer}its whole console: {paths.failed_boot()}",
             )
-        require_life(wanted, console)
-        require_room(wanted)
+        require_no_panic(wanted, console)
+        require_disk_space(wanted)
         if not hv.runs(domain.name):
             break
         stage.progress(detail=last_line(console))
         if silent_until.passed:
-            require_voice(wanted, wanted.baking, console)
+            require_firmware_output(wanted, wanted.baking, console)
         if deadline.passed:
             raise LabError(
                 f"guest '{wanted.spec.name}' was not baked within {deadline.seconds:.0f} s; "

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from kmlab.common import paths
 from kmlab.common.errors import GuestUnreachable, LabError
-from kmlab.common.events import Deadline, Report, Stage, printable
+from kmlab.common.events import Deadline, EventSink, Stage, printable
 from kmlab.config import catalog
 from kmlab.host import Host
 from kmlab.host.channel.ssh import Shell
@@ -32,10 +32,10 @@ from kmlab.provision.plan.artifact import (
     parse_facts,
     read_console,
     record,
-    require_life,
-    require_room,
+    require_disk_space,
+    require_firmware_output,
+    require_no_panic,
     require_trust,
-    require_voice,
     sweep_key,
 )
 from kmlab.provision.plan.plan import Plan
@@ -53,7 +53,7 @@ _AGENT = (
 )
 
 
-def ensure_checkpoint(host: Host, wanted: Plan, base: Base, report: Report, *, by_mokmanager: bool = False) -> str:
+def ensure_checkpoint(host: Host, wanted: Plan, base: Base, report: EventSink, *, by_mokmanager: bool = False) -> str:
     """The key of the checkpoint of this guest, made when it is not there.
 
     `by_mokmanager`: made in any case, with its key enrolled as a person would do it.
@@ -89,7 +89,7 @@ def read_checkpoint(key: str) -> Iterator[None]:
         yield
 
 
-def remove_checkpoint(key: str, subject: str, report: Report) -> bool:
+def remove_checkpoint(key: str, subject: str, report: EventSink) -> bool:
     """Remove a checkpoint that does not restore; False if a guest of any lab stands on it or is restored from it."""
     folder = paths.checkpoints() / key
     with (
@@ -228,13 +228,13 @@ def _shell_while_booting(
         shell = None
         patience = Deadline(firmware.FIRST_LINE_SECONDS * wanted.patience)
         while shell is None:
-            command.go_on()
+            command.check_cancelled()
             console = read_console(folder / "console.log")
-            require_life(wanted, console)
+            require_no_panic(wanted, console)
             require_trust(wanted, console)
-            require_room(wanted)
+            require_disk_space(wanted)
             if patience.passed:
-                require_voice(wanted, wanted.firmware, console)
+                require_firmware_output(wanted, wanted.firmware, console)
             last = last_line(console)
             stage.progress(detail=last)
             try:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from kmlab.common import paths
 from kmlab.common.errors import ImageError, LabError
-from kmlab.common.events import Deadline, Note, Report, Stage
+from kmlab.common.events import Deadline, EventSink, Note, Stage
 from kmlab.host.disk import disks, rootfs
 from kmlab.host.process import locks, sandbox
 from kmlab.provision.plan.artifact import LOCK_PATIENCE
@@ -53,7 +53,7 @@ class Target(Protocol):
     def release(self) -> str: ...
 
 
-def toolchain_for(wanted: str, record: Target, report: Report) -> Path | None:
+def toolchain_for(wanted: str, record: Target, report: EventSink) -> Path | None:
     """The root of the sandbox that modules for this guest are built in; None: they are built in the guest.
 
     `wanted` is lab.yaml's `build`. `auto` takes a sandbox where the guest is emulated though it has the host's own
@@ -74,7 +74,7 @@ def toolchain_for(wanted: str, record: Target, report: Report) -> Path | None:
         return None
 
 
-def ensure_toolchain(base: str, release: str, subject: str, report: Report) -> Path:
+def ensure_toolchain(base: str, release: str, subject: str, report: EventSink) -> Path:
     """The tree of the base of that key, read out of its disk when it is not there yet."""
     final = paths.toolchains() / base
     if (final / "toolchain.json").exists():

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kmlab.common import paths
-from kmlab.common.events import Deadline, Report, Stage, printable
+from kmlab.common.events import Deadline, EventSink, Stage, printable
 from kmlab.config import catalog
 from kmlab.config.lab import LocalKernel
 from kmlab.host import Host
@@ -72,7 +72,7 @@ def ensure_kernel(host: Host, wanted: Plan, image: Path, folder: Path, stage: St
 
 
 def available(
-    host: Host, name: str, beside: Path | None, report: Report, arch: str | None = None
+    host: Host, name: str, beside: Path | None, report: EventSink, arch: str | None = None
 ) -> tuple[list[kernel_releases.Release], str]:
     """Every kernel with headers that the image `name` of the catalogue can have, and the release of its own."""
     image = catalog.load_image(name, beside)
@@ -97,7 +97,7 @@ def _archive(
     image: catalog.Image,
     arch: str,
     disk: Path,
-    report: Report,
+    report: EventSink,
     deadline: Deadline,
     on_line: Callable[[str], None],
 ) -> Iterator[Archive]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kmlab.common import paths
 from kmlab.common.errors import ImageError
-from kmlab.common.events import Deadline, Report, Stage, printable
+from kmlab.common.events import Deadline, EventSink, Stage, printable
 from kmlab.config import catalog
 from kmlab.config.lab import GuestSpec, Lab
 from kmlab.host import Host
@@ -17,27 +17,27 @@ from kmlab.host.packages.mmdebstrap import PackageImage
 from kmlab.host.process import locks
 from kmlab.provision.plan.artifact import LOCK_PATIENCE, check, record, sweep_key
 from kmlab.provision.plan.plan import Plan, catalogued, mirror_of, source_of
-from kmlab.provision.plan.source import Built, Own, Source
+from kmlab.provision.plan.source import Own, PackageImageSource, Source
 
 IMAGE_FORMAT = 2
 """Raised when images that an older kmlab built must not be used any more."""
 _IMAGE_PATIENCE = 1800.0
 
 
-def ensure_image(host: Host, wanted: Plan, report: Report) -> Path:
+def ensure_image(host: Host, wanted: Plan, report: EventSink) -> Path:
     """The pristine image of this guest, brought when it is not there; read-only."""
     return _brought(host, wanted.source, wanted.lab.folder, report)
 
 
-def guest_image(host: Host, lab: Lab, spec: GuestSpec, report: Report, *, refresh: bool = False) -> Path:
+def guest_image(host: Host, lab: Lab, spec: GuestSpec, report: EventSink, *, refresh: bool = False) -> Path:
     """The image of a guest of a lab, without the rest of what makes a guest."""
     return _brought(host, source_of(lab, spec)[1], lab.folder, report, refresh=refresh)
 
 
-def build_image(host: Host, name: str, beside: Path | None, report: Report, arch: str | None = None) -> Path:
+def build_image(host: Host, name: str, beside: Path | None, report: EventSink, arch: str | None = None) -> Path:
     """An image of the catalogue that is built from packages."""
     source = catalogued(catalog.load_image(name, beside), beside, arch=arch)
-    if not isinstance(source, Built):
+    if not isinstance(source, PackageImageSource):
         raise ImageError(f"image '{name}' is not built here: its publisher made it", f"kmlab image pull {name}")
     return _built(host, source, beside, report)
 
@@ -47,7 +47,7 @@ def catalogue_image(
     name: str,
     lab: Lab | None,
     beside: Path | None,
-    report: Report,
+    report: EventSink,
     *,
     arch: str | None = None,
     refresh: bool = False,
@@ -64,8 +64,8 @@ def catalogue_image(
     return _brought(host, source, beside, report, refresh=refresh)
 
 
-def _brought(host: Host, source: Source, beside: Path | None, report: Report, *, refresh: bool = False) -> Path:
-    if isinstance(source, Built):
+def _brought(host: Host, source: Source, beside: Path | None, report: EventSink, *, refresh: bool = False) -> Path:
+    if isinstance(source, PackageImageSource):
         return _built(host, source, beside, report)
     from kmlab.provision.images.published_image import own_image, published_image
 
@@ -74,7 +74,7 @@ def _brought(host: Host, source: Source, beside: Path | None, report: Report, *,
     return published_image(source, report, refresh=refresh)
 
 
-def _built(host: Host, wanted: Built, beside: Path | None, report: Report) -> Path:
+def _built(host: Host, wanted: PackageImageSource, beside: Path | None, report: EventSink) -> Path:
     source, recipe = wanted.packages, catalog.load_recipe(wanted.family, beside)
     packages = catalog.built_packages(source, recipe)
     script = catalog.root_script(recipe, ensure_identity(paths.identity_key()))

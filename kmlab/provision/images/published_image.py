@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from kmlab.common import paths
 from kmlab.common.errors import ImageError, KmlabError
-from kmlab.common.events import Deadline, Note, Report, Stage
+from kmlab.common.events import Deadline, EventSink, Note, Stage
 from kmlab.config import catalog
 from kmlab.host.disk import disks
 from kmlab.host.net import download, gpgv
@@ -26,7 +26,7 @@ _LIMIT = 16 << 30
 """Bytes of an image file; a publisher's are well below 2 GiB."""
 
 
-def published_image(wanted: Published, report: Report, *, refresh: bool = False) -> Path:
+def published_image(wanted: Published, report: EventSink, *, refresh: bool = False) -> Path:
     """The image of a publisher; from the cache, unless `refresh` wants what is published today."""
     with _remembering(wanted.name, wanted.arch, wanted.said, report) as memory:
         if memory.folder is None or refresh:
@@ -41,7 +41,7 @@ def published_image(wanted: Published, report: Report, *, refresh: bool = False)
         return _checked(memory.folder)
 
 
-def own_image(wanted: Own, report: Report, *, refresh: bool = False) -> Path:
+def own_image(wanted: Own, report: EventSink, *, refresh: bool = False) -> Path:
     """An image by its URL or its path; copied into the cache, so that what stands on it stays the same.
 
     `refresh` fetches one that has no digest once more.
@@ -78,7 +78,7 @@ class _Memory:
 
 
 @contextlib.contextmanager
-def _remembering(name: str, arch: str, said: str, report: Report) -> Iterator[_Memory]:
+def _remembering(name: str, arch: str, said: str, report: EventSink) -> Iterator[_Memory]:
     """What is known of an image that was asked for in the same words before; nobody else fetches it meanwhile."""
     path = paths.pulled(name, arch)
     with locks.held(paths.downloads() / f"{name}-{arch}.lock", name, report, Deadline(LOCK_PATIENCE)):
@@ -97,7 +97,7 @@ def _remembering(name: str, arch: str, said: str, report: Report) -> Iterator[_M
 
 
 @contextlib.contextmanager
-def _copied(wanted: Own, report: Report) -> Iterator[Path]:
+def _copied(wanted: Own, report: EventSink) -> Iterator[Path]:
     assert wanted.path is not None
     paths.require_space(paths.images(), wanted.path.stat().st_size, f"the image {wanted.path}")
     half = paths.make_folder(paths.downloads()) / f"{wanted.name}-{wanted.arch}.copy"
@@ -113,7 +113,7 @@ def _copied(wanted: Own, report: Report) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _downloaded(wanted: Own, report: Report) -> Iterator[Path]:
+def _downloaded(wanted: Own, report: EventSink) -> Iterator[Path]:
     assert wanted.url is not None
     if wanted.digest is None:
         if not wanted.url.startswith("https://"):
@@ -159,7 +159,7 @@ def remove_downloads() -> int:
 
 
 @contextlib.contextmanager
-def _brought(url: str, digest: str | None, subject: str, report: Report, deadline: Deadline) -> Iterator[Path]:
+def _brought(url: str, digest: str | None, subject: str, report: EventSink, deadline: Deadline) -> Iterator[Path]:
     """A file with that digest, in a temporary place that outlives a broken download and nothing else."""
     key = digest[:32] if digest else paths.digest_of(url)
     half = paths.make_folder(paths.downloads()) / f"{key}.part"

@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 
 from kmlab.common import paths
 from kmlab.common.errors import ImageError
-from kmlab.common.events import Deadline, Note, Report, printable
+from kmlab.common.events import Deadline, EventSink, Note, printable
 from kmlab.config import catalog
 from kmlab.host.net import download, gpgv
 from kmlab.provision.plan.source import Published
@@ -37,7 +37,7 @@ class Expected:
     """What was signed, and the signature: kept beside the image."""
 
 
-def expected(wanted: Published, report: Report, deadline: Deadline) -> Expected:
+def expected(wanted: Published, report: EventSink, deadline: Deadline) -> Expected:
     """What to download; ImageError where nothing says which bytes are right, or what says so is not to be trusted."""
     if wanted.key is not None:
         return _signed(wanted, wanted.key, report, deadline)
@@ -56,7 +56,7 @@ def expected(wanted: Published, report: Report, deadline: Deadline) -> Expected:
     return Expected(url=f"{folder}/{name}", digest=digest_in(sums, name, folder), by="the server itself, unverified")
 
 
-def _signed(wanted: Published, key: catalog.Key, report: Report, deadline: Deadline) -> Expected:
+def _signed(wanted: Published, key: catalog.Key, report: EventSink, deadline: Deadline) -> Expected:
     pin = wanted.pin
     if pin is not None and pin.serial:
         try:

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from kmlab.common import paths
 from kmlab.common.errors import BootPanicked, ImageError, LabError
-from kmlab.common.events import Deadline, Note, Report, printable
+from kmlab.common.events import Deadline, EventSink, Note, printable
 from kmlab.host import Host
 from kmlab.host.disk import disks
 from kmlab.host.hypervisor import hypervisor
@@ -44,7 +44,7 @@ def booted(
         except LabError:
             with contextlib.suppress(OSError):
                 shutil.copyfile(domain.console, paths.failed_boot())
-            require_room(wanted)
+            require_disk_space(wanted)
             raise
         finally:
             with contextlib.suppress(LabError):
@@ -53,7 +53,7 @@ def booted(
     paths.remove_tree(folder / "v")
 
 
-def boot_twice(boot: Callable[[], T], subject: str, report: Report) -> T:
+def boot_twice(boot: Callable[[], T], subject: str, report: EventSink) -> T:
     """What `boot` returns; once more if the kernel panics in it, as an emulated one may do by chance."""
     try:
         return boot()
@@ -103,7 +103,7 @@ def sweep_key(key: str) -> None:
             paths.remove_tree(folder)
 
 
-def require_life(wanted: Plan, console: str) -> None:
+def require_no_panic(wanted: Plan, console: str) -> None:
     """LabError if the kernel on this console has panicked: waiting for it makes no sense."""
     if "Kernel panic" not in console:
         return
@@ -120,7 +120,7 @@ def require_life(wanted: Plan, console: str) -> None:
         )
 
 
-def require_room(wanted: Plan) -> None:
+def require_disk_space(wanted: Plan) -> None:
     """LabError if the disk is full on which half-made things lie.
 
     QEMU stops a guest whose own disk finds no room there, and says nothing (virtio-blk's werror).
@@ -128,7 +128,7 @@ def require_room(wanted: Plan) -> None:
     paths.require_space(paths.work(), paths.LEAST_ROOM, f"the disk of guest '{wanted.spec.name}'")
 
 
-def require_voice(wanted: Plan, chosen: Firmware, console: str) -> None:
+def require_firmware_output(wanted: Plan, chosen: Firmware, console: str) -> None:
     """LabError if the firmware has not said a word: asked when it has had time for it."""
     if not console:
         message, hint = why_silent(chosen)

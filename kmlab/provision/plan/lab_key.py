@@ -19,7 +19,7 @@ from kmlab.host.process import locks
 from kmlab.kernel.signing.guest_keyring import from_json
 from kmlab.kernel.signing.key_ids import kernel_name
 from kmlab.kernel.signing.load_check import GuestKeyring, explain
-from kmlab.kernel.signing.sign import make_key_pair, sign_module
+from kmlab.kernel.signing.pkcs7 import make_key_pair, sign_module
 from kmlab.kernel.signing.signature import MAGIC, TRAILER, strip_signature
 from kmlab.kernel.symbols.elf import read_object
 

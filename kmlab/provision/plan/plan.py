@@ -17,7 +17,7 @@ from kmlab.host.channel.ssh import ensure_identity
 from kmlab.host.hypervisor import accel, hypervisor
 from kmlab.host.hypervisor.accel import Acceleration
 from kmlab.host.process import command
-from kmlab.provision.plan.source import Built, Own, Published, Source
+from kmlab.provision.plan.source import Own, PackageImageSource, Published, Source
 from kmlab.virt.domain import Domain, defects
 from kmlab.virt.firmware import Firmware, choose
 
@@ -141,7 +141,7 @@ def catalogued(
     if entry.packages is not None:
         if asked is not None and (asked.digest or asked.unverified):
             raise ConfigError(f"image '{image.name}' is built here: it has no digest, and is always verified")
-        return Built(
+        return PackageImageSource(
             name=image.name,
             arch=arch,
             family=image.family,

@@ -11,7 +11,7 @@ from kmlab.config import catalog
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Built:
+class PackageImageSource:
     """Built on this host from a distribution's signed packages."""
 
     name: str
@@ -72,4 +72,4 @@ class Own:
     digest: str | None = None
 
 
-Source = Built | Published | Own
+Source = PackageImageSource | Published | Own

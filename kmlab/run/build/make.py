@@ -13,21 +13,28 @@ import re
 import shlex
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from kmlab.common import paths
 from kmlab.common.errors import ConfigError, GuestUnreachable, LabError
 from kmlab.common.events import Deadline, printable
 from kmlab.host.process.sandbox import Sandbox
-from kmlab.host.process.untrusted_folder import Beneath
+from kmlab.host.process.untrusted_folder import UntrustedFolder
 from kmlab.kernel.build import kbuild
-from kmlab.kernel.build.diagnostics import parse_diagnostics
+from kmlab.kernel.build.diagnostics import Diagnostic, parse_diagnostics
 from kmlab.kernel.build.explain import build_reason
 from kmlab.kernel.module.modinfo import LoadOrder, ModInfo, is_signed, load_order, parse_modinfo
 from kmlab.kernel.symbols.elf import LARGEST_PRODUCTS
 from kmlab.provision.guest import Guest
-from kmlab.run.guest_commands import Built, Manifest, read_folder, read_manifest, read_source, workshop, write_manifest
+from kmlab.run.build.source_folder import (
+    Manifest,
+    read_folder,
+    read_manifest,
+    read_source,
+    workshop,
+    write_manifest,
+)
 
 Say = Callable[[str], None]
 _MOST_PRODUCTS = 2048
@@ -38,7 +45,36 @@ _DEEPEST = 4
 """Folders down, at most, that another Makefile is looked for."""
 
 
-def build_in_guest(guest: Guest, name: str, source: Path, deadline: Deadline, say: Say) -> Built:
+@dataclass(frozen=True, slots=True)
+class BuildResult:
+    """What make left."""
+
+    ok: bool
+    log: str
+    how: str
+    diagnostics: tuple[Diagnostic, ...] = ()
+    reason: str | None = None
+    images: Mapping[str, bytes] = field(default_factory=dict)
+    """The .ko files by their path in the module's folder."""
+    modules: tuple[tuple[str, ModInfo], ...] = ()
+    """Path and what it says of itself, in the order to load them."""
+    outside: tuple[str, ...] = ()
+    """Modules of the kernel's own to load before."""
+    undelivered: Mapping[str, bytes] = field(default_factory=dict)
+    """What the module's folder in the guest has not got yet, by path."""
+
+    @property
+    def paths(self) -> str:
+        """The modules, for people."""
+        return ", ".join(path for path, _ in self.modules) or "no module"
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of the modules."""
+        return frozenset(info.name for _, info in self.modules)
+
+
+def build_in_guest(guest: Guest, name: str, source: Path, deadline: Deadline, say: Say) -> BuildResult:
     """Run make for the guest's own kernel in it, and bring the .ko files to the host."""
     release = guest.record.release
     # What the guest has is not what was delivered any more.
@@ -60,7 +96,7 @@ def _bare(images: Mapping[str, bytes]) -> Mapping[str, bytes]:
     return {path: strip_signature(image) for path, image in images.items()}
 
 
-def build_in_sandbox(box: Sandbox, source: Path, release: str, deadline: Deadline, say: Say) -> Built:
+def build_in_sandbox(box: Sandbox, source: Path, release: str, deadline: Deadline, say: Say) -> BuildResult:
     """Build on the host alone, needing no guest; `deliver` then brings one what make left: modules and programs."""
     box = replace(box, release=release)
     mirror(source, box.folder)
@@ -71,7 +107,7 @@ def build_in_sandbox(box: Sandbox, source: Path, release: str, deadline: Deadlin
         return built
     sources = read_folder(source)
     products = _Products(built.images)
-    with Beneath(box.folder) as folder:
+    with UntrustedFolder(box.folder) as folder:
         programs = {
             path: status.st_size
             for path, status in folder.files()
@@ -132,11 +168,11 @@ def _ways(source: Path, name: str, release: str) -> tuple[kbuild.Folder, Sequenc
 
 
 def _first_good(
-    source: Path, name: str, release: str, make: Callable[[kbuild.BuildCommand, kbuild.Folder], Built]
-) -> Built:
+    source: Path, name: str, release: str, make: Callable[[kbuild.BuildCommand, kbuild.Folder], BuildResult]
+) -> BuildResult:
     """Build in each way that there is for such a folder, until one gives modules."""
     about, ways = _ways(source, name, release)
-    tried: list[Built] = []
+    tried: list[BuildResult] = []
     for way in ways:
         tried.append(make(way, about))
         if tried[-1].ok or not about.has_makefile:
@@ -174,7 +210,7 @@ def _leads_out(path: str, target: str) -> bool:
 
 def _in_guest(
     guest: Guest, way: kbuild.BuildCommand, about: kbuild.Folder, release: str, deadline: Deadline, say: Say
-) -> Built:
+) -> BuildResult:
     argv = ["env", *(f"--unset={n}" for n in kbuild.quiet_environment()), *(f"{n}={v}" for n, v in way.environment)]
     argv += ["LC_ALL=C", *way.argv]
     # The log goes to stderr and, if all is well, the modules to stdout: one round trip for both.
@@ -228,7 +264,7 @@ def _lines(say: Say) -> Callable[[bytes], None]:
 
 def _in_sandbox(
     box: Sandbox, way: kbuild.BuildCommand, about: kbuild.Folder, release: str, deadline: Deadline, say: Say
-) -> Built:
+) -> BuildResult:
     ended = box.run(
         way.argv,
         deadline,
@@ -239,10 +275,10 @@ def _in_sandbox(
     way = kbuild.BuildCommand(f"{way.how}, in a sandbox on the host", way.argv, way.folder, way.environment)
     if ended.limit:
         reason = f"the build was ended, as it used more than {ended.limit}: does its Makefile end by itself?"
-        return Built(False, ended.output, way.how, tuple(parse_diagnostics(ended.output, way.folder)), reason)
+        return BuildResult(False, ended.output, way.how, tuple(parse_diagnostics(ended.output, way.folder)), reason)
     products = _Products()
     if ended.code == 0:
-        with Beneath(box.folder) as folder:
+        with UntrustedFolder(box.folder) as folder:
             made = {
                 path: status.st_size
                 for path, status in folder.files()
@@ -265,7 +301,7 @@ def mirror(source: Path, target: Path) -> tuple[int, int]:
     if gone or changed:
         # Cut off in the middle, the next one copies all.
         record.unlink(missing_ok=True)
-        with Beneath(target) as folder:
+        with UntrustedFolder(target) as folder:
             for path in gone:
                 folder.remove(path)
             for path in sorted(changed):
@@ -344,10 +380,10 @@ def _built(
     log: str,
     code: int | None,
     products: _Products,
-) -> Built:
+) -> BuildResult:
     diagnostics = tuple(parse_diagnostics(log, way.folder))
     if products.excess:
-        return Built(False, log, way.how, diagnostics, products.excess)
+        return BuildResult(False, log, way.how, diagnostics, products.excess)
     images = _made(products.files)
     if code == 0 and images:
         try:
@@ -356,9 +392,9 @@ def _built(
         except ConfigError as error:
             # Nobody's argument is wrong: it is what the Makefile made.
             reason = f"what the build made cannot be loaded: {printable(error.message, 300)}"
-            return Built(False, log, way.how, diagnostics, reason)
-        return Built(True, log, way.how, diagnostics, None, images, _with_paths(infos, order), order.outside)
-    return Built(False, log, way.how, diagnostics, build_reason(log, code, diagnostics, release, folder=about))
+            return BuildResult(False, log, way.how, diagnostics, reason)
+        return BuildResult(True, log, way.how, diagnostics, None, images, _with_paths(infos, order), order.outside)
+    return BuildResult(False, log, way.how, diagnostics, build_reason(log, code, diagnostics, release, folder=about))
 
 
 def _with_paths(infos: Mapping[str, ModInfo], order: LoadOrder) -> tuple[tuple[str, ModInfo], ...]:

@@ -13,25 +13,25 @@ from pathlib import Path
 
 from kmlab.common import paths
 from kmlab.common.errors import KmlabError, LabError, unexpected
-from kmlab.common.events import Deadline, Report, Stage
+from kmlab.common.events import Deadline, EventSink, Stage
 from kmlab.config.lab import Lab, Module
 from kmlab.host.process.sandbox import Sandbox
 from kmlab.provision import lifecycle
 from kmlab.provision.bases.toolchain import Target
-from kmlab.run.build import build_in_sandbox
-from kmlab.run.guest_commands import Built, read_folder
+from kmlab.run.build.make import BuildResult, build_in_sandbox
+from kmlab.run.build.source_folder import read_folder
 
-Make = Callable[[], Built]
+Make = Callable[[], BuildResult]
 
 
-class Builds:
+class BuildCache:
     """What one command has built in sandboxes, so that guests of one base share it; each thing is built once."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._made: dict[Hashable, tuple[threading.Lock, list[Built]]] = {}
+        self._made: dict[Hashable, tuple[threading.Lock, list[BuildResult]]] = {}
 
-    def built(self, what: Hashable, make: Make) -> Built:
+    def built(self, what: Hashable, make: Make) -> BuildResult:
         """What came of it, made by the first who asks; the others wait. Where it could not be made the next one tries.
 
         `what` is all that decides what comes of it.
@@ -44,7 +44,7 @@ class Builds:
             return made[0]
 
 
-class Ahead:
+class SandboxBuild:
     """The build of one module for one guest, begun by `under_way` and awaited by `built`."""
 
     def __init__(
@@ -53,8 +53,8 @@ class Ahead:
         files: paths.GuestFiles,
         wanted: Module,
         patience: Callable[[str], float],
-        report: Report,
-        builds: Builds,
+        report: EventSink,
+        builds: BuildCache,
     ) -> None:
         self.began = self.ended = 0.0
         """By the monotonic clock."""
@@ -64,7 +64,7 @@ class Ahead:
         self._builds = builds
         self._thread: threading.Thread | None = None
         self._decided = threading.Event()
-        self._built: Built | None = None
+        self._built: BuildResult | None = None
         self._error: KmlabError | None = None
 
     @contextlib.contextmanager
@@ -88,7 +88,7 @@ class Ahead:
             raise self._error
         return self.toolchain is not None
 
-    def built(self) -> Built:
+    def built(self) -> BuildResult:
         """What came of it; waits. Raises what kept it from being built."""
         assert self._thread is not None
         self._thread.join()
@@ -118,7 +118,7 @@ class Ahead:
             with Stage(self._report, target.name, f"build {name}") as stage:
                 source = self._lab.locate(self._wanted.source)
 
-                def make() -> Built:
+                def make() -> BuildResult:
                     deadline = Deadline(self._patience(target.accel))
                     return build_in_sandbox(
                         box, source, target.release, deadline, lambda line: stage.progress(detail=line)

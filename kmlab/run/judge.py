@@ -1,0 +1,91 @@
+"""What a run comes to: a pure function of what its steps came to and of what the kernel said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kmlab.config.lab import Expect
+from kmlab.config.yaml.types import matches
+from kmlab.diagnosis.console import RunLog
+from kmlab.kernel.crash.crash import Crash, outcome_of
+from kmlab.kernel.log.taint import find_unexplained
+from kmlab.run.result import unmet_crash, unmet_log, worst
+from kmlab.run.steps.results import Results
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The outcome of a run, with what it is about."""
+
+    outcome: str
+    title: str | None
+    reason: str | None
+    crashes: tuple[Crash, ...]
+    """The findings that count: none that lab.yaml allows."""
+    unmet: tuple[str, ...]
+    """What was expected and did not happen; a sentence each."""
+
+
+def judge(
+    results: Results, log: RunLog, crashes: Sequence[Crash], expect: Expect, allow: Sequence[str], patience: float
+) -> Verdict:
+    """Judge a run. `crashes` are the findings in `log`; `patience` is the seconds that a step was given."""
+    allowed = [c for c in crashes if outcome_of(c) == "warning" and any(matches(p, c.title) for p in allow)]
+    counted = tuple(crash for crash in crashes if crash not in allowed)
+    missed = unmet_log(expect, log.records)
+    doubts = _doubts(results, log, crashes)
+    outcomes = [*_outcomes(results, counted), *(outcome for outcome, _ in doubts)]
+    outcome = worst([*outcomes, *(["test-failed"] if missed else [])])
+    stuck = next((step for step in results.shown if step.outcome in ("failed", "hang", "lost")), None)
+    reason = results.reason
+    if outcome == "hang" and not counted and stuck:
+        reason = reason or f"step '{stuck.name}' did not end within {patience:.0f} s"
+    reason = "; ".join([*([reason] if reason else []), *(sentence for _, sentence in doubts)]) or None
+    title = counted[0].title if counted else None
+    if title is None and outcome != "pass":
+        title = reason or (f"{outcome} in step '{stuck.name}'" if stuck else next(iter(missed), outcome))
+    return Verdict(outcome, title, reason, counted, (*unmet_crash(expect, outcome, counted), *missed))
+
+
+def state_left(results: Results, log: RunLog, verdict: Verdict, keep: bool) -> tuple[str, str]:
+    """Return the state that a living guest is left in, and why it is dirty."""
+    harmless = verdict.outcome in ("pass", "build-failed")
+    harmless = harmless or (verdict.outcome in ("test-failed", "load-failed") and not verdict.crashes)
+    if not harmless:
+        return "dirty", f"the last run ended in {verdict.outcome}"
+    if log.deaf:
+        return "dirty", "its console fell silent in the last run"
+    if results.failure == "not-listed":
+        return "dirty", "insmod did not load a module and said that it had"
+    if not results.left_loaded:
+        return "clean", ""
+    return ("kept", "") if keep else ("dirty", "a module was left loaded")
+
+
+def _outcomes(results: Results, crashes: Sequence[Crash]) -> list[str]:
+    """Return the outcomes of the steps and of the crashes, without those that merely follow from another one."""
+    outcomes = [*results.verdicts, *(outcome_of(crash) for crash in crashes)]
+    explained: set[str] = set()
+    if crashes:
+        explained.add("lost")
+    if "oops" in outcomes and not any(crash.kind == "hang" for crash in crashes):
+        explained.add("hang")  # the step did not end because its task was killed
+    return [outcome for outcome in outcomes if outcome not in explained]
+
+
+def _doubts(results: Results, log: RunLog, crashes: Sequence[Crash]) -> list[tuple[str, str]]:
+    """Return what keeps a run from being a pass though nothing was reported: outcomes, each with a sentence."""
+    doubts = []
+    if results.alive and not log.whole:
+        sentence = (
+            "the guest's console fell silent, and its kernel's own log does not reach back to the run's beginning: "
+            "what the kernel said in between is not known"
+        )
+        doubts.append(("lost", sentence))
+    before, after = results.taint
+    for flag in find_unexplained(after & ~before, {outcome_of(crash) for crash in crashes}):
+        step = results.tainted_by.get(flag.bit, "?")
+        sentence = f"taint {flag.name} ({flag.meaning}) was set in step '{step}', and nothing in the log says why"
+        doubts.append((flag.outcome or "warning", sentence))
+    return doubts

@@ -1,0 +1,34 @@
+"""The steps of a run, in order. To add one: write a file with a function like these, and name it in STEPS.
+
+A step gets the run's context and the results of the steps before it, and returns its own results: one for itself or one
+for each module, none where there is nothing to do. A step that comes after the unload is a check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from kmlab.run.steps.baseline import record_baseline
+from kmlab.run.steps.build import build
+from kmlab.run.steps.context import RunContext
+from kmlab.run.steps.exercise import exercise
+from kmlab.run.steps.load import load
+from kmlab.run.steps.results import Results, StepResult
+from kmlab.run.steps.settle import settle
+from kmlab.run.steps.sign import sign
+from kmlab.run.steps.sync import sync
+from kmlab.run.steps.unload import unload
+
+StepFunction = Callable[[RunContext, Results], Sequence[StepResult]]
+
+STEPS: tuple[StepFunction, ...] = (sync, record_baseline, build, sign, load, exercise, unload, settle)
+
+
+def run_steps(context: RunContext) -> Results:
+    """Run all steps, as far as the guest lives."""
+    results = Results()
+    for step in STEPS:
+        if not results.alive or context.console.panicked:
+            break
+        results = results.plus(step(context, results))
+    return results

@@ -1,0 +1,135 @@
+"""Load the modules with insmod, in the order of their dependencies."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from kmlab.config.lab import Param
+from kmlab.kernel.log.taint import taint_mask
+from kmlab.kernel.module.failure import Failure
+from kmlab.kernel.module.load_errors import explain_load_failure, find_ignored_params, not_listed
+from kmlab.kernel.module.modinfo import ModInfo, format_params
+from kmlab.kernel.symbols.elf import MalformedModule
+from kmlab.provision.plan.plan import lab_files
+from kmlab.run.steps import guest_commands
+from kmlab.run.steps.context import STATE_PATIENCE, RunContext
+from kmlab.run.steps.guest_commands import CommandResult
+from kmlab.run.steps.in_guest import run_in_guest
+from kmlab.run.steps.outdated import UnfitGuest
+from kmlab.run.steps.results import Loaded, Results
+
+
+def load(context: RunContext, so_far: Results) -> Sequence[Loaded]:
+    """Load each module; stop at the first that is refused."""
+    made = so_far.build
+    loads = made.ok and {"load", "unload"} & set(context.options.steps)
+    context.guest.begin_run(context.module.name if loads else None)
+    if not made.ok:
+        return ()
+    if so_far.baseline.names is not None and not made.names & so_far.modules[0]:
+        guest_commands.note_names(context.guest, context.module.name, so_far.baseline.names)
+    context.wait_for_mark(context.console.begin)
+    if context.console.deaf and not so_far.baseline.unused:
+        raise UnfitGuest("its console had fallen silent")
+    found: list[Loaded] = []
+    for path, info in made.modules if "load" in context.options.steps else ():
+        if not context.usable or any(result.outcome != "ok" for result in found):
+            break
+        found.append(_load(context, so_far.plus(found), path, info, made.outside if not found else ()))
+    return found
+
+
+def _load(context: RunContext, so_far: Results, path: str, info: ModInfo, outside: Sequence[str]) -> Loaded:
+    position = context.console.position()
+    with context.step("load") as timer:
+        timer.stage.detail = info.name
+        params = format_params(_params_of(context, so_far, path, info))
+        command = functools.partial(
+            guest_commands.load, context.guest, context.folder, path, info.name, params, outside=outside
+        )
+        result, facts = run_in_guest(context, so_far, timer, command, context.step_patience)
+        if not facts.get("guest_gone"):
+            facts |= _judged(context, so_far, path, info, result, position)
+            timer.stage.outcome = "failed" if facts.get("verdict") else "ok"
+    return timer.result(Loaded, path=path, info=info, **facts)
+
+
+def _judged(
+    context: RunContext, so_far: Results, path: str, info: ModInfo, result: CommandResult, position: int
+) -> dict[str, Any]:
+    """Return the fields of the result that say how the load went."""
+    said = [record.text for record in context.console.since(position)]
+    failure = explain_load_failure(
+        result.answer.error_text,
+        result.answer.code,
+        said,
+        info.name,
+        context.guest.record.release,
+        info,
+        already_loaded=info.name in so_far.modules[0],
+        symbol_owner=lambda symbol: guest_commands.owner_of(context.guest, symbol, context.deadline(STATE_PATIENCE)),
+    )
+    facts: dict[str, Any] = {}
+    if result.answer.ok and not _is_loaded(so_far, result, info):
+        failure = not_listed(info.name)
+    elif result.answer.ok:
+        now = result.kernel
+        facts |= {"sections": now.sections if now else {}, "hidden": now is not None and info.name not in now.modules}
+        facts["reason"] = _noticed(info, said) if failure is None else None
+    if failure:
+        facts |= {"reason": _reason(context, so_far, path, info, failure), "failure": failure.kind}
+        if failure.kind != "init-positive":
+            facts["verdict"] = "load-failed"
+    return facts
+
+
+def _is_loaded(so_far: Results, result: CommandResult, info: ModInfo) -> bool:
+    """Whether the kernel has the module that insmod claims to have loaded.
+
+    A module that takes itself off the kernel's list still has its sections in /sys, or has brought a taint.
+    """
+    if result.kernel is None:
+        return True  # the guest is gone since, which the next step reports
+    brought = result.kernel.taint & ~so_far.taint[0] & taint_mask(["OOT_MODULE"])
+    return bool(result.listed(info.name) or result.kernel.sections or brought)
+
+
+def _noticed(info: ModInfo, said: Sequence[str]) -> str | None:
+    """Return what the kernel accepts and the author should know."""
+    ignored = find_ignored_params(said, info.name)
+    if ignored:
+        has = ", ".join(param.name for param in info.params) or "none"
+        return f"{info.name} has no parameter {', '.join(ignored)}, which was ignored: it has {has}"
+    if info.license is None:
+        return (
+            f"{info.name} has no MODULE_LICENSE(): the kernel counts it as proprietary, hides GPL-only "
+            'symbols from it and is tainted; add MODULE_LICENSE("GPL"), or your own'
+        )
+    return None
+
+
+def _reason(context: RunContext, so_far: Results, path: str, info: ModInfo, failure: Failure) -> str:
+    keyring = context.keyring() if failure.kind == "signature" else None
+    if keyring is None:
+        return failure.reason
+    from kmlab.provision.plan.lab_key import why_refused
+
+    image = so_far.build.images[path]
+    with contextlib.suppress(MalformedModule):
+        return why_refused(lab_files(context.lab), image, info.name, keyring) or failure.reason
+    return failure.reason
+
+
+def _params_of(context: RunContext, so_far: Results, path: str, info: ModInfo) -> dict[str, Param]:
+    """Return the parameters that this module has.
+
+    The last module also gets those that none has, so that the kernel complains.
+    """
+    asked = {**context.module.params, **context.options.params}
+    modules = so_far.build.modules
+    known = {param.name for _, each in modules for param in each.params}
+    own = {param.name for param in info.params} | (set(asked) - known if path == modules[-1][0] else set())
+    return {name: value for name, value in asked.items() if name in own}

@@ -1,0 +1,19 @@
+"""Why a run may be given up before anything of the module runs."""
+
+from __future__ import annotations
+
+from kmlab.run.steps.context import RunContext
+
+
+class Outdated(Exception):
+    """The source has changed since the run began."""
+
+
+class UnfitGuest(Exception):
+    """The guest cannot be believed, because of what was done to it before this run."""
+
+
+def give_up_if_outdated(context: RunContext) -> None:
+    """Raise Outdated if the run's options say that the source has changed."""
+    if context.options.outdated is not None and context.options.outdated():
+        raise Outdated

@@ -1,0 +1,206 @@
+"""What the steps of a run came to, as values; a step sees the results of those before it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from kmlab.diagnosis.hang import HangSnapshot
+from kmlab.kernel.module.modinfo import ModInfo
+from kmlab.kernel.module.proc_modules import KernelState
+from kmlab.run.build.make import BuildResult
+
+R = TypeVar("R", bound="StepResult")
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """One step, or one module in a step, and how it ended."""
+
+    name: str
+    outcome: str = "ok"
+    """ok, failed, hang, lost, skipped."""
+    seconds: float = 0.0
+    detail: str = ""
+    began: float = 0.0
+    """Seconds after the run's start."""
+    verdict: str | None = None
+    """The outcome of the run that it means, if it did not go well."""
+    reason: str | None = None
+    """One sentence in plain words, with the remedy."""
+    failure: str | None = None
+    """The kind of a refused load, in a word for programs."""
+    kernel: KernelState | None = None
+    """What the guest's kernel has right after it; None where it was not asked, or did not answer."""
+    hang: HangSnapshot | None = None
+    """What a look from outside found in a guest whose step did not end."""
+    guest_gone: bool = False
+    """Whether the guest cannot be used any more."""
+    shown: bool = True
+    """Whether it is a step for people, and not only for the steps after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline(StepResult):
+    """What the guest had before anything of the module ran in it."""
+
+    names: frozenset[str] | None = None
+    """Its devices, files and file systems (kernel/module/users); None where nobody knows them."""
+    ran_before: tuple[str, ...] = ()
+    """Other modules that were run in the guest since it was restored."""
+    unused: bool = True
+    """Whether nothing was run in it before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Built(StepResult):
+    """A build, or what signing made of it."""
+
+    build: BuildResult = field(default_factory=lambda: BuildResult(False, "", ""))
+    delivered: Mapping[str, str] = field(default_factory=dict)
+    """What the module's folder in the guest already has of it: digests by path."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded(StepResult):
+    """One module that insmod was asked to load."""
+
+    path: str = ""
+    info: ModInfo | None = None
+    sections: Mapping[str, int] = field(default_factory=dict)
+    """Where its sections are in the guest's memory."""
+    hidden: bool = False
+    """Whether the kernel has loaded it and does not list it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exercised(StepResult):
+    """The user's own command."""
+
+    log: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Unloaded(StepResult):
+    """One module that rmmod was asked to unload."""
+
+    module: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """The results of a run so far, in order."""
+
+    steps: tuple[StepResult, ...] = ()
+
+    def plus(self, more: Sequence[StepResult]) -> Results:
+        """Return these and more."""
+        return Results((*self.steps, *more))
+
+    def all(self, kind: type[R]) -> list[R]:
+        """Return those of one kind."""
+        return [step for step in self.steps if isinstance(step, kind)]
+
+    @property
+    def shown(self) -> tuple[StepResult, ...]:
+        """The steps for people."""
+        return tuple(step for step in self.steps if step.shown)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the guest can still be used."""
+        return not any(step.guest_gone for step in self.steps)
+
+    @property
+    def baseline(self) -> Baseline:
+        """What there was before; an empty one if the run did not come to it."""
+        return next(iter(self.all(Baseline)), Baseline("baseline"))
+
+    @property
+    def build(self) -> BuildResult:
+        """The newest build: a signed one counts more than the bare one before it."""
+        return next((step.build for step in reversed(self.all(Built))), BuildResult(False, "", ""))
+
+    @property
+    def delivered(self) -> Mapping[str, str]:
+        """Of the build, what the guest has already."""
+        return next((step.delivered for step in reversed(self.all(Built))), {})
+
+    @property
+    def loaded(self) -> list[Loaded]:
+        """The modules that are loaded, or were."""
+        return [step for step in self.all(Loaded) if step.outcome == "ok"]
+
+    @property
+    def left_loaded(self) -> list[str]:
+        """The names of the modules that were loaded and not unloaded."""
+        gone = {step.module for step in self.all(Unloaded) if step.outcome == "ok"}
+        return [step.info.name for step in self.loaded if step.info and step.info.name not in gone]
+
+    @property
+    def sections(self) -> dict[str, Mapping[str, int]]:
+        """Of each module that was loaded, where its sections were."""
+        return {step.info.name: step.sections for step in self.loaded if step.info}
+
+    @property
+    def kernel(self) -> KernelState | None:
+        """What the guest's kernel had when it last said so, if nothing has gone on since."""
+        return self.steps[-1].kernel if self.steps else None
+
+    @property
+    def taint(self) -> tuple[int, int]:
+        """The kernel's taint before the run, and all of it that was seen since."""
+        before = self.baseline.kernel.taint if self.baseline.kernel else 0
+        after = before
+        for step in self.steps:
+            after |= step.kernel.taint if step.kernel else 0
+        return before, after
+
+    @property
+    def tainted_by(self) -> dict[int, str]:
+        """The step after which each new bit of the taint was first seen."""
+        found: dict[int, str] = {}
+        seen = self.taint[0]
+        for step in self.steps:
+            new = step.kernel.taint & ~seen if step.kernel else 0
+            found |= {bit: step.name for bit in range(new.bit_length()) if new >> bit & 1}
+            seen |= new
+        return found
+
+    @property
+    def modules(self) -> tuple[frozenset[str], frozenset[str] | None]:
+        """The names of the modules loaded before and after; None where the guest could not be asked any more."""
+        before = self.baseline.kernel.modules if self.baseline.kernel else {}
+        after = self.steps[-1].kernel if self.steps and self.steps[-1].name == AFTERWARDS else None
+        return frozenset(before), None if after is None else frozenset(after.modules)
+
+    @property
+    def verdicts(self) -> list[str]:
+        """The outcomes that the steps mean."""
+        return [step.verdict for step in self.steps if step.verdict]
+
+    @property
+    def reason(self) -> str | None:
+        """Why the first step that failed did; else what was noticed of one that went well."""
+        failed = [step.reason for step in self.steps if step.verdict and step.reason]
+        return next(iter([*failed, *(step.reason for step in self.steps if step.reason)]), None)
+
+    @property
+    def failure(self) -> str | None:
+        """The kind of the first failure to load."""
+        return next((step.failure for step in self.steps if step.failure), None)
+
+    @property
+    def hang(self) -> HangSnapshot:
+        """What was found in a guest that did not answer."""
+        return next((step.hang for step in self.steps if step.hang), HangSnapshot())
+
+    @property
+    def exercise_log(self) -> str:
+        """What the exercise printed."""
+        return "".join(step.log for step in self.all(Exercised))
+
+
+AFTERWARDS = "afterwards"
+"""The name of the time after the last step."""

@@ -1,0 +1,53 @@
+"""Wait for what the module may have left behind, then see what the kernel has at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Sequence
+
+from kmlab.common.errors import GuestUnreachable
+from kmlab.diagnosis import hang
+from kmlab.kernel.symbols.elf import MalformedModule, read_object
+from kmlab.run.steps.context import STATE_PATIENCE, RunContext
+from kmlab.run.steps.results import AFTERWARDS, Results, StepResult
+
+_LINGER = 2.5
+"""Seconds after the unload in which something that the module left behind may still go off."""
+_LAST_WORDS = 2.0
+"""Seconds for the console to report a panic of a guest that does not answer."""
+_DEFERRING = re.compile(
+    r"(timer|hrtimer|work|tasklet|kthread|wake_up_process|request_.*irq|register|notifier|call_rcu|kprobe|proc_|sysfs|debugfs|"
+    r"misc_|cdev|class_|device_|netdev|irq_work|smp_call|completion|swait)"
+)
+"""Kernel functions through which code of a module can run after its unload has returned."""
+_INIT_RAN = ("init-error", "init-crash", "firmware", "memory")
+"""Failures to load of a module that may have left something behind all the same."""
+
+
+def settle(context: RunContext, so_far: Results) -> Sequence[StepResult]:
+    """Linger where the module can have left something that goes off later; then read the kernel's state."""
+    kernel = so_far.kernel
+    if _defers(so_far) and (so_far.loaded or so_far.failure in _INIT_RAN):
+        context.console.over.wait(_LINGER)
+        kernel = None
+    try:
+        if kernel is None:
+            kernel = context.guest.read_kernel_state(context.deadline(STATE_PATIENCE), abandon=context.console.over)
+    except GuestUnreachable:
+        context.console.over.wait(_LAST_WORDS)
+        lost = not context.console.panicked
+        if lost:
+            hang.is_there(context.host, context.guest)  # LabError where the host's disk is full
+        return [StepResult(AFTERWARDS, guest_gone=True, verdict="lost" if lost else None, shown=False)]
+    return [StepResult(AFTERWARDS, kernel=kernel, shown=False)]
+
+
+def _defers(so_far: Results) -> bool:
+    """Whether the module uses anything through which its code can run after the unload."""
+    for path, info in so_far.build.modules:
+        with contextlib.suppress(MalformedModule):  # which it is no more than the guest's strip(1) made it
+            symbols = read_object(so_far.build.images[path], info.name).symbols
+            if any(not symbol.section and _DEFERRING.search(symbol.name) for symbol in symbols):
+                return True
+    return False

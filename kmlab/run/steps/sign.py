@@ -1,0 +1,40 @@
+"""Sign what was built, where the guest needs it, and bring to the guest what it has not got yet."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from kmlab.common.events import Deadline, printable
+from kmlab.kernel.symbols.elf import MalformedModule
+from kmlab.run.build.make import deliver
+from kmlab.run.steps import guest_commands
+from kmlab.run.steps.context import RunContext
+from kmlab.run.steps.results import Built, Results
+
+
+def sign(context: RunContext, so_far: Results) -> Sequence[Built]:
+    """Sign on the host: the guest gets the signed modules, and never the key."""
+    made, there, signer = so_far.build, so_far.delivered, context.signer
+    guest, name, deadline = context.guest, context.module.name, Deadline(context.build_patience)
+    if not made.ok:
+        return ()
+    if signer is None:
+        deliver(guest, name, made.undelivered, there, deadline)
+        return ()
+    with context.step("sign") as timer:
+        timer.stage.detail = signer.name
+        reason: str | None = None
+        try:
+            images = {path: signer.sign(image, path) for path, image in made.images.items()}
+        except MalformedModule as error:
+            timer.stage.outcome = "failed"
+            reason = f"what the build made cannot be signed: {printable(error.message, 300)}"
+        else:
+            deliver(guest, name, {**made.undelivered, **images}, there, deadline)
+            if signer.strips:
+                images = guest_commands.strip(guest, context.folder, list(images), deadline)
+    if reason is not None:
+        bad = dataclasses.replace(made, ok=False, reason=reason)
+        return [timer.result(Built, build=bad, verdict="build-failed", reason=reason)]
+    return [timer.result(Built, build=dataclasses.replace(made, images=images), delivered=there)]

@@ -1,0 +1,21 @@
+"""Make the module's folder in the guest as it is on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kmlab.common.events import Deadline
+from kmlab.run.build import source_folder
+from kmlab.run.steps.context import RunContext
+from kmlab.run.steps.outdated import give_up_if_outdated
+from kmlab.run.steps.results import Results, StepResult
+
+
+def sync(context: RunContext, so_far: Results) -> Sequence[StepResult]:
+    """Send the files that changed."""
+    with context.step("sync") as timer:
+        deadline = Deadline(context.build_patience)
+        sent, removed = source_folder.sync(context.guest, context.module.name, context.source, deadline)
+        timer.stage.detail = f"{sent} sent, {removed} removed" if sent or removed else "nothing changed"
+    give_up_if_outdated(context)
+    return [timer.result(StepResult)]

@@ -1,0 +1,61 @@
+"""Unload the modules with rmmod, the last one first."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from kmlab.common.errors import GuestUnreachable
+from kmlab.kernel.module.modinfo import ModInfo
+from kmlab.kernel.module.unload_errors import explain_unload_failure
+from kmlab.run.steps import guest_commands
+from kmlab.run.steps.context import STATE_PATIENCE, RunContext
+from kmlab.run.steps.guest_commands import CommandResult
+from kmlab.run.steps.in_guest import run_in_guest
+from kmlab.run.steps.results import Results, Unloaded
+
+
+def unload(context: RunContext, so_far: Results) -> Sequence[Unloaded]:
+    """Unload what this run has loaded, or with `kmlab unload` what an earlier one has; stop at the first that stays."""
+    found: list[Unloaded] = []
+    for info, hidden in reversed(_to_unload(context, so_far)):
+        if not context.usable or any(result.outcome != "ok" for result in found):
+            break
+        found.append(_unload(context, so_far.plus(found), info, hidden))
+    return found
+
+
+def _to_unload(context: RunContext, so_far: Results) -> list[tuple[ModInfo, bool]]:
+    """Return the modules, in the order in which they were loaded, and whether each hides itself."""
+    if "load" not in context.options.steps:
+        wanted = so_far.build.modules if "unload" in context.options.steps else ()
+        return [(info, False) for _, info in wanted]
+    if context.options.keep or context.module.keep:
+        return []
+    return [(step.info, step.hidden) for step in so_far.loaded if step.info]
+
+
+def _unload(context: RunContext, so_far: Results, info: ModInfo, hidden: bool) -> Unloaded:
+    with context.step("unload") as timer:
+        timer.stage.detail = info.name
+        command = functools.partial(guest_commands.unload, context.guest, info.name)
+        result, facts = run_in_guest(context, so_far, timer, command, context.step_patience)
+        if not facts.get("guest_gone"):
+            facts |= _judged(context, so_far, info, hidden, result)
+            timer.stage.outcome = "failed" if facts.get("verdict") else "ok"
+    return timer.result(Unloaded, module=info.name, **facts)
+
+
+def _judged(context: RunContext, so_far: Results, info: ModInfo, hidden: bool, result: CommandResult) -> dict[str, Any]:
+    """Return the fields of the result that say how the unload went."""
+    there = result.listed(info.name)
+    about = (result.answer.error_text, result.answer.code, info.name, there)
+    failure = explain_unload_failure(*about, info.has_exit, hidden=hidden)
+    if failure and failure.kind == "in-use" and there and (there.refcount or 0) > len(there.holders):
+        with contextlib.suppress(GuestUnreachable):
+            names = guest_commands.names_before(context.guest, context.module.name)
+            users = guest_commands.find_users(context.guest, info.name, names, context.deadline(STATE_PATIENCE))
+            failure = explain_unload_failure(*about, info.has_exit, users)
+    return {"verdict": "unload-failed", "reason": failure.reason} if failure else {}
