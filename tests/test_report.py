@@ -12,7 +12,9 @@ from kmlab.common.errors import ConfigError
 from kmlab.config.lab import Expect
 from kmlab.kernel.build.diagnostics import Diagnostic
 from kmlab.kernel.log.records import Record
-from kmlab.report.ci import check_junit, github_annotations, summary, write_junit
+from kmlab.report import junit, report_files
+from kmlab.report.finding import summary
+from kmlab.report.github import github_annotations
 from kmlab.run.result import RunResult
 
 GOOD = RunResult(module="hello", source="examples/hello", guest="debian", seconds=1.25)
@@ -21,22 +23,21 @@ BROKEN = dataclasses.replace(GOOD, module="lab", outcome="error", title="no room
 HOSTILE = "]]><x>&\"' \x1b[31m \x00 \u202e \udcff\r\n::error::owned %0A"
 
 
-def suite(path: Path, *results: RunResult) -> ET.Element:
-    write_junit(path / "junit.xml", results)
-    return ET.parse(path / "junit.xml").getroot()
+def suite(*results: RunResult) -> ET.Element:
+    return ET.fromstring(junit.text(results).encode())
 
 
 def test_where_junit_cannot_be_written_is_said_beforehand(tmp_path: Path) -> None:
-    check_junit(tmp_path / "junit.xml")
-    check_junit(tmp_path / "new" / "folder" / "junit.xml")
+    report_files([], tmp_path / "junit.xml")
+    report_files([], tmp_path / "new" / "folder" / "junit.xml")
     (tmp_path / "file").write_text("")
     for wrong in (tmp_path, tmp_path / "file" / "junit.xml"):
-        with pytest.raises(ConfigError, match="cannot be written"):
-            check_junit(wrong)
+        with pytest.raises(ConfigError, match=r"--junit .*: cannot be written"):
+            report_files([], wrong)
 
 
-def test_junit_counts_failures_and_errors_apart(tmp_path: Path) -> None:
-    root = suite(tmp_path, GOOD, BAD, BROKEN)
+def test_junit_counts_failures_and_errors_apart() -> None:
+    root = suite(GOOD, BAD, BROKEN)
     assert {key: root.get(key) for key in ("tests", "failures", "errors", "time")} == {
         "tests": "3",
         "failures": "1",
@@ -54,33 +55,33 @@ def test_junit_counts_failures_and_errors_apart(tmp_path: Path) -> None:
     assert (error.get("type"), error.text) == ("error", "error: no room")
 
 
-def test_a_crash_that_was_expected_is_no_failure(tmp_path: Path) -> None:
+def test_a_crash_that_was_expected_is_no_failure() -> None:
     expected = dataclasses.replace(BAD, expect=Expect(outcome=("oops",)))
-    assert suite(tmp_path, expected).get("failures") == "0"
+    assert suite(expected).get("failures") == "0"
     assert github_annotations([expected]) == []
 
 
-def test_junit_holds_the_end_of_the_log(tmp_path: Path) -> None:
+def test_junit_holds_the_end_of_the_log() -> None:
     log = tuple(Record(float(n), "info", f"line {n}", None, 0) for n in range(300))
-    said = suite(tmp_path, dataclasses.replace(GOOD, log=log)).findtext("testcase/system-out") or ""
+    said = suite(dataclasses.replace(GOOD, log=log)).findtext("testcase/system-out") or ""
     lines = said.splitlines()
     assert len(lines) == 200
     assert lines[-1] == "[  299.000000] line 299"
 
 
-def test_hostile_text_leaves_junit_well_formed(tmp_path: Path) -> None:
+def test_hostile_text_leaves_junit_well_formed() -> None:
     log = (Record(1.0, "info", HOSTILE, None, 0),)
     result = dataclasses.replace(BAD, module=HOSTILE, guest=HOSTILE, title=HOSTILE, log=log)
-    root = suite(tmp_path, result)
+    root = suite(result)
     assert len(root.findall("testcase")) == 1
     assert root.find("testcase/x") is None
     assert "<x>&" in (root.findtext("testcase/system-out") or "")
 
 
 @pytest.mark.parametrize("character", ["\x00", "\x1b", "\ufffe", "\ufdd0", "\udcff", "\x85"])
-def test_no_character_that_xml_forbids_is_written(tmp_path: Path, character: str) -> None:
+def test_no_character_that_xml_forbids_is_written(character: str) -> None:
     result = dataclasses.replace(BAD, title=f"a{character}b")
-    failure = suite(tmp_path, result).find("testcase/failure")
+    failure = suite(result).find("testcase/failure")
     assert failure is not None
     assert failure.get("message") == "oops: ab"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -23,8 +24,10 @@ from kmlab.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from kmlab.common.errors import KmlabError
     from kmlab.config.lab import GuestSpec, Lab
     from kmlab.host import Host
+    from kmlab.report import Reports
     from kmlab.run.result import RunResult
     from kmlab.run.run import Options
 
@@ -48,6 +51,12 @@ Jobs = Annotated[
     int | None, typer.Option("--jobs", "-j", help="At most so many guests side by side.", metavar="N", min=1)
 ]
 Keep = Annotated[bool, typer.Option("--keep", help="Leave the module loaded.")]
+ReportPaths = Annotated[
+    list[Path] | None,
+    typer.Option("--report", help="Write a report. The ending chooses its format: .xml, .html, …", metavar="FILE"),
+]
+Junit = Annotated[Path | None, typer.Option("--junit", help="Write a JUnit file.", metavar="FILE")]
+Github = Annotated[bool, typer.Option("--github", help="Annotations for GitHub Actions.")]
 
 
 def run(
@@ -64,6 +73,9 @@ def run(
     no_sign: NoSign = False,
     sign_with: SignWith = None,
     timeline: Timeline = None,
+    report_paths: ReportPaths = None,
+    junit: Junit = None,
+    github: Github = False,
     lab: LabFile = None,
     connect: Connect = None,
     json: Json = False,
@@ -74,22 +86,30 @@ def run(
     Sync, build, sign where the guest has Secure Boot, load, exercise, unload, collect, judge.
     """
     set_global_options(json=json, debug=debug)
+    from kmlab import report as reports
     from kmlab.cli import render
     from kmlab.report import timeline as pictures
     from kmlab.run import parallel
 
     if timeline:
         pictures.check(timeline)
+    files = reports.report_files(report_paths or [], junit)
     opened, host = open_lab(lab, connect), real_host()
     options = options_of(param, exercise, timeout, fresh=fresh, keep=keep, sign=sign_choice(no_sign, sign_with))
     asked = list(opened.guests) if every else guest or []
     wanted = parallel.jobs(opened, [opened.module_for(directory)], asked, columns_of(opened, kernels))
+    written = reports.Reports(files)
+
+    def tell(result: RunResult) -> None:
+        written.add(result)
+        if kernels is not None:
+            render.one_line(result)
+
     with render.reporting() as report:
-        tell = render.one_line if kernels is not None else _silent
         results = parallel.run_all(host, opened, wanted, options, report, most=jobs, on_result=tell)
     if timeline:
         pictures.write(timeline, results)
-    _end(results, json, table=kernels is not None)
+    _end(results, json, table=kernels is not None, problems=_run_command(written, results, github=github, json=json))
 
 
 def test(
@@ -98,8 +118,9 @@ def test(
     every: AllGuests = False,
     kernels: Kernels = None,
     jobs: Jobs = None,
-    junit: Annotated[Path | None, typer.Option("--junit", help="Write a JUnit file.", metavar="FILE")] = None,
-    github: Annotated[bool, typer.Option("--github", help="Annotations for GitHub Actions.")] = False,
+    report_paths: ReportPaths = None,
+    junit: Junit = None,
+    github: Github = False,
     secure_boot_matrix: Annotated[
         Path | None,
         typer.Option("--secure-boot-matrix", help="Instead: sign this module in every way and see.", metavar="DIR"),
@@ -114,29 +135,33 @@ def test(
     Or through the lab's matrix. It ends with a table.
     """
     set_global_options(json=json, debug=debug)
+    from kmlab import report as reports
     from kmlab.cli import render
+    from kmlab.common.errors import ConfigError
     from kmlab.config.run_options import Options
-    from kmlab.report import ci as reports
     from kmlab.run import parallel
     from kmlab.run.selection import modules_under
 
+    files = reports.report_files(report_paths or [], junit)
     opened, host = open_lab(lab, connect), real_host()
-    if junit:
-        reports.check_junit(junit)
     if secure_boot_matrix is not None:
+        if files or github:
+            raise ConfigError("--secure-boot-matrix writes no report", "leave out --report, --junit and --github")
         _secure_boot_matrix(host, opened, secure_boot_matrix, chosen(opened, guest, every), json)
     asked = list(opened.guests) if every else guest or []
     columns = columns_of(opened, kernels) or ([] if asked else list(opened.matrix))
     wanted = parallel.jobs(opened, modules_under(opened, directories or []), asked, columns)
     # What one module breaks without a word must not be found with the next one.
     options = Options(ask=passphrase, unused=True)
+    written = reports.Reports(files)
+
+    def tell(result: RunResult) -> None:
+        written.add(result)
+        render.one_line(result)
+
     with render.reporting() as report:
-        results = parallel.run_all(host, opened, wanted, options, report, most=jobs, on_result=render.one_line)
-    if junit:
-        reports.write_junit(junit, results)
-    if github and not json:
-        render.plain(reports.github_annotations(results))
-    _end(results, json, table=True)
+        results = parallel.run_all(host, opened, wanted, options, report, most=jobs, on_result=tell)
+    _end(results, json, table=True, problems=_run_command(written, results, github=github, json=json))
 
 
 def build(
@@ -246,8 +271,14 @@ def _steps(
     _end(results, json)
 
 
-def _silent(result: RunResult) -> None:
-    """Of a run whose verdict comes at the end."""
+def _run_command(written: Reports, results: list[RunResult], *, github: bool, json: bool) -> list[KmlabError]:
+    """Write the reports and GitHub's annotations. Return what could not be written."""
+    from kmlab.cli import render
+    from kmlab.report.github import github_annotations
+
+    if github and not json:
+        render.plain(github_annotations(results))
+    return written.finish(results)
 
 
 def columns_of(lab: Lab, kernels: str | None) -> list[str]:
@@ -308,7 +339,7 @@ def _seconds(timeout: str) -> float:
         raise ConfigError(f"--timeout {quoted(timeout)} {error.message}", error.hint) from None
 
 
-def _end(results: list[RunResult], json: bool, *, table: bool = False) -> None:
+def _end(results: list[RunResult], json: bool, *, table: bool = False, problems: Sequence[KmlabError] = ()) -> NoReturn:
     from kmlab.cli import render
     from kmlab.report import grid
     from kmlab.run.result import document
@@ -321,7 +352,9 @@ def _end(results: list[RunResult], json: bool, *, table: bool = False) -> None:
     else:
         for result in results:
             render.verdict(result)
-    raise typer.Exit(_exit_code(results))
+    for problem in problems:
+        render.error(problem, as_json=False)
+    raise typer.Exit(3 if problems else _exit_code(results))
 
 
 def _exit_code(results: list[RunResult]) -> int:
