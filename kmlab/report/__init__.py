@@ -31,7 +31,10 @@ class Format(NamedTuple):
     """Whether results are appended as they arrive. Then the file has a function `line(result)`, too."""
 
 
-FORMATS: tuple[Format, ...] = (Format("junit", (".xml",), "JUnit"),)
+FORMATS: tuple[Format, ...] = (
+    Format("junit", (".xml",), "JUnit"),
+    Format("tap", (".tap",), "TAP 14"),
+)
 
 
 class Writer(Protocol):
