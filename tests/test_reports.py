@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -75,3 +76,36 @@ def test_a_wrong_ending_is_an_error_before_the_lab_is_looked_at(tmp_path: Path, 
         "kmlab: --report b.docx: no report has this ending\n  hint: known endings: .xml (JUnit)"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_json_lines_grow_as_results_arrive(tmp_path: Path) -> None:
+    (tmp_path / "runs.jsonl").write_text("of an earlier command\n")
+    reports = Reports(report_files([tmp_path / "runs.jsonl"]))
+    assert (tmp_path / "runs.jsonl").read_text() == ""
+    for count in (1, 2):
+        reports.add(GOOD)
+        lines = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
+        assert [line["results"][0]["module"] for line in lines] == ["hello"] * count
+    assert reports.finish([GOOD, GOOD]) == []
+    assert len((tmp_path / "runs.jsonl").read_text().splitlines()) == 2
+
+
+def test_json_lines_that_could_not_grow_are_written_whole_at_the_end(tmp_path: Path) -> None:
+    reports = Reports(report_files([tmp_path / "runs.jsonl"]))
+    (tmp_path / "runs.jsonl").unlink()
+    (tmp_path / "runs.jsonl").mkdir()
+    reports.add(GOOD)
+    (tmp_path / "runs.jsonl").rmdir()
+    assert reports.finish([GOOD]) == []
+    assert len((tmp_path / "runs.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_file_that_grows_is_refused_beforehand_where_it_cannot_be_made(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--report /proc/runs\.jsonl"):
+        Reports(report_files([Path("/proc/runs.jsonl")]))
+
+
+def test_the_json_of_a_report_is_the_document_of_the_interface(tmp_path: Path) -> None:
+    said = json.loads(writer(format_of(Path("a.json"))).text([GOOD]))
+    assert said["schema"] == "kmlab.run/1"
+    assert said["grid"]["rows"] == [{"module": "hello", "cells": [{"outcome": "pass", "ok": True}]}]

@@ -34,6 +34,10 @@ class Format(NamedTuple):
 FORMATS: tuple[Format, ...] = (
     Format("junit", (".xml",), "JUnit"),
     Format("tap", (".tap",), "TAP 14"),
+    Format("sarif", (".sarif", ".sarif.json"), "SARIF 2.1.0"),
+    Format("gitlab", ("codequality.json", "code-quality-report.json"), "GitLab code quality"),
+    Format("jsonl", (".jsonl",), "JSON Lines", streams=True),
+    Format("document", (".json",), "JSON"),
 )
 
 

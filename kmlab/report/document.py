@@ -1,0 +1,14 @@
+"""A report as the JSON document of `kmlab run --json`: schema kmlab.run/1, with the grid."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from kmlab.report import grid
+from kmlab.run.result import RunResult, document
+
+
+def text(results: Sequence[RunResult]) -> str:
+    """Return the whole document."""
+    return json.dumps({**document(results), "grid": grid.document(grid.grid_of(results))}, indent=1) + "\n"

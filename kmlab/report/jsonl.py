@@ -1,0 +1,18 @@
+"""A report as JSON Lines (https://jsonlines.org): one run a line, as results arrive, each a kmlab.run/1 document."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from kmlab.run.result import RunResult, document
+
+
+def text(results: Sequence[RunResult]) -> str:
+    """Return all lines."""
+    return "".join(map(line, results))
+
+
+def line(result: RunResult) -> str:
+    """Return the line of one run."""
+    return json.dumps(document([result])) + "\n"

@@ -1,0 +1,102 @@
+"""A report as SARIF 2.1.0, which code scanning shows on the guilty lines (https://docs.oasis-open.org/sarif/sarif/v2.1.0/).
+
+What GitHub reads of it: https://docs.github.com/en/code-security/code-scanning/integrating-with-code-scanning/sarif-support-for-code-scanning.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from kmlab import __version__
+from kmlab.common.events import printable
+from kmlab.report.finding import Finding, findings, path_in_sources, source_lines, source_root, summary
+from kmlab.run.result import RunResult
+
+_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
+_ROOT = "SRCROOT"
+
+
+def text(results: Sequence[RunResult]) -> str:
+    """Return each finding once, with all guests that have it; the lab's own errors are notifications."""
+    found, root = findings(results), source_root(results)
+    rules = list(dict.fromkeys(finding.rule for finding in found))
+    run: dict[str, Any] = {
+        "tool": {
+            "driver": {"name": "kmlab", "version": __version__, "rules": [_rule(rule, found) for rule in rules]},
+        },
+        "invocations": [
+            {
+                "executionSuccessful": not any(r.outcome == "error" for r in results),
+                "toolExecutionNotifications": [_notification(r) for r in results if r.outcome == "error" and not r.ok],
+            }
+        ],
+        "columnKind": "unicodeCodePoints",
+        "results": [_result(finding, rules.index(finding.rule), root) for finding in found],
+    }
+    if root is not None:
+        run["originalUriBaseIds"] = {_ROOT: {"uri": f"file://{_quoted(str(root).rstrip('/'))}/"}}
+    return json.dumps({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}, indent=1) + "\n"
+
+
+def _rule(rule: str, found: Sequence[Finding]) -> dict[str, Any]:
+    level = next(finding.level for finding in found if finding.rule == rule)
+    return {
+        "id": rule,
+        "shortDescription": {"text": rule.replace("-", " ").capitalize()},
+        "defaultConfiguration": {"level": level},
+    }
+
+
+def _result(finding: Finding, rule: int, root: Path | None) -> dict[str, Any]:
+    first = finding.results[0]
+    said: dict[str, Any] = {
+        "ruleId": finding.rule,
+        "ruleIndex": rule,
+        "level": finding.level,
+        "message": {"text": printable(f"{finding.message} (on {finding.where})")},
+        "partialFingerprints": {"kmlab/v1": finding.fingerprint},
+        "properties": {"modules": sorted({printable(r.module) for r in finding.results})},
+    }
+    if finding.path is not None:
+        said["locations"] = [_location(finding.path, finding.line, finding.column)]
+        marked = next((line for line in _lines(finding, first) if line.marked), None)
+        if marked:
+            said["locations"][0]["physicalLocation"]["region"]["snippet"] = {"text": printable(marked.text)}
+    if finding.frames:
+        frames = [_frame(frame, path_in_sources(first, frame.file, root)) for frame in finding.frames if frame.reliable]
+        said["stacks"] = [{"message": {"text": "call trace"}, "frames": frames}]
+    return said
+
+
+def _lines(finding: Finding, result: RunResult) -> list[Any]:
+    places = [(c.file, c.line) for c in result.crashes] + [(d.file, d.line) for d in result.diagnostics]
+    file = next((file for file, line in places if line == finding.line and file), None)
+    return source_lines(result, file, finding.line, around=0)
+
+
+def _location(path: str, line: int | None, column: int | None) -> dict[str, Any]:
+    region: dict[str, Any] = {"startLine": max(line or 1, 1)}
+    if column and column > 0:
+        region["startColumn"] = column
+    return {"physicalLocation": {"artifactLocation": {"uri": _quoted(path), "uriBaseId": _ROOT}, "region": region}}
+
+
+def _frame(frame: Any, path: str | None) -> dict[str, Any]:
+    place = _location(path, frame.line, None) if path and frame.line else {}
+    said: dict[str, Any] = {"location": {**place, "message": {"text": printable(frame.function)}}}
+    if frame.module:
+        said["module"] = printable(frame.module)
+    return said
+
+
+def _notification(result: RunResult) -> dict[str, Any]:
+    said = f"{result.module} on {result.guest}: {summary(result)}"
+    return {"level": "error", "message": {"text": printable(said)}, "descriptor": {"id": "lab-error"}}
+
+
+def _quoted(path: str) -> str:
+    return quote(path, errors="replace")
