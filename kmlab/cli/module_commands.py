@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -274,11 +275,18 @@ def _steps(
 def _run_command(written: Reports, results: list[RunResult], *, github: bool, json: bool) -> list[KmlabError]:
     """Write the reports and GitHub's annotations. Return what could not be written."""
     from kmlab.cli import render
-    from kmlab.report.github import github_annotations
+    from kmlab.common.errors import LabError
+    from kmlab.report.github import add_job_summary, github_annotations
 
+    problems = written.finish(results)
     if github and not json:
         render.plain(github_annotations(results))
-    return written.finish(results)
+    if github:
+        try:
+            add_job_summary(results, os.environ)
+        except LabError as error:
+            problems.append(error)
+    return problems
 
 
 def columns_of(lab: Lab, kernels: str | None) -> list[str]:

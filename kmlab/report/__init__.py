@@ -36,6 +36,7 @@ FORMATS: tuple[Format, ...] = (
     Format("tap", (".tap",), "TAP 14"),
     Format("sarif", (".sarif", ".sarif.json"), "SARIF 2.1.0"),
     Format("gitlab", ("codequality.json", "code-quality-report.json"), "GitLab code quality"),
+    Format("markdown", (".md",), "Markdown"),
     Format("jsonl", (".jsonl",), "JSON Lines", streams=True),
     Format("document", (".json",), "JSON"),
 )

@@ -33,6 +33,8 @@ class Finding:
     message: str
     path: str | None
     """From the root of the sources, with slashes; None for a place outside of them."""
+    file: str | None = None
+    """The same place, relative to the module's folder."""
     line: int | None = None
     column: int | None = None
     fingerprint: str
@@ -125,6 +127,7 @@ def _findings_of(result: RunResult, root: Path | None) -> Iterator[Finding]:
             level="warning" if crash.kind == "warning" else "error",
             message=crash.title,
             path=path_in_sources(result, crash.file, root) or _makefile(result, root),
+            file=crash.file,
             line=crash.line if crash.file else None,
             fingerprint=crash.fingerprint,
             frames=crash.frames,
@@ -145,6 +148,7 @@ def _findings_of(result: RunResult, root: Path | None) -> Iterator[Finding]:
             level=diagnostic.severity,
             message=diagnostic.message,
             path=path or _makefile(result, root),
+            file=diagnostic.file,
             line=diagnostic.line if path else None,
             column=diagnostic.column if path else None,
             fingerprint=_digest(rule, path, diagnostic.message),

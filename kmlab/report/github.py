@@ -1,15 +1,20 @@
-"""Annotations that GitHub Actions shows on the lines of a module.
+"""What GitHub Actions shows of runs: annotations on lines, and the summary of a job.
 
 See https://docs.github.com/en/actions/writing-workflows/choosing-what-your-workflow-does/workflow-commands-for-github-actions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from kmlab.common.errors import LabError
 from kmlab.common.events import printable
 from kmlab.report.finding import summary
 from kmlab.run.result import RunResult
+
+SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
+"""The environment's name for the file whose Markdown GitHub shows on the page of a job."""
 
 
 def github_annotations(results: Sequence[RunResult]) -> list[str]:
@@ -24,6 +29,21 @@ def github_annotations(results: Sequence[RunResult]) -> list[str]:
         title = _property(f"{result.module} on {result.guest}")
         lines.append(f"::error {where}title={title}::{_data(printable(summary(result)))}")
     return lines
+
+
+def add_job_summary(results: Sequence[RunResult], environment: Mapping[str, str]) -> None:
+    """Append the runs to the summary of this job, if GitHub Actions has asked for one."""
+    path = environment.get(SUMMARY_VARIABLE)
+    if not path:
+        return
+    from kmlab.report import markdown
+
+    try:
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(markdown.text(results))
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise LabError(f"{SUMMARY_VARIABLE} {printable(path)}: cannot write: {said}") from error
 
 
 def _data(said: str) -> str:

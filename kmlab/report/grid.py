@@ -238,7 +238,7 @@ def _cause(result: RunResult) -> Cause | None:
 
 
 def _digest(*parts: object) -> str:
-    return hashlib.sha256("\0".join(map(str, parts)).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return hashlib.sha256("\0".join(map(str, parts)).encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 
 # --- text ----------------------------------------------------------------------------------------------------------

@@ -63,19 +63,13 @@ def _result(finding: Finding, rule: int, root: Path | None) -> dict[str, Any]:
     }
     if finding.path is not None:
         said["locations"] = [_location(finding.path, finding.line, finding.column)]
-        marked = next((line for line in _lines(finding, first) if line.marked), None)
+        marked = next((line for line in source_lines(first, finding.file, finding.line, around=0) if line.marked), None)
         if marked:
             said["locations"][0]["physicalLocation"]["region"]["snippet"] = {"text": printable(marked.text)}
     if finding.frames:
         frames = [_frame(frame, path_in_sources(first, frame.file, root)) for frame in finding.frames if frame.reliable]
         said["stacks"] = [{"message": {"text": "call trace"}, "frames": frames}]
     return said
-
-
-def _lines(finding: Finding, result: RunResult) -> list[Any]:
-    places = [(c.file, c.line) for c in result.crashes] + [(d.file, d.line) for d in result.diagnostics]
-    file = next((file for file, line in places if line == finding.line and file), None)
-    return source_lines(result, file, finding.line, around=0)
 
 
 def _location(path: str, line: int | None, column: int | None) -> dict[str, Any]:
