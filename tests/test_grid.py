@@ -197,3 +197,9 @@ def test_the_same_expectation_missed_over_addresses_that_differ_is_one_group() -
     assert group.sentence == (
         "panic on every kernel: expected the guilty function late_timer, found 0xffffffffc0510000"
     )
+
+
+def test_words_with_numbers_make_no_difference_and_a_word_without_end_is_read_once() -> None:
+    said = [f"took {number} s at 0x{number}f in {'x' * 200_000}" for number in (3, 4)]
+    results = [row("load", "load-failed", reason=text) for text in said]
+    assert len({group.fingerprint for runs in results for group in grid_of(runs).groups}) == 1
