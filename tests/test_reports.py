@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from kmlab import report
 from kmlab.common.errors import ConfigError
-from kmlab.report import FORMATS, Reports, format_of, report_files, writer
+from kmlab.kernel.build.diagnostics import Diagnostic
+from kmlab.kernel.log.records import Record
+from kmlab.report import FORMATS, Format, Reports, format_of, report_files, writer
 from kmlab.run.result import RunResult
-from tests.pages import REPOSITORY, code, rows
+from tests.pages import KMLAB, REPOSITORY, blocks, code, rows
 from tests.program import Program
+from tests.story import whole_result
+from tests.test_report import HOSTILE
 
 PAGE = REPOSITORY / "docs" / "reports.md"
 GOOD = RunResult(module="hello", source="examples/hello", guest="debian", seconds=1.25)
 
 
 @pytest.mark.parametrize("format", FORMATS, ids=lambda format: str(format.name))
-def test_every_format_of_the_table_writes_text_for_any_number_of_runs(format) -> None:  # type: ignore[no-untyped-def]
+def test_every_format_of_the_table_writes_text_for_any_number_of_runs(format: Format) -> None:
     for results in ([], [GOOD], [GOOD, GOOD]):
         assert writer(format).text(results).encode("utf-8")[-1:] == b"\n" or not results
 
@@ -109,3 +117,62 @@ def test_the_json_of_a_report_is_the_document_of_the_interface(tmp_path: Path) -
     said = json.loads(writer(format_of(Path("a.json"))).text([GOOD]))
     assert said["schema"] == "kmlab.run/1"
     assert said["grid"]["rows"] == [{"module": "hello", "cells": [{"outcome": "pass", "ok": True}]}]
+
+
+# --- the page of the docs ------------------------------------------------------------------------------------------
+
+
+def test_the_tap_on_the_page_is_what_the_program_writes() -> None:
+    (crash,) = whole_result().crashes
+    title = "BUG: kernel NULL pointer dereference in null_read"
+    crashed = dataclasses.replace(
+        whole_result(), outcome="oops", title=title, crashes=(crash,), kernel="6.1.0-56-cloud-amd64", seconds=3.2
+    )
+    assert blocks(PAGE, "tap") == [writer(format_of(Path("a.tap"))).text([GOOD, crashed])]
+
+
+def test_the_workflows_on_the_page_are_yaml_with_commands_that_the_program_takes() -> None:
+    for text in blocks(PAGE, "yml"):
+        yaml.safe_load(text)
+        (line,) = re.findall(r"(?:run|script): (kmlab .*)", text)
+        command, words = KMLAB.commands["test"], line.split()[2:]
+        context = command.make_context("test", words)
+        report_files(context.params["report_paths"])
+
+
+def test_a_new_format_is_the_file_and_the_line_that_the_page_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, line = blocks(PAGE, "python")
+    (tmp_path / "csv.py").write_text(file)
+    monkeypatch.setattr(report, "__path__", [*report.__path__, str(tmp_path)])
+    monkeypatch.setattr(report, "FORMATS", (*FORMATS, eval(line, vars(report))))
+    try:
+        written = Reports(report_files([tmp_path / "runs.csv"]))
+        assert written.finish([GOOD]) == []
+    finally:
+        sys.modules.pop("kmlab.report.csv", None)
+    assert (tmp_path / "runs.csv").read_text() == "hello,debian,pass\n"
+
+
+# --- hostile text --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", FORMATS, ids=lambda format: str(format.name))
+def test_no_format_fails_on_text_from_a_guest_or_lets_it_control_a_terminal(format: Format) -> None:
+    (crash,) = whole_result().crashes
+    for word in (HOSTILE, "\ud800", "\0", "x" * 100_000, "\u2066\u202e", "\x9b31m", ""):
+        frame = crash.frames[0]._replace(function=word, module=word, file=word)
+        hostile = dataclasses.replace(crash, title=word, function=word, file=word, task=word, frames=(frame,))
+        result = dataclasses.replace(
+            whole_result(),
+            **dict.fromkeys(("module", "source", "guest", "kernel", "title", "reason"), word),
+            outcome="oops",
+            unmet=(word,),
+            crashes=(hostile,),
+            diagnostics=(Diagnostic(word, 3, None, "error", word),),
+            log=(Record(None, None, word, None, 0),),
+        )
+        text = writer(format).text([result, result])
+        assert not [c for c in text if c not in "\n\t" and not c.isprintable()]
+        text.encode("utf-8")

@@ -37,6 +37,7 @@ FORMATS: tuple[Format, ...] = (
     Format("sarif", (".sarif", ".sarif.json"), "SARIF 2.1.0"),
     Format("gitlab", ("codequality.json", "code-quality-report.json"), "GitLab code quality"),
     Format("markdown", (".md",), "Markdown"),
+    Format("html", (".html", ".htm"), "HTML"),
     Format("jsonl", (".jsonl",), "JSON Lines", streams=True),
     Format("document", (".json",), "JSON"),
 )
