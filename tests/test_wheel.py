@@ -26,6 +26,8 @@ def test_the_wheel_carries_the_catalogue_and_the_recipes(tmp_path: Path) -> None
         "kmlab/guests/debian/bake.sh",
         "kmlab/guests/debian/configure.sh",
         "kmlab/py.typed",
+        "kmlab/report/page.css",
+        "kmlab/report/page.js",
     } <= names
     code = (
         "from kmlab.config import catalog; print(*catalog.image_names()); "

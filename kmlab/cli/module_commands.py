@@ -11,12 +11,14 @@ import typer
 
 from kmlab.cli.options import (
     AllGuests,
+    Compact,
     Connect,
     Debug,
     Directory,
     GuestOptions,
     Json,
     LabFile,
+    check_compact,
     chosen,
     open_lab,
     passphrase,
@@ -80,6 +82,7 @@ def run(
     lab: LabFile = None,
     connect: Connect = None,
     json: Json = False,
+    compact: Compact = False,
     debug: Debug = False,
 ) -> None:
     """Take a module through guests, and judge it.
@@ -87,6 +90,7 @@ def run(
     Sync, build, sign where the guest has Secure Boot, load, exercise, unload, collect, judge.
     """
     set_global_options(json=json, debug=debug)
+    check_compact(compact, json)
     from kmlab import report as reports
     from kmlab.cli import render
     from kmlab.report import timeline as pictures
@@ -110,7 +114,13 @@ def run(
         results = parallel.run_all(host, opened, wanted, options, report, most=jobs, on_result=tell)
     if timeline:
         pictures.write(timeline, results)
-    _end(results, json, table=kernels is not None, problems=_run_command(written, results, github=github, json=json))
+    _end(
+        results,
+        json,
+        compact=compact,
+        table=kernels is not None,
+        problems=_run_command(written, results, github=github, json=json),
+    )
 
 
 def test(
@@ -129,6 +139,7 @@ def test(
     lab: LabFile = None,
     connect: Connect = None,
     json: Json = False,
+    compact: Compact = False,
     debug: Debug = False,
 ) -> None:
     """Every module, or those under DIR, through their guests.
@@ -136,6 +147,7 @@ def test(
     Or through the lab's matrix. It ends with a table.
     """
     set_global_options(json=json, debug=debug)
+    check_compact(compact, json)
     from kmlab import report as reports
     from kmlab.cli import render
     from kmlab.common.errors import ConfigError
@@ -162,7 +174,7 @@ def test(
 
     with render.reporting() as report:
         results = parallel.run_all(host, opened, wanted, options, report, most=jobs, on_result=tell)
-    _end(results, json, table=True, problems=_run_command(written, results, github=github, json=json))
+    _end(results, json, compact=compact, table=True, problems=_run_command(written, results, github=github, json=json))
 
 
 def build(
@@ -171,11 +183,13 @@ def build(
     lab: LabFile = None,
     connect: Connect = None,
     json: Json = False,
+    compact: Compact = False,
     debug: Debug = False,
 ) -> None:
     """Only sync and build."""
     set_global_options(json=json, debug=debug)
-    _steps(directory, guest, lab, connect, json, ("build",))
+    check_compact(compact, json)
+    _steps(directory, guest, lab, connect, json, compact, ("build",))
 
 
 def load(
@@ -185,11 +199,13 @@ def load(
     lab: LabFile = None,
     connect: Connect = None,
     json: Json = False,
+    compact: Compact = False,
     debug: Debug = False,
 ) -> None:
     """Sync, build and load; the module stays loaded."""
     set_global_options(json=json, debug=debug)
-    _steps(directory, guest, lab, connect, json, ("build", "load"), param)
+    check_compact(compact, json)
+    _steps(directory, guest, lab, connect, json, compact, ("build", "load"), param)
 
 
 def unload(
@@ -198,11 +214,13 @@ def unload(
     lab: LabFile = None,
     connect: Connect = None,
     json: Json = False,
+    compact: Compact = False,
     debug: Debug = False,
 ) -> None:
     """Unload what `kmlab load` or `kmlab run --keep` left loaded."""
     set_global_options(json=json, debug=debug)
-    _steps(directory, guest, lab, connect, json, ("build", "unload"))
+    check_compact(compact, json)
+    _steps(directory, guest, lab, connect, json, compact, ("build", "unload"))
 
 
 def crashes(
@@ -256,6 +274,7 @@ def _steps(
     lab: Path | None,
     connect: str | None,
     json: bool,
+    compact: bool,
     steps: tuple[str, ...],
     param: list[str] | None = None,
 ) -> None:
@@ -269,7 +288,7 @@ def _steps(
     wanted = parallel.jobs(opened, [opened.module_for(directory)], guest or [])
     with render.reporting() as report:
         results = parallel.run_all(host, opened, wanted, options, report)
-    _end(results, json)
+    _end(results, json, compact=compact)
 
 
 def _run_command(written: Reports, results: list[RunResult], *, github: bool, json: bool) -> list[KmlabError]:
@@ -347,14 +366,22 @@ def _seconds(timeout: str) -> float:
         raise ConfigError(f"--timeout {quoted(timeout)} {error.message}", error.hint) from None
 
 
-def _end(results: list[RunResult], json: bool, *, table: bool = False, problems: Sequence[KmlabError] = ()) -> NoReturn:
+def _end(
+    results: list[RunResult],
+    json: bool,
+    *,
+    compact: bool = False,
+    table: bool = False,
+    problems: Sequence[KmlabError] = (),
+) -> NoReturn:
     from kmlab.cli import render
     from kmlab.report import grid
     from kmlab.run.result import document
 
     page = grid.grid_of(results) if table else None
     if json:
-        render.document({**document(results), **({"grid": grid.document(page)} if page else {})})
+        said = document(results, 0) if compact else document(results)
+        render.document({**said, **({"grid": grid.document(page)} if page else {})}, line=compact)
     elif page:
         render.plain(grid.lines(page))
     else:

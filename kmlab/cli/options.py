@@ -19,6 +19,7 @@ LabFile = Annotated[
     Path | None, typer.Option("--lab", help="lab.yaml to use; default: here or in a folder above.", metavar="FILE")
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Compact = Annotated[bool, typer.Option("--compact", help="With --json: without kernel logs, on one line.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 Connect = Annotated[str | None, typer.Option("--connect", help="libvirt URI instead of lab.yaml's.", metavar="URI")]
 GuestNames = Annotated[list[str] | None, typer.Argument(help="Guests; default: the lab's.", metavar="GUEST")]
@@ -45,6 +46,14 @@ manner = CliState()
 def set_global_options(*, json: bool, debug: bool) -> None:
     """Take note of the options that every command has; called first by each."""
     manner.json, manner.debug = json, debug
+
+
+def check_compact(compact: bool, json: bool) -> None:
+    """ConfigError for `--compact` without the JSON that it is about."""
+    from kmlab.common.errors import ConfigError
+
+    if compact and not json:
+        raise ConfigError("--compact says how the JSON of --json is written", "add --json, or leave out --compact")
 
 
 def open_lab(file: Path | None, connect: str | None = None) -> Lab:

@@ -111,14 +111,15 @@ def unmet_log(expect: Expect, log: Sequence[Record]) -> list[str]:
     ]
 
 
-def document(results: Sequence[RunResult]) -> dict[str, Any]:
-    """What `--json` prints."""
-    return {"schema": SCHEMA, "results": [to_json(result) for result in results]}
+def document(results: Sequence[RunResult], log: int = LOG_CAP) -> dict[str, Any]:
+    """What `--json` prints, with at most `log` records of each run's log: 0 is what `--compact` asks for."""
+    return {"schema": SCHEMA, "results": [to_json(result, log) for result in results]}
 
 
-def to_json(result: RunResult) -> dict[str, Any]:
+def to_json(result: RunResult, log: int = LOG_CAP) -> dict[str, Any]:
     """One result to the letter of the interface."""
-    shown = result.log if len(result.log) <= LOG_CAP else (*result.log[: LOG_CAP // 2], *result.log[-LOG_CAP // 2 :])
+    half = log // 2
+    shown = result.log if len(result.log) <= log else (*result.log[:half], *result.log[len(result.log) - half :])
     return {
         "module": result.module,
         "source": result.source,
