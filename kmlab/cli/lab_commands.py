@@ -24,6 +24,7 @@ from kmlab.cli.options import (
 if TYPE_CHECKING:
     from kmlab.config.lab import GuestSpec, Lab
     from kmlab.provision.guest import GuestRecord
+    from kmlab.run.documents import GuestsSchema, ImageFile
 
 Architecture = Annotated[
     str | None, typer.Option("--arch", help="x86_64 or aarch64; default: the host's, where there are both.")
@@ -111,7 +112,7 @@ def reset(
     _entered(opened, chosen(opened, guests, every), json, "kmlab.reset/1", fresh=True)
 
 
-def _entered(opened: Lab, specs: list[GuestSpec], json: bool, what: str, *, fresh: bool) -> None:
+def _entered(opened: Lab, specs: list[GuestSpec], json: bool, what: GuestsSchema, *, fresh: bool) -> None:
     """Bring guests up side by side, and show their records; modules that were kept in them stay, unless `fresh`."""
     from kmlab.cli import render
     from kmlab.provision import lifecycle
@@ -202,7 +203,7 @@ def image_pull(
     opened = open_lab(lab) if there or not names else None
     if arch and not names:
         raise ConfigError("--arch belongs to an image that is named", "in lab.yaml: image: {name: …, arch: …}")
-    pulled = []
+    pulled: list[ImageFile] = []
     with render.reporting() as report:
         for name in names or []:
             beside = opened.folder if opened else None

@@ -381,7 +381,9 @@ def _end(
     page = grid.grid_of(results) if table else None
     if json:
         said = document(results, 0) if compact else document(results)
-        render.document({**said, **({"grid": grid.document(page)} if page else {})}, line=compact)
+        if page:
+            said["grid"] = grid.document(page)
+        render.document(said, line=compact)
     elif page:
         render.plain(grid.lines(page))
     else:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kmlab.cli import progress
 from kmlab.common import folder_tree
@@ -24,6 +24,17 @@ if TYPE_CHECKING:
     from kmlab.kernel.log.records import Record
     from kmlab.provision.cache import GuestStatus, ListedImage
     from kmlab.provision.guest import GuestRecord
+    from kmlab.run.documents import (
+        Accelerator,
+        Document,
+        ErrorDocument,
+        GuestsSchema,
+        GuestState,
+        HostFinding,
+        ImageEntry,
+        KernelEntry,
+        LogRecord,
+    )
     from kmlab.run.result import RunResult
 
 _LOG_SHOWN = 30
@@ -34,7 +45,7 @@ _LARGEST_SHOWN = 4 << 20
 reporting, in_lines = progress.reporting, progress.in_lines
 
 
-def document(value: Any, *, line: bool = False) -> None:
+def document(value: Document, *, line: bool = False) -> None:
     """The one JSON document of a command, or one of those of a command that goes on: a line each."""
     sys.stdout.write(jsonlib.dumps(readable(value), indent=None if line else 1, ensure_ascii=True) + "\n")
     sys.stdout.flush()
@@ -58,7 +69,7 @@ def error(problem: KmlabError, *, as_json: bool) -> None:
     sys.stderr.write("".join(f"{line}\n" for line in (f"kmlab: {first}", *hint)))
 
 
-def error_document(problem: KmlabError) -> dict[str, Any]:
+def error_document(problem: KmlabError) -> ErrorDocument:
     return {"schema": "kmlab.error/1", "error": {"message": problem.message, "hint": problem.hint}}
 
 
@@ -202,7 +213,7 @@ def _crash(crash: Crash, source: Path | None, frames: int) -> Iterator[str]:
                 yield f"    {'>' if line.marked else ' '} {line.number:4}  {line.text}"
 
 
-def guests(lab: Lab, records: Sequence[GuestRecord], *, as_json: bool, what: str) -> None:
+def guests(lab: Lab, records: Sequence[GuestRecord], *, as_json: bool, what: GuestsSchema) -> None:
     """Guests that were just brought up."""
     if as_json:
         from kmlab.provision.guest import describe
@@ -219,17 +230,13 @@ def statuses(lab: Lab, found: Sequence[GuestStatus], *, as_json: bool) -> None:
     from kmlab.provision.guest import describe
 
     choice = last_choice(lab.accel)
-    accel = {"name": choice.name, "why": choice.why} if choice else None
+    accel: Accelerator | None = {"name": choice.name, "why": choice.why} if choice else None
     if as_json:
-        listed = [
-            {
-                "name": g.name,
-                "state": g.state,
-                "in_use": g.in_use,
-                **({"record": describe(g.record)} if g.record else {}),
-            }
-            for g in found
-        ]
+        listed: list[GuestState] = []
+        for each in found:
+            listed.append({"name": each.name, "state": each.state, "in_use": each.in_use})
+            if each.record:
+                listed[-1]["record"] = describe(each.record)
         document({"schema": "kmlab.status/1", "lab": lab.name, "accel": accel, "guests": listed})
         return
     say(f"lab {lab.name} ({lab.path})")
@@ -251,7 +258,7 @@ def kernel_log(console: Path, guest: str, *, follow: bool, as_json: bool) -> Non
     follower = Follower(console)
     if as_json:
         found = [*follower.read(), *follower.close()]
-        listed = [{"time": r.time, "level": r.level, "text": r.text} for r in found]
+        listed: list[LogRecord] = [{"time": r.time, "level": r.level, "text": r.text} for r in found]
         document({"schema": "kmlab.log/1", "guest": guest, "log": listed})
         return
     while True:
@@ -271,7 +278,9 @@ def record_line(record: Record) -> str:
 def findings(found: Sequence[Finding], *, as_json: bool) -> None:
     """`kmlab doctor`."""
     if as_json:
-        listed = [{"what": f.what, "state": f.state, "detail": f.detail, "mend": list(f.mend)} for f in found]
+        listed: list[HostFinding] = [
+            {"what": f.what, "state": f.state, "detail": f.detail, "mend": list(f.mend)} for f in found
+        ]
         document({"schema": "kmlab.doctor/1", "findings": listed})
         return
     import shlex
@@ -285,7 +294,7 @@ def findings(found: Sequence[Finding], *, as_json: bool) -> None:
 def images(found: Sequence[ListedImage], *, as_json: bool) -> None:
     """`kmlab image list`."""
     if as_json:
-        listed = [
+        listed: list[ImageEntry] = [
             {
                 "name": i.name,
                 "family": i.family,
@@ -315,7 +324,9 @@ def _default_first(image: ListedImage) -> list[str]:
 def kernels(image: str, found: Sequence[Release], own: str, *, as_json: bool) -> None:
     """`kmlab image kernels`."""
     if as_json:
-        listed = [{"release": r.name, "flavour": r.flavour, "version": r.version, "suite": r.suite} for r in found]
+        listed: list[KernelEntry] = [
+            {"release": r.name, "flavour": r.flavour, "version": r.version, "suite": r.suite} for r in found
+        ]
         document({"schema": "kmlab.kernels/1", "image": image, "default": own, "kernels": listed})
         return
     for suite in dict.fromkeys(r.suite for r in found):

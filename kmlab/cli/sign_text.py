@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from kmlab.kernel.signing.key_ids import kernel_name, key_id
 from kmlab.kernel.signing.load_check import Description, Explanation
 from kmlab.kernel.signing.signature import Verdict
+from kmlab.run.documents import ExplainDocument, ExplainedFile, SignDocument
 from kmlab.secure_boot.sign_files import Done, Explained
 
 _WORTH = {
@@ -31,7 +31,7 @@ def done_lines(done: Done) -> list[str]:
     return lines
 
 
-def done_document(done: Done) -> dict[str, Any]:
+def done_document(done: Done) -> SignDocument:
     certificate = done.signer.pair.certificate
     return {
         "schema": "kmlab.sign/1",
@@ -61,7 +61,7 @@ def explained_lines(found: Sequence[Explained]) -> list[str]:
     return lines
 
 
-def explained_document(found: Sequence[Explained]) -> dict[str, Any]:
+def explained_document(found: Sequence[Explained]) -> ExplainDocument:
     return {"schema": "kmlab.explain/1", "files": [_file(each) for each in found]}
 
 
@@ -96,7 +96,7 @@ def _guest_line(entry: Explanation) -> str:
     return f"{entry.guest}: {would}: {entry.why}.{remedy}"
 
 
-def _file(each: Explained) -> dict[str, Any]:
+def _file(each: Explained) -> ExplainedFile:
     about, signature = each.description, each.description.signature
     module = about.module
     return {

@@ -9,9 +9,9 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from kmlab.kernel.build.api_changes import Cause, find_cause, parse_release
+from kmlab.run.documents import GridPage
 from kmlab.run.result import RunResult
 
 Version = tuple[int, int]
@@ -94,7 +94,7 @@ def lines(grid: Grid) -> list[str]:
     return [line.rstrip() for line in page]
 
 
-def document(grid: Grid) -> dict[str, Any]:
+def document(grid: Grid) -> GridPage:
     """What `--json` adds to the results."""
     return {
         "columns": [{"guest": column.guest, "kernel": column.kernel} for column in grid.columns],

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from kmlab.config.lab import Expect, Lab, Module, Outcome
 from kmlab.config.yaml.reader import nearest, quoted
@@ -15,9 +15,9 @@ from kmlab.kernel.crash.crash import Crash
 from kmlab.kernel.crash.patterns import kinds_and_classes
 from kmlab.kernel.log.records import Record
 from kmlab.kernel.log.taint import taint_names
+from kmlab.run.documents import CrashReport, Result, RunDocument
 from kmlab.run.steps.results import StepResult
 
-SCHEMA = "kmlab.run/1"
 WORST_LAST: tuple[str, ...] = get_args(Outcome)
 """Every outcome, in the order in which the worst one seen wins."""
 LOG_CAP = 5000
@@ -111,12 +111,12 @@ def unmet_log(expect: Expect, log: Sequence[Record]) -> list[str]:
     ]
 
 
-def document(results: Sequence[RunResult], log: int = LOG_CAP) -> dict[str, Any]:
+def document(results: Sequence[RunResult], log: int = LOG_CAP) -> RunDocument:
     """What `--json` prints, with at most `log` records of each run's log: 0 is what `--compact` asks for."""
-    return {"schema": SCHEMA, "results": [to_json(result, log) for result in results]}
+    return {"schema": "kmlab.run/1", "results": [to_json(result, log) for result in results]}
 
 
-def to_json(result: RunResult, log: int = LOG_CAP) -> dict[str, Any]:
+def to_json(result: RunResult, log: int = LOG_CAP) -> Result:
     """One result to the letter of the interface."""
     half = log // 2
     shown = result.log if len(result.log) <= log else (*result.log[:half], *result.log[len(result.log) - half :])
@@ -134,7 +134,7 @@ def to_json(result: RunResult, log: int = LOG_CAP) -> dict[str, Any]:
         "reason": result.reason,
         "failure": result.failure,
         "diagnostics": [
-            {k: v for k, v in asdict(d).items() if k in ("file", "line", "column", "severity", "message")}
+            {"file": d.file, "line": d.line, "column": d.column, "severity": d.severity, "message": d.message}
             for d in result.diagnostics
         ],
         "taint": {"before": taint_names(result.taint_before), "after": taint_names(result.taint_after)},
@@ -161,7 +161,7 @@ def to_json(result: RunResult, log: int = LOG_CAP) -> dict[str, Any]:
     }
 
 
-def crash_to_json(crash: Crash) -> dict[str, Any]:
+def crash_to_json(crash: Crash) -> CrashReport:
     return {
         "kind": crash.kind,
         "class": crash.class_,

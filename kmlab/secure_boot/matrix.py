@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from kmlab.common.events import AskPassphrase, EventSink
 from kmlab.config.lab import Expect, GuestSpec, Lab, Module
@@ -14,6 +13,7 @@ from kmlab.host import Host
 from kmlab.kernel.log.taint import taint_names
 from kmlab.provision import lifecycle
 from kmlab.run import run
+from kmlab.run.documents import SecureBootDocument
 from kmlab.run.result import RunResult
 
 REFUSED, LOADS, TAINTS = "refused", "loads", "loads, taints (E)"
@@ -99,7 +99,7 @@ def twin(lab: Lab, spec: GuestSpec, secure_boot: bool) -> GuestSpec:
     return dataclasses.replace(spec, name=spec.name[: _NAME_LIMIT - len(ending)] + ending, secure_boot=secure_boot)
 
 
-def document(cells: Sequence[Cell]) -> dict[str, Any]:
+def document(cells: Sequence[Cell]) -> SecureBootDocument:
     return {
         "schema": "kmlab.secure-boot-matrix/1",
         "module": cells[0].result.module,

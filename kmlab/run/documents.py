@@ -1,0 +1,529 @@
+"""The JSON documents that commands print, as types: mypy holds what is printed to them, `kmlab schema` shows them.
+
+Each has a literal `schema`, the name and the version of the document. A later version may add keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, NamedTuple, TypedDict, get_args
+
+from kmlab.config.lab import Outcome
+from kmlab.kernel.log.records import LEVELS
+from kmlab.provision.guest import GuestRecord
+
+
+class OneOf(NamedTuple):
+    """`Annotated[str, OneOf(words)]`: the text is one of these words."""
+
+    words: tuple[str, ...]
+
+
+class FieldsOf(NamedTuple):
+    """`Annotated[Mapping[str, object], FieldsOf(Shape)]`: the keys are the fields of that dataclass."""
+
+    shape: type
+
+
+OutcomeWord = Annotated[str, OneOf(get_args(Outcome))]
+Level = Annotated[str, OneOf(LEVELS)]
+Record = Annotated[Mapping[str, object], FieldsOf(GuestRecord)]
+"""A guest's record."""
+
+
+class Failure(TypedDict):
+    message: str
+    hint: str | None
+    """What to do about it."""
+
+
+class ErrorDocument(TypedDict):
+    """A command that could not do its work."""
+
+    schema: Literal["kmlab.error/1"]
+    error: Failure
+
+
+# --- runs ----------------------------------------------------------------------------------------------------------
+
+
+class LogRecord(TypedDict):
+    """One record of the kernel's log."""
+
+    time: float | None
+    """Seconds since boot."""
+    level: Level | None
+    text: str
+
+
+class FramePlace(TypedDict):
+    """One place in a call trace."""
+
+    function: str
+    offset: int | None
+    """The kernel's `+0x4b`; an inlined frame has that of the one it is part of."""
+    size: int | None
+    module: str | None
+    file: str | None
+    line: int | None
+    inlined: bool
+
+
+CrashReport = TypedDict(
+    "CrashReport",
+    {
+        "kind": OutcomeWord,
+        "class": str,
+        "title": str,
+        "module": str | None,
+        "function": str | None,
+        "file": str | None,
+        "line": int | None,
+        "fingerprint": str,
+        "task": str | None,
+        "cpu": int | None,
+        "truncated": bool,
+        "frames": list[FramePlace],
+    },
+)
+
+
+class Said(TypedDict):
+    """One thing that the compiler or modpost said."""
+
+    file: str | None
+    line: int | None
+    column: int | None
+    severity: Annotated[str, OneOf(("error", "warning"))]
+    message: str
+
+
+class Taint(TypedDict):
+    before: list[str]
+    after: list[str]
+
+
+class Modules(TypedDict):
+    before: list[str]
+    after: list[str] | None
+    """null: the guest did not live to the end of the run."""
+
+
+class StepDone(TypedDict):
+    name: str
+    outcome: Annotated[str, OneOf(("ok", "failed", "hang", "lost", "skipped"))]
+    seconds: float
+    detail: str
+
+
+class Artifacts(TypedDict):
+    directory: str | None
+    """The folder of the run; the others are names of files in it."""
+    console: str | None
+    kernel_log: str | None
+    build_log: str | None
+    vmcore: str | None
+
+
+class Result(TypedDict):
+    """One module through one guest."""
+
+    module: str
+    source: str
+    """The module's folder, relative to that of lab.yaml where it lies beneath."""
+    guest: str
+    kernel: str | None
+    """null: the guest was never reached."""
+    outcome: OutcomeWord
+    expected: OutcomeWord | list[OutcomeWord]
+    ok: bool
+    """Whether the run is what lab.yaml expects."""
+    unmet: list[str]
+    """A sentence for each other expectation that was not met."""
+    title: str | None
+    """The run in one line."""
+    crashes: list[CrashReport]
+    reason: str | None
+    failure: str | None
+    """The kind of a load-failed, in a word."""
+    diagnostics: list[Said]
+    taint: Taint
+    taint_set_by: Mapping[str, str]
+    """The step after which each new flag was first seen."""
+    modules: Modules
+    log: list[LogRecord]
+    """Oldest first."""
+    log_truncated: int
+    """How many records are not in `log`."""
+    steps: list[StepDone]
+    guest_survived: bool
+    seconds: float
+    artifacts: Artifacts
+
+
+class GridColumn(TypedDict):
+    guest: str
+    kernel: str | None
+
+
+class GridCell(TypedDict):
+    outcome: OutcomeWord
+    ok: bool
+
+
+class GridRow(TypedDict):
+    module: str
+    cells: list[GridCell | None]
+    """One for each column; null where the module did not run."""
+
+
+class GridGroup(TypedDict):
+    """Runs that came to the same for the same reason."""
+
+    fingerprint: str
+    outcome: OutcomeWord
+    modules: list[str]
+    guests: list[str]
+    ok: bool
+    sentence: str
+
+
+class GridPage(TypedDict):
+    """Modules times kernels."""
+
+    columns: list[GridColumn]
+    rows: list[GridRow]
+    groups: list[GridGroup]
+
+
+class _Runs(TypedDict):
+    schema: Literal["kmlab.run/1"]
+    results: list[Result]
+
+
+class RunDocument(_Runs, total=False):
+    """The runs of a command."""
+
+    grid: GridPage
+    """Of `test`, and of `run --kernels`."""
+
+
+class CrashesDocument(TypedDict):
+    """What a saved kernel log comes to."""
+
+    schema: Literal["kmlab.crashes/1"]
+    crashes: list[CrashReport]
+    notes: list[str]
+    """Why there are no lines where there could be."""
+
+
+# --- guests --------------------------------------------------------------------------------------------------------
+
+
+GuestsSchema = Literal["kmlab.up/1", "kmlab.reset/1"]
+
+
+class GuestsDocument(TypedDict):
+    """Guests that were brought up or restored."""
+
+    schema: GuestsSchema
+    lab: str
+    guests: list[Record]
+
+
+class Accelerator(TypedDict):
+    name: str
+    why: str
+
+
+class _State(TypedDict):
+    name: str
+    state: Annotated[str, OneOf(("stopped", "clean", "kept", "busy", "dirty"))]
+    in_use: bool
+
+
+class GuestState(_State, total=False):
+    record: Record
+    """Of a guest that was started."""
+
+
+class StatusDocument(TypedDict):
+    """What runs."""
+
+    schema: Literal["kmlab.status/1"]
+    lab: str
+    accel: Accelerator | None
+    guests: list[GuestState]
+
+
+class LogDocument(TypedDict):
+    """A guest's kernel log since it was started."""
+
+    schema: Literal["kmlab.log/1"]
+    guest: str
+    log: list[LogRecord]
+
+
+class SshDocument(TypedDict):
+    """A command that ran in a guest."""
+
+    schema: Literal["kmlab.ssh/1"]
+    guest: str
+    code: int | None
+    output: str
+    """Both streams, in order."""
+
+
+class ConsoleDocument(TypedDict):
+    """Where a guest's console is."""
+
+    schema: Literal["kmlab.console/1"]
+    guest: str
+    tty: str
+
+
+class DownDocument(TypedDict):
+    """Guests that were stopped."""
+
+    schema: Literal["kmlab.down/1"]
+    stopped: list[str]
+
+
+class DestroyDocument(TypedDict):
+    """What is gone."""
+
+    schema: Literal["kmlab.destroy/1"]
+    destroyed: list[str]
+
+
+# --- the host ------------------------------------------------------------------------------------------------------
+
+
+class HostFinding(TypedDict):
+    what: str
+    state: Annotated[str, OneOf(("fine", "slow", "broken"))]
+    detail: str
+    mend: list[str]
+    """A command, word by word; empty if there is nothing to do."""
+
+
+class DoctorDocument(TypedDict):
+    """What keeps a lab from working on this host."""
+
+    schema: Literal["kmlab.doctor/1"]
+    findings: list[HostFinding]
+
+
+class InitDocument(TypedDict):
+    """Files that were written."""
+
+    schema: Literal["kmlab.init/1"]
+    written: list[str]
+
+
+class SchemaName(TypedDict):
+    name: str
+    about: str
+
+
+class SchemasDocument(TypedDict):
+    """The names that `kmlab schema` takes."""
+
+    schema: Literal["kmlab.schemas/1"]
+    schemas: list[SchemaName]
+
+
+# --- images --------------------------------------------------------------------------------------------------------
+
+
+class ImageEntry(TypedDict):
+    name: str
+    family: str
+    release: str
+    architectures: list[str]
+    architecture: str
+    """The one that is taken where nobody says which."""
+    cached_bytes: int
+    trust: Annotated[str, OneOf(("packages", "signature", "digest", "nothing"))]
+    """What vouches for it."""
+    serial: str | None
+    """The release that is pinned."""
+
+
+class ImagesDocument(TypedDict):
+    """The images that a lab can name."""
+
+    schema: Literal["kmlab.images/1"]
+    images: list[ImageEntry]
+
+
+class ImageFile(TypedDict):
+    name: str
+    path: str
+
+
+class PullDocument(TypedDict):
+    """Images that are in the cache now."""
+
+    schema: Literal["kmlab.pull/1"]
+    images: list[ImageFile]
+
+
+class ImageDocument(TypedDict):
+    """An image that was built."""
+
+    schema: Literal["kmlab.image/1"]
+    name: str
+    path: str
+
+
+class KernelEntry(TypedDict):
+    release: str
+    flavour: str
+    version: str
+    suite: str
+
+
+class KernelsDocument(TypedDict):
+    """What `kernel:` can name for an image."""
+
+    schema: Literal["kmlab.kernels/1"]
+    image: str
+    default: str
+    """The release of the image's own kernel."""
+    kernels: list[KernelEntry]
+
+
+class VerifiedFile(TypedDict):
+    name: str
+    problem: str | None
+    """null: the file is as it was recorded."""
+
+
+class VerifyDocument(TypedDict):
+    """The cache compared with what was recorded."""
+
+    schema: Literal["kmlab.verify/1"]
+    files: list[VerifiedFile]
+
+
+class PruneDocument(TypedDict):
+    """What was removed from the cache."""
+
+    schema: Literal["kmlab.prune/1"]
+    removed: list[str]
+    bytes: int
+
+
+# --- signatures ----------------------------------------------------------------------------------------------------
+
+
+class KeyPair(TypedDict):
+    name: str
+    key_id: str
+    sha256: str
+    not_after: str
+
+
+class Enrolment(TypedDict):
+    guest: str
+    enrolled: bool | None
+    what: str
+
+
+class SignedFile(TypedDict):
+    file: str
+    replaced: str | None
+    """Who had signed it before."""
+
+
+class SignDocument(TypedDict):
+    """The lab's key, and files that were signed."""
+
+    schema: Literal["kmlab.sign/1"]
+    key: KeyPair
+    notes: list[str]
+    guests: list[Enrolment]
+    signed: list[SignedFile]
+
+
+class LoadCheck(TypedDict):
+    guest: str
+    loads: bool | None
+    """null: only trying tells."""
+    why: str
+    remedy: str | None
+
+
+class ExplainedFile(TypedDict):
+    file: str
+    module: str | None
+    machine: str | None
+    release: str | None
+    signed: bool
+    signer: str | None
+    key_id: str | None
+    serial: str | None
+    digest: str | None
+    verdict: Annotated[str, OneOf(("valid", "altered", "wrong-key", "unsigned", "malformed"))] | None
+    problem: str | None
+    stripped: bool
+    compressed: str | None
+    guests: list[LoadCheck]
+
+
+class ExplainDocument(TypedDict):
+    """Who signed files, and which guests would load them."""
+
+    schema: Literal["kmlab.explain/1"]
+    files: list[ExplainedFile]
+
+
+class MatrixCell(TypedDict):
+    guest: str
+    kernel: str | None
+    secure_boot: bool
+    way: str
+    expected: str
+    happened: str
+    ok: bool
+    reason: str | None
+    taint: list[str]
+    directory: str | None
+
+
+class SecureBootDocument(TypedDict):
+    """One module signed in every way, with Secure Boot on and off."""
+
+    schema: Literal["kmlab.secure-boot-matrix/1"]
+    module: str
+    source: str
+    ok: bool
+    cells: list[MatrixCell]
+
+
+Document = (
+    ErrorDocument
+    | RunDocument
+    | CrashesDocument
+    | GuestsDocument
+    | StatusDocument
+    | LogDocument
+    | SshDocument
+    | ConsoleDocument
+    | DownDocument
+    | DestroyDocument
+    | DoctorDocument
+    | InitDocument
+    | SchemasDocument
+    | ImagesDocument
+    | PullDocument
+    | ImageDocument
+    | KernelsDocument
+    | VerifyDocument
+    | PruneDocument
+    | SignDocument
+    | ExplainDocument
+    | SecureBootDocument
+)
+"""Every document that a command prints."""
