@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from tests import documents
+
 
 class Ended(NamedTuple):
     code: int
@@ -39,6 +41,8 @@ class Program:
             timeout=60,
         )
         assert "Traceback" not in done.stderr or "--debug" in words, done.stderr
+        if "--json" in words:
+            documents.check(done.stdout)
         return Ended(done.returncode, done.stdout, done.stderr)
 
     def typed(self, *words: str, question: str, answer: str) -> tuple[int, str]:

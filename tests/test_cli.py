@@ -178,6 +178,7 @@ def test_init_writes_a_lab_that_loads_and_never_overwrites(kmlab: Program, lab: 
     assert ended.code == 0
     assert {p.relative_to(lab).as_posix() for p in lab.rglob("*") if p.is_file()} == {
         "lab.yaml",
+        ".lab.schema.json",
         "hello/hello.c",
         "hello/Makefile",
     }
@@ -193,7 +194,7 @@ def test_init_into_a_new_folder_says_what_it_wrote(kmlab: Program, lab: Path) ->
     ended = kmlab("init", "new", "--json")
     assert json.loads(ended.out) == {
         "schema": "kmlab.init/1",
-        "written": ["hello/Makefile", "hello/hello.c", "lab.yaml"],
+        "written": [".lab.schema.json", "hello/Makefile", "hello/hello.c", "lab.yaml"],
     }
     assert (lab / "new" / "lab.yaml").exists()
 

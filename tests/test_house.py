@@ -64,7 +64,7 @@ FLOORS = (
     ("ahead", "meant"),
     ("steps",),
     ("run", "judge", "cache", "timeline", "grid", "enrolment"),
-    ("many", "securematrix", "report"),
+    ("many", "securematrix", "report", "schema"),
     ("watch",),
 >>>>>>> d204b84 (The JSON documents as types, to which mypy holds what commands print)
     # Imported by nobody.

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from kmlab.report import FORMATS
+from tests import documents
 from tests.pages import REPOSITORY
 from tests.test_report_findings import SARIF
 
@@ -55,6 +56,8 @@ def kmlab(lab: Path, *words: str, **environment: str) -> Ended:
         check=False,
         timeout=120,
     )
+    if "--json" in words:
+        documents.check(done.stdout)
     return Ended(done.returncode, done.stdout, done.stderr)
 
 
@@ -73,6 +76,8 @@ def test_run_and_test_write_every_format(lab: Path, command: tuple[str, ...]) ->
     assert files["runs.html"].count('class="run bad"') == 2
     runs = [json.loads(line)["results"][0] for line in files["runs.jsonl"].splitlines()]
     key = lambda run: (run["module"], run["guest"])  # noqa: E731
+    documents.check(files["runs.jsonl"])
+    documents.check(files["runs.json"])
     assert sorted(runs, key=key) == sorted(json.loads(files["runs.json"])["results"], key=key)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from kmlab import __version__
-from kmlab.cli import inspect_commands, lab_commands, module_commands, sign_commands, watch_command
+from kmlab.cli import inspect_commands, lab_commands, module_commands, schema_command, sign_commands, watch_command
 from kmlab.cli.options import manner
 from kmlab.common.errors import KmlabError, unexpected
 
@@ -51,6 +51,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     lab_commands.reset,
     lab_commands.down,
     lab_commands.destroy,
+    schema_command.schema,
 )
 _IMAGE_COMMANDS: dict[str, Callable[..., None]] = {
     "list": lab_commands.image_list,

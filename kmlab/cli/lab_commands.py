@@ -39,12 +39,15 @@ def init(
 ) -> None:
     """Write a commented lab.yaml and a first module."""
     set_global_options(json=json, debug=debug)
+    from json import dumps
+
     from kmlab.cli import render
     from kmlab.common import paths
     from kmlab.common.errors import ConfigError, LabError
-    from kmlab.config.starter import starter_files
+    from kmlab.config.starter import SCHEMA_FILE, starter_files
+    from kmlab.report.schema import schema
 
-    files = starter_files(directory.resolve().name)
+    files = {**starter_files(directory.resolve().name), SCHEMA_FILE: dumps(schema("lab"), indent=1) + "\n"}
     for name in files:
         if (directory / name).exists():
             raise ConfigError(f"{directory / name} is there already", "kmlab init never overwrites")

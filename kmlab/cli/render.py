@@ -6,9 +6,9 @@ import contextlib
 import json as jsonlib
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kmlab.cli import progress
 from kmlab.common import folder_tree
@@ -48,6 +48,12 @@ reporting, in_lines = progress.reporting, progress.in_lines
 def document(value: Document, *, line: bool = False) -> None:
     """The one JSON document of a command, or one of those of a command that goes on: a line each."""
     sys.stdout.write(jsonlib.dumps(readable(value), indent=None if line else 1, ensure_ascii=True) + "\n")
+    sys.stdout.flush()
+
+
+def schema(value: Mapping[str, Any]) -> None:
+    """A JSON Schema, which is a document for programs whoever asks."""
+    sys.stdout.write(jsonlib.dumps(value, indent=1, ensure_ascii=True) + "\n")
     sys.stdout.flush()
 
 

@@ -149,7 +149,7 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Written:
+class WrittenRecipe:
     """A recipe.yaml. What it leaves out is that of the recipe that it is like."""
 
     family: str
@@ -208,7 +208,7 @@ def load_recipe(family: str, beside: Path | None = None) -> Recipe:
         home = folder / family
         path = home / "recipe.yaml"
         if path.is_file():
-            written = reader.load(path, _Written)
+            written = reader.load(path, WrittenRecipe)
             given: dict[str, Any] = {name: value for name in _COPIED if (value := getattr(written, name)) is not None}
             texts: dict[str, Any] = {
                 name: _text(home / file) for name, file in _TEXTS.items() if (home / file).is_file()

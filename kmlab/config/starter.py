@@ -11,13 +11,17 @@ def starter_files(name: str) -> dict[str, str]:
     """What `kmlab init` writes, by the path in the new lab's folder; `name` may be any folder's name."""
     lab = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")[:31].rstrip("-") or "lab"
     return {
-        LAB_FILE: _LAB_YAML.replace("@NAME@", lab),
+        LAB_FILE: _LAB_YAML.replace("@NAME@", lab).replace("@SCHEMA@", SCHEMA_FILE),
         "hello/hello.c": _HELLO_C,
         "hello/Makefile": _MAKEFILE,
     }
 
 
+SCHEMA_FILE = ".lab.schema.json"
+"""Beside lab.yaml, where every editor of it finds it, on whichever machine the lab is."""
+
 _LAB_YAML = """\
+# yaml-language-server: $schema=@SCHEMA@
 # A kmlab lab. `kmlab run hello` builds, loads and unloads the module in hello/ in the default guest.
 name: @NAME@
 default: debian                 # the guest, or a list of them, that commands mean when they name none

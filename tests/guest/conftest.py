@@ -25,6 +25,7 @@ import pytest
 from kmlab.common import paths
 from kmlab.host.channel.ssh import ensure_identity
 from kmlab.host.hypervisor import hypervisor
+from tests import documents
 
 REPOSITORY = Path(__file__).parents[2]
 LAB_YAML = REPOSITORY / "lab.yaml"
@@ -74,6 +75,8 @@ class Lab:
             self.command(*words), env=self.environment, capture_output=True, text=True, timeout=timeout, check=False
         )
         answer = Answer(done.returncode, done.stdout, done.stderr)
+        if "--json" in words:
+            documents.check(done.stdout)
         assert code is None or done.returncode == code, f"{words}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return answer
 

@@ -22,7 +22,12 @@ def word(expression: str, must: str, hint: str | None = None) -> Reads:
             raise ConfigError(f"must be {must}", hint)
         return text
 
-    return Reads(parse)
+    return Reads(parse, matching(expression))
+
+
+def matching(expression: str, *types: str) -> tuple[tuple[str, object], ...]:
+    """Return what JSON Schema says of such text. What YAML takes for a number or for true is text here all the same."""
+    return (("type", types or ("string", "number", "boolean")), ("pattern", f"^(?:{expression})$"))
 
 
 def whole(low: int, high: int) -> Reads:
@@ -33,7 +38,7 @@ def whole(low: int, high: int) -> Reads:
             raise ConfigError(f"must be a whole number from {low} to {high}")
         return int(text)
 
-    return Reads(parse)
+    return Reads(parse, (("type", "integer"), ("minimum", low), ("maximum", high)))
 
 
 def parse_kernel(text: str) -> str:
@@ -50,7 +55,7 @@ def size(low: str, high: str) -> Reads:
             raise ConfigError(f"must be from {low} to {high}")
         return found
 
-    return Reads(parse)
+    return Reads(parse, (*matching(_SIZE.pattern, "string"), ("description", f"From {low} to {high}.")))
 
 
 def parse_size(text: str) -> int:
@@ -58,13 +63,13 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text)
     if not match:
         raise ConfigError("must be a size with its unit, such as 512M or 1G")
-    return int(float(match["number"]) * 1024 ** (" KMGT".index(match["unit"].upper())))
+    return int(float(match[1]) * 1024 ** (" KMGT".index(match[2].upper())))
 
 
 def parse_duration(text: str) -> float:
     """Seconds: 30, 1.5, 500ms, 30s, 2m or 1h."""
     match = _DURATION.fullmatch(text)
-    seconds = float(match["number"]) * _SECONDS[match["unit"]] if match else 0.0
+    seconds = float(match[1]) * _SECONDS[match[2]] if match else 0.0
     if not 0 < seconds <= _LONGEST:
         raise ConfigError("must be a time above zero and at most a week, such as 30, 30s or 2m")
     return seconds
@@ -116,26 +121,31 @@ def parse_time(text: str) -> int:
 
 def parse_version(text: str) -> tuple[int, int]:
     """A version of Linux: 6.4 is (6, 4)."""
-    found = re.fullmatch(r"([0-9]{1,3})\.([0-9]{1,3})", text, re.ASCII)
+    found = _VERSION.fullmatch(text)
     if not found:
         raise ConfigError("must be a version of Linux, such as 6.4")
     return int(found[1]), int(found[2])
 
 
-_SIZE = re.compile(r"(?P<number>[0-9]{1,12}(\.[0-9]{1,6})?) ?(?P<unit>[KMGTkmgt])(i?B)?", re.ASCII)
-_DURATION = re.compile(r"(?P<number>[0-9]{1,9}(\.[0-9]{1,6})?) ?(?P<unit>ms|s|m|h|)", re.ASCII)
+# Expressions here are read by JSON Schema too: only what JavaScript understands as well.
+_SIZE = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?([KMGTkmgt])(?:i?B)?", re.ASCII)
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) ?(ms|s|m|h|)", re.ASCII)
+_VERSION = re.compile(r"([0-9]{1,3})\.([0-9]{1,3})", re.ASCII)
+_TIME = "[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z"
 _SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
 _LONGEST = 7 * 24 * 3600.0
 
-Size = Annotated[int, Reads(parse_size)]
-Duration = Annotated[float, Reads(parse_duration)]
-Time = Annotated[int, Reads(parse_time)]
+Size = Annotated[int, Reads(parse_size, matching(_SIZE.pattern, "string"))]
+Duration = Annotated[
+    float, Reads(parse_duration, (*matching(_DURATION.pattern, "string", "number"), ("exclusiveMinimum", 0)))
+]
+Time = Annotated[int, Reads(parse_time, matching(_TIME))]
 """Seconds since 1970."""
-Version = Annotated[tuple[int, int], Reads(parse_version)]
-Pattern = Annotated[str, Reads(parse_pattern)]
-Digest = Annotated[str, Reads(_parse_digest)]
+Version = Annotated[tuple[int, int], Reads(parse_version, matching(_VERSION.pattern))]
+Pattern = Annotated[str, Reads(parse_pattern, matching(r"[\s\S]*\S[\s\S]*"))]
+Digest = Annotated[str, Reads(_parse_digest, matching("[0-9a-fA-F]{64}"))]
 """SHA-256, in small letters."""
-AnyDigest = Annotated[str, Reads(_parse_any_digest)]
+AnyDigest = Annotated[str, Reads(_parse_any_digest, matching("[0-9a-fA-F]{64}|[0-9a-fA-F]{128}"))]
 """SHA-256 or SHA-512, told apart by their length; in small letters."""
 Name = Annotated[
     str,
@@ -173,16 +183,16 @@ Package = Annotated[
 ]
 Sysctl = Annotated[str, word(r"[a-z0-9_-]+([./][A-Za-z0-9_-]+)+", "the name of a sysctl, such as kernel.panic")]
 OneLine = Annotated[str, word(r"[^\x00-\x1f\x7f]{1,1000}", "one line of text")]
-Command = Annotated[str, word(r"(?s).*\S.*", "a command")]
+Command = Annotated[str, word(r"[\s\S]*\S[\s\S]*", "a command")]
 # The boot loader's configuration is shell, and the kernel splits at spaces and knows one kind of quotes.
 CommandLine = Annotated[
     str,
     word(
-        r"[^\x00-\x1f\x7f-\U0010ffff\"'\\$`]{0,1000}",
+        r"[ !#%&(-\[\]-_a-~]{0,1000}",
         "one line of plain ASCII without quotes, backslashes, `$` and backticks",
     ),
 ]
-Url = Annotated[str, word(r"https?://[^\s\x00-\x1f\x7f\"'\\<>`]+", "an http or https URL")]
+Url = Annotated[str, word(r"""https?://[^\s\x00-\x1f\x7f"'\\<>`]+""", "an http or https URL")]
 HttpsUrl = Annotated[str, word(r"https://[A-Za-z0-9.:-]+(/[A-Za-z0-9._~/-]*)?", "an https URL")]
 FileName = Annotated[
     str, word(r"[A-Za-z0-9][A-Za-z0-9._+-]*(\{serial\}[A-Za-z0-9._+-]*)?", "the name of a file, without folders")

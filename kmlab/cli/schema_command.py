@@ -1,0 +1,36 @@
+"""kmlab schema: the JSON Schemas of files and documents."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kmlab.cli.options import Debug, Json, LabFile, set_global_options
+
+if TYPE_CHECKING:
+    from kmlab.run.documents import SchemaName
+
+
+def schema(
+    name: Annotated[
+        str | None, typer.Argument(help="lab, image, recipe, run, …; default: list them all.", metavar="NAME")
+    ] = None,
+    lab: LabFile = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Print the JSON Schema of a file or a document."""
+    set_global_options(json=json, debug=debug)
+    from kmlab.cli import render
+    from kmlab.report import schema as schemas
+
+    if name is not None:
+        render.schema(schemas.schema(name))
+        return
+    found = schemas.subjects()
+    if json:
+        listed: list[SchemaName] = [{"name": each.name, "about": f"{each.full}: {each.about}"} for each in found]
+        render.document({"schema": "kmlab.schemas/1", "schemas": listed})
+        return
+    render.plain(f"{each.name:<20} {each.full:<28} {each.about}" for each in found)
