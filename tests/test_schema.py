@@ -127,7 +127,7 @@ def test_editors_are_told_what_a_key_means() -> None:
     said = schema.schema("lab")
     assert "GUEST@KERNEL" in said["properties"]["matrix"]["description"]
     memory = said["definitions"]["GuestSpec"]["properties"]["memory"]
-    assert memory["description"] == "From 256M to 1T."
+    assert memory["description"] == "The guest's memory, such as 1G. From 256M to 1T."
 
 
 def test_patterns_are_ones_that_editors_understand_too() -> None:

@@ -165,11 +165,15 @@ class GuestSpec:
     image: ImageName | ImageUrl | ImagePath | ImageNamed
     """A name of the catalogue, which alone knows whether there is such an image."""
     kernel: KernelName | LocalKernel = "default"
+    """default, exact, a version such as 6.12, a package, a flavour or a suite; or {local: DIR}, one's own build."""
     cpus: Annotated[int, whole(1, 64)] = 2
+    """Virtual CPUs."""
     memory: Annotated[int, size("256M", "1T")] = 1 << 30
+    """The guest's memory, such as 1G."""
     disk: Annotated[int, size("1G", "16T")] | None = None
     """Bytes that the root disk is grown to; None leaves that to the image."""
     secure_boot: bool = False
+    """Boot with Secure Boot; modules are signed with the lab's key then."""
     cmdline: CommandLine = ""
     """Added to the kernel's command line."""
     recipe: Name | None = None
@@ -177,6 +181,7 @@ class GuestSpec:
     packages: tuple[Package, ...] = ()
     """Installed besides those of the recipe."""
     sysctls: Mapping[Sysctl, OneLine] = field(default_factory=dict)
+    """Set in the guest, such as kernel.panic_on_warn: 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,6 +229,7 @@ class Module:
     exercise: Command | None = None
     """Runs as root in the module's folder in the guest, between load and unload."""
     expect: Expect = field(default_factory=Expect)
+    """What a run must come to."""
     timeout: Duration | None = None
     """Seconds for each step of a run."""
     guests: tuple[Name, ...] | None = None
@@ -243,13 +249,19 @@ class Lab:
     lines: Lines = field(default_factory=dict, repr=False, compare=False)
 
     name: Name
+    """The lab's name."""
     guests: Mapping[Name, GuestSpec]
+    """The guests by their names."""
     default: tuple[str, ...] = ()
     """The guests of a command that names none; load_lab puts the first guest where the file says nothing."""
     modules: Mapping[ModuleName, Module] = field(default_factory=dict)
+    """The modules by their names. A folder with a Makefile or a Kbuild file runs without an entry, too."""
     libvirt: LibvirtUri = "embedded"
+    """embedded, or a libvirt URI such as qemu:///session."""
     accel: Literal["auto", "kvm", "tcg"] = "auto"
+    """How guests are run: auto is KVM where it works, else emulation."""
     build: Literal["auto", "guest", "sandbox"] = "auto"
+    """Where modules are built."""
     matrix: tuple[Column, ...] = ()
     """What `kmlab test` runs in: each a guest, a guest's name and a kernel as GUEST@KERNEL, or a kernel alone."""
     mirror: Url | None = None
@@ -258,7 +270,9 @@ class Lab:
     vmcore_max: Size = 2 << 30
     """Bytes; a larger dump is not kept."""
     keep_runs: Annotated[int, whole(1, 1_000_000)] = 50
+    """How many runs' folders stay."""
     keep_runs_size: Size = 2 << 30
+    """And how large they are together, at most."""
     allow: tuple[Pattern, ...] = ()
     """Warnings known in all modules."""
 
