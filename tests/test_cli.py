@@ -67,6 +67,9 @@ HEAVY = (
     "urllib3",
     "ssl",
     "kmlab.provision.lifecycle",
+    "kmlab.report",
+    "kmlab.report.schema",
+    "kmlab.run.documents",
 )
 
 

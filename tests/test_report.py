@@ -31,7 +31,7 @@ def test_where_junit_cannot_be_written_is_said_beforehand(tmp_path: Path) -> Non
     report_files([], tmp_path / "junit.xml")
     report_files([], tmp_path / "new" / "folder" / "junit.xml")
     (tmp_path / "file").write_text("")
-    for wrong in (tmp_path, tmp_path / "file" / "junit.xml"):
+    for wrong in (tmp_path, tmp_path / "file" / "junit.xml", Path("/proc/junit.xml")):
         with pytest.raises(ConfigError, match=r"--junit .*: cannot be written"):
             report_files([], wrong)
 

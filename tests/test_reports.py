@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -30,6 +31,12 @@ GOOD = RunResult(module="hello", source="examples/hello", guest="debian", second
 def test_every_format_of_the_table_writes_text_for_any_number_of_runs(format: Format) -> None:
     for results in ([], [GOOD], [GOOD, GOOD]):
         assert writer(format).text(results).encode("utf-8")[-1:] == b"\n" or not results
+
+
+def test_a_format_is_imported_when_its_report_is_written() -> None:
+    code = "import sys, kmlab.report; print(*(name for name in sys.modules if name.startswith('kmlab.report.')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == []
 
 
 def test_the_ending_of_a_name_chooses_the_format() -> None:

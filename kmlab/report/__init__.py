@@ -6,8 +6,10 @@ A format is one file in this package with a function `text(results)`, and one li
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, cast
@@ -133,8 +135,15 @@ class Reports:
 
 def _check_writable(file: ReportFile) -> None:
     there = next(folder for folder in file.path.absolute().parents if folder.exists())
-    if file.path.is_dir() or not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise ConfigError(f"{_called(file)}: cannot be written", "give a file in a folder of yours")
+    try:
+        if file.path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        # Tried, because a superuser may write everywhere by the permissions, and yet not in /proc.
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        hint = "give a file in a folder of yours"
+        raise ConfigError(f"{_called(file)}: cannot be written: {error.strerror}", hint) from None
 
 
 def _called(file: ReportFile) -> str:
