@@ -13,8 +13,9 @@ import pytest
 
 from kmlab.config.lab import Expect
 from kmlab.kernel.build.diagnostics import Diagnostic
+from kmlab.kernel.log.records import Record
 from kmlab.report import gitlab, sarif
-from kmlab.report.finding import findings, path_in_sources, source_lines, source_root
+from kmlab.report.finding import findings, path_in_sources, source_lines, source_root, telling_records
 from kmlab.run.result import RunResult
 from tests.story import whole_result
 from tests.test_report import BAD, BROKEN, GOOD, HOSTILE
@@ -187,3 +188,19 @@ def test_lines_are_read_from_the_modules_folder_alone(repository: Path) -> None:
     ):
         assert source_lines(result, file, 2) == [], file
     assert source_lines(result, "oops.c", 4000) == []
+
+
+def test_the_records_that_tell_most_begin_with_the_crash(repository: Path) -> None:
+    log = tuple(Record(float(number), "info", str(number), None, 0) for number in range(100))
+    (crash,) = whole_result().crashes
+    result = crashed(repository, crashes=(dataclasses.replace(crash, time=40.0),), log=log)
+    assert [record.text for record in telling_records(result, 3)] == ["40", "41", "42"]
+    assert [record.text for record in telling_records(dataclasses.replace(result, crashes=()), 3)] == ["97", "98", "99"]
+
+
+def test_a_module_without_a_makefile_is_told_of_by_its_folder(repository: Path) -> None:
+    result = crashed(repository, outcome="load-failed", crashes=())
+    assert result.folder is not None
+    (result.folder / "Makefile").unlink()
+    (found,) = findings([result])
+    assert found.path == "lab/examples/oops"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from kmlab.kernel.crash.stack_trace import Frame
+from kmlab.kernel.log.records import Record
 from kmlab.kernel.symbols.symbolizer import SourceLine, excerpt
 from kmlab.run.result import RunResult
 
@@ -101,6 +102,13 @@ def source_lines(result: RunResult, file: str | None, line: int | None, around: 
     return []
 
 
+def telling_records(result: RunResult, count: int) -> tuple[Record, ...]:
+    """Return the `count` records of the log that tell most: from the first crash on, else the last ones."""
+    begins = {crash.time for crash in result.crashes if crash.time is not None}
+    first = next((number for number, record in enumerate(result.log) if record.time in begins), None)
+    return result.log[-count:] if first is None else result.log[first : first + count]
+
+
 def findings(results: Sequence[RunResult]) -> list[Finding]:
     """Return what is wrong in the sources, each finding once, with all the runs that have it.
 
@@ -172,9 +180,9 @@ def _missed(result: RunResult) -> str:
 
 
 def _makefile(result: RunResult, root: Path | None) -> str | None:
-    """Return a file of the module for what belongs to no line: code scanning shows nothing without a place."""
+    """Return the module's makefile or folder, for what belongs to no line: code scanning wants a place."""
     there = (name for name in _MAKEFILES if result.folder is not None and _is_file(result.folder / name))
-    return path_in_sources(result, next(there, None), root)
+    return path_in_sources(result, next(there, "."), root)
 
 
 def _is_file(path: Path) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from kmlab.common.events import printable
 from kmlab.diagnosis.console import dmesg
 from kmlab.report import grid
-from kmlab.report.finding import run_place, source_lines, summary
+from kmlab.report.finding import run_place, source_lines, summary, telling_records
 from kmlab.run.result import RunResult
 
 _LIMIT = 60_000
@@ -88,8 +88,9 @@ def _run(result: RunResult) -> Iterator[str]:
         yield from _shown(result, diagnostic.file, diagnostic.line, diagnostic.message)
     if result.log:
         yield ""
-        yield f"The end of the kernel's log ({len(result.log)} records):"
-        yield from _fence(dmesg(result.log[-_LOG_LINES:]).splitlines())
+        shown = telling_records(result, _LOG_LINES)
+        yield f"{len(shown)} of {len(result.log)} records of the kernel's log:"
+        yield from _fence(dmesg(shown).splitlines())
     yield "</details>"
 
 
