@@ -63,9 +63,14 @@ def test_a_crash_is_a_result_on_the_guilty_line_relative_to_the_repository(repos
     place = result["locations"][0]["physicalLocation"]
     assert place["artifactLocation"] == {"uri": "lab/examples/oops/oops.c", "uriBaseId": "SRCROOT"}
     assert place["region"] == {"startLine": 27, "snippet": {"text": "line 27"}}
+    around = place["contextRegion"]
+    assert (around["startLine"], around["endLine"]) == (24, 30)
+    assert around["snippet"]["text"].splitlines()[3] == "line 27"
     assert run["originalUriBaseIds"] == {"SRCROOT": {"uri": f"file://{repository}/"}}
     assert (result["ruleId"], result["level"]) == ("null-dereference", "error")
-    assert run["tool"]["driver"]["rules"][result["ruleIndex"]]["id"] == "null-dereference"
+    rule = run["tool"]["driver"]["rules"][result["ruleIndex"]]
+    assert (rule["id"], rule["name"]) == ("null-dereference", "ModuleNullDereference")
+    assert {"fullDescription", "help"} <= set(rule), "GitHub's code scanning wants both"
     assert result["message"]["text"] == "BUG (on debian (6.1.0))"
     (frame,) = result["stacks"][0]["frames"]
     assert frame["location"]["message"]["text"] == "null_read"

@@ -13,11 +13,26 @@ from urllib.parse import quote
 
 from kmlab import __version__
 from kmlab.common.events import printable
+from kmlab.kernel.symbols.symbolizer import SourceLine
 from kmlab.report.finding import Finding, findings, path_in_sources, source_lines, source_root, summary
 from kmlab.run.result import RunResult
 
 _SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 _ROOT = "SRCROOT"
+_RULES = {
+    "compiler-error": "The compiler or modpost refused the module.",
+    "compiler-warning": "The compiler or modpost warned about the module.",
+    "unmet-expectation": "The run did not come to what lab.yaml expects.",
+    "test-failed": "The exercise failed, or the kernel's log is not what lab.yaml expects.",
+    "unload-failed": "The module could not be unloaded.",
+    "load-failed": "The kernel or the module's init function refused the module.",
+    "build-failed": "make left no module.",
+    "hang": "A step of the run did not end.",
+    "lost": "The guest is gone, and no message of its kernel says why.",
+}
+_HELP = (
+    "Run the module again with `kmlab run DIR`. The run's folder has the kernel's log, the build's log and the console."
+)
 
 
 def text(results: Sequence[RunResult]) -> str:
@@ -44,9 +59,14 @@ def text(results: Sequence[RunResult]) -> str:
 
 def _rule(rule: str, found: Sequence[Finding]) -> dict[str, Any]:
     level = next(finding.level for finding in found if finding.rule == rule)
+    words = rule.replace("-", " ")
+    about = _RULES.get(rule, f"The kernel reported a bug of the class '{rule}' while it ran with the module.")
     return {
         "id": rule,
-        "shortDescription": {"text": rule.replace("-", " ").capitalize()},
+        "name": f"Module {words}".title().replace(" ", ""),
+        "shortDescription": {"text": f"{words.capitalize()}."},
+        "fullDescription": {"text": about},
+        "help": {"text": f"{about} {_HELP}"},
         "defaultConfiguration": {"level": level},
     }
 
@@ -63,13 +83,20 @@ def _result(finding: Finding, rule: int, root: Path | None) -> dict[str, Any]:
     }
     if finding.path is not None:
         said["locations"] = [_location(finding.path, finding.line, finding.column)]
-        marked = next((line for line in source_lines(first, finding.file, finding.line, around=0) if line.marked), None)
-        if marked:
-            said["locations"][0]["physicalLocation"]["region"]["snippet"] = {"text": printable(marked.text)}
+        _show(said["locations"][0]["physicalLocation"], source_lines(first, finding.file, finding.line))
     if finding.frames:
         frames = [_frame(frame, path_in_sources(first, frame.file, root)) for frame in finding.frames if frame.reliable]
         said["stacks"] = [{"message": {"text": "call trace"}, "frames": frames}]
     return said
+
+
+def _show(place: dict[str, Any], lines: Sequence[SourceLine]) -> None:
+    """Add the guilty line's text to a place, and the lines around it."""
+    if not lines:
+        return
+    text = "\n".join(printable(line.text) for line in lines)
+    place["region"]["snippet"] = {"text": next(printable(line.text) for line in lines if line.marked)}
+    place["contextRegion"] = {"startLine": lines[0].number, "endLine": lines[-1].number, "snippet": {"text": text}}
 
 
 def _location(path: str, line: int | None, column: int | None) -> dict[str, Any]:
