@@ -31,9 +31,12 @@ def test_the_wheel_carries_the_catalogue_and_the_recipes(tmp_path: Path) -> None
     } <= names
     code = (
         "from kmlab.config import catalog; print(*catalog.image_names()); "
-        "catalog.root_script(catalog.load_recipe('debian'), 'k')"
+        "catalog.root_script(catalog.load_recipe('debian'), 'k'); "
+        "from kmlab.report import html, schema; "
+        "print('GUEST@KERNEL' in str(schema.schema('lab')), 'prefers-color-scheme' in html.text([]))"
     )
     listed = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path / "there", capture_output=True, text=True, check=True
     )
     assert "debian-12" in listed.stdout.split()
+    assert listed.stdout.split()[-2:] == ["True", "True"], "descriptions, and the looks of the page"

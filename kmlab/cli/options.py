@@ -49,7 +49,7 @@ def set_global_options(*, json: bool, debug: bool) -> None:
 
 
 def check_compact(compact: bool, json: bool) -> None:
-    """ConfigError for `--compact` without the JSON that it is about."""
+    """Raise ConfigError for `--compact` without `--json`."""
     from kmlab.common.errors import ConfigError
 
     if compact and not json:

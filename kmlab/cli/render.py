@@ -52,7 +52,7 @@ def document(value: Document, *, line: bool = False) -> None:
 
 
 def schema(value: Mapping[str, Any]) -> None:
-    """A JSON Schema, which is a document for programs whoever asks."""
+    """Print a JSON Schema: with and without --json it is the same document."""
     sys.stdout.write(jsonlib.dumps(value, indent=1, ensure_ascii=True) + "\n")
     sys.stdout.flush()
 
