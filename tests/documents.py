@@ -8,7 +8,7 @@ from typing import Any
 
 import jsonschema
 
-from kmlab.report import schema
+from kmlab.report import json_schema
 
 
 def check(printed: str) -> None:
@@ -29,7 +29,7 @@ def check(printed: str) -> None:
 @functools.cache
 def validator(name: str) -> jsonschema.Draft7Validator:
     """The validator of a document, which refuses keys that its schema does not have."""
-    return jsonschema.Draft7Validator(closed(schema.schema(name)))
+    return jsonschema.Draft7Validator(closed(json_schema.schema(name)))
 
 
 def closed(value: Any) -> Any:

@@ -68,7 +68,7 @@ HEAVY = (
     "ssl",
     "kmlab.provision.lifecycle",
     "kmlab.report",
-    "kmlab.report.schema",
+    "kmlab.report.json_schema",
     "kmlab.run.documents",
 )
 

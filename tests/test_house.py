@@ -18,7 +18,6 @@ HOUSE = Path(kmlab.__file__).parent
 
 FLOORS = (
     # The ground: the standard library alone.
-<<<<<<< HEAD
     ("common",),
     # What was asked for; what is known of kernels; libvirt's values; the doors to the world.
     ("config/yaml", "kernel/log", "kernel/symbols", "virt", "host/process"),
@@ -45,28 +44,6 @@ FLOORS = (
     ("run/steps",),
     ("run",),
     ("report", "secure_boot"),
-=======
-    ("errors",),
-    ("events",),
-    ("store",),
-    # The one reader of YAML.
-    ("yamltree",),
-    ("yamlshape",),
-    ("yamltypes",),
-    ("yamlfile",),
-    # What was asked for; the doors; what is known of kernels.
-    ("lab", "catalog", "host", "kernel"),
-    ("virt", "guest", "options", "starter"),
-    ("signing", "documents"),
-    # A run's acts, and what they come to.
-    ("provision", "module", "collect"),
-    ("result", "build", "postmortem"),
-    ("ahead", "meant"),
-    ("steps",),
-    ("run", "judge", "cache", "timeline", "grid", "enrolment"),
-    ("many", "securematrix", "report", "schema"),
-    ("watch",),
->>>>>>> d204b84 (The JSON documents as types, to which mypy holds what commands print)
     # Imported by nobody.
     ("cli", "testing"),
     ("__main__",),

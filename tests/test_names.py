@@ -14,7 +14,7 @@ from kmlab.cli import progress, render
 from kmlab.common import paths
 from kmlab.common.events import Event, Finished, Note, Started, printable, readable
 from kmlab.config.lab import Lab
-from kmlab.report import ci
+from kmlab.report import github, junit
 from kmlab.report.timeline import write as write_timeline
 from kmlab.run import result, run
 from kmlab.testing import Act, FakeModule, World
@@ -55,8 +55,8 @@ def test_a_run_of_a_folder_with_such_a_name(
     assert found.outcome == ("pass" if build.code == 0 else "build-failed"), found.reason
     render.document(result.document([found]))
     render.verdict(found)
-    render.plain(ci.github_annotations([found]))
-    ci.write_junit(tmp_path / os.fsdecode(b"junit\xff.xml"), [found])
+    render.plain(github.github_annotations([found]))
+    paths.write_text(tmp_path / os.fsdecode(b"junit\xff.xml"), junit.text([found]))
     write_timeline(tmp_path / os.fsdecode(b"timeline\xff.svg"), [found])
     with progress.reporting() as tell:
         for event in (*events, Note(NAME, NAME), Started(NAME, NAME), Finished(NAME, NAME, 1.0, NAME)):

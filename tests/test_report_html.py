@@ -18,7 +18,7 @@ from kmlab.kernel.build.diagnostics import Diagnostic
 from kmlab.kernel.log.records import Record
 from kmlab.report import html
 from kmlab.run.result import RunResult
-from kmlab.run.steps.guest_commands import Step
+from kmlab.run.steps.results import StepResult
 from tests.story import whole_result
 from tests.test_report import BAD, BROKEN, GOOD, HOSTILE
 from tests.test_report_findings import crashed, repository  # noqa: F401
@@ -148,7 +148,7 @@ def test_the_log_names_each_level_and_marks_where_the_crash_begins(repository: P
 
 
 def test_the_time_is_drawn_step_by_step_and_a_step_that_failed_says_so() -> None:
-    steps = (Step("sync", "ok", 0.5, "", 0.5), Step("load", "hang", 1.0, "", 1.0))
+    steps = (StepResult("sync", "ok", 0.5, "", 0.5), StepResult("load", "hang", 1.0, "", 1.0))
     page = Page(dataclasses.replace(BAD, steps=steps, seconds=2.0))
     assert [bar.attributes["style"] for bar in page.all("i")] == [
         "left:0.00%;width:25.00%",
@@ -206,7 +206,7 @@ def test_nothing_that_a_guest_says_becomes_an_element_or_reorders_text(word: str
         failure=word,
         diagnostics=(Diagnostic(word, 1, 1, "error", word),),
         log=(Record(1.0, word, word, None, 0),),
-        steps=(Step("load", word, 1.0, word, 0.0),),
+        steps=(StepResult("load", word, 1.0, word, 0.0),),
         tainted_by={7: word},
         directory=Path("/runs"),
         console=word,
@@ -232,7 +232,7 @@ def _tame(result: RunResult) -> dict[str, object]:
         "crashes": (crash,),
         "diagnostics": (Diagnostic("x", 1, 1, "error", "x"),),
         "log": (Record(1.0, "info", "x", None, 0),),
-        "steps": (Step("load", "failed", 1.0, "x", 0.0),),
+        "steps": (StepResult("load", "failed", 1.0, "x", 0.0),),
         "tainted_by": {7: "x"},
     }
 

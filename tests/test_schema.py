@@ -15,14 +15,14 @@ import yaml
 
 from kmlab.common.errors import ConfigError
 from kmlab.config import lab, starter
-from kmlab.report import grid, schema
+from kmlab.report import grid, json_schema
 from kmlab.run import result
 from tests import documents
 from tests.pages import INTERFACE, PAGES, REPOSITORY, blocks, code, rows, section
 from tests.program import Program
 from tests.story import whole_result
 
-NAMES = [subject.name for subject in schema.subjects()]
+NAMES = [subject.name for subject in json_schema.subjects()]
 HEAD = "name: t\nguests: {debian: {image: debian-12}}\n"
 
 
@@ -37,7 +37,7 @@ def read(text: str) -> Any:
 
 
 def faults(name: str, text: str) -> list[str]:
-    validator = jsonschema.Draft7Validator(schema.schema(name))
+    validator = jsonschema.Draft7Validator(json_schema.schema(name))
     return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(read(text))]
 
 
@@ -124,7 +124,7 @@ def test_what_the_schema_refuses_the_program_refuses(text: str, tmp_path: Path) 
 
 
 def test_editors_are_told_what_a_key_means() -> None:
-    said = schema.schema("lab")
+    said = json_schema.schema("lab")
     assert "GUEST@KERNEL" in said["properties"]["matrix"]["description"]
     memory = said["definitions"]["GuestSpec"]["properties"]["memory"]
     assert memory["description"] == "The guest's memory, such as 1G. From 256M to 1T."
@@ -142,7 +142,7 @@ def test_patterns_are_ones_that_editors_understand_too() -> None:
             for inner in value:
                 yield from patterns(inner)
 
-    found = {pattern for subject in schema.FILES for pattern in patterns(schema.schema(subject.name))}
+    found = {pattern for subject in json_schema.FILES for pattern in patterns(json_schema.schema(subject.name))}
     assert len(found) > 20
     for pattern in found:
         assert not re.search(r"\(\?(?!:)", pattern), pattern
@@ -154,7 +154,7 @@ def test_a_new_lab_has_the_schema_beside_it_where_its_first_line_says(tmp_path: 
     assert Program(tmp_path)("init").code == 0
     first = (tmp_path / "lab.yaml").read_text("utf-8").splitlines()[0]
     found = re.fullmatch(r"# yaml-language-server: \$schema=(\S+)", first)
-    assert found and json.loads((tmp_path / found[1]).read_text("utf-8")) == schema.schema("lab")
+    assert found and json.loads((tmp_path / found[1]).read_text("utf-8")) == json_schema.schema("lab")
     assert lab.load_lab(tmp_path / "lab.yaml").name
 
 
@@ -163,7 +163,7 @@ def test_a_new_lab_has_the_schema_beside_it_where_its_first_line_says(tmp_path: 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_schema_is_one(name: str) -> None:
-    jsonschema.Draft7Validator.check_schema(schema.schema(name))
+    jsonschema.Draft7Validator.check_schema(json_schema.schema(name))
 
 
 def test_the_documents_of_runs_are_what_their_schema_says() -> None:
@@ -190,10 +190,10 @@ def test_a_document_with_a_key_too_many_or_too_few_is_found() -> None:
 def test_the_interface_has_every_document_with_its_keys() -> None:
     table = [cells for cells in rows(section(INTERFACE, "Other documents")) if len(cells) == 3]
     told = {name: cells[2] for cells in table for name in code(cells[0])}
-    for subject in schema.subjects():
+    for subject in json_schema.subjects():
         if subject.hidden is not None or subject.name == "run":
             continue
-        keys = {*schema.schema(subject.name)["properties"]} - {"schema"}
+        keys = {*json_schema.schema(subject.name)["properties"]} - {"schema"}
         assert keys <= set(re.findall(r"\w+", told[subject.full])), subject.full
 
 
@@ -207,7 +207,7 @@ def test_the_command_lists_the_schemas_and_prints_one(tmp_path: Path) -> None:
     said = json.loads(kmlab("schema", "--json").out)
     assert [each["name"] for each in said["schemas"]] == NAMES
     for words in (("run",), ("kmlab.run/1",), ("run", "--json")):
-        assert json.loads(kmlab("schema", *words).out) == schema.schema("run")
+        assert json.loads(kmlab("schema", *words).out) == json_schema.schema("run")
 
 
 def test_a_schema_that_there_is_not_is_an_error_with_the_nearest(tmp_path: Path) -> None:

@@ -32,8 +32,8 @@ def test_the_wheel_carries_the_catalogue_and_the_recipes(tmp_path: Path) -> None
     code = (
         "from kmlab.config import catalog; print(*catalog.image_names()); "
         "catalog.root_script(catalog.load_recipe('debian'), 'k'); "
-        "from kmlab.report import html, schema; "
-        "print('GUEST@KERNEL' in str(schema.schema('lab')), 'prefers-color-scheme' in html.text([]))"
+        "from kmlab.report import html, json_schema; "
+        "print('GUEST@KERNEL' in str(json_schema.schema('lab')), 'prefers-color-scheme' in html.text([]))"
     )
     listed = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path / "there", capture_output=True, text=True, check=True

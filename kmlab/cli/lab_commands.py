@@ -45,7 +45,7 @@ def init(
     from kmlab.common import paths
     from kmlab.common.errors import ConfigError, LabError
     from kmlab.config.starter import SCHEMA_FILE, starter_files
-    from kmlab.report.schema import schema
+    from kmlab.report.json_schema import schema
 
     files = {**starter_files(directory.resolve().name), SCHEMA_FILE: dumps(schema("lab"), indent=1) + "\n"}
     for name in files:

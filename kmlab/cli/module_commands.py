@@ -119,7 +119,7 @@ def run(
         json,
         compact=compact,
         table=kernels is not None,
-        problems=_run_command(written, results, github=github, json=json),
+        problems=_write_reports(written, results, github=github, json=json),
     )
 
 
@@ -174,7 +174,9 @@ def test(
 
     with render.reporting() as report:
         results = parallel.run_all(host, opened, wanted, options, report, most=jobs, on_result=tell)
-    _end(results, json, compact=compact, table=True, problems=_run_command(written, results, github=github, json=json))
+    _end(
+        results, json, compact=compact, table=True, problems=_write_reports(written, results, github=github, json=json)
+    )
 
 
 def build(
@@ -291,7 +293,7 @@ def _steps(
     _end(results, json, compact=compact)
 
 
-def _run_command(written: Reports, results: list[RunResult], *, github: bool, json: bool) -> list[KmlabError]:
+def _write_reports(written: Reports, results: list[RunResult], *, github: bool, json: bool) -> list[KmlabError]:
     """Write the reports and GitHub's annotations. Return what could not be written."""
     from kmlab.cli import render
     from kmlab.common.errors import LabError

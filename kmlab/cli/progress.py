@@ -39,7 +39,7 @@ class Lines:
     write: Callable[[str], object]
     clock: Callable[[], float] = time.monotonic
     _board: Board = field(init=False)
-    _run_command: dict[tuple[str, str], float] = field(default_factory=dict)
+    _shown_at: dict[tuple[str, str], float] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -52,10 +52,10 @@ class Lines:
             if isinstance(event, Note | Finished):
                 return
             key, now = (event.subject, event.what), self.clock()
-            if isinstance(event, Started) or now - self._run_command.get(key, now) <= _REMIND:
-                self._run_command.setdefault(key, now)
+            if isinstance(event, Started) or now - self._shown_at.get(key, now) <= _REMIND:
+                self._shown_at.setdefault(key, now)
                 return
-            self._run_command[key] = now
+            self._shown_at[key] = now
             self.write(f"  …   {self._board.under_way(*key)}")
 
 

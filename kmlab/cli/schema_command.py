@@ -23,7 +23,7 @@ def schema(
     """Print the JSON Schema of a file or a document."""
     set_global_options(json=json, debug=debug)
     from kmlab.cli import render
-    from kmlab.report import schema as schemas
+    from kmlab.report import json_schema as schemas
 
     if name is not None:
         render.schema(schemas.schema(name))

@@ -30,7 +30,7 @@ class Reads(NamedTuple):
 
     parse: Callable[[str], object]
     says: tuple[tuple[str, object], ...] = ()
-    """The same in the words of JSON Schema, as far as it has them; see `kmlab.report.schema`. Hashable, as types are."""
+    """The same in the words of JSON Schema, as far as it has them; see `report.json_schema`. Hashable, as types are."""
 
 
 def build(root: Map, shape: type[T], file: str, given: Mapping[str, object]) -> T:
