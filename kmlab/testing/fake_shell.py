@@ -26,6 +26,19 @@ TEXT = 0xFFFFFFFFC0261000
 """Where the code of every module lies."""
 
 
+_HARMLESS = (
+    r"set -e; mkdir -p /usr/local/lib/kmlab; gcc .* -o /usr/local/lib/kmlab/agent -; systemd-run ",
+    r"mkdir -p \S+ && cd \S+ && xargs -0 rm -rf --$",
+    r"tar -C \S+ -xpf - ",
+    r"cat /proc/kallsyms$",
+    r"cd /lib/modules/\$\(uname -r\) && grep ",
+    r"sha256sum ",
+    r"echo \w > /proc/sysrq-trigger$",
+)
+"""Patterns of lines that end with 0 and print nothing. A line that nobody here knows is an error: a new step needs a fake
+that answers it."""
+
+
 class FakeShell(Shell):
     """A guest's shell that knows the lines the story says, and answers as the World's modules would have it."""
 
@@ -75,6 +88,8 @@ class FakeShell(Shell):
         step = re.fullmatch(r"\{ (?P<line>.*); \} < /dev/null", command, re.DOTALL)
         if step:
             return self._step(step["line"], deadline, abandon)
+        if not any(re.match(pattern, command, re.DOTALL) for pattern in _HARMLESS):
+            raise AssertionError(f"the fake guest does not know this line: {command}")
         return Answer(0, b"", b"")
 
     def wake(self, now: float, noise: bytes, deadline: Deadline) -> Answer:
