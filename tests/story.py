@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kmlab.common.events import Event, Note
+from kmlab.common.events import Event, Note, Part
 from kmlab.config.lab import Lab
 from kmlab.kernel.build.diagnostics import Diagnostic
 from kmlab.kernel.crash.crash import Crash
@@ -89,4 +89,5 @@ def whole_result() -> result.RunResult:
         modules_before=frozenset({"loop", "virtio_blk"}),
         log=(Record(30.1, "alert", "BUG", None, 0),),
         steps=(StepResult("load", "ok", 0.3),),
+        guest_parts=(Part("restore", 0.0, 0.4),),
     )

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pytest
 
 import kmlab.report
+from kmlab.common.events import Part
 from kmlab.config.lab import Expect
 from kmlab.kernel.build.diagnostics import Diagnostic
 from kmlab.kernel.log.records import Record
@@ -149,7 +150,7 @@ def test_the_log_names_each_level_and_marks_where_the_crash_begins(repository: P
 
 def test_the_time_is_drawn_step_by_step_and_a_step_that_failed_says_so() -> None:
     steps = (StepResult("sync", "ok", 0.5, "", 0.5), StepResult("load", "hang", 1.0, "", 1.0))
-    page = Page(dataclasses.replace(BAD, steps=steps, seconds=2.0))
+    page = Page(dataclasses.replace(BAD, steps=steps, guest_parts=(Part("restore", 0.0, 0.5),), seconds=2.0))
     assert [bar.attributes["style"] for bar in page.all("i")] == [
         "left:0.00%;width:25.00%",
         "left:25.00%;width:25.00%",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kmlab.common.events import Part
 from kmlab.config.lab import Expect
 from kmlab.kernel.build.diagnostics import Diagnostic
 from kmlab.kernel.crash.crash import Crash
@@ -79,6 +80,7 @@ def test_a_run_with_everything_is_as_the_interface_has_it() -> None:
             log=(record("Hello, world.", 105.19),),
             lost_records=3,
             steps=(StepResult("sync", "ok", 0.08123, "1 sent", 0.5),),
+            guest_parts=(Part("restore", 0.01234, 0.4),),
             guest_survived=False,
             seconds=3.40049,
             directory=Path("/runs/one"),
@@ -95,7 +97,9 @@ def test_a_run_with_everything_is_as_the_interface_has_it() -> None:
     assert made["modules"] == {"before": ["loop"], "after": None}
     assert made["log"] == [{"time": 105.19, "level": "info", "text": "Hello, world."}]
     assert made["log_truncated"] == 3
-    assert made["steps"] == [{"name": "sync", "outcome": "ok", "seconds": 0.081, "detail": "1 sent"}]
+    step = {"name": "sync", "outcome": "ok", "began": 0.5, "seconds": 0.081, "detail": "1 sent"}
+    assert made["steps"] == [step]
+    assert made["guest_parts"] == [{"name": "restore", "began": 0.012, "seconds": 0.4}]
     assert made["seconds"] == 3.4
     assert made["artifacts"] == {
         "directory": "/runs/one",

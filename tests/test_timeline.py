@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kmlab.common.errors import ConfigError
+from kmlab.common.events import Part
 from kmlab.config.lab import Expect
 from kmlab.report import timeline
 from kmlab.run.result import RunResult
@@ -24,6 +25,7 @@ def result(*steps: StepResult, seconds: float = 2.0, outcome: str = "pass", modu
         expect=Expect(),
         outcome=outcome,
         steps=steps,
+        guest_parts=(Part("lock", 0.0, 0.0), Part("restore", 0.0, 0.3), Part("connect", 0.3, 0.1)),
         seconds=seconds,
     )
 
@@ -38,7 +40,9 @@ STEPS = (
 def test_steps_stand_in_the_order_in_which_they_began_with_what_is_around_them() -> None:
     found = timeline.bars(result(*STEPS))
     assert [(b.label, b.began, round(b.seconds, 3)) for b in found] == [
-        ("guest", 0.0, 0.4),
+        ("guest: lock", 0.0, 0.0),
+        ("guest: restore", 0.0, 0.3),
+        ("guest: connect", 0.3, 0.1),
         ("sync", 0.4, 0.1),
         ("build", 0.5, 0.8),
         ("load", 1.3, 0.2),
@@ -50,8 +54,10 @@ def test_a_build_that_went_on_while_the_guest_was_restored_stands_beside_that() 
     steps = (StepResult("sync", "ok", 0.1, "", 0.6), StepResult("build", "ok", 0.9, "hello.ko", 0.1))
     found = timeline.bars(result(*steps, seconds=1.0))
     assert [(b.label, b.began, b.seconds) for b in found] == [
-        ("guest", 0.0, 0.6),
+        ("guest: lock", 0.0, 0.0),
+        ("guest: restore", 0.0, 0.3),
         ("build", 0.1, 0.9),
+        ("guest: connect", 0.3, 0.1),
         ("sync", 0.6, 0.1),
     ]
 
@@ -60,7 +66,7 @@ def test_bars_are_as_long_as_their_steps_and_say_so() -> None:
     picture = ET.fromstring(timeline.svg([result(*STEPS)]))
     bars = [r for r in picture.findall(f"{SVG}rect") if r.get("x")]
     widths = [float(bar.get("width", "")) for bar in bars]
-    assert widths[2] / widths[0] == pytest.approx(2.0, rel=0.01)  # the build and what came before
+    assert widths[4] / widths[5] == pytest.approx(4.0, rel=0.01)  # the build and the load
     texts = [text.text for text in picture.findall(f"{SVG}text")]
     assert "0.80 s" in texts and "load  failed" in texts
 
@@ -72,8 +78,8 @@ def test_what_a_step_came_to_is_told_in_words_too() -> None:
 
 def test_several_runs_are_drawn_to_one_scale() -> None:
     picture = ET.fromstring(timeline.svg([result(seconds=1.0), result(seconds=4.0, module="other")]))
-    first, second = (float(r.get("width", "")) for r in picture.findall(f"{SVG}rect") if r.get("x"))
-    assert second / first == pytest.approx(4.0, rel=0.01)
+    widths = [float(r.get("width", "")) for r in picture.findall(f"{SVG}rect") if r.get("x")]
+    assert widths[-1] / widths[3] == pytest.approx(3.6 / 0.6, rel=0.01)  # what comes after the last part of each
 
 
 def test_a_name_from_outside_cannot_leave_the_picture() -> None:

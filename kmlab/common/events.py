@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from kmlab.common.errors import KmlabError
 
@@ -91,6 +92,31 @@ class Stage:
         if kind is None or issubclass(kind, KmlabError):
             outcome = self.outcome if kind is None else "failed"
             self.report(Finished(self.subject, self.what, self.seconds, self.detail, outcome))
+
+
+class Part(NamedTuple):
+    """One part of a longer piece of work, for whoever asks where the time went."""
+
+    name: str
+    began: float
+    """By the monotonic clock, in seconds."""
+    seconds: float
+
+
+class Timings:
+    """The parts of one piece of work, as they end."""
+
+    def __init__(self) -> None:
+        self.parts: list[Part] = []
+
+    @contextlib.contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Time the block as a part of that name."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.parts.append(Part(name, began, time.monotonic() - began))
 
 
 class Deadline:

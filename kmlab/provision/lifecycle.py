@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from kmlab.common import paths
 from kmlab.common.errors import GuestUnreachable, HypervisorError, HypervisorUnavailable, LabError
-from kmlab.common.events import Deadline, EventSink, Note, Stage, printable
+from kmlab.common.events import Deadline, EventSink, Note, Stage, Timings, printable
 from kmlab.config.lab import GuestSpec, Lab
 from kmlab.host import Host
 from kmlab.host.channel.ssh import Shell, known_hosts_line
@@ -66,25 +66,29 @@ def guest_session(
     unused: bool = False,
     kept: bool = False,
     meanwhile: Callable[[Target], AbstractContextManager[None]] | None = None,
+    timings: Timings | None = None,
 ) -> Iterator[Guest]:
     """The guest, up and clean, with a shell; nobody else works in it meanwhile.
 
     One that runs and is clean is taken as it is, unless `fresh`, or `unused` and a module was run in it; with `kept`
     also one with modules left loaded in it.
-    `meanwhile` begins what needs its base and not the guest itself, as soon as that is known.
+    `meanwhile` begins what needs its base and not the guest itself, as soon as that is known. `timings` gets the parts
+    lock, plan, base, checkpoint, restore and connect.
     """
-    files = lab_files(lab).guest(spec.name)
-    with (
-        locks.held(files.lock, spec.name, report, Deadline(LOCK_PATIENCE)),
-        contextlib.ExitStack() as stack,
-    ):
-        wanted = plan(host, lab, spec)
-        base = ensure_base(host, wanted, report)
-        checkpoint = ensure_checkpoint(host, wanted, base, report)
+    files, timed = lab_files(lab).guest(spec.name), timings or Timings()
+    with contextlib.ExitStack() as stack:
+        with timed.part("lock"):
+            stack.enter_context(locks.held(files.lock, spec.name, report, Deadline(LOCK_PATIENCE)))
+        with timed.part("plan"):
+            wanted = plan(host, lab, spec)
+        with timed.part("base"):
+            base = ensure_base(host, wanted, report)
+        with timed.part("checkpoint"):
+            checkpoint = ensure_checkpoint(host, wanted, base, report)
         if meanwhile is not None:
             coming = PendingGuest(spec.name, wanted.arch, wanted.acceleration.name, base.key, base.release)
             stack.enter_context(meanwhile(coming))
-        yield _enter(host, wanted, base, checkpoint, report, stack, fresh=fresh, unused=unused, kept=kept)
+        yield _enter(host, wanted, base, checkpoint, report, stack, timed, fresh=fresh, unused=unused, kept=kept)
 
 
 class PendingGuest(NamedTuple):
@@ -104,6 +108,7 @@ def _enter(
     checkpoint: str,
     report: EventSink,
     stack: contextlib.ExitStack,
+    timed: Timings,
     *,
     fresh: bool,
     unused: bool,
@@ -114,27 +119,35 @@ def _enter(
         reason = _unusable(wanted, record, checkpoint, kept)
         if reason is None:
             try:
-                guest = Guest(files, record, _shell(host, files, record, stack, Deadline(10 * wanted.patience)))
+                with timed.part("connect"):
+                    shell = _shell(host, files, record, stack, Deadline(10 * wanted.patience))
+                guest = Guest(files, record, shell)
                 reason = _changed(guest, kept, Deadline(10 * wanted.patience))
                 if reason is None:
                     return guest
             except GuestUnreachable as error:
                 reason = error.message
         report(Note(wanted.spec.name, f"restored, because {printable(reason)}"))
-    return _restore_or_remake(host, wanted, base, checkpoint, report, stack)
+    return _restore_or_remake(host, wanted, base, checkpoint, report, stack, timed)
 
 
 def _restore_or_remake(
-    host: Host, wanted: Plan, base: Base, checkpoint: str, report: EventSink, stack: contextlib.ExitStack
+    host: Host,
+    wanted: Plan,
+    base: Base,
+    checkpoint: str,
+    report: EventSink,
+    stack: contextlib.ExitStack,
+    timed: Timings,
 ) -> Guest:
     """Restore the guest; a checkpoint that fails twice is made anew, unless others read it."""
     try:
-        return _restore(host, wanted, base, checkpoint, report, stack)
+        return _restore(host, wanted, base, checkpoint, report, stack, timed)
     except (HypervisorError, GuestUnreachable) as error:
         command.check_cancelled()
         report(Note(wanted.spec.name, f"the restore failed, so it is tried once more ({error.message})"))
     try:
-        return _restore(host, wanted, base, checkpoint, report, stack)
+        return _restore(host, wanted, base, checkpoint, report, stack, timed)
     except HypervisorUnavailable:
         raise  # which says nothing of the checkpoint
     except (HypervisorError, GuestUnreachable) as error:
@@ -144,7 +157,7 @@ def _restore_or_remake(
             raise
         report(Note(wanted.spec.name, f"the checkpoint does not restore, so it is made anew ({error.message})"))
     ensure_checkpoint(host, wanted, base, report)
-    return _restore(host, wanted, base, checkpoint, report, stack)
+    return _restore(host, wanted, base, checkpoint, report, stack, timed)
 
 
 def _changed(guest: Guest, kept: bool, deadline: Deadline) -> str | None:
@@ -183,33 +196,40 @@ def _shell(
 
 
 def _restore(
-    host: Host, wanted: Plan, base: Base, checkpoint: str, report: EventSink, stack: contextlib.ExitStack
+    host: Host,
+    wanted: Plan,
+    base: Base,
+    checkpoint: str,
+    report: EventSink,
+    stack: contextlib.ExitStack,
+    timed: Timings,
 ) -> Guest:
     files, source = wanted.files, paths.checkpoints() / checkpoint
     deadline = Deadline(RESTORE_PATIENCE * wanted.patience)
     with Stage(report, wanted.spec.name, "restoring the guest") as stage, read_checkpoint(checkpoint):
-        stop(host, wanted.lab, wanted.spec.name)
-        paths.require_space(paths.state_home(), 512 << 20, f"guest '{wanted.spec.name}'")
-        for stale in (files.disk, files.console, files.record):
-            stale.unlink(missing_ok=True)
-        paths.remove_tree(files.synced)
-        paths.make_folder(files.root, 0o700)
-        disks.make_overlay(files.disk, source / "disk.qcow2", deadline)
-        disks.copy(source / "nvram.fd", files.nvram)
-        with host.hypervisor(wanted.lab.libvirt, files.libvirt, deadline) as hv:
+        with timed.part("restore"):
+            stop(host, wanted.lab, wanted.spec.name)
+            paths.require_space(paths.state_home(), 512 << 20, f"guest '{wanted.spec.name}'")
+            for stale in (files.disk, files.console, files.record):
+                stale.unlink(missing_ok=True)
+            paths.remove_tree(files.synced)
+            paths.make_folder(files.root, 0o700)
+            disks.make_overlay(files.disk, source / "disk.qcow2", deadline)
+            disks.copy(source / "nvram.fd", files.nvram)
+            with host.hypervisor(wanted.lab.libvirt, files.libvirt, deadline) as hv:
 
-            def ours(saved: str) -> str:
-                return retarget(saved, nvram=files.nvram, disk=files.disk, console=files.console, agent=files.agent)
+                def ours(saved: str) -> str:
+                    return retarget(saved, nvram=files.nvram, disk=files.disk, console=files.console, agent=files.agent)
 
-            hv.restore(source / "memory", ours)
-            if not os.access(files.console, os.R_OK):
-                hv.stop(wanted.domain_name)
-                raise LabError(
-                    f"libvirt at {wanted.lab.libvirt} writes the guest's console so that you may not read it",
-                    "use `libvirt: embedded` or qemu:///session, where QEMU runs as you",
-                )
-            port = hv.forward(wanted.domain_name, SSH)
-            live = hv.xml(wanted.domain_name)
+                hv.restore(source / "memory", ours)
+                if not os.access(files.console, os.R_OK):
+                    hv.stop(wanted.domain_name)
+                    raise LabError(
+                        f"libvirt at {wanted.lab.libvirt} writes the guest's console so that you may not read it",
+                        "use `libvirt: embedded` or qemu:///session, where QEMU runs as you",
+                    )
+                port = hv.forward(wanted.domain_name, SSH)
+                live = hv.xml(wanted.domain_name)
         pids = hypervisor.processes(files.root)
         record = GuestRecord(
             name=wanted.spec.name,
@@ -231,8 +251,9 @@ def _restore(
         paths.write_text(files.known_hosts, known_hosts_line(port, base.host_key), 0o600)
         write_record(files, record)
         _keep_keyring(files, checkpoint)
-        guest = Guest(files, record, _shell(host, files, record, stack, deadline))
-        guest.wake(deadline)
+        with timed.part("connect"):
+            guest = Guest(files, record, _shell(host, files, record, stack, deadline))
+            guest.wake(deadline)
         stage.detail = f"kernel {base.release}, {wanted.acceleration.name}"
     return guest
 

@@ -32,16 +32,15 @@ class Bar(NamedTuple):
 
 
 def bars(result: RunResult) -> list[Bar]:
-    """The steps of a run in the order in which they began, with what came before the first and after the last.
+    """Return the parts and steps of a run in the order in which they began, and the time after the last.
 
     A build in the sandbox needs no guest: it may begin while that is still restored.
     """
-    steps = sorted(result.steps, key=lambda step: step.began)
-    guest_session = min((step.began for step in steps if step.name != "build"), default=result.seconds)
-    found = [Bar("guest", 0.0, guest_session, _BESIDE, "restored, or found running")]
-    for step in steps:
+    found = [Bar(f"guest: {part.name}", part.began, part.seconds, _BESIDE) for part in result.guest_parts]
+    for step in result.steps:
         note = "" if step.outcome == "ok" else step.outcome
         found.append(Bar(step.name, step.began, step.seconds, _FILL.get(step.outcome, _BESIDE), note))
+    found.sort(key=lambda bar: bar.began)
     end = max((bar.began + bar.seconds for bar in found), default=0.0)
     if result.seconds > end:
         found.append(Bar("judge", end, result.seconds - end, _BESIDE, result.outcome))

@@ -112,8 +112,17 @@ class Modules(TypedDict):
 class StepDone(TypedDict):
     name: str
     outcome: Annotated[str, OneOf(("ok", "failed", "hang", "lost", "skipped"))]
+    began: float
+    """Seconds after the run's start."""
     seconds: float
     detail: str
+
+
+class GuestPart(TypedDict):
+    name: str
+    began: float
+    """Seconds after the run's start."""
+    seconds: float
 
 
 class Artifacts(TypedDict):
@@ -156,6 +165,8 @@ class Result(TypedDict):
     log_truncated: int
     """How many records are not in `log`."""
     steps: list[StepDone]
+    guest_parts: list[GuestPart]
+    """Where the time went until the guest could be used."""
     guest_survived: bool
     seconds: float
     artifacts: Artifacts

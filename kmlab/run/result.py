@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
+from kmlab.common.events import Part
 from kmlab.config.lab import Expect, Lab, Module, Outcome
 from kmlab.config.yaml.reader import nearest, quoted
 from kmlab.config.yaml.types import matches
@@ -55,6 +56,8 @@ class RunResult:
     log: tuple[Record, ...] = ()
     lost_records: int = 0
     steps: tuple[StepResult, ...] = ()
+    guest_parts: tuple[Part, ...] = ()
+    """Where the time went until the guest could be used; each begins so many seconds after the run."""
     guest_survived: bool = True
     seconds: float = 0.0
     directory: Path | None = None
@@ -146,8 +149,18 @@ def to_json(result: RunResult, log: int = LOG_CAP) -> Result:
         "log": [{"time": r.time, "level": r.level, "text": r.text} for r in shown],
         "log_truncated": result.lost_records + len(result.log) - len(shown),
         "steps": [
-            {"name": s.name, "outcome": s.outcome, "seconds": round(s.seconds, 3), "detail": s.detail}
+            {
+                "name": s.name,
+                "outcome": s.outcome,
+                "began": round(s.began, 3),
+                "seconds": round(s.seconds, 3),
+                "detail": s.detail,
+            }
             for s in result.steps
+        ],
+        "guest_parts": [
+            {"name": part.name, "began": round(part.began, 3), "seconds": round(part.seconds, 3)}
+            for part in result.guest_parts
         ],
         "guest_survived": result.guest_survived,
         "seconds": round(result.seconds, 3),

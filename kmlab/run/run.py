@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from kmlab.common import paths
 from kmlab.common.errors import ConfigError, KmlabError, LabError, unexpected
-from kmlab.common.events import EventSink, Note, Stage, printable, readable
+from kmlab.common.events import EventSink, Note, Stage, Timings, printable, readable
 from kmlab.config.lab import GuestSpec, Lab, Module
 from kmlab.config.run_options import Options, signs
 from kmlab.diagnosis import hang
@@ -111,6 +111,7 @@ def _attempt(
     kept = "load" not in options.steps
     before: Sequence[str] = ()
     facts: dict[str, Any] = {}
+    timings = Timings()
     try:
         sandbox = SandboxBuild(
             lab,
@@ -121,7 +122,15 @@ def _attempt(
             builds,
         )
         session = lifecycle.guest_session(
-            host, lab, spec, events, fresh=options.fresh, unused=options.unused, kept=kept, meanwhile=sandbox.under_way
+            host,
+            lab,
+            spec,
+            events,
+            fresh=options.fresh,
+            unused=options.unused,
+            kept=kept,
+            meanwhile=sandbox.under_way,
+            timings=timings,
         )
         with session as guest:
             context = _context(host, lab, guest, module, options, events, signer, sandbox, began)
@@ -141,7 +150,8 @@ def _attempt(
         facts |= {"outcome": "error", "title": error.message, "reason": reason, "guest_survived": False}
     finally:
         evidence.release(folder)
-    facts = {"expect": module.expect, **facts}
+    parts = tuple(part._replace(began=part.began - began) for part in timings.parts)
+    facts = {"expect": module.expect, "guest_parts": parts, **facts}
     found = RunResult(**_about(lab, spec, module), directory=folder, seconds=time.monotonic() - began, **facts)
     paths.write_json(folder / "result.json", readable(result.document([found])))
     return found, before

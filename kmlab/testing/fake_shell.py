@@ -35,8 +35,7 @@ _HARMLESS = (
     r"sha256sum ",
     r"echo \w > /proc/sysrq-trigger$",
 )
-"""Patterns of lines that end with 0 and print nothing. A line that nobody here knows is an error: a new step needs a fake
-that answers it."""
+"""Patterns of lines that end with 0 and print nothing. Any other line is an error: a new step needs a fake."""
 
 
 class FakeShell(Shell):
