@@ -23,7 +23,8 @@ from kmlab.kernel.crash.crash import Crash
 from kmlab.kernel.crash.source_lines import innermost, located, placed
 from kmlab.kernel.crash.stack_trace import Frame, blame
 from kmlab.kernel.crash.tasks import QUESTIONS, Task, parse_cpus, parse_tasks, tasks_in
-from kmlab.kernel.log.records import Record
+from kmlab.kernel.log.records import KernelLog, Record
+from kmlab.kernel.log.ring_memory import UnknownLayout, read_ring
 from kmlab.kernel.symbols.elf import MalformedModule
 from kmlab.kernel.symbols.registers import find_code, parse_bytes, parse_registers, window
 from kmlab.kernel.symbols.symbolizer import Kallsyms, ModuleSymbols, SymbolAt
@@ -49,6 +50,8 @@ class HangSnapshot:
     """What its CPUs are in, or its tasks wait in."""
     busy: Crash | None = None
     """The same, of a CPU that is in the module's code."""
+    log: KernelLog | None = None
+    """The kernel's ring buffer, out of the guest's memory."""
 
 
 def is_there(host: Host, guest: Guest) -> bool:
@@ -79,6 +82,7 @@ def look_inside(
     The kernel may not have said it, or not rightly. `images` are the modules that were built, `own` their names.
     """
     registers, silent, tasks = "", None, list[str]()
+    log = read_ring_memory(host, guest)  # before the questions, whose answers the kernel logs too
     # A module that lies has no place of its own.
     with contextlib.suppress(LabError, MalformedModule):
         registers, frames = place_of_cpus(host, guest.record, guest.files, images, folder)
@@ -87,7 +91,7 @@ def look_inside(
         tasks = ask_tasks(host, guest, witness)
     busy = silent if silent and silent.module in own else busy_hang(tasks, images, folder, own, step)
     silent = busy or waiting_hang(parse_tasks(tasks), images, folder, own, step) or silent
-    return HangSnapshot(registers, tuple(tasks), silent, busy)
+    return HangSnapshot(registers, tuple(tasks), silent, busy, log)
 
 
 def place_of_cpus(
@@ -120,6 +124,29 @@ def place_of_cpus(
         elif known:
             frames.append(Frame(known.function, known.offset, known.size, known.module, reliable=True, exact=True))
     return text, frames
+
+
+def read_ring_memory(host: Host, guest: Guest) -> KernelLog | None:
+    """Read the kernel's ring buffer out of the memory of a guest that does not answer; None if it is not there."""
+    record, piece = guest.record, guest.files.root / "memory.piece"
+    table = paths.checkpoints() / record.checkpoint / "kallsyms"
+    try:
+        kallsyms = Kallsyms(table.read_text("utf-8", "replace"))
+        symbols = {name: at for name in ("vmcoreinfo_data", "vmcoreinfo_size") for at in kallsyms.find(name)}
+        with host.hypervisor(record.uri, guest.files.libvirt, Deadline(10)) as hv:
+
+            def read(address: int, size: int) -> bytes:
+                said = hv.monitor(record.domain, f'memsave 0x{address:x} {size} "{piece}"')
+                content = piece.read_bytes()
+                if said.strip() or len(content) != size:
+                    raise UnknownLayout(f"QEMU could not read {size} bytes at 0x{address:x}")
+                return content
+
+            return read_ring(read, symbols)
+    except (UnknownLayout, LabError, OSError):
+        return None
+    finally:
+        piece.unlink(missing_ok=True)
 
 
 def ask_tasks(host: Host, guest: Guest, witness: ConsoleMonitor) -> list[str]:

@@ -220,7 +220,7 @@ def _watched(context: RunContext) -> tuple[Results, RunLog, list[Crash]]:
     with console:
         results = run_steps(context)
         console.check()
-        ring = _ring_buffer(context) if results.alive and not console.panicked else None
+        ring = _ring_buffer(context, results) if not console.panicked else None
         log = console.finish(ring)
     if console.panicked and results.alive:
         results = results.plus([StepResult("panic", guest_gone=True, shown=False)])
@@ -240,8 +240,13 @@ def _watched(context: RunContext) -> tuple[Results, RunLog, list[Crash]]:
     return results, log, hang.merge_hang_findings(crashes, seen.busy, seen.silent, build.names)
 
 
-def _ring_buffer(context: RunContext) -> KernelLog | None:
-    """Return the guest's own ring buffer; None where it cannot be asked any more."""
+def _ring_buffer(context: RunContext, results: Results) -> KernelLog | None:
+    """Return the guest's own ring buffer; None where it cannot be had.
+
+    The guest's agent reads it. That of a guest that hangs was read out of its memory: its console may have been silent.
+    """
+    if not results.alive:
+        return results.hang.log
     answer = context.guest.shell.kernel_log(context.deadline(STATE_PATIENCE))
     if answer.code is None:
         return None

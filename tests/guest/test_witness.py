@@ -46,6 +46,14 @@ def test_an_oops_behind_a_console_that_was_switched_off_is_found(lab: Lab, modul
     assert state(lab) == "dirty"
 
 
+@pytest.mark.parametrize("module", ["late_panic"], indirect=True)
+def test_a_panic_behind_a_silent_console_is_read_out_of_the_guests_memory(lab: Lab, module: str) -> None:
+    exercise = "echo N > /sys/class/tty/ttyS0/console; echo 1 > /sys/module/late_panic/parameters/go; sleep 60"
+    result = lab("run", module, "--exercise", exercise, "--timeout", "15", "--json", code=1).result
+    assert (result["outcome"], result["crashes"][0]["function"]) == ("panic", "late_panic_thread")
+    assert "too late" in result["title"]
+
+
 @pytest.mark.parametrize("module", ["late_oops"], indirect=True)
 def test_programs_that_were_replaced_make_no_pass(lab: Lab, module: str) -> None:
     replace = "cp /bin/true /usr/sbin/insmod; cp /bin/true /usr/sbin/rmmod; cp /bin/true /usr/bin/tail"
