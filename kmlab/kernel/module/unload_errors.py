@@ -26,17 +26,26 @@ def explain_unload_failure(
     whether the kernel had loaded it and did not list it.
     """
     if exit_code == 0:
-        return (
-            None
-            if there is None
-            else Failure(
-                "still-listed",
-                f"rmmod of {module} ended with 0, but the kernel still has it loaded: is another program in rmmod's "
-                "place?",
-            )
-        )
+        return _still_listed(module) if there is not None else None
     there = there or ProcModule()
-    refcount = there.refcount
+    return (
+        _by_state(module, there, exit_code, stderr, has_exit, hidden)
+        or _by_users(module, there, stderr, found)
+        or _by_words(module, exit_code, stderr)
+    )
+
+
+def _still_listed(module: str) -> Failure:
+    return Failure(
+        "still-listed",
+        f"rmmod of {module} ended with 0, but the kernel still has it loaded: is another program in rmmod's place?",
+    )
+
+
+def _by_state(
+    module: str, there: ProcModule, exit_code: int | None, stderr: str, has_exit: bool, hidden: bool
+) -> Failure | None:
+    """Explain it by what the module is, and by the state in which the kernel has it."""
     text = stderr.lower()
     if hidden:
         return Failure(
@@ -67,37 +76,41 @@ def explain_unload_failure(
             f"{module} has no exit function, so the kernel never unloads it: add one with module_exit().",
             errno="EBUSY",
         )
+    return None
+
+
+def _by_users(module: str, there: ProcModule, stderr: str, found: Sequence[Holder] | None) -> Failure | None:
+    """Explain it by who uses the module: other modules, else what was found to hold it."""
     users = list(there.holders) or _users_in(stderr)
     if users:
-        return Failure(
-            "in-use",
-            f"{module} is in use by {_listed(users)}: unload {'that' if len(users) == 1 else 'those'} first"
-            f"{f'; {listed(found)}' if found else ''}.",
-            errno="EBUSY",
-            subject=users[0],
+        which = "that" if len(users) == 1 else "those"
+        others = f"; {listed(found)}" if found else ""
+        reason = f"{module} is in use by {_listed(users)}: unload {which} first{others}."
+        return Failure("in-use", reason, errno="EBUSY", subject=users[0])
+    text, refcount = stderr.lower(), there.refcount
+    if not (refcount or "is in use" in text or "temporarily unavailable" in text):
+        return None
+    times = f" ({refcount} reference{'s' if refcount != 1 else ''})" if refcount else ""
+    subject = None
+    if found:
+        subject = found[0].command or found[0].what
+        reason = f"{module} is in use{times}: {listed(found)}; then it can be unloaded."
+    elif found is not None:
+        reason = (
+            f"{module} is in use{times}, though no module, process or mount was found to hold it: see that every "
+            "try_module_get() in it has its module_put()."
         )
-    if refcount or "is in use" in text or "temporarily unavailable" in text:
-        times = f" ({refcount} reference{'s' if refcount != 1 else ''})" if refcount else ""
-        if found:
-            return Failure(
-                "in-use",
-                f"{module} is in use{times}: {listed(found)}; then it can be unloaded.",
-                errno="EBUSY",
-                subject=found[0].command or found[0].what,
-            )
-        if found is not None:
-            return Failure(
-                "in-use",
-                f"{module} is in use{times}, though no module, process or mount was found to hold it: see that every "
-                "try_module_get() in it has its module_put().",
-                errno="EBUSY",
-            )
-        return Failure(
-            "in-use",
+    else:
+        reason = (
             f"{module} is in use{times}, though by no other module: close the files, mounts and sockets that hold it, "
-            "and see that every try_module_get() has its module_put().",
-            errno="EBUSY",
+            "and see that every try_module_get() has its module_put()."
         )
+    return Failure("in-use", reason, errno="EBUSY", subject=subject)
+
+
+def _by_words(module: str, exit_code: int | None, stderr: str) -> Failure:
+    """Explain it by what rmmod said."""
+    text = stderr.lower()
     if "device or resource busy" in text:
         return Failure(
             "busy",
