@@ -82,7 +82,7 @@ class Hypervisor:
         try:
             answer = json.loads(self._worker.ask(json.dumps(request), Deadline(_PATIENCE)))
         except ValueError:
-            raise HypervisorUnavailable(f"libvirt could not {what}: its process ended") from None
+            raise HypervisorError(f"libvirt could not {what}: its process ended") from None
         if "error" in answer:
             said = str(answer["error"])
             raise HypervisorError(f"libvirt could not {what}: {said}", paths.room_hint(said))
