@@ -288,3 +288,14 @@ def test_no_program_is_run_through_a_shell() -> None:
         for node in ast.walk(tree(path)):
             if isinstance(node, ast.keyword):
                 assert node.arg != "shell" or ast.unparse(node.value) != "True", f"{path.name}: {node.arg}"
+
+
+def test_every_thread_has_its_reason_on_the_page() -> None:
+    page = (HOUSE.parent / "ARCHITECTURE.md").read_text(encoding="utf-8").split("## Threads and globals")[1]
+    starts = {
+        str(path.relative_to(HOUSE))
+        for path in files()
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "threading.Thread"
+    }
+    assert {file for file in starts if f"`{file}`" not in page} == set()
