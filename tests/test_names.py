@@ -12,7 +12,7 @@ import pytest
 
 from kmlab.cli import progress, render
 from kmlab.common import paths
-from kmlab.common.events import Event, Finished, Note, Started, printable, readable
+from kmlab.common.events import Event, Finished, Note, Started, escape_surrogates, printable
 from kmlab.config.lab import Lab
 from kmlab.report import github, junit
 from kmlab.report.timeline import write as write_timeline
@@ -25,7 +25,7 @@ BYTES = b"m\\xff\\x1b[31m\\u202e"
 
 def test_a_byte_that_is_no_utf_8_is_spelled_as_a_byte() -> None:
     assert printable(os.fsdecode(b"m\xff")) == r"m\xff"
-    assert readable({os.fsdecode(b"\x80"): [os.fsdecode(b"\xe9"), ("\ud800", 3, None)]}) == {
+    assert escape_surrogates({os.fsdecode(b"\x80"): [os.fsdecode(b"\xe9"), ("\ud800", 3, None)]}) == {
         r"\x80": [r"\xe9", [r"\ud800", 3, None]]
     }
 

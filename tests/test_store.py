@@ -151,10 +151,10 @@ def test_a_write_that_found_no_room_says_on_which_disk_and_which_variable_moves_
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Space(9 << 30, 0, 0 if "state" in str(path) else 8 << 30))
     paths.make_folder(paths.state_home())
-    said = paths.no_room(full)
+    said = paths.disk_full_error(full)
     assert said is not None and said.message == f"{paths.state_home()}: No space left on device"
     assert said.hint is not None and "XDG_STATE_HOME" in said.hint
-    named = paths.no_room(OSError(errno.ENOSPC, "No space left on device", str(paths.cache_home() / "x")))
+    named = paths.disk_full_error(OSError(errno.ENOSPC, "No space left on device", str(paths.cache_home() / "x")))
     assert named is not None and named.message == f"{paths.cache_home()}/x: No space left on device"
     assert named.hint is not None and "XDG_CACHE_HOME" in named.hint
-    assert paths.no_room(OSError(errno.EACCES, "Permission denied")) is None
+    assert paths.disk_full_error(OSError(errno.EACCES, "Permission denied")) is None

@@ -130,7 +130,7 @@ def _foreseen(error: Exception) -> KmlabError:
     """One line for what nobody foresaw; its traceback is shown with --debug."""
     from kmlab.common import paths
 
-    full = paths.no_room(error) if isinstance(error, OSError) else None
+    full = paths.disk_full_error(error) if isinstance(error, OSError) else None
     found = full or unexpected(error, "kmlab could not go on")
     found.__cause__ = error
     return found

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kmlab.cli import progress
 from kmlab.common import folder_tree
 from kmlab.common.errors import KmlabError
-from kmlab.common.events import printable, readable
+from kmlab.common.events import escape_surrogates, printable
 
 if TYPE_CHECKING:
     from kmlab.config.lab import Lab
@@ -47,7 +47,7 @@ reporting, in_lines = progress.reporting, progress.in_lines
 
 def document(value: Document, *, line: bool = False) -> None:
     """The one JSON document of a command, or one of those of a command that goes on: a line each."""
-    sys.stdout.write(jsonlib.dumps(readable(value), indent=None if line else 1, ensure_ascii=True) + "\n")
+    sys.stdout.write(jsonlib.dumps(escape_surrogates(value), indent=None if line else 1, ensure_ascii=True) + "\n")
     sys.stdout.flush()
 
 

@@ -1,1 +1,1 @@
-"""What every room stands on: errors, events, the places of files, folder trees."""
+"""Define what every room uses: errors, events, the paths of files, folder trees."""

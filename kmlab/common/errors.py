@@ -1,4 +1,4 @@
-"""What the lab cannot do. What a module does wrong is never an exception; it is an outcome."""
+"""Define the exceptions of the lab. A module's failure is never an exception; it is an outcome."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ class KmlabError(Exception):
 
 
 class ConfigError(KmlabError):
-    """A file or an argument of the person's is wrong; the message begins with file:line where there is one."""
+    """A file or an argument of the user is wrong. The message begins with file:line if there is one."""
 
     exit_code = 2
 
 
 class LabError(KmlabError):
-    """The lab could not do its part."""
+    """The lab failed, not the module."""
 
 
 def unexpected(error: BaseException, what: str) -> KmlabError:
-    """Make one clear error of one that nobody foresaw, such as a full memory or a file that vanished; ours stay.
+    """Turn an unforeseen exception, such as MemoryError, into one clear error. Return a KmlabError unchanged.
 
-    `what` is what could not be done: "the build could not go on". Raise it `from error`, so that --debug shows where.
+    `what` names the part that failed: "the build could not go on". Raise the result `from error`, so that --debug shows
+    the traceback.
     """
     if isinstance(error, KmlabError):
         return error
@@ -43,7 +44,7 @@ def unexpected(error: BaseException, what: str) -> KmlabError:
         place = f"{error.filename}: " if isinstance(error.filename, str) else ""
         return LabError(f"{what}: {place}{error.strerror}")
     detail = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return LabError(f"{what}: {detail}", "this is a mistake of kmlab's own: --debug shows where it is")
+    return LabError(f"{what}: {detail}", "this is a bug in kmlab: --debug shows where it is")
 
 
 class HypervisorError(LabError):
@@ -51,7 +52,7 @@ class HypervisorError(LabError):
 
 
 class HypervisorUnavailable(HypervisorError):
-    """There is no connection to libvirt, so nothing could be asked of it."""
+    """There is no connection to libvirt."""
 
 
 class ImageError(LabError):
@@ -63,11 +64,11 @@ class GuestUnreachable(LabError):
 
 
 class BootPanicked(LabError):
-    """A guest's kernel panicked while it booted, before any module was in it."""
+    """A guest's kernel panicked while it booted, before any module was loaded."""
 
 
 class CommandFailed(LabError):
-    """A program ended with a code that was not expected."""
+    """A program ended with an unexpected exit code, or did not end in time."""
 
     def __init__(self, argv: Sequence[str], code: int | None, tail: str, hint: str | None = None) -> None:
         how = "did not end in time" if code is None else f"ended with code {code}"

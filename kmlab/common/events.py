@@ -1,4 +1,4 @@
-"""What happened, told upwards: the story reports events, only `cli.render` shows them."""
+"""Define the events that report progress to the user. Only `cli.render` shows them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from kmlab.common.errors import KmlabError
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Something that may take long has begun."""
+    """Something that may take long has started."""
 
     subject: str
-    """The guest, image or module it is about."""
+    """The guest, image or module that it concerns."""
     what: str
     """A present participle: "baking the base"."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a started thing is; sent as often as there is news, at most a few times a second."""
+    """How far a started thing is. It is sent on each change, at most a few times a second."""
 
     subject: str
     what: str
@@ -32,7 +32,7 @@ class Progress:
     total: float | None = None
     unit: str = ""
     detail: str = ""
-    """The last line of whatever is being waited for."""
+    """The last line of output of the program that is waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +44,12 @@ class Finished:
     seconds: float
     detail: str = ""
     outcome: str = "ok"
-    """ok, or what became of it instead: failed, hang, lost, skipped."""
+    """ok, failed, hang, lost or skipped."""
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something a person should know though nothing failed."""
+    """Something that the user should know although nothing failed."""
 
     subject: str
     text: str
@@ -58,16 +58,16 @@ class Note:
 Event = Started | Progress | Finished | Note
 EventSink = Callable[[Event], None]
 AskPassphrase = Callable[[str], str | None]
-"""Asks the person for the passphrase of the key of this name; None where there is nobody to ask."""
+"""Asks the user for the passphrase of the key with this name. None if nobody can be asked."""
 
 
 def silent(event: Event) -> None:
-    """A report that nobody hears."""
+    """Ignore the event."""
 
 
 @dataclass(slots=True)
 class Stage:
-    """`with Stage(report, "debian", "baking the base"):` sends Started, then Finished, also of what failed."""
+    """`with Stage(report, "debian", "baking the base"):` sends Started, then Finished, also after a failure."""
 
     report: EventSink
     subject: str
@@ -120,7 +120,7 @@ class Timings:
 
 
 class Deadline:
-    """A point in time that a whole piece of work shares, instead of a timeout for each part."""
+    """A point in time that all parts of a task share, instead of a timeout for each part."""
 
     __slots__ = ("_end", "seconds")
 
@@ -130,7 +130,7 @@ class Deadline:
 
     @property
     def left(self) -> float:
-        """Seconds until the deadline, never negative."""
+        """Return the seconds until the deadline, never negative."""
         return max(0.0, self._end - time.monotonic())
 
     @property
@@ -138,14 +138,14 @@ class Deadline:
         return time.monotonic() >= self._end
 
     def within(self, seconds: float) -> Deadline:
-        """A deadline of at most `seconds` that never outlasts this one."""
+        """Return a deadline of at most `seconds` that does not end after this one."""
         return Deadline(min(seconds, self.left))
 
 
 def printable(text: str, limit: int = 0) -> str:
-    """`text` with every control, escape and bidirectional character made visible, so that it is safe to print.
+    """Make every control, escape and bidirectional character of `text` visible, so that it is safe to print.
 
-    Everything a guest says goes through here before a person sees it. `limit` > 0 caps the length.
+    All text from a guest passes through here before a user sees it. `limit` > 0 caps the length.
     """
     safe = "".join(c if c == "\t" or c.isprintable() else _visible(c) for c in text)
     if limit and len(safe) > limit:
@@ -153,16 +153,16 @@ def printable(text: str, limit: int = 0) -> str:
     return safe
 
 
-def readable(value: Any) -> Any:
-    """Spell out, as on a terminal, each byte in a JSON document's texts that is no UTF-8.
+def escape_surrogates(value: Any) -> Any:
+    """Escape each byte in the texts of a JSON document that is not UTF-8, as `printable` does.
 
-    A file's name may have one. Python keeps it as a lone surrogate (PEP 383), which half of JSON's readers refuse.
+    A file name can have such bytes. Python stores them as lone surrogates (PEP 383), which many JSON parsers reject.
     """
     if isinstance(value, str):
-        return _SURROGATE.sub(lambda found: _visible(found[0]), value)
+        return _SURROGATE.sub(lambda match: _visible(match[0]), value)
     if isinstance(value, dict):
-        return {readable(key): readable(each) for key, each in value.items()}
-    return [readable(each) for each in value] if isinstance(value, list | tuple) else value
+        return {escape_surrogates(key): escape_surrogates(each) for key, each in value.items()}
+    return [escape_surrogates(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -170,7 +170,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 def _visible(character: str) -> str:
     code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that is no UTF-8
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8
         code -= 0xDC00
     if code < 0x100:
         return f"\\x{code:02x}"

@@ -1,9 +1,9 @@
-"""Walk, measure and remove folder trees that a build, a guest or a person made, however deep and however named.
+"""Walk, measure and remove folder trees of any depth and with any names.
 
-Nothing here recurses, follows a symbolic link, or hands the kernel a path from the top: a tree may be deeper than
-Python's stack, and its paths longer than PATH_MAX (path_resolution(7)). One folder is open at a time and the way back
-is `..`, so that the depth costs no file descriptors either. Nobody may rename folders of the tree meanwhile; where `..`
-leads elsewhere than the walk came from, the walk ends in an error.
+Nothing here recurses, follows a symbolic link, or passes the kernel a path from the top: a tree may be deeper than
+Python's stack, and its paths longer than PATH_MAX (path_resolution(7)). Only one folder is open at a time. The way back
+is `..`, so that the depth costs no file descriptors. No folder of the tree may be renamed during a walk: if `..` leads
+to another folder than the walk came from, the walk ends in an error.
 """
 
 from __future__ import annotations
@@ -15,71 +15,71 @@ from pathlib import Path
 from typing import NamedTuple
 
 PATH_MAX = 4096
-"""Bytes of a path that any program can still open in one piece (include/uapi/linux/limits.h)."""
+"""Bytes of a path that any program can open at once (include/uapi/linux/limits.h)."""
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class Found(NamedTuple):
-    """One thing in a tree."""
+class TreeEntry(NamedTuple):
+    """One file, folder or other entry of a tree."""
 
     path: str | None
-    """Relative to the top; None where that is longer than PATH_MAX."""
+    """Relative to the top; None if that is longer than PATH_MAX."""
     name: str
     status: os.stat_result
     parent: int
-    """The folder that it lies in, open until the walk goes on."""
-    beside: frozenset[str]
-    """All names in that folder."""
+    """The folder that contains it, open until the walk continues."""
+    siblings: frozenset[str]
+    """All names in that folder, including its own."""
 
 
-Descend = Callable[[Found], bool]
-Unreadable = Callable[[Found, OSError], None]
+Descend = Callable[[TreeEntry], bool]
+Unreadable = Callable[[TreeEntry, OSError], None]
 
 
-def _always(found: Found) -> bool:
+def _enter_all(entry: TreeEntry) -> bool:
     return True
 
 
-def _raise(found: Found, error: OSError) -> None:
+def _raise(entry: TreeEntry, error: OSError) -> None:
     raise error
 
 
-def walk(top: int, descend: Descend = _always, unreadable: Unreadable = _raise) -> Iterator[Found]:
-    """All that is beneath the open folder `top`, sorted, each folder before what lies in it.
+def walk(top: int, descend: Descend = _enter_all, unreadable: Unreadable = _raise) -> Iterator[TreeEntry]:
+    """Yield every entry below the open folder `top`, sorted, each folder before its content.
 
-    What vanishes meanwhile is passed over. `descend` is asked of each folder, after it was yielded; `unreadable` is
-    told of one that cannot be opened.
+    Entries that vanish during the walk are skipped. `descend` decides for each folder, after it was yielded, whether to
+    enter it. `unreadable` is called for a folder that cannot be opened.
     """
-    with _Place(top) as place:
-        beside = [frozenset(os.listdir(place.handle))]
-        waiting = [sorted(beside[0], reverse=True)]
+    with _Position(top) as position:
+        siblings = [frozenset(os.listdir(position.handle))]
+        pending = [sorted(siblings[0], reverse=True)]
         paths: list[str | None] = [""]
-        while waiting:
-            if not waiting[-1]:
-                for level in (waiting, paths, beside):
+        while pending:
+            if not pending[-1]:
+                for level in (pending, paths, siblings):
                     level.pop()
-                if waiting:
-                    place.leave()
+                if pending:
+                    position.leave()
                 continue
-            name = waiting[-1].pop()
+            name = pending[-1].pop()
             try:
-                status = os.stat(name, dir_fd=place.handle, follow_symlinks=False)
+                status = os.stat(name, dir_fd=position.handle, follow_symlinks=False)
             except OSError:
                 continue
-            found = Found(_joined(paths[-1], name), name, status, place.handle, beside[-1])
-            yield found
-            if stat.S_ISDIR(status.st_mode) and descend(found):
+            entry = TreeEntry(_joined(paths[-1], name), name, status, position.handle, siblings[-1])
+            yield entry
+            if stat.S_ISDIR(status.st_mode) and descend(entry):
                 try:
-                    place.enter(name)
+                    position.enter(name)
                 except FileNotFoundError:
                     continue
                 except OSError as error:
-                    unreadable(found, error)
+                    unreadable(entry, error)
                     continue
-                beside.append(frozenset(os.listdir(place.handle)))
-                waiting.append(sorted(beside[-1], reverse=True))
-                paths.append(found.path)
+                siblings.append(frozenset(os.listdir(position.handle)))
+                pending.append(sorted(siblings[-1], reverse=True))
+                paths.append(entry.path)
 
 
 def _joined(parent: str | None, name: str) -> str | None:
@@ -90,28 +90,28 @@ def _joined(parent: str | None, name: str) -> str | None:
 
 
 def remove(parent: int, name: str) -> None:
-    """Remove whatever bears that name in the open folder `parent`; gone already is well.
+    """Remove the entry `name` of the open folder `parent`, if it exists, with all that is in it.
 
-    Folders without rights are given them first. Raises OSError for what cannot be removed.
+    Folders without permissions get them first. Raise OSError if something cannot be removed.
     """
     if _unlinked(parent, name):
         return
-    with _Place(parent) as place:
-        place.enter(name, anyhow=True)
-        names, waiting = [name], [_folders_left(place.handle)]
+    with _Position(parent) as position:
+        position.enter(name, force=True)
+        names, pending = [name], [_folders_left(position.handle)]
         while names:
-            if waiting[-1]:
-                names.append(waiting[-1].pop())
-                place.enter(names[-1], anyhow=True)
-                waiting.append(_folders_left(place.handle))
+            if pending[-1]:
+                names.append(pending[-1].pop())
+                position.enter(names[-1], force=True)
+                pending.append(_folders_left(position.handle))
             else:
-                waiting.pop()
-                place.leave()
-                os.rmdir(names.pop(), dir_fd=place.handle)
+                pending.pop()
+                position.leave()
+                os.rmdir(names.pop(), dir_fd=position.handle)
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder with all that is in it; gone already is well."""
+    """Remove a folder with all that is in it, if it exists."""
     try:
         parent = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -123,13 +123,13 @@ def remove_tree(folder: Path) -> None:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of all regular files beneath a folder."""
+    """Return the bytes of all regular files below a folder."""
     with opened(folder) as top:
         return sum(f.status.st_size for f in walk(top, unreadable=lambda *_: None) if stat.S_ISREG(f.status.st_mode))
 
 
 class opened:
-    """`with opened(folder) as handle:` a folder, which may itself be named by a symbolic link."""
+    """`with opened(folder) as handle:` opens a folder. The path itself may be a symbolic link."""
 
     def __init__(self, folder: Path | bytes | str) -> None:
         self._folder = folder
@@ -143,11 +143,11 @@ class opened:
 
 
 def read_file(parent: int, name: str, most: int, *, follow: bool = False) -> bytes | None:
-    """The first `most` bytes of a regular file; None of anything else. Waits for nothing.
+    """Return the first `most` bytes of a regular file, or None for anything else. Never block.
 
-    `follow` is for a path that a person named: through symbolic links.
+    `follow` follows symbolic links: for a path that the user gave.
     """
-    # Opening a pipe that nobody writes to would wait forever.
+    # Without O_NONBLOCK, opening a pipe that has no writer blocks forever.
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     handle = os.open(name, flags, dir_fd=parent)
     with os.fdopen(handle, "rb") as file:
@@ -155,7 +155,7 @@ def read_file(parent: int, name: str, most: int, *, follow: bool = False) -> byt
 
 
 def open_folder(parent: int, name: str) -> int:
-    """Open a folder of a tree that is ours; one that its owner may not read and write is made so."""
+    """Open a folder of a tree that we own. Give its owner read and write permission first if needed."""
     try:
         handle = os.open(name, _FOLDER, dir_fd=parent)
         if os.fstat(handle).st_mode & stat.S_IRWXU == stat.S_IRWXU:
@@ -163,43 +163,43 @@ def open_folder(parent: int, name: str) -> int:
         os.close(handle)
     except PermissionError:
         pass
-    # chmod(2) by name would follow a link, and a folder without rights cannot be opened but as a path.
-    place = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    # chmod(2) by name would follow a link, and a folder without permissions can only be opened with O_PATH.
+    path_handle = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     try:
-        os.chmod(f"/proc/self/fd/{place}", 0o755)
+        os.chmod(f"/proc/self/fd/{path_handle}", 0o755)
         return os.open(name, _FOLDER, dir_fd=parent)
     finally:
-        os.close(place)
+        os.close(path_handle)
 
 
-class _Place:
-    """Where a walk is: one open folder, and what the folders above it are."""
+class _Position:
+    """The position of a walk: one open folder, and the identities of the folders above it."""
 
     def __init__(self, top: int) -> None:
         self.handle = os.dup(top)
         self._above: list[tuple[int, int]] = []
 
-    def __enter__(self) -> _Place:
+    def __enter__(self) -> _Position:
         return self
 
     def __exit__(self, *_: object) -> None:
         os.close(self.handle)
 
-    def enter(self, name: str, *, anyhow: bool = False) -> None:
-        """Go into a folder; `anyhow` gives it the rights for that."""
-        deeper = open_folder(self.handle, name) if anyhow else os.open(name, _FOLDER, dir_fd=self.handle)
+    def enter(self, name: str, *, force: bool = False) -> None:
+        """Enter a folder. `force` gives it the needed permissions first."""
+        deeper = open_folder(self.handle, name) if force else os.open(name, _FOLDER, dir_fd=self.handle)
         self._above.append(_identity(self.handle))
-        self._go(deeper)
+        self._switch_to(deeper)
 
     def leave(self) -> None:
         """Go back to the folder above."""
         above = os.open("..", _FOLDER, dir_fd=self.handle)
         if _identity(above) != self._above.pop():
             os.close(above)
-            raise OSError("a folder was moved while it was looked through")
-        self._go(above)
+            raise OSError("a folder was moved during the walk")
+        self._switch_to(above)
 
-    def _go(self, handle: int) -> None:
+    def _switch_to(self, handle: int) -> None:
         os.close(self.handle)
         self.handle = handle
 
@@ -210,12 +210,12 @@ def _identity(handle: int) -> tuple[int, int]:
 
 
 def _folders_left(handle: int) -> list[str]:
-    """Unlink all in an open folder but the folders, and name those."""
+    """Unlink everything in an open folder except folders, and return the names of those."""
     return [name for name in os.listdir(handle) if not _unlinked(handle, name)]
 
 
 def _unlinked(parent: int, name: str) -> bool:
-    """Whether nothing bears the name any more; False for a folder."""
+    """Unlink an entry that is not a folder. Return False for a folder, which stays."""
     try:
         if stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
             return False

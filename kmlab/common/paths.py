@@ -1,7 +1,7 @@
-"""Where everything lies: the only code that names the files of the state, the cache and the runs.
+"""Name and write the files of the state, the cache and the runs. No other code names them.
 
-Follows the XDG base directory specification. State is what a person would miss (keys, guests);
-the cache can always be made again (images, bases, checkpoints).
+Follows the XDG base directory specification. The state cannot be replaced (keys, guests);
+the cache can always be rebuilt (images, bases, checkpoints).
 """
 
 from __future__ import annotations
@@ -29,24 +29,26 @@ _LONGEST_SOCKET = "lib/domain-99-kmlab/monitor.sock"
 """The longest socket that libvirt's embedded driver makes under its root."""
 
 
-LEAST_ROOM = 64 << 20
-"""Bytes; a disk with less is as good as full."""
+MIN_FREE_SPACE = 64 << 20
+"""Bytes; a disk with less free space counts as full."""
 
-_MAKE_ROOM = "make room (`kmlab image prune` removes what no lab uses), or set XDG_CACHE_HOME to a larger disk"
+_FREE_SPACE_HINT = (
+    "free some space (`kmlab image prune` removes what no lab uses), or set XDG_CACHE_HOME to a larger disk"
+)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 SET_ASIDE = ".before-"
-"""In the name of the folder of a key pair that another one has replaced."""
+"""Part of the folder's name of a key pair that was replaced by another one."""
 
 
 def state_home() -> Path:
-    """`$XDG_STATE_HOME/kmlab`."""
+    """Return `$XDG_STATE_HOME/kmlab`."""
     return _xdg("XDG_STATE_HOME", ".local/state")
 
 
 def cache_home() -> Path:
-    """`$XDG_CACHE_HOME/kmlab`."""
+    """Return `$XDG_CACHE_HOME/kmlab`."""
     return _xdg("XDG_CACHE_HOME", ".cache")
 
 
@@ -57,18 +59,18 @@ def _xdg(variable: str, fallback: str) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class GuestFiles:
-    """The files of one guest. All of them go when the guest is destroyed."""
+    """The files of one guest. `kmlab destroy` removes all of them."""
 
     root: Path
 
     @property
     def record(self) -> Path:
-        """What is known of the running guest: port, host key, domain, base, dirty or clean."""
+        """The running guest's port, host key, domain, base and state (dirty or clean), as JSON."""
         return self.root / "guest.json"
 
     @property
     def lock(self) -> Path:
-        """Beside the folder, not in it: a lock must outlive what it guards."""
+        """The lock. It is next to the folder, not in it: a lock must outlive what it guards."""
         return self.root.with_name(self.root.name + ".lock")
 
     @property
@@ -95,17 +97,17 @@ class GuestFiles:
 
     @property
     def keyring(self) -> Path:
-        """Which keys the guest's kernel knows and whether it asks for a signature; stays when the guest stops."""
+        """The keys that the guest's kernel trusts, and whether it requires a signature. Kept when the guest stops."""
         return self.root / "keyring.json"
 
     @property
     def synced(self) -> Path:
-        """What was sent of each module's folder; true only of the guest that it was sent to."""
+        """What was copied of each module's folder. Valid only for the guest that received it."""
         return self.root / "synced"
 
     @property
     def builds(self) -> Path:
-        """What was built on the host: a folder for each module, which outlives a restore of the guest."""
+        """The host's builds: one folder for each module, kept when the guest is restored."""
         return self.root / "build"
 
     @property
@@ -116,10 +118,10 @@ class GuestFiles:
 
 @dataclass(frozen=True, slots=True)
 class LabFiles:
-    """The files of one lab: `$XDG_STATE_HOME/kmlab/labs/NAME-HASH`, the hash being that of lab.yaml's path."""
+    """The files of one lab: `$XDG_STATE_HOME/kmlab/labs/NAME-HASH`, with the hash of lab.yaml's path."""
 
     root: Path
-    beside: Path
+    lab_folder: Path
     """The folder of lab.yaml."""
 
     @classmethod
@@ -131,7 +133,7 @@ class LabFiles:
         return GuestFiles(self.root / name)
 
     def guests(self) -> list[str]:
-        """Names of the guests that have a folder, whatever lab.yaml says today."""
+        """Return the names of the guests that have a folder, even if lab.yaml no longer has them."""
         with contextlib.suppress(OSError):
             return sorted(p.name for p in self.root.iterdir() if p.is_dir())
         return []
@@ -143,76 +145,76 @@ class LabFiles:
 
     @property
     def runs(self) -> Path:
-        return self.beside / ".kmlab" / "runs"
+        return self.lab_folder / ".kmlab" / "runs"
 
 
 def identity_key() -> Path:
-    """The private ssh key by which this person's guests know them; its public half is beside it (`.pub`)."""
+    """Return the user's private ssh key for all guests. Its public half is next to it (`.pub`)."""
     return state_home() / "keys" / "id_ed25519"
 
 
 def images() -> Path:
-    """Verified, read-only images, each with a record beside it."""
+    """Return the folder of verified, read-only images, each with a record next to it."""
     return cache_home() / "images"
 
 
-def pulled(image: str, arch: str) -> Path:
-    """What is known of the last download of an image. It outlives the image: nothing older is taken later on."""
+def pull_record(image: str, arch: str) -> Path:
+    """Return the record of the last download of an image. It stays when the image goes, to reject older ones."""
     return state_home() / "images" / f"{image}-{arch}.json"
 
 
 def downloads() -> Path:
-    """Files as a server sent them, whole or not, that nothing may read before they are verified."""
+    """Return the folder of files as a server sent them, complete or not. They must be verified before use."""
     return cache_home() / "downloads"
 
 
 def bases() -> Path:
-    """One folder a base, named by the hash of everything that went into it."""
+    """Return the folder of bases: one folder each, named by the hash of its inputs."""
     return cache_home() / "bases"
 
 
 def checkpoints() -> Path:
-    """One folder a checkpoint, named by its base and by what could not restore it elsewhere."""
+    """Return the folder of checkpoints: one each, named by its base and the host's parts it depends on."""
     return cache_home() / "checkpoints"
 
 
 def toolchains() -> Path:
-    """One folder for each base that modules were built for on the host: its compiler, tools and headers."""
+    """Return the folder of toolchains: compiler, tools and headers of a base, for builds on the host."""
     return cache_home() / "toolchains"
 
 
 def archives() -> Path:
-    """One folder for each image that kernels were looked up for: its archive's indexes, renewed when they change."""
+    """Return the folder of apt indexes: one folder for each image whose kernels were looked up."""
     return cache_home() / "archives"
 
 
 def work() -> Path:
-    """Half-made things. Each has a lock while somebody works on it; without one it is rubbish."""
+    """Return the folder of incomplete artifacts. Each is locked while it is made; unlocked ones are garbage."""
     return cache_home() / "work"
 
 
-def half_made(name: str) -> str:
-    """What the folders of a half-made thing in `work()` begin with: its key, which ends its name."""
+def work_prefix(name: str) -> str:
+    """Return the prefix of an artifact's folders in `work()`: its key, which ends its name."""
     return name[-16:]
 
 
 def failed_boot() -> Path:
-    """The console of the last base or checkpoint that could not be made."""
+    """Return the console log of the last base or checkpoint that could not be made."""
     return state_home() / "failed-boot.log"
 
 
 def capabilities() -> Path:
-    """What libvirt found out about QEMU, shared by all embedded roots: probing anew costs seconds."""
+    """Return libvirt's cache of QEMU's capabilities, shared by all embedded roots, because probing takes seconds."""
     return cache_home() / "libvirt"
 
 
 def acceleration() -> Path:
-    """What was measured of this host's accelerators, for one boot of the host."""
+    """Return the measurements of this host's accelerators, valid for one boot of the host."""
     return cache_home() / "accel.json"
 
 
 def check_socket_path(root: Path) -> None:
-    """LabError if libvirt could not bind its sockets under `root`."""
+    """Raise LabError if libvirt could not bind its sockets under `root`."""
     longest = os.fsencode(root / _LONGEST_SOCKET)
     if len(longest) > SOCKET_PATH_LIMIT:
         raise LabError(
@@ -222,7 +224,7 @@ def check_socket_path(root: Path) -> None:
 
 
 def make_folder(folder: Path, mode: int = 0o755) -> Path:
-    """`folder`, made if need be; one clear LabError if that cannot be done."""
+    """Create `folder` if it does not exist, and return it. Raise LabError if it cannot be created or written."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=mode)
     except OSError as error:
@@ -236,17 +238,17 @@ def make_folder(folder: Path, mode: int = 0o755) -> Path:
 
 
 def write_text(path: Path, text: str, mode: int = 0o644) -> None:
-    """Write atomically: readers see the old text or the new one, never a part."""
+    """Write a text atomically: readers see the old text or the new one, never a part."""
     make_folder(path.parent)
     try:
-        put_in_place(path, text.encode("utf-8", "backslashreplace"), mode)
+        replace_file(path, text.encode("utf-8", "backslashreplace"), mode)
     except OSError as error:
-        hint = _make_room(path) if error.errno in _FULL else None
+        hint = _free_space_hint(path) if error.errno in _FULL else None
         raise LabError(f"{path}: cannot write: {error.strerror}", hint) from error
 
 
-def put_in_place(path: Path, content: bytes, mode: int) -> None:
-    """A file whole or not at all, in the place of one that may be there."""
+def replace_file(path: Path, content: bytes, mode: int) -> None:
+    """Write a file atomically; replace an existing one. Raise OSError if it cannot be written."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -259,13 +261,13 @@ def put_in_place(path: Path, content: bytes, mode: int) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """A value as `read_json` gives it back, also where a text in it is a file's name that is no UTF-8."""
-    # Which Python keeps as lone surrogates (PEP 383): write_text writes those as JSON spells them, \udcff.
+    """Write a value as JSON, so that `read_json` returns the same, including file names that are not UTF-8."""
+    # Python stores such bytes as lone surrogates (PEP 383). write_text escapes them as JSON does: \udcff.
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """The value, or None if the file is not there or was cut short."""
+    """Return the value, or None if the file is missing or truncated."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -273,9 +275,9 @@ def read_json(path: Path) -> Any:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder with all that is in it, of any depth and any rights; gone already is well.
+    """Remove a folder with all that is in it, if it exists, of any depth and with any permissions.
 
-    Raises LabError where something in it cannot be removed.
+    Raise LabError if something in it cannot be removed.
     """
     try:
         folder_tree.remove_tree(folder)
@@ -284,55 +286,55 @@ def remove_tree(folder: Path) -> None:
 
 
 def digest_of(*parts: object) -> str:
-    """A short name for everything that went in: 16 hex digits of SHA-256 over the JSON of `parts`."""
+    """Return the first 16 hex digits of SHA-256 over the JSON of `parts`."""
     text = json.dumps(parts, sort_keys=True, default=str, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def require_space(folder: Path, needed: int, what: str) -> None:
-    """LabError unless `needed` bytes are free where `folder` lies."""
+    """Raise LabError unless `needed` bytes are free on the disk of `folder`."""
     existing, free = _free(folder)
     if free < needed:
-        raise LabError(f"{existing}: {what} needs {_size(needed)}, {_size(free)} are free", _make_room(folder))
+        raise LabError(f"{existing}: {what} needs {_size(needed)}, {_size(free)} are free", _free_space_hint(folder))
 
 
 def _free(folder: Path) -> tuple[Path, int]:
-    """The folder, or what there is of its path, and how many bytes are free there."""
+    """Return the deepest existing part of a folder's path, and how many bytes are free there."""
     existing = next(place for place in (folder, *folder.parents) if place.exists())
     return existing, shutil.disk_usage(existing).free
 
 
-def _make_room(place: Path) -> str:
-    return _MAKE_ROOM.replace("CACHE", "STATE") if place.is_relative_to(state_home()) else _MAKE_ROOM
+def _free_space_hint(place: Path) -> str:
+    return _FREE_SPACE_HINT.replace("CACHE", "STATE") if place.is_relative_to(state_home()) else _FREE_SPACE_HINT
 
 
 def _size(count: int) -> str:
     return f"{count / 2**30:.1f} GiB" if count >= 1 << 30 else f"{count >> 20} MiB"
 
 
-def no_room(error: OSError) -> LabError | None:
-    """What to say of a write that failed because a disk is full, or a quota; None for any other failure."""
+def disk_full_error(error: OSError) -> LabError | None:
+    """Return the error for a write that failed because a disk or a quota is full; None for any other failure."""
     if error.errno not in (*_FULL, errno.EFBIG):
         return None
-    # A write to a file that is open does not say which.
-    full = [existing for existing, free in map(_free, (cache_home(), state_home())) if free < LEAST_ROOM]
+    # The error of a write to an open file does not name the file.
+    full = [existing for existing, free in map(_free, (cache_home(), state_home())) if free < MIN_FREE_SPACE]
     place = Path(error.filename) if isinstance(error.filename, str) else next(iter(full), None)
     if place is None:
-        return LabError(str(error.strerror), _MAKE_ROOM)
-    return LabError(f"{place}: {error.strerror}", _make_room(place))
+        return LabError(str(error.strerror), _FREE_SPACE_HINT)
+    return LabError(f"{place}: {error.strerror}", _free_space_hint(place))
 
 
-def room_hint(said: str) -> str | None:
-    """What to do about a program's failure, where what it said is that a disk is full, or a quota."""
-    return _MAKE_ROOM if any(os.strerror(number) in said for number in _FULL) else None
+def disk_full_hint(output: str) -> str | None:
+    """Return the hint for a failed program whose output reports a full disk or quota; None for any other output."""
+    return _FREE_SPACE_HINT if any(os.strerror(number) in output for number in _FULL) else None
 
 
 @contextlib.contextmanager
 def published(final: Path, scratch: Path) -> Iterator[Path]:
-    """A folder to fill under `scratch`, renamed to `final` only if all went well."""
+    """Yield a new folder under `scratch`, and rename it to `final` if the block succeeds; remove it otherwise."""
     make_folder(scratch)
     make_folder(final.parent)
-    folder = Path(tempfile.mkdtemp(dir=scratch, prefix=f"{half_made(final.name)}."))
+    folder = Path(tempfile.mkdtemp(dir=scratch, prefix=f"{work_prefix(final.name)}."))
     try:
         yield folder
         if final.exists():

@@ -64,7 +64,7 @@ def is_there(host: Host, guest: Guest) -> bool:
             status = hv.monitor(record.domain, "info status")
     if "shutdown" in status or "io-error" in status:
         # QEMU stops a guest whose disk finds no room; libvirt ends one whose state it cannot write.
-        paths.require_space(guest.files.root, paths.LEAST_ROOM, f"the disk of guest '{record.name}'")
+        paths.require_space(guest.files.root, paths.MIN_FREE_SPACE, f"the disk of guest '{record.name}'")
     return "shutdown" not in status
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from kmlab.common import paths
 from kmlab.common.errors import ConfigError, KmlabError, LabError, unexpected
-from kmlab.common.events import EventSink, Note, Stage, Timings, printable, readable
+from kmlab.common.events import EventSink, Note, Stage, Timings, escape_surrogates, printable
 from kmlab.config.lab import GuestSpec, Lab, Module
 from kmlab.config.run_options import Options, signs
 from kmlab.diagnosis import hang
@@ -153,7 +153,7 @@ def _attempt(
     parts = tuple(part._replace(began=part.began - began) for part in timings.parts)
     facts = {"expect": module.expect, "guest_parts": parts, **facts}
     found = RunResult(**_about(lab, spec, module), directory=folder, seconds=time.monotonic() - began, **facts)
-    paths.write_json(folder / "result.json", readable(result.document([found])))
+    paths.write_json(folder / "result.json", escape_surrogates(result.document([found])))
     return found, before
 
 
@@ -328,5 +328,5 @@ def _not_confirmed(fresh: RunResult, used: RunResult, suspects: str) -> RunResul
     sentence = f"{seen}, not seen on a fresh guest; suspect {suspects}, which ran before"
     told = dataclasses.replace(fresh, reason=f"{fresh.reason}; {sentence}" if fresh.reason else sentence)
     if told.directory is not None:
-        paths.write_json(told.directory / "result.json", readable(result.document([told])))
+        paths.write_json(told.directory / "result.json", escape_surrogates(result.document([told])))
     return told

@@ -176,6 +176,6 @@ def _replace(path: Path, content: bytes) -> None:
     """Put the new content in the old one's place at once, with its mode; through a symbolic link."""
     place = path.resolve()
     try:
-        paths.put_in_place(place, content, place.stat().st_mode & 0o777)
+        paths.replace_file(place, content, place.stat().st_mode & 0o777)
     except OSError as error:
         raise ConfigError(f"{printable(str(path))}: cannot write the signed module: {error.strerror}") from None

@@ -85,7 +85,7 @@ class Hypervisor:
             raise HypervisorError(f"libvirt could not {what}: its process ended") from None
         if "error" in answer:
             said = str(answer["error"])
-            raise HypervisorError(f"libvirt could not {what}: {said}", paths.room_hint(said))
+            raise HypervisorError(f"libvirt could not {what}: {said}", paths.disk_full_hint(said))
         return answer["ok"]
 
 

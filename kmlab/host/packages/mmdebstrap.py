@@ -150,17 +150,19 @@ def _cause(error: CommandFailed, heard: Sequence[str]) -> str:
     """The first that went wrong, in the words of the program that it went wrong in."""
     if error.code is None:
         return str(error)
-    full = [line for line in heard if paths.room_hint(line)]
+    full = [line for line in heard if paths.disk_full_hint(line)]
     errors = [line.removeprefix("E: ") for line in heard if line.startswith("E: ")]
     others = [line for line in heard if line and not line.startswith(("I: ", "W: "))]
     return printable(next(iter([*full, *errors, *others[-1:]]), str(error)), 300)
 
 
 def _room_hint(root: Path, heard: Sequence[str]) -> str | None:
-    hint = paths.room_hint("\n".join(heard))
-    if hint is None or shutil.disk_usage(root.parent).free < paths.LEAST_ROOM:
+    hint = paths.disk_full_hint("\n".join(heard))
+    if hint is None or shutil.disk_usage(root.parent).free < paths.MIN_FREE_SPACE:
         return hint
-    return f"make room in {tempfile.gettempdir()}, where the packages are unpacked, or set TMPDIR to a larger disk"
+    return (
+        f"free space in {tempfile.gettempdir()}, where the packages are unpacked, or set TMPDIR to a larger disk"
+    )
 
 
 def _hint(said: str) -> str | None:

@@ -158,7 +158,7 @@ def run(
     check_cancelled()
     if code is None or code not in accept:
         said = output[-_TAIL:]
-        raise CommandFailed([str(w) for w in argv], code, said, hint or paths.room_hint(said))
+        raise CommandFailed([str(w) for w in argv], code, said, hint or paths.disk_full_hint(said))
     return Completed(tuple(words), code, output)
 
 

@@ -80,7 +80,7 @@ class _Memory:
 @contextlib.contextmanager
 def _remembering(name: str, arch: str, said: str, report: EventSink) -> Iterator[_Memory]:
     """What is known of an image that was asked for in the same words before; nobody else fetches it meanwhile."""
-    path = paths.pulled(name, arch)
+    path = paths.pull_record(name, arch)
     with locks.held(paths.downloads() / f"{name}-{arch}.lock", name, report, Deadline(LOCK_PATIENCE)):
         known = paths.read_json(path)
         memory = _Memory(None, None)
@@ -179,7 +179,7 @@ def _brought(url: str, digest: str | None, subject: str, report: EventSink, dead
         except OSError as error:
             # What is kept for the next try would keep the disk full.
             _discard(half)
-            raise (paths.no_room(error) or error) from None
+            raise (paths.disk_full_error(error) or error) from None
         found = _digest(half, digest, stage)
         if digest is not None and found != digest and resumed:
             # What was there before may be of another file: once more, from the beginning.

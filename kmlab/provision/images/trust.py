@@ -71,7 +71,7 @@ def _signed(wanted: Published, key: catalog.Key, report: EventSink, deadline: De
     else:
         found = read_signed(wanted, key, *wanted.newest(), deadline)
     if pin is None:
-        seen = paths.read_json(paths.pulled(wanted.name, wanted.arch))
+        seen = paths.read_json(paths.pull_record(wanted.name, wanted.arch))
         if isinstance(seen, dict) and isinstance(seen.get("signed"), int):
             _refuse_older(wanted, found, seen["signed"], "this host had before")
     elif found.digest != pin.digest:

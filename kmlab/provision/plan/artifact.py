@@ -97,7 +97,7 @@ def sweep() -> None:
 
 def sweep_key(key: str) -> None:
     """Remove half-made things of this key; its lock must be free or ours."""
-    for folder in paths.work().glob(f"{paths.half_made(key)}.*"):
+    for folder in paths.work().glob(f"{paths.work_prefix(key)}.*"):
         if folder.is_dir():
             hypervisor.kill(folder)
             paths.remove_tree(folder)
@@ -125,7 +125,7 @@ def require_disk_space(wanted: Plan) -> None:
 
     QEMU stops a guest whose own disk finds no room there, and says nothing (virtio-blk's werror).
     """
-    paths.require_space(paths.work(), paths.LEAST_ROOM, f"the disk of guest '{wanted.spec.name}'")
+    paths.require_space(paths.work(), paths.MIN_FREE_SPACE, f"the disk of guest '{wanted.spec.name}'")
 
 
 def require_firmware_output(wanted: Plan, chosen: Firmware, console: str) -> None:

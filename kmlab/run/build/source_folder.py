@@ -65,7 +65,7 @@ def read_folder(source: Path) -> Manifest:
     for entry in _walked(source):
         status = entry.status
         mode = stat.S_IMODE(status.st_mode)
-        if _is_skipped(entry) or _left_by_kbuild(entry.name, entry.beside):
+        if _is_skipped(entry) or _left_by_kbuild(entry.name, entry.siblings):
             continue
         if entry.path is None or entry.path.count("/") > _DEEPEST_SOURCE:
             raise ConfigError(
@@ -114,7 +114,7 @@ def read_source(source: Path, path: str, most: int = _LARGEST_SOURCE) -> bytes:
     return content
 
 
-def _walked(source: Path) -> Iterator[folder_tree.Found]:
+def _walked(source: Path) -> Iterator[folder_tree.TreeEntry]:
     """All that is in a person's folder; ConfigError where it cannot be looked through or is none of theirs."""
     try:
         if not source.is_dir():
@@ -127,7 +127,7 @@ def _walked(source: Path) -> Iterator[folder_tree.Found]:
             if device in kernels:
                 raise _no_files(source, kernels[device])
 
-            def unreadable(entry: folder_tree.Found, error: OSError) -> None:
+            def unreadable(entry: folder_tree.TreeEntry, error: OSError) -> None:
                 raise _unreadable(source / (entry.path or entry.name), error)
 
             for entry in folder_tree.walk(top, lambda entry: not _is_skipped(entry), unreadable):
@@ -168,7 +168,7 @@ _MADE_UP = frozenset(
 )
 
 
-def _is_skipped(entry: folder_tree.Found) -> bool:
+def _is_skipped(entry: folder_tree.TreeEntry) -> bool:
     return entry.name in SKIPPED and stat.S_IFMT(entry.status.st_mode) in (stat.S_IFDIR, stat.S_IFLNK)
 
 
