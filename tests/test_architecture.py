@@ -45,7 +45,7 @@ def test_an_image_for_one_architecture_is_taken_for_that_whatever_the_host_is(tm
     parts = [part for part in body.split("  x86_64:\n")[1].split("  aarch64:\n")]
     (tmp_path / "images" / "only.yaml").write_text(f"{head}architectures:\n  {OTHER}:\n{parts[OTHER == 'aarch64']}")
     assert arch(tmp_path, "only") == OTHER
-    with pytest.raises(ConfigError, match=rf"lab\.yaml:3: image 'only' is not there for {HOST}"):
+    with pytest.raises(ConfigError, match=rf"lab\.yaml:3: image 'only' is not available for {HOST}"):
         arch(tmp_path, f"{{name: only, arch: {HOST}}}")
 
 

@@ -82,7 +82,7 @@ def bake(
     }
     made = seed_files(
         recipe.user_data,
-        script=catalog.configured(recipe.bake, recipe),
+        script=catalog.insert_configure(recipe.bake, recipe),
         values=values,
         authorized_key="k",
         instance="i",

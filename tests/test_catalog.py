@@ -109,7 +109,7 @@ def test_a_guest_s_unknown_image_is_said_with_the_line_in_lab_yaml(xdg: Path, mo
 def test_an_unknown_recipe_says_where_to_write_one() -> None:
     with pytest.raises(ConfigError, match="no recipe for the family 'plan9'") as caught:
         catalog.load_recipe("plan9")
-    assert caught.value.hint == "write guests/plan9/recipe.yaml beside lab.yaml"
+    assert caught.value.hint == "write guests/plan9/recipe.yaml next to lab.yaml"
 
 
 def test_a_lab_s_own_image_wins(tmp_path: Path) -> None:
@@ -134,14 +134,14 @@ def test_an_entry_with_an_unknown_key_is_said_with_file_and_line(
 
 
 def test_an_architecture_that_an_image_lacks_is_said_with_those_it_has() -> None:
-    with pytest.raises(ConfigError, match="image 'debian-12' is not there for riscv64") as caught:
-        catalog.architecture(catalog.load_image("debian-12"), "riscv64")
-    assert caught.value.hint == "it is for: x86_64, aarch64"
+    with pytest.raises(ConfigError, match="image 'debian-12' is not available for riscv64") as caught:
+        catalog.find_architecture(catalog.load_image("debian-12"), "riscv64")
+    assert caught.value.hint == "available for: x86_64, aarch64"
 
 
 def test_what_builds_need_is_in_the_image_already() -> None:
     image, recipe = catalog.load_image("debian-12"), catalog.load_recipe("debian")
-    source = catalog.architecture(image, "x86_64").packages
+    source = catalog.find_architecture(image, "x86_64").packages
     assert source is not None
     packages = catalog.built_packages(source, recipe)
     assert {"gcc", "make", "linux-image-cloud-amd64", "linux-headers-cloud-amd64", "shim-signed"} <= set(packages)
@@ -158,7 +158,7 @@ def test_the_script_that_makes_the_root_makes_it_a_guest_of_that_recipe() -> Non
 
 def test_the_first_boot_does_what_is_done_to_an_unpacked_system() -> None:
     recipe = catalog.load_recipe("debian")
-    assert f"(\n{recipe.configure})\n" in catalog.configured(recipe.bake, recipe)
+    assert f"(\n{recipe.configure})\n" in catalog.insert_configure(recipe.bake, recipe)
 
 
 @pytest.mark.parametrize(
@@ -180,4 +180,6 @@ def test_what_only_a_first_boot_runs_is_not_passed_over(files: dict[str, str], b
         (home / name).write_text(text)
     recipe = catalog.load_recipe("mine", tmp_path)
     assert recipe.first_boot == booted
-    assert "bake.sh" in files or files.get("configure.sh", recipe.configure) in catalog.configured(recipe.bake, recipe)
+    assert "bake.sh" in files or files.get("configure.sh", recipe.configure) in catalog.insert_configure(
+        recipe.bake, recipe
+    )

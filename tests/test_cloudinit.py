@@ -59,7 +59,7 @@ def test_the_recipe_of_debian_makes_a_seed_that_bakes() -> None:
     values |= {"OPTIONAL": recipe.optional, "KERNEL": [], "EXACT": []}
     made = seed_files(
         recipe.user_data,
-        script=catalog.configured(recipe.bake, recipe),
+        script=catalog.insert_configure(recipe.bake, recipe),
         values=values,
         authorized_key=KEY,
         instance="a",

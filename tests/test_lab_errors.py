@@ -40,23 +40,23 @@ from tests.labs import INTERFACE, SHORT, guest, lab_of
         ),
         (
             "name: a\nguests:\n  My_Guest: {image: x}\n",
-            "lab.yaml:3: guest 'My_Guest' must be small letters",
+            "lab.yaml:3: guest 'My_Guest' must be lower-case letters",
             "such as",
         ),
         (
             "name: a\nguests:\n  ../x: {image: x}\n",
-            "lab.yaml:3: guest '../x' must be small letters",
+            "lab.yaml:3: guest '../x' must be lower-case letters",
             "such as",
         ),
-        ("name: " + "a" * 32 + "\n" + SHORT[8:], "lab.yaml:1: 'name' must be small letters", "such as"),
+        ("name: " + "a" * 32 + "\n" + SHORT[8:], "lab.yaml:1: 'name' must be lower-case letters", "such as"),
         (
             SHORT + "default: debain\n",
-            "lab.yaml:4: 'default' names 'debain', which is no",
+            "lab.yaml:4: 'default' refers to an unknown guest 'debain'",
             "did you mean 'debian'?",
         ),
         (
             SHORT + "default:\n  - debian\n  - zz\n",
-            "lab.yaml:6: 'default' names 'zz', which is no guest",
+            "lab.yaml:6: 'default' refers to an unknown guest 'zz'",
             "guests: debian",
         ),
         (SHORT + "default: [debian, debian]\n", "lab.yaml:4: 'default' names 'debian' twice", "remove one"),
@@ -73,16 +73,20 @@ from tests.labs import INTERFACE, SHORT, guest, lab_of
         (SHORT + "vmcore_max: 12\n", "lab.yaml:4: 'vmcore_max' must be a size with its unit", None),
         (SHORT + "keep_runs: 0\n", "lab.yaml:4: 'keep_runs' must be a whole number from 1 to", None),
         (SHORT + "matrix: [6.1, ../x]\n", "lab.yaml:4: item 2 of 'matrix' must be a kernel, a guest", "debian@6.12"),
-        (SHORT + "matrix: [6.1, debain@6.12]\n", "lab.yaml:4: 'matrix' names 'debain', which is no guest", "'debian'"),
+        (
+            SHORT + "matrix: [6.1, debain@6.12]\n",
+            "lab.yaml:4: 'matrix' refers to an unknown guest 'debain'",
+            "'debian'",
+        ),
         (SHORT + "matrix:\n  - 6.1\n  - 6.1\n", "lab.yaml:6: 'matrix' names '6.1' twice", "remove one"),
         (SHORT + "mirror: file:///x\n", "lab.yaml:4: 'mirror' must be an http or https URL", None),
-        (SHORT + "allow: ['/(/']\n", "lab.yaml:4: item 1 of 'allow' must hold a regular expression", None),
+        (SHORT + "allow: ['/(/']\n", "lab.yaml:4: item 1 of 'allow' must be a valid regular expression", None),
         (
             SHORT + "allow: ['']\n",
-            "lab.yaml:4: item 1 of 'allow' must be text, as empty text is in every line",
+            "lab.yaml:4: item 1 of 'allow' must not be empty: an empty pattern matches every line",
             None,
         ),
-        ("name: a\nguests:\n\tdebian: {}\n", "lab.yaml:3: a tab where YAML wants spaces", "spaces"),
+        ("name: a\nguests:\n\tdebian: {}\n", "lab.yaml:3: a tab where YAML requires spaces", "spaces"),
         (b"name: a\xe9\n", "lab.yaml:1: not UTF-8: byte 0xe9 at offset 7", "UTF-8"),
     ],
 )
@@ -118,7 +122,7 @@ def test_a_bad_lab_gives_one_error_with_its_line(
         ("cmdline: $(reboot)", "must be one line of plain ASCII"),
         ("packages: [--force]", "item 1 of 'packages' of guest 'g' must be the name of an apt package"),
         ("sysctls: {panic: 1}", "'panic' of 'sysctls' of guest 'g' must be the name of a sysctl"),
-        ("recipe: ../x", "'recipe' of guest 'g' must be small letters"),
+        ("recipe: ../x", "'recipe' of guest 'g' must be lower-case letters"),
         ("name: h", "unknown key 'name' in guest 'g'"),
     ],
 )
@@ -165,7 +169,7 @@ def test_a_bad_image_is_named_with_its_line(folder: Path, image: str, message: s
         ("timeout: soon", "'timeout' of module 'm' must be a time above zero", None),
         (
             "guests: [debain]",
-            "'guests' of module 'm' names 'debain', which is no guest",
+            "'guests' of module 'm' refers to an unknown guest 'debain'",
             "did you mean 'debian'?",
         ),
         ("exercise: ' '", "'exercise' of module 'm' must be a command", None),
@@ -177,7 +181,7 @@ def test_a_bad_image_is_named_with_its_line(folder: Path, image: str, message: s
         ("expect: {outcome: []}", "'expect' of module 'm' has an empty list for 'outcome'", None),
         (
             "expect: {function: f}",
-            "'expect' of module 'm' names a crash, yet its outcome is pass",
+            "'expect' of module 'm' names a crash, but its outcome is pass",
             "outcome: oops",
         ),
         (
@@ -193,7 +197,7 @@ def test_a_bad_image_is_named_with_its_line(folder: Path, image: str, message: s
         (
             "expect: {since: {6.4: {since: {6.5: {outcome: oops}}}}}",
             "'expect' of module 'm' has a 'since' within a 'since'",
-            "side by side",
+            "under one",
         ),
         ("expect: oops", "'expect' of module 'm' must be a mapping, not 'oops'", "key: value"),
     ],

@@ -42,7 +42,7 @@ def unpack_and_boot(world: World) -> float:
 
 def _unpack(world: World) -> float:
     image = catalog.load_image(_IMAGE)
-    source = catalog.architecture(image, os.uname().machine).packages
+    source = catalog.find_architecture(image, os.uname().machine).packages
     assert source is not None
     packages = catalog.built_packages(source, catalog.load_recipe(image.family))
     argv = ["mmdebstrap", "--variant=apt", "--format=tar", '--aptopt=APT::Install-Recommends "0"']

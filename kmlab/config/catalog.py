@@ -1,6 +1,6 @@
-"""What can be booted and how it becomes a guest: reads images/*.yaml and guests/*/, and nothing else.
+"""Read the catalogue: the images that can be booted (images/*.yaml) and the recipes for guests (guests/*/).
 
-A lab may bring its own `images/` and `guests/` beside lab.yaml; they win over those that come with kmlab.
+A lab can have its own `images/` and `guests/` next to lab.yaml; they take precedence over those of kmlab.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ _PACKAGE = Path(__file__).parents[1]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackageSource:
-    """An image that is built here from a distribution's signed packages."""
+    """An image that is built on this host from a distribution's signed packages."""
 
     distribution: str
     suite: str
     kernel: str
     """The image package of the default kernel: linux-image-…"""
     include: tuple[str, ...] = ()
-    """Packages that only this image needs: the signed boot chain."""
+    """Packages that only this image needs, such as the signed boot chain."""
     root_size: int = 4 << 30
     """Bytes of the root file system; it is sparse."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pin:
-    """Which release of a published image is meant, and what it must be."""
+    """The release of a published image, and the digest that it must have."""
 
     serial: Serial | None = None
-    """None is whichever is the newest."""
+    """None means the newest."""
     digest: AnyDigest
-    """Of the image, by the publisher's own kind of sums."""
+    """The image's digest, of the same kind as in the publisher's checksum file."""
     signed: Time | None = None
-    """When the publisher signed its sums: nothing older is taken instead of it."""
+    """When the publisher signed the checksums. Older checksums are rejected."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,15 +49,15 @@ class Download:
     """An image that its publisher made."""
 
     file: FileName
-    """In the publisher's folder of the newest release."""
+    """The image's name in the publisher's folder of the newest release."""
     dated_file: FileName | None = None
-    """In the folder of one release, where it has another name there."""
+    """The image's name in the folder of one release, if it differs."""
     pin: Pin | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publisher:
-    """Where images lie, and who says which bytes are right."""
+    """The server of images, and how to verify them."""
 
     server: HttpsUrl
     newest: FolderName
@@ -65,11 +65,11 @@ class Publisher:
     dated: FolderName
     """The folder of the release `{serial}`."""
     sums: FileName
-    """In each of these folders: SHA256SUMS or SHA512SUMS."""
+    """The checksum file in each of these folders: SHA256SUMS or SHA512SUMS."""
     signature: FileName | None = None
-    """Of the sums, detached; None where the publisher signs nothing."""
+    """The detached signature of the checksum file; None if the publisher signs nothing."""
     key: FileName | None = None
-    """images/keys/KEY.gpg, described in KEY.yaml: the only key whose signature counts."""
+    """images/keys/KEY.gpg, described in KEY.yaml: the only accepted key."""
 
     def __post_init__(self) -> None:
         if (self.signature is None) != (self.key is None):
@@ -78,18 +78,18 @@ class Publisher:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """A publisher's public key: images/keys/NAME.yaml, and NAME.gpg beside it."""
+    """A publisher's public key: images/keys/NAME.yaml and NAME.gpg."""
 
     name: str
     keyring: Path
     fingerprint: Fingerprint
     origin: OneLine
-    """Where it was taken from."""
+    """The source of the key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """How the image comes about on one architecture: built here, or downloaded."""
+    """How to get the image for one architecture: build it here, or download it."""
 
     packages: PackageSource | None = None
     download: Download | None = None
@@ -105,52 +105,52 @@ class Image:
 
     name: str
     family: str
-    """Which guests/FAMILY/ turns it into a guest."""
+    """The recipe guests/FAMILY/ that turns the image into a guest."""
     release: str
     architectures: dict[str, Architecture]
-    """By `uname -m`."""
+    """The key is the output of `uname -m`."""
     kernel_suites: tuple[str, ...] = ()
-    """Suites, beside those that the image's own apt asks, that kernels may be taken from."""
+    """Suites that provide kernels, in addition to those of the image's own apt."""
     expired_indexes: bool = False
-    """Whether an archive's indexes count past their Valid-Until, as those of a mirror that is renewed rarely. They are
-    verified all the same, but may be older than they should be."""
+    """Whether to accept indexes after their Valid-Until date, for a mirror that is rarely updated. They are still
+    verified, but may be outdated."""
     publisher: Publisher | None = None
-    """Of an image that is downloaded."""
+    """The publisher of a downloaded image."""
 
     def __post_init__(self) -> None:
         if self.publisher is None and any(a.download for a in self.architectures.values()):
-            raise ConfigError("has a 'download' and no 'publisher'", "say where it lies: publisher: {server: …}")
+            raise ConfigError("has a 'download' and no 'publisher'", "add the server: publisher: {server: …}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """guests/FAMILY/: how an image of that family becomes a guest that builds modules."""
+    """The recipe guests/FAMILY/: how an image of that family becomes a guest that builds modules."""
 
     family: str
     system: tuple[str, ...]
-    """Packages without which it does not boot or cannot be reached."""
+    """Packages that the guest needs to boot and to be reached."""
     packages: tuple[str, ...]
-    """Packages to build, load and watch modules."""
+    """Packages to build, load and observe modules."""
     headers: str
-    """The headers package of the kernel `{release}`."""
+    """The name of the headers package of the kernel `{release}`."""
     cmdline: str
     optional: tuple[str, ...] = ()
-    """Packages to install where the archive has them; `{release}` is the kernel's."""
+    """Packages to install if the archive has them. `{release}` is the kernel's release."""
     user_data: str = ""
     """cloud-init's configuration, as YAML."""
     configure: str = ""
-    """The script that makes a system a lab's guest, unpacked or booted."""
+    """The script that configures an unpacked or booted system as a guest."""
     bake: str = ""
-    """The script that runs once in the guest that becomes a base, with `configure` in it: see `configured`."""
+    """The script that runs once in the guest that becomes a base. It includes `configure`: see `insert_configure`."""
     first_boot: bool = False
-    """Whether it does in a first boot what `configure` does not do."""
+    """Whether the recipe needs a first boot, because `configure` is not enough."""
     idle: str = ""
     """The script that runs in a booted base before its memory is saved."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WrittenRecipe:
-    """A recipe.yaml. What it leaves out is that of the recipe that it is like."""
+class RecipeFile:
+    """The content of a recipe.yaml. The recipe named by `like` provides all missing fields."""
 
     family: str
     like: Name | None = None
@@ -164,58 +164,58 @@ class WrittenRecipe:
 _COPIED = ("system", "packages", "headers", "cmdline", "optional")
 _TEXTS = {"configure": "configure.sh", "user_data": "user-data.yaml", "bake": "bake.sh", "idle": "idle.sh"}
 _FIRST_BOOT = ("user-data.yaml", "bake.sh", "before.sh")
-"""What only a first boot runs. With a configure.sh beside it, that does the same where nothing more is asked for."""
+"""The files that only a first boot runs. If the recipe has a configure.sh, it does the same without a boot."""
 _CONFIGURE = "\n@CONFIGURE@\n"
-"""Where in bake.sh and root.sh the text of configure.sh goes."""
+"""The line in bake.sh and root.sh that configure.sh replaces."""
 
 
 def root_script(recipe: Recipe, authorized_key: str) -> str:
-    """The script that turns an unpacked system into a file system (images/root.sh), and makes it a lab's guest."""
+    """Return the script (images/root.sh) that turns an unpacked system into the root file system of a guest."""
     script = (_folders("images", None)[-1] / "root.sh").read_text(encoding="utf-8")
-    script = configured(script, recipe).replace("@CMDLINE@", recipe.cmdline.strip())
+    script = insert_configure(script, recipe).replace("@CMDLINE@", recipe.cmdline.strip())
     return script.replace("@AUTHORIZED_KEY@", authorized_key)
 
 
-def configured(script: str, recipe: Recipe) -> str:
-    """A script with the text of configure.sh where it wants it."""
+def insert_configure(script: str, recipe: Recipe) -> str:
+    """Insert the recipe's configure.sh into a script, at the line @CONFIGURE@."""
     return script.replace(_CONFIGURE, f"\n{recipe.configure.rstrip()}\n")
 
 
 def agent_source() -> str:
-    """The C program that is a guest's end of the channel (guests/agent.c)."""
+    """Return the C source of the guest's agent (guests/agent.c)."""
     return (_folders("guests", None)[-1] / "agent.c").read_text(encoding="utf-8")
 
 
-def image_names(beside: Path | None = None) -> list[str]:
-    """Every image of the catalogue."""
-    return sorted({path.stem for folder in _folders("images", beside) for path in folder.glob("*.yaml")})
+def image_names(lab_folder: Path | None = None) -> list[str]:
+    """Return the names of all images of the catalogue, sorted."""
+    return sorted({path.stem for folder in _folders("images", lab_folder) for path in folder.glob("*.yaml")})
 
 
-def load_image(name: str, beside: Path | None = None, where: str = "") -> Image:
-    """The entry `name`; ConfigError with the nearest name if there is none. `where` is who asked: file:line."""
-    for folder in _folders("images", beside):
+def load_image(name: str, lab_folder: Path | None = None, where: str = "") -> Image:
+    """Read the image `name`. Raise ConfigError if there is none; `where` is the file:line that refers to it."""
+    for folder in _folders("images", lab_folder):
         path = folder / f"{name}.yaml"
         if path.is_file():
             return reader.load(path, Image, name=name)
     prefix = f"{where}: " if where else ""
-    known = image_names(beside)
-    raise ConfigError(f"{prefix}unknown image '{name}'", reader.nearest(name, known, "images"))
+    names = image_names(lab_folder)
+    raise ConfigError(f"{prefix}unknown image '{name}'", reader.nearest(name, names, "images"))
 
 
-def load_recipe(family: str, beside: Path | None = None) -> Recipe:
-    """The recipe of a family of distributions, with what it takes from the one that it is `like`."""
-    for folder in _folders("guests", beside):
+def load_recipe(family: str, lab_folder: Path | None = None) -> Recipe:
+    """Read the recipe of a family of distributions, including the fields of the recipe named by `like`."""
+    for folder in _folders("guests", lab_folder):
         home = folder / family
         path = home / "recipe.yaml"
         if path.is_file():
-            written = reader.load(path, WrittenRecipe)
+            written = reader.load(path, RecipeFile)
             given: dict[str, Any] = {name: value for name in _COPIED if (value := getattr(written, name)) is not None}
             texts: dict[str, Any] = {
                 name: _text(home / file) for name, file in _TEXTS.items() if (home / file).is_file()
             }
             booted = "configure" not in texts and any((home / file).is_file() for file in _FIRST_BOOT)
             if written.like is not None:
-                other = load_recipe(written.like, beside)
+                other = load_recipe(written.like, lab_folder)
                 if (home / "before.sh").is_file():
                     texts["bake"] = _text(home / "before.sh") + texts.get("bake", other.bake)
                 texts["first_boot"] = booted or other.first_boot
@@ -224,38 +224,39 @@ def load_recipe(family: str, beside: Path | None = None) -> Recipe:
                 if name not in given and name != "optional":
                     raise ConfigError(f"{path}: the recipe has no '{name}'", "add it, or `like: debian`")
             return Recipe(family=written.family, first_boot=booted, **given, **texts)
-    raise ConfigError(f"no recipe for the family '{family}'", f"write guests/{family}/recipe.yaml beside lab.yaml")
+    raise ConfigError(f"no recipe for the family '{family}'", f"write guests/{family}/recipe.yaml next to lab.yaml")
 
 
-def load_key(name: str, beside: Path | None = None) -> Key:
-    """A publisher's key that the catalogue ships."""
-    for folder in _folders("images", beside):
+def load_key(name: str, lab_folder: Path | None = None) -> Key:
+    """Read a publisher's key from the catalogue. Raise ConfigError if there is none."""
+    for folder in _folders("images", lab_folder):
         path = folder / "keys" / f"{name}.yaml"
         if path.is_file():
             return reader.load(path, Key, name=name, keyring=path.with_suffix(".gpg"))
-    raise ConfigError(f"there is no key '{name}'", f"put it into images/keys/{name}.gpg, and say whose in {name}.yaml")
+    raise ConfigError(f"there is no key '{name}'", f"save it as images/keys/{name}.gpg, and describe it in {name}.yaml")
 
 
-def architecture(image: Image, wanted: str, where: str = "") -> Architecture:
-    """How `image` comes about on an architecture. `where` is who asked: file:line."""
-    found = image.architectures.get(wanted)
-    if found is None:
+def find_architecture(image: Image, arch: str, where: str = "") -> Architecture:
+    """Return how to get `image` for `arch`. Raise ConfigError if it has none; `where` is the file:line that asks."""
+    architecture = image.architectures.get(arch)
+    if architecture is None:
         prefix = f"{where}: " if where else ""
         raise ConfigError(
-            f"{prefix}image '{image.name}' is not there for {wanted}", f"it is for: {', '.join(image.architectures)}"
+            f"{prefix}image '{image.name}' is not available for {arch}",
+            f"available for: {', '.join(image.architectures)}",
         )
-    return found
+    return architecture
 
 
 def built_packages(source: PackageSource, recipe: Recipe, extra: Sequence[str] = ()) -> list[str]:
-    """All packages to put into an image at build time, so that baking has little left to do."""
+    """Return all packages to install into an image when it is built, sorted, so that baking has little to do."""
     headers = source.kernel.replace("linux-image-", "linux-headers-", 1)
     return sorted({*recipe.system, *recipe.packages, *source.include, *extra, source.kernel, headers})
 
 
-def _folders(kind: str, beside: Path | None) -> list[Path]:
-    """The lab's own folder, then kmlab's: in a wheel inside the package, in a checkout beside it."""
-    candidates = [beside / kind] if beside else []
+def _folders(kind: str, lab_folder: Path | None) -> list[Path]:
+    """Return the lab's own folder, then kmlab's: inside the package in a wheel, next to it in a checkout."""
+    candidates = [lab_folder / kind] if lab_folder else []
     candidates += [_PACKAGE / kind, _PACKAGE.parent / kind]
     return [folder for folder in candidates if folder.is_dir()]
 

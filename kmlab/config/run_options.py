@@ -1,4 +1,4 @@
-"""What a person asks of a run beyond lab.yaml."""
+"""Define the options of a run that are not in lab.yaml."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from kmlab.common.events import AskPassphrase
 from kmlab.config.lab import GuestSpec, Param
 
 AUTO, NO_KEY, LAB_KEY, WRONG_KEY, ALTERED, STRIPPED = "auto", "no", "mok", "wrong-key", "altered", "stripped"
-"""What a run signs with, instead of a key's file: the lab's key where the guest has Secure Boot; nothing; the lab's key
-in any guest; a key that no guest knows, made for this run; the lab's key, and then one byte is changed; the lab's key,
+"""What a run signs with, instead of a key file: the lab's key if the guest has Secure Boot; nothing; the lab's key
+in any guest; a new key that no guest trusts; the lab's key, and then one byte of the module is changed; the lab's key,
 and then the module is stripped."""
 
 
-def signs(wanted: str, spec: GuestSpec) -> bool:
-    """Whether a run in this guest signs at all. `wanted` is one of these words, or the file of a key."""
-    return wanted != NO_KEY and (wanted != AUTO or spec.secure_boot)
+def signs(key: str, spec: GuestSpec) -> bool:
+    """Return whether a run in this guest signs the module. `key` is one of the words above, or a key file."""
+    return key != NO_KEY and (key != AUTO or spec.secure_boot)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What the person asked of this run beyond lab.yaml."""
+    """The options that the user gave for one run."""
 
     fresh: bool = False
     """Restore the guest first."""
     unused: bool = False
-    """Restore the guest first if a module was run in it."""
+    """Restore the guest first if a module has run in it."""
     keep: bool = False
     params: Mapping[str, Param] = field(default_factory=dict)
     exercise: str | None = None
     timeout: float | None = None
     sign: str = AUTO
-    """One of the words above, or the file of a key."""
+    """One of the words above, or a key file."""
     ask: AskPassphrase | None = field(default=None, repr=False, compare=False)
     """Asks for the passphrase of an encrypted key."""
     steps: tuple[str, ...] = ("build", "load", "exercise", "unload")
-    """Which of them; syncing comes before all."""
+    """The steps to run; the sync always comes first."""
     siblings: int = 1
-    """Runs of the same command: their folders stay to its end, whatever `keep_runs` is."""
+    """The number of runs of the same command. Their folders are kept until it ends, even beyond `keep_runs`."""
     outdated: Callable[[], bool] | None = field(default=None, repr=False, compare=False)
-    """Whether the source has changed since the run began; asked until something of the module runs."""
+    """Returns whether the source has changed since the run began. It is called until the module's code runs."""

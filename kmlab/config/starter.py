@@ -1,4 +1,4 @@
-"""What `kmlab init` writes: a lab.yaml with comments, and a first module."""
+"""Define the files that `kmlab init` writes: a lab.yaml with comments, and a first module."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from kmlab.config.lab import LAB_FILE
 
 
 def starter_files(name: str) -> dict[str, str]:
-    """What `kmlab init` writes, by the path in the new lab's folder; `name` may be any folder's name."""
+    """Return the files of a new lab: each path in the lab's folder with its text. `name` may be any folder's name."""
     lab = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")[:31].rstrip("-") or "lab"
     return {
         LAB_FILE: _LAB_YAML.replace("@NAME@", lab).replace("@SCHEMA@", SCHEMA_FILE),
@@ -18,7 +18,7 @@ def starter_files(name: str) -> dict[str, str]:
 
 
 SCHEMA_FILE = ".lab.schema.json"
-"""Beside lab.yaml, where every editor of it finds it, on whichever machine the lab is."""
+"""Next to lab.yaml, so that editors find it on every machine."""
 
 _LAB_YAML = """\
 # yaml-language-server: $schema=@SCHEMA@

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 from kmlab.common.errors import ConfigError
 from kmlab.config import catalog, lab
-from kmlab.config.yaml.schema import Reads, nearest
+from kmlab.config.yaml.schema import ScalarParser, nearest
 from kmlab.config.yaml.tree import quoted
 from kmlab.run import documents
 
@@ -46,7 +46,7 @@ FILES = (
     Subject("lab", "lab.yaml", "guests, modules and what is expected of them", lab.Lab, ("path", "file", "lines")),
     Subject("image", "images/*.yaml", "an image that can be booted", catalog.Image, ("name",)),
     Subject("key", "images/keys/*.yaml", "a publisher's public key", catalog.Key, ("name", "keyring")),
-    Subject("recipe", "guests/*/recipe.yaml", "how an image becomes a guest", catalog.WrittenRecipe, ()),
+    Subject("recipe", "guests/*/recipe.yaml", "how an image becomes a guest", catalog.RecipeFile, ()),
 )
 
 
@@ -130,8 +130,8 @@ class _Maker:
 
     def _annotated(self, bare: Any, notes: Sequence[object]) -> dict[str, Any]:
         for note in notes:
-            if isinstance(note, Reads):
-                return dict(note.says)
+            if isinstance(note, ScalarParser):
+                return dict(note.json_schema)
             if isinstance(note, documents.OneOf):
                 return {"type": "string", "enum": list(note.words)}
             if isinstance(note, documents.FieldsOf):

@@ -1,1 +1,1 @@
-"""YAML text to checked values, with the line of each for error messages."""
+"""Turn YAML text into checked values, with the line of each for error messages."""

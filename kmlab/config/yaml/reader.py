@@ -1,6 +1,6 @@
-"""The one way kmlab reads its YAML files (lab.yaml, images/, guests/): typed, every error with file:line.
+"""Read kmlab's YAML files (lab.yaml, images/, guests/) into dataclasses. Every error has file:line.
 
-`yamltree` makes a tree of the text, `yamlshape` makes values of the tree; this is the door to both.
+`tree` parses the text into a tree, `schema` converts the tree to values; other rooms use this file only.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from typing import TypeVar
 from kmlab.common.errors import ConfigError
 from kmlab.common.events import printable
 from kmlab.config.yaml import schema, tree
-from kmlab.config.yaml.schema import Reads, nearest
+from kmlab.config.yaml.schema import ScalarParser, nearest
 from kmlab.config.yaml.tree import MAX_BYTES, List, Map, Node, quoted
 
-__all__ = ["Document", "Lines", "Reads", "load", "nearest", "parse", "quoted", "read", "where"]
+__all__ = ["Document", "Lines", "ScalarParser", "load", "nearest", "parse", "quoted", "read", "where"]
 
 T = TypeVar("T")
 Lines = Mapping[tuple[str, ...], int]
 
 
 def load(path: Path, shape: type[T], /, **given: object) -> T:
-    """The file's content as a `shape`; `given` fields are filled in and are not keys of the file."""
+    """Read a file as a `shape`. The `given` fields are filled in and are not keys of the file."""
     return read(path).into(shape, **given)
 
 
 def read(path: Path) -> Document:
-    """The file's content with the line of every key."""
-    file = _shown(path)
+    """Read a file with the line of every key. Raise ConfigError if it cannot be read or is not YAML."""
+    file = _displayed_path(path)
     try:
-        # Asked before the open: opening a FIFO that nobody writes to waits for ever.
+        # Before the open, because opening a FIFO without a writer blocks forever.
         kind = os.stat(path).st_mode
         if not stat.S_ISREG(kind):
             raise ConfigError(f"{file}: {'a folder' if stat.S_ISDIR(kind) else 'a special file'}, not a YAML file")
@@ -47,50 +47,50 @@ def read(path: Path) -> Document:
 
 
 def parse(data: bytes, file: str) -> Document:
-    """The same for a YAML file that is in memory; `file` is what errors call it."""
+    """Parse the bytes of a YAML file. Errors call it `file`."""
     return Document(file, tree.parse(data, file))
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One YAML file that is known to be well-formed."""
+    """One well-formed YAML file."""
 
     file: str
     root: Map
 
     def into(self, shape: type[T], /, **given: object) -> T:
-        """The content as a `shape`: no unknown keys, none missing, every value of its type."""
+        """Convert the content to a `shape`. Raise ConfigError for an unknown or missing key or a wrong value."""
         return schema.build(self.root, shape, self.file, given)
 
     def lines(self) -> dict[tuple[str, ...], int]:
-        """The line of every key and item by its path, such as `("guests", "debian", "image")`."""
-        found: dict[tuple[str, ...], int] = {(): self.root.line}
-        _number(self.root, (), found)
-        return found
+        """Return the line of every key and item by its path, such as `("guests", "debian", "image")`."""
+        lines: dict[tuple[str, ...], int] = {(): self.root.line}
+        _collect_lines(self.root, (), lines)
+        return lines
 
 
 def where(file: str, lines: Lines, *keys: str) -> str:
-    """`"lab.yaml:6"` for the deepest part of the path `keys` that stands in the file."""
+    """Return `"lab.yaml:6"` for the deepest part of the path `keys` that is in the file."""
     while keys and keys not in lines:
         keys = keys[:-1]
     return f"{file}:{lines.get(keys, 1)}"
 
 
-def _number(node: Node, path: tuple[str, ...], found: dict[tuple[str, ...], int]) -> None:
+def _collect_lines(node: Node, path: tuple[str, ...], lines: dict[tuple[str, ...], int]) -> None:
     if isinstance(node, Map):
         for key, entry in node.entries.items():
             below = (*path, key)
-            found[below] = entry.line
-            _number(entry.value, below, found)
+            lines[below] = entry.line
+            _collect_lines(entry.value, below, lines)
     elif isinstance(node, List):
         for index, item in enumerate(node.items):
             below = (*path, str(index))
-            found[below] = item.line
-            _number(item, below, found)
+            lines[below] = item.line
+            _collect_lines(item, below, lines)
 
 
-def _shown(path: Path) -> str:
-    """The shorter of the two ways to name the file, so that an editor can still jump to it."""
+def _displayed_path(path: Path) -> str:
+    """Return the absolute or the relative path, whichever is shorter. An editor can jump to both."""
     try:
         relative = os.path.relpath(path)
     except (OSError, ValueError):

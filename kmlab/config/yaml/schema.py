@@ -1,8 +1,8 @@
-"""Fits the tree of a YAML file to frozen dataclasses, and names the line of what does not.
+"""Convert the tree of a YAML file to frozen dataclasses. Errors name the line.
 
-Rules beyond the types: a scalar's source text counts, not what YAML would guess from it (a kernel 6.10
-stays "6.10"); a lone scalar where a list is wanted is a list of one; in a mapping of named things, such as
-`guests`, the key becomes the value's `name`.
+Rules beyond the types: a scalar's source text counts, not the type that YAML guesses (a kernel 6.10 stays "6.10");
+a single scalar where a list is expected becomes a list of one; in a mapping of named things, such as `guests`, the key
+becomes the value's `name`.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ from kmlab.config.yaml.tree import Entry, List, Map, Node, Text, quoted
 T = TypeVar("T")
 
 
-class Reads(NamedTuple):
-    """`Annotated[int, Reads(size)]`: the value is what `parse` makes of the scalar's text.
+class ScalarParser(NamedTuple):
+    """Annotate a field with its parser: `Annotated[int, ScalarParser(parse_size)]`.
 
-    `parse` raises ConfigError("must be …", hint) for what it cannot take; what it is about is put before it.
+    `parse` raises ConfigError("must be …", hint) for a text that it rejects. The caller adds file, line and key.
     """
 
     parse: Callable[[str], object]
-    says: tuple[tuple[str, object], ...] = ()
-    """The same in the words of JSON Schema, as far as it has them; see `report.json_schema`. Hashable, as types are."""
+    json_schema: tuple[tuple[str, object], ...] = ()
+    """The same rule as JSON Schema keywords for `report.json_schema`; a tuple, as annotations must be hashable."""
 
 
 def build(root: Map, shape: type[T], file: str, given: Mapping[str, object]) -> T:
-    """The whole file as a `shape`; `given` fields are filled in and are not keys of the file."""
+    """Convert the whole file to a `shape`. The `given` fields are filled in and are not keys of the file."""
     value = _struct(root, shape, YamlLocation(file, root.line, _ROOT), given)
     assert isinstance(value, shape)
     return value
 
 
-def nearest(word: str, known: Collection[str], kind: str) -> str:
-    """The hint for a name that is not known: the nearest one that is, or all of them."""
-    # difflib is quadratic, and nobody mistypes a name into a page of text.
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6) if len(word) <= _LONGEST_WORD else []
-    if near:
-        return f"did you mean {quoted(near[0])}?"
-    return f"{kind}: {', '.join(known)}" if known else f"there are no {kind}"
+def nearest(word: str, names: Collection[str], kind: str) -> str:
+    """Return the hint for an unknown name: the most similar of `names`, or all of them."""
+    # difflib is quadratic, and a typing error does not make a page of text.
+    similar = difflib.get_close_matches(word, names, n=1, cutoff=0.6) if len(word) <= _LONGEST_WORD else []
+    if similar:
+        return f"did you mean {quoted(similar[0])}?"
+    return f"{kind}: {', '.join(names)}" if names else f"there are no {kind}"
 
 
 class YamlLocation(NamedTuple):
-    """Where in the file we are, and what it is called in a message."""
+    """A place in the file, and how messages call it."""
 
     file: str
     line: int
@@ -64,7 +64,7 @@ class YamlLocation(NamedTuple):
         return YamlLocation(self.file, line, what)
 
     def named(self, key: str, line: int) -> YamlLocation:
-        """The spot of one named thing: `guest 'debian'` rather than `'debian' of 'guests'`."""
+        """Return the location of one named thing: `guest 'debian'` rather than `'debian' of 'guests'`."""
         plural = self.what.partition(" of ")[0].strip("'")
         return YamlLocation(self.file, line, f"{plural.removesuffix('s')} {quoted(key)}")
 
@@ -95,84 +95,84 @@ def _is_struct(kind: Any) -> bool:
     return isinstance(kind, type) and dataclasses.is_dataclass(kind)
 
 
-def _value(node: Node, kind: Any, spot: YamlLocation) -> object:
-    """`node` as a `kind`; `spot` has the line of its key."""
+def _value(node: Node, kind: Any, location: YamlLocation) -> object:
+    """Convert `node` to a `kind`. `location` has the line of its key."""
     bare, notes = _bare(kind)
     if isinstance(node, Text):
-        spot = spot.at(node.line)
+        location = location.at(node.line)
     for note in notes:
-        if isinstance(note, Reads):
-            return _read(_text(node, bare, spot), note, spot)
-    return _plain_value(node, bare, spot)
+        if isinstance(note, ScalarParser):
+            return _read(_text(node, bare, location), note, location)
+    return _plain_value(node, bare, location)
 
 
-def _plain_value(node: Node, kind: Any, spot: YamlLocation) -> object:
+def _plain_value(node: Node, kind: Any, location: YamlLocation) -> object:
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
-        return _union(node, get_args(kind), spot)
+        return _union(node, get_args(kind), location)
     if origin is Literal:
-        return _literal(node, kind, spot)
+        return _literal(node, kind, location)
     if origin in _LISTS:
-        return _list(node, kind, spot)
+        return _list(node, kind, location)
     if origin in _MAPS:
-        return _map(node, kind, spot)
+        return _map(node, kind, location)
     if _is_struct(kind):
-        return _struct(node, kind, spot, {})
-    return _scalar(_text(node, kind, spot), kind, spot)
+        return _struct(node, kind, location, {})
+    return _scalar(_text(node, kind, location), kind, location)
 
 
-def _struct(node: Node, shape: type, spot: YamlLocation, given: Mapping[str, object]) -> object:
+def _struct(node: Node, shape: type, location: YamlLocation, given: Mapping[str, object]) -> object:
     if not isinstance(node, Map):
-        raise spot.error(f"must be a mapping, not {_called(node)}", _example(shape, given))
+        raise location.error(f"must be a mapping, not {_describe(node)}", _example(shape, given))
     fields = {name: f for name, f in _fields(shape).items() if name not in given}
     for key, entry in node.entries.items():
         if key not in fields:
-            raise _unknown(key, entry, fields, spot)
+            raise _unknown(key, entry, fields, location)
     values = dict(given)
-    for name, wanted in fields.items():
+    for name, field in fields.items():
         if name not in node.entries:
-            if wanted.required:
-                raise spot.error(f"has no {quoted(name)}", f"add a line `{name}: …`")
+            if field.required:
+                raise location.error(f"has no {quoted(name)}", f"add a line `{name}: …`")
             continue
         line, value = node.entries[name]
         # `modules:` whose lines are all commented out means the same as no `modules:`.
-        if isinstance(value, Text) and value.empty and not wanted.required and _holds_many(wanted.kind):
+        if isinstance(value, Text) and value.empty and not field.required and _is_collection(field.kind):
             continue
-        values[name] = _value(value, wanted.kind, spot.inside(name, line))
+        values[name] = _value(value, field.kind, location.inside(name, line))
     try:
         return shape(**values)
     except ConfigError as error:
-        raise spot.error(error.message, error.hint) from error
+        raise location.error(error.message, error.hint) from error
 
 
-def _unknown(key: str, entry: Entry, known: Collection[str], spot: YamlLocation) -> ConfigError:
-    inside = "" if spot.what == _ROOT else f" in {spot.what}"
+def _unknown(key: str, entry: Entry, keys: Collection[str], location: YamlLocation) -> ConfigError:
+    inside = "" if location.what == _ROOT else f" in {location.what}"
     return ConfigError(
-        f"{spot.file}:{entry.line}: unknown key {quoted(key)}{inside}", nearest(key, known, "known keys")
+        f"{location.file}:{entry.line}: unknown key {quoted(key)}{inside}", nearest(key, keys, "known keys")
     )
 
 
-def _list(node: Node, kind: Any, spot: YamlLocation) -> object:
+def _list(node: Node, kind: Any, location: YamlLocation) -> object:
     make = tuple if get_origin(kind) is tuple else list
     (of, *_) = get_args(kind)
     if isinstance(node, List):
         return make(
-            _value(item, of, YamlLocation(spot.file, item.line, f"item {index} of {spot.what}"))
+            _value(item, of, YamlLocation(location.file, item.line, f"item {index} of {location.what}"))
             for index, item in enumerate(node.items, start=1)
         )
     if isinstance(node, Map) and not _is_struct(_bare(of)[0]):
-        raise spot.error("must be a list, not a mapping", "write [one, two], or one line `- one` for each")
-    return make([_value(node, of, spot)])
+        raise location.error("must be a list, not a mapping", "write [one, two], or one line `- one` for each")
+    return make([_value(node, of, location)])
 
 
-def _map(node: Node, kind: Any, spot: YamlLocation) -> object:
+def _map(node: Node, kind: Any, location: YamlLocation) -> object:
     if not isinstance(node, Map):
-        raise spot.error(f"must be a mapping, not {_called(node)}", "write lines of `name: value` below it")
+        raise location.error(f"must be a mapping, not {_describe(node)}", "write lines of `name: value` below it")
     key_kind, value_kind = get_args(kind)
     takes_name = _is_struct(value_kind) and "name" in _fields(value_kind)
     values: dict[object, object] = {}
     for key, entry in node.entries.items():
-        below = spot.named(key, entry.line) if _is_struct(value_kind) else spot.inside(key, entry.line)
+        below = location.named(key, entry.line) if _is_struct(value_kind) else location.inside(key, entry.line)
         name = _value(Text(entry.line, key, plain=False), key_kind, below)
         if takes_name:
             values[name] = _struct(entry.value, value_kind, below, {"name": name})
@@ -181,23 +181,23 @@ def _map(node: Node, kind: Any, spot: YamlLocation) -> object:
     return values
 
 
-def _union(node: Node, kinds: Sequence[Any], spot: YamlLocation) -> object:
+def _union(node: Node, kinds: Sequence[Any], location: YamlLocation) -> object:
     if isinstance(node, Text) and node.empty and type(None) in kinds:
         return None
     kinds = [kind for kind in kinds if kind is not type(None)]
     if len(kinds) == 1:
-        return _value(node, kinds[0], spot)
+        return _value(node, kinds[0], location)
     if isinstance(node, Text):
-        for kind in (kind for want in (bool, int, float) for kind in kinds if _bare(kind)[0] is want):
-            if node.plain and _BY_LOOKS[_bare(kind)[0]].fullmatch(node.text):
-                return _value(node, kind, spot)
+        for kind in (kind for scalar in (bool, int, float) for kind in kinds if _bare(kind)[0] is scalar):
+            if node.plain and _UNQUOTED[_bare(kind)[0]].fullmatch(node.text):
+                return _value(node, kind, location)
     fitting = [kind for kind in kinds if _fits(node, _bare(kind)[0])]
     if not fitting:
         names = [_kind_name(_bare(kind)[0]) for kind in kinds]
-        raise spot.error(f"must be {_choice(names)}, not {_called(node)}")
+        raise location.error(f"must be {_choice(names)}, not {_describe(node)}")
     if isinstance(node, Map) and all(_is_struct(kind) for kind in fitting):
-        return _struct(node, _most_alike(node, fitting, spot), spot, {})
-    return _value(node, fitting[0], spot)
+        return _struct(node, _closest_shape(node, fitting, location), location, {})
+    return _value(node, fitting[0], location)
 
 
 def _fits(node: Node, kind: Any) -> bool:
@@ -208,57 +208,57 @@ def _fits(node: Node, kind: Any) -> bool:
     return not (_is_struct(kind) or get_origin(kind) in {*_MAPS, *_LISTS})
 
 
-def _most_alike(node: Map, shapes: Sequence[type], spot: YamlLocation) -> type:
-    """Of several shapes the one whose keys these are, so that its errors are the ones that help."""
+def _closest_shape(node: Map, shapes: Sequence[type], location: YamlLocation) -> type:
+    """Return the shape that shares the most keys with `node`, so that its error messages fit."""
     best = max(shapes, key=lambda shape: len(node.entries.keys() & _fields(shape).keys()))
     if not node.entries.keys() & _fields(best).keys():
-        known = list(dict.fromkeys(key for shape in shapes for key in _fields(shape)))
+        keys = list(dict.fromkeys(key for shape in shapes for key in _fields(shape)))
         for key, entry in node.entries.items():
-            raise _unknown(key, entry, known, spot)
+            raise _unknown(key, entry, keys, location)
     return best
 
 
-def _literal(node: Node, kind: Any, spot: YamlLocation) -> object:
-    text = _text(node, kind, spot).text
-    known = [str(value) for value in get_args(kind)]
-    if text not in known:
-        raise spot.error(f"must be {_choice(known)}, not {_called(node)}", _near(text, known))
-    return get_args(kind)[known.index(text)]
+def _literal(node: Node, kind: Any, location: YamlLocation) -> object:
+    text = _text(node, kind, location).text
+    choices = [str(value) for value in get_args(kind)]
+    if text not in choices:
+        raise location.error(f"must be {_choice(choices)}, not {_describe(node)}", _near(text, choices))
+    return get_args(kind)[choices.index(text)]
 
 
-def _scalar(node: Text, kind: Any, spot: YamlLocation) -> object:
+def _scalar(node: Text, kind: Any, location: YamlLocation) -> object:
     text = node.text
     if kind is str:
         return text
     if kind is Path:
         if not text:
-            raise spot.error("must be a path, not ''")
+            raise location.error("must be a path, not ''")
         return Path(text)
     if kind is bool:
         if text.lower() not in {"true", "false"}:
             hint = "write true or false" if text.lower() in {"yes", "no", "on", "off", "y", "n", "1", "0"} else None
-            raise spot.error(f"must be true or false, not {_called(node)}", hint)
+            raise location.error(f"must be true or false, not {_describe(node)}", hint)
         return text.lower() == "true"
     if kind in (int, float):
         if not _NUMBER[kind].fullmatch(text):
-            raise spot.error(f"must be {_kind_name(kind)}, not {_called(node)}")
+            raise location.error(f"must be {_kind_name(kind)}, not {_describe(node)}")
         return kind(text)
     raise TypeError(f"a YAML value cannot become {kind!r}")
 
 
-def _text(node: Node, kind: Any, spot: YamlLocation) -> Text:
+def _text(node: Node, kind: Any, location: YamlLocation) -> Text:
     if not isinstance(node, Text):
-        raise spot.error(f"must be {_kind_name(kind)}, not {_called(node)}")
+        raise location.error(f"must be {_kind_name(kind)}, not {_describe(node)}")
     if node.plain and not node.text:
-        raise spot.error("has no value", "write one after the colon, or remove the line")
+        raise location.error("has no value", "write one after the colon, or remove the line")
     return node
 
 
-def _read(node: Text, note: Reads, spot: YamlLocation) -> object:
+def _read(node: Text, note: ScalarParser, location: YamlLocation) -> object:
     try:
         return note.parse(node.text)
     except ConfigError as error:
-        raise spot.error(f"{error.message}, not {_called(node)}", error.hint) from error
+        raise location.error(f"{error.message}, not {_describe(node)}", error.hint) from error
 
 
 def _bare(kind: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -267,7 +267,7 @@ def _bare(kind: Any) -> tuple[Any, tuple[Any, ...]]:
     return kind, ()
 
 
-def _holds_many(kind: Any) -> bool:
+def _is_collection(kind: Any) -> bool:
     return get_origin(_bare(kind)[0]) in {*_MAPS, *_LISTS}
 
 
@@ -277,9 +277,9 @@ _NUMBER = {
     int: re.compile(r"0|-?[1-9][0-9]{0,17}", re.ASCII),
     float: re.compile(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,17})?", re.ASCII),
 }
-# Where a shape takes text as well as numbers, only what is written back as it was read stops being text: 010,
-# 0x10 and 1.50 reach a kernel module as they stand.
-_BY_LOOKS = {bool: re.compile("true|false|True|False|TRUE|FALSE"), **_NUMBER}
+# Where a field takes text as well as numbers, a text becomes a number only if it is printed the same way again: 010,
+# 0x10 and 1.50 stay text and reach a kernel module unchanged.
+_UNQUOTED = {bool: re.compile("true|false|True|False|TRUE|FALSE"), **_NUMBER}
 _NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
 
 
@@ -287,7 +287,7 @@ def _kind_name(kind: Any) -> str:
     if kind in _NAMES:
         return _NAMES[kind]
     if _is_struct(kind):
-        required = [name for name, wanted in _fields(kind).items() if wanted.required]
+        required = [name for name, field in _fields(kind).items() if field.required]
         return f"{{{', '.join(f'{name}: …' for name in required)}}}"
     if get_origin(kind) is Literal:
         return _choice([str(value) for value in get_args(kind)])
@@ -298,12 +298,12 @@ def _choice(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 
-def _near(word: str, known: Collection[str]) -> str | None:
-    hint = nearest(word, known, "known")
+def _near(word: str, names: Collection[str]) -> str | None:
+    hint = nearest(word, names, "known")
     return hint if hint.startswith("did") else None
 
 
-def _called(node: Node) -> str:
+def _describe(node: Node) -> str:
     if isinstance(node, List):
         return "a list"
     if isinstance(node, Map):
@@ -312,5 +312,5 @@ def _called(node: Node) -> str:
 
 
 def _example(shape: type, given: Mapping[str, object]) -> str:
-    required = [name for name, wanted in _fields(shape).items() if wanted.required and name not in given]
+    required = [name for name, field in _fields(shape).items() if field.required and name not in given]
     return f"write {{{', '.join(f'{name}: …' for name in required)}}}" if required else "write lines of `key: value`"

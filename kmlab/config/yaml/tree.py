@@ -1,7 +1,7 @@
-"""Reads YAML text into a tree of lines and source texts, trusting nothing (YAML 1.2, www.yaml.org).
+"""Parse untrusted YAML text into a tree of lines and source texts (YAML 1.2, www.yaml.org).
 
-YAML guesses a scalar's type from its looks: `6.10` becomes 6.1, `no` becomes false, `1:30` becomes 90. Here a
-scalar stays the text that stands in the file, and `yamlfile` makes of it what a shape asks for.
+YAML guesses a scalar's type from its text: `6.10` becomes 6.1, `no` becomes false, `1:30` becomes 90. Here a scalar
+keeps the text of the file, and `schema` converts it to the type that a dataclass requires.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from kmlab.common.events import printable
 
 MAX_BYTES = 1 << 20
 MAX_VALUES = 20_000
-"""Counted with every alias unfolded, which is what makes a YAML bomb large."""
+"""Counted with every alias expanded, because aliases make a YAML bomb large."""
 MAX_DEPTH = 32
 
 
 def parse(data: bytes, file: str) -> Map:
-    """The content of a YAML file that is in memory; `file` is what errors call it."""
+    """Parse the bytes of a YAML file. Errors call it `file`."""
     if len(data) > MAX_BYTES:
-        raise ConfigError(f"{file}: larger than {MAX_BYTES >> 10} KiB", "a file that a person wrote is smaller")
+        raise ConfigError(f"{file}: larger than {MAX_BYTES >> 10} KiB", "make the file smaller")
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
@@ -39,17 +39,17 @@ def parse(data: bytes, file: str) -> Map:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A scalar as it stands in the file."""
+    """A scalar with its text in the file."""
 
     line: int
     text: str
     plain: bool
-    """Without quotes, so that `true` and `4` may be more than text."""
+    """Whether it has no quotes, so that `true` and `4` can be more than text."""
     size: int = 1
 
     @property
     def empty(self) -> bool:
-        """A key with nothing behind it, or with YAML's own words for nothing."""
+        """Return whether the key has no value, or `~` or `null`."""
         return self.plain and self.text in {"", "~", "null"}
 
 
@@ -77,15 +77,15 @@ Node = Text | List | Map
 
 
 def quoted(text: str) -> str:
-    """A word of the person's, safe to print in a message."""
+    """Quote a word of the user's, so that it is safe to print in a message."""
     return f"'{printable(text, 60)}'"
 
 
 @dataclass(slots=True)
 class _Tree:
-    """Builds the tree of one document out of PyYAML's events.
+    """Build the tree of one document from PyYAML's events.
 
-    PyYAML's own composer recurses as deep as the file likes and unfolds aliases without counting.
+    PyYAML's own composer recurses without a limit and expands aliases without counting.
     """
 
     text: str
@@ -114,7 +114,7 @@ class _Tree:
 
     def _node(self, event: yaml.Event, of: str, depth: int) -> Node:
         if isinstance(event, yaml.AliasEvent):
-            return self._unfolded(event)
+            return self._expand_alias(event)
         if depth > MAX_DEPTH:
             raise self._error(event, f"more than {MAX_DEPTH} levels deep")
         self._count(event, 1)
@@ -151,7 +151,7 @@ class _Tree:
         while not isinstance(event := next(self.events), yaml.MappingEndEvent):
             key = self._node(event, of, depth + 1)
             if not isinstance(key, Text):
-                raise self._error(event, "a key must be one word, not a list or a mapping", _BRACES)
+                raise self._error(event, "a key must be one word, not a list or a mapping", _BRACES_HINT)
             value = self._node(next(self.events), key.text, depth + 1)
             if key.plain and key.text == "<<":
                 merged += value.items if isinstance(value, List) else [value]
@@ -165,25 +165,25 @@ class _Tree:
                 )
             else:
                 entries[key.text] = Entry(_line(event), value)
-        for more in merged:
-            if not isinstance(more, Map):
-                raise ConfigError(f"{self.file}:{more.line}: `<<` takes a mapping, or a list of mappings")
-            entries = {**more.entries, **entries}
+        for merge in merged:
+            if not isinstance(merge, Map):
+                raise ConfigError(f"{self.file}:{merge.line}: `<<` takes a mapping, or a list of mappings")
+            entries = {**merge.entries, **entries}
         size = 1 + sum(1 + entry.value.size for entry in entries.values())
         return Map(_line(start), entries, size)
 
-    def _unfolded(self, event: yaml.AliasEvent) -> Node:
+    def _expand_alias(self, event: yaml.AliasEvent) -> Node:
         node = self.anchors.get(str(event.anchor))
         if node is None:
             name = printable(str(event.anchor), 60)
-            raise self._error(event, f"alias *{name} names nothing that ends above it", f"mark a value with &{name}")
+            raise self._error(event, f"alias *{name} refers to no anchor above it", f"mark a value with &{name}")
         self._count(event, node.size)
         return node
 
     def _count(self, event: yaml.Event, more: int) -> None:
         self.values += more
         if self.values > MAX_VALUES:
-            raise self._error(event, f"more than {MAX_VALUES} values", "aliases (*name) count unfolded")
+            raise self._error(event, f"more than {MAX_VALUES} values", "aliases (*name) count expanded")
 
     def _events(self) -> Iterator[yaml.Event]:
         loader: yaml.SafeLoader | None = None
@@ -194,12 +194,12 @@ class _Tree:
         except yaml.reader.ReaderError as error:
             line = self.text.count("\n", 0, error.position) + 1
             raise ConfigError(
-                f"{self.file}:{line}: a character that is not text: U+{error.character:04X}", "remove it"
+                f"{self.file}:{line}: a character that is not allowed in text: U+{error.character:04X}", "remove it"
             ) from error
         except yaml.MarkedYAMLError as error:
             raise self._syntax(error) from error
         except (yaml.YAMLError, ValueError, OverflowError) as error:
-            # An escape beyond Unicode's end ("\U00110000") ends in chr()'s own ValueError.
+            # An escape beyond the last code point ("\U00110000") makes chr() raise ValueError.
             line = loader.line + 1 if loader else 1
             raise ConfigError(f"{self.file}:{line}: not valid YAML: {printable(str(error), 120)}") from error
 
@@ -207,22 +207,22 @@ class _Tree:
         lines = self.text.splitlines()
         mark = error.problem_mark or error.context_mark
         number = min(mark.line + 1 if mark else 1, max(1, len(lines)))
-        begun = ""
+        context = ""
         if error.context and error.context_mark and error.context_mark.line + 1 != number:
-            begun = f" ({error.context} that began on line {error.context_mark.line + 1})"
+            context = f" ({error.context} that began on line {error.context_mark.line + 1})"
         problem = str(error.problem or error)
         if "'\\t'" in problem or (lines and re.match(r" *\t", lines[number - 1])):
-            return ConfigError(f"{self.file}:{number}: a tab where YAML wants spaces", "indent with spaces only")
+            return ConfigError(f"{self.file}:{number}: a tab where YAML requires spaces", "indent with spaces only")
         return ConfigError(
-            f"{self.file}:{number}: not valid YAML: {printable(problem + begun, 200)}",
-            "look for a missing colon, bracket or quote, or an indentation that is off, here or just above",
+            f"{self.file}:{number}: not valid YAML: {printable(problem + context, 200)}",
+            "look for a missing colon, bracket or quote, or a wrong indentation, on this line or just above",
         )
 
     def _error(self, event: yaml.Event, message: str, hint: str | None = None) -> ConfigError:
         return ConfigError(f"{self.file}:{_line(event)}: {message}", hint)
 
 
-_BRACES = "text with { or [ at its beginning needs quotes"
+_BRACES_HINT = "text that begins with { or [ needs quotes"
 
 
 def _line(event: yaml.Event) -> int:

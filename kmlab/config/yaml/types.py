@@ -1,6 +1,6 @@
-"""The checked texts of lab.yaml, images/ and guests/: in one place what is allowed, and how to say no.
+"""Define the checked scalars of lab.yaml, images/ and guests/: which text is allowed, and the error for other text.
 
-Each is the plain type to a type checker, and a `Reads` to `yamlshape`.
+A type checker sees the plain type; `schema` sees its `ScalarParser`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from datetime import datetime, timezone
 from typing import Annotated
 
 from kmlab.common.errors import ConfigError
-from kmlab.config.yaml.schema import Reads
+from kmlab.config.yaml.schema import ScalarParser
 
 
-def word(expression: str, must: str, hint: str | None = None) -> Reads:
-    """Text that matches `expression` from end to end; `must` completes "must be …"."""
+def word(expression: str, must: str, hint: str | None = None) -> ScalarParser:
+    """Return a parser for text that matches the whole `expression`. `must` completes "must be …"."""
     allowed = re.compile(expression, re.ASCII)
 
     def parse(text: str) -> str:
@@ -22,44 +22,44 @@ def word(expression: str, must: str, hint: str | None = None) -> Reads:
             raise ConfigError(f"must be {must}", hint)
         return text
 
-    return Reads(parse, matching(expression))
+    return ScalarParser(parse, matching(expression))
 
 
 def matching(expression: str, *types: str) -> tuple[tuple[str, object], ...]:
-    """Return what JSON Schema says of such text. What YAML takes for a number or for true is text here all the same."""
+    """Return the JSON Schema keywords of such text. Numbers and booleans of YAML are text here, too."""
     return (("type", types or ("string", "number", "boolean")), ("pattern", f"^(?:{expression})$"))
 
 
-def whole(low: int, high: int) -> Reads:
-    """A whole number from `low` to `high`."""
+def whole(low: int, high: int) -> ScalarParser:
+    """Return a parser for a whole number from `low` to `high`."""
 
     def parse(text: str) -> int:
         if not re.fullmatch("[0-9]{1,9}", text, re.ASCII) or not low <= int(text) <= high:
             raise ConfigError(f"must be a whole number from {low} to {high}")
         return int(text)
 
-    return Reads(parse, (("type", "integer"), ("minimum", low), ("maximum", high)))
+    return ScalarParser(parse, (("type", "integer"), ("minimum", low), ("maximum", high)))
 
 
 def parse_kernel(text: str) -> str:
-    """A kernel as `kernel:` takes it, from a command line."""
+    """Check a kernel's name from the command line by the rules of `kernel:` in lab.yaml."""
     return str(_KERNEL.parse(text))
 
 
-def size(low: str, high: str) -> Reads:
-    """Bytes, from `low` to `high`, which are sizes as the person writes them."""
+def size(low: str, high: str) -> ScalarParser:
+    """Return a parser for a size in bytes. `low` and `high` are texts such as 256M."""
 
     def parse(text: str) -> int:
-        found = parse_size(text)
-        if not parse_size(low) <= found <= parse_size(high):
+        count = parse_size(text)
+        if not parse_size(low) <= count <= parse_size(high):
             raise ConfigError(f"must be from {low} to {high}")
-        return found
+        return count
 
-    return Reads(parse, (*matching(_SIZE.pattern, "string"), ("description", f"From {low} to {high}.")))
+    return ScalarParser(parse, (*matching(_SIZE.pattern, "string"), ("description", f"From {low} to {high}.")))
 
 
 def parse_size(text: str) -> int:
-    """Bytes: a number with one of K, M, G, T behind it, each 1024 times the one before."""
+    """Return the bytes of a size: a number followed by K, M, G or T, each 1024 times the one before."""
     match = _SIZE.fullmatch(text)
     if not match:
         raise ConfigError("must be a size with its unit, such as 512M or 1G")
@@ -67,7 +67,7 @@ def parse_size(text: str) -> int:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds: 30, 1.5, 500ms, 30s, 2m or 1h."""
+    """Return the seconds of a duration: 30, 1.5, 500ms, 30s, 2m or 1h."""
     match = _DURATION.fullmatch(text)
     seconds = float(match[1]) * _SECONDS[match[2]] if match else 0.0
     if not 0 < seconds <= _LONGEST:
@@ -76,20 +76,20 @@ def parse_duration(text: str) -> float:
 
 
 def parse_pattern(text: str) -> str:
-    """A pattern that `matches` takes: not empty, and between slashes a regular expression."""
+    """Check a pattern for `matches`: not empty; between slashes, a valid regular expression."""
     if not text.strip():
-        raise ConfigError("must be text, as empty text is in every line")
+        raise ConfigError("must not be empty: an empty pattern matches every line")
     try:
         re.compile(_expression(text) or "")
     except (re.error, OverflowError, RecursionError) as error:
-        raise ConfigError(f"must hold a regular expression between its slashes ({error})") from error
+        raise ConfigError(f"must be a valid regular expression between the slashes ({error})") from error
     return text
 
 
 def matches(pattern: str, line: str) -> bool:
-    """Whether a line of the log is what a pattern of lab.yaml means.
+    """Return whether a line of the log matches a pattern of lab.yaml.
 
-    A pattern is text that the line contains or, between slashes, a regular expression that is found in it.
+    A pattern is text that the line contains or, between slashes, a regular expression that matches a part of it.
     """
     expression = _expression(pattern)
     return re.search(expression, line) is not None if expression is not None else pattern in line
@@ -112,7 +112,7 @@ def _parse_any_digest(text: str) -> str:
 
 
 def parse_time(text: str) -> int:
-    """Seconds since 1970 of a time in UTC: 2026-11-24T20:15:00Z."""
+    """Return the seconds since 1970 of a time in UTC: 2026-11-24T20:15:00Z."""
     try:
         return int(datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc).timestamp())
     except ValueError:
@@ -120,14 +120,14 @@ def parse_time(text: str) -> int:
 
 
 def parse_version(text: str) -> tuple[int, int]:
-    """A version of Linux: 6.4 is (6, 4)."""
-    found = _VERSION.fullmatch(text)
-    if not found:
+    """Parse a version of Linux: 6.4 is (6, 4)."""
+    match = _VERSION.fullmatch(text)
+    if not match:
         raise ConfigError("must be a version of Linux, such as 6.4")
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])
 
 
-# Expressions here are read by JSON Schema too: only what JavaScript understands as well.
+# JSON Schema uses these expressions too, so only the syntax that JavaScript also has is allowed.
 _SIZE = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?([KMGTkmgt])(?:i?B)?", re.ASCII)
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) ?(ms|s|m|h|)", re.ASCII)
 _VERSION = re.compile(r"([0-9]{1,3})\.([0-9]{1,3})", re.ASCII)
@@ -135,27 +135,27 @@ _TIME = "[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z"
 _SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
 _LONGEST = 7 * 24 * 3600.0
 
-Size = Annotated[int, Reads(parse_size, matching(_SIZE.pattern, "string"))]
+Size = Annotated[int, ScalarParser(parse_size, matching(_SIZE.pattern, "string"))]
 Duration = Annotated[
-    float, Reads(parse_duration, (*matching(_DURATION.pattern, "string", "number"), ("exclusiveMinimum", 0)))
+    float, ScalarParser(parse_duration, (*matching(_DURATION.pattern, "string", "number"), ("exclusiveMinimum", 0)))
 ]
-Time = Annotated[int, Reads(parse_time, matching(_TIME))]
+Time = Annotated[int, ScalarParser(parse_time, matching(_TIME))]
 """Seconds since 1970."""
-Version = Annotated[tuple[int, int], Reads(parse_version, matching(_VERSION.pattern))]
-Pattern = Annotated[str, Reads(parse_pattern, matching(r"[\s\S]*\S[\s\S]*"))]
-Digest = Annotated[str, Reads(_parse_digest, matching("[0-9a-fA-F]{64}"))]
-"""SHA-256, in small letters."""
-AnyDigest = Annotated[str, Reads(_parse_any_digest, matching("[0-9a-fA-F]{64}|[0-9a-fA-F]{128}"))]
-"""SHA-256 or SHA-512, told apart by their length; in small letters."""
+Version = Annotated[tuple[int, int], ScalarParser(parse_version, matching(_VERSION.pattern))]
+Pattern = Annotated[str, ScalarParser(parse_pattern, matching(r"[\s\S]*\S[\s\S]*"))]
+Digest = Annotated[str, ScalarParser(_parse_digest, matching("[0-9a-fA-F]{64}"))]
+"""SHA-256, in lower case."""
+AnyDigest = Annotated[str, ScalarParser(_parse_any_digest, matching("[0-9a-fA-F]{64}|[0-9a-fA-F]{128}"))]
+"""SHA-256 or SHA-512, distinguished by their length; in lower case."""
 Name = Annotated[
     str,
     word(
         "[a-z0-9][a-z0-9-]{0,30}",
-        "small letters, digits and dashes, at most 31, a letter or digit first",
+        "lower-case letters, digits and dashes, at most 31 characters, beginning with a letter or digit",
         "such as 'debian' or 'noble-2'",
     ),
 ]
-"""Of a lab or a guest: ends up in paths, sockets and libvirt's domain names."""
+"""The name of a lab or a guest. It becomes part of paths, sockets and libvirt's domain names."""
 ImageName = Annotated[str, word("[a-z0-9][a-z0-9.-]{0,62}", "the name of an image, such as debian-12 or ubuntu-24.04")]
 ModuleName = Annotated[
     str, word(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}", "letters, digits, `_`, `.`, `+` and `-`, at most 64")
@@ -176,7 +176,7 @@ Column = Annotated[
         "such as 6.1, backports, debian or debian@6.12",
     ),
 ]
-"""Of a matrix."""
+"""A column of a matrix."""
 Package = Annotated[
     str,
     word(r"[a-z0-9][a-z0-9+.-]{1,99}(:[a-z0-9-]+)?([=/][A-Za-z0-9.+~:-]+)?", "the name of an apt package"),
@@ -184,7 +184,7 @@ Package = Annotated[
 Sysctl = Annotated[str, word(r"[a-z0-9_-]+([./][A-Za-z0-9_-]+)+", "the name of a sysctl, such as kernel.panic")]
 OneLine = Annotated[str, word(r"[^\x00-\x1f\x7f]{1,1000}", "one line of text")]
 Command = Annotated[str, word(r"[\s\S]*\S[\s\S]*", "a command")]
-# The boot loader's configuration is shell, and the kernel splits at spaces and knows one kind of quotes.
+# The boot loader's configuration is shell code, and the kernel splits at spaces and knows only double quotes.
 CommandLine = Annotated[
     str,
     word(
@@ -197,7 +197,7 @@ HttpsUrl = Annotated[str, word(r"https://[A-Za-z0-9.:-]+(/[A-Za-z0-9._~/-]*)?", 
 FileName = Annotated[
     str, word(r"[A-Za-z0-9][A-Za-z0-9._+-]*(\{serial\}[A-Za-z0-9._+-]*)?", "the name of a file, without folders")
 ]
-"""A publisher's; `{serial}` stands for a release's."""
+"""The name of a publisher's file. `{serial}` is replaced by the release's serial."""
 FolderName = Annotated[
     str,
     word(r"[A-Za-z0-9{][A-Za-z0-9._+{}-]*(/[A-Za-z0-9{][A-Za-z0-9._+{}-]*)*", "a folder on the server, such as a/b"),

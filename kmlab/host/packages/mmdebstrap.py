@@ -160,9 +160,7 @@ def _room_hint(root: Path, heard: Sequence[str]) -> str | None:
     hint = paths.disk_full_hint("\n".join(heard))
     if hint is None or shutil.disk_usage(root.parent).free < paths.MIN_FREE_SPACE:
         return hint
-    return (
-        f"free space in {tempfile.gettempdir()}, where the packages are unpacked, or set TMPDIR to a larger disk"
-    )
+    return f"free space in {tempfile.gettempdir()}, where the packages are unpacked, or set TMPDIR to a larger disk"
 
 
 def _hint(said: str) -> str | None:

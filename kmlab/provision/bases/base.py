@@ -149,7 +149,7 @@ def _bake(host: Host, wanted: Plan, image: Path, folder: Path, stage: Stage) -> 
     }
     files = cloudinit.seed_files(
         wanted.recipe.user_data,
-        script=catalog.configured(wanted.recipe.bake, wanted.recipe),
+        script=catalog.insert_configure(wanted.recipe.bake, wanted.recipe),
         values=values,
         authorized_key=wanted.public_key,
         instance=folder.name,

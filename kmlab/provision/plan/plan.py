@@ -137,7 +137,7 @@ def catalogued(
 ) -> Source:
     """What an image of the catalogue comes from, for `arch` or else for the architecture that `asked` says, if any."""
     arch = arch_of(arch or (asked.arch if asked else None), tuple(image.architectures))
-    entry = catalog.architecture(image, arch, where)
+    entry = catalog.find_architecture(image, arch, where)
     if entry.packages is not None:
         if asked is not None and (asked.digest or asked.unverified):
             raise ConfigError(f"image '{image.name}' is built here: it has no digest, and is always verified")
