@@ -146,9 +146,9 @@ def test_libvirt_reads_back_what_was_written(name: str, driver: libvirt.virConne
     for path in ("name", "uuid", "memory", "vcpu", "os/type", "os/loader", "os/nvram", "on_reboot", "on_crash"):
         assert back.findtext(path) == written.findtext(path), path
     for path in ("devices/disk/source", "devices/disk/driver", "devices/serial/log", "devices/interface/mac", "cpu"):
-        wanted, found = written.find(path), back.find(path)
-        assert wanted is not None and found is not None
-        assert wanted.attrib.items() <= found.attrib.items(), path
+        original, defined_element = written.find(path), back.find(path)
+        assert original is not None and defined_element is not None
+        assert original.attrib.items() <= defined_element.attrib.items(), path
 
 
 def test_what_libvirt_saved_is_given_the_files_of_another_guest(driver: libvirt.virConnect) -> None:

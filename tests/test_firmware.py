@@ -107,7 +107,7 @@ def test_code_without_its_variables_is_not_chosen() -> None:
 
 
 def test_firmware_that_must_have_smm_is_not_started_without() -> None:
-    with pytest.raises(LabError, match="needs SMM, which this host lacks"):
+    with pytest.raises(LabError, match="needs SMM, which this host does not have"):
         choose("x86_64", secure_boot=True, smm_available=False, exists=among(FEDORA))
 
 
@@ -118,7 +118,7 @@ def test_an_architecture_that_is_not_known_is_said() -> None:
 
 def test_silence_is_explained_by_smm_where_the_firmware_needs_it() -> None:
     message, hint = why_silent(choose("x86_64", secure_boot=True, smm_available=True, exists=among(DEBIAN_12)))
-    assert "OVMF_CODE_4M.secboot.fd says nothing: it does not run where SMM is missing" in message
+    assert "OVMF_CODE_4M.secboot.fd printed nothing: it does not run if SMM is missing" in message
     assert "without SMM" in hint
     _, hint = why_silent(choose("aarch64", secure_boot=True, smm_available=True, exists=among(DEBIAN_12)))
     assert "qemu-efi-aarch64" in hint

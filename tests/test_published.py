@@ -133,7 +133,7 @@ def test_a_raw_disk_is_taken_only_with_a_digest(site: Site) -> None:
     raw = os.urandom(65536) + bytes(1 << 20)
     (site.folder / "own.raw").write_bytes(raw)
     site.lab("{path: own.raw, family: debian}")
-    with pytest.raises(ImageError, match="does not begin as a qcow2 file does"):
+    with pytest.raises(ImageError, match="it is not a qcow2 file"):
         site.pull()
     assert site.nothing_was_read()
     site.lab(f"{{path: own.raw, sha256: {hashlib.sha256(raw).hexdigest()}, family: debian}}")

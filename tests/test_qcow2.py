@@ -58,7 +58,7 @@ def test_a_disk_with_snapshots_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_raw_disk_is_refused() -> None:
-    with pytest.raises(ImageError, match="does not begin as a qcow2 file does"):
+    with pytest.raises(ImageError, match="it is not a qcow2 file"):
         checked(bytes(4096))
 
 
@@ -67,22 +67,22 @@ WRONG: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "a backing file's name": (lambda c: patched(c, 8, ">Q", 0x200), "backing file"),
     "a backing file's length": (lambda c: patched(c, 16, ">I", 7), "backing file"),
     "clusters of 2^40 bytes": (lambda c: patched(c, 20, ">I", 40), "clusters"),
-    "a disk of 2^60 bytes": (lambda c: patched(c, 24, ">Q", 1 << 60), "a disk of"),
-    "no disk": (lambda c: patched(c, 24, ">Q", 0), "a disk of 0 bytes"),
+    "a disk of 2^60 bytes": (lambda c: patched(c, 24, ">Q", 1 << 60), "its disk has"),
+    "no disk": (lambda c: patched(c, 24, ">Q", 0), "its disk has 0 bytes"),
     "encryption": (lambda c: patched(c, 32, ">I", 1), "encrypted"),
     "an L1 table far away": (lambda c: patched(c, 40, ">Q", 1 << 40), "L1 table"),
     "an L1 table in the header": (lambda c: patched(c, 40, ">Q", 0), "L1 table"),
     "a small L1 table": (lambda c: patched(c, 24, ">Q", 200 << 30), "L1 table is too small"),
     "a refcount table far away": (lambda c: patched(c, 48, ">Q", 1 << 40), "refcount table"),
-    "a dirty bit": (lambda c: patched(c, 72, ">Q", 1), "not closed well"),
-    "a corrupt bit": (lambda c: patched(c, 72, ">Q", 2), "damaged"),
+    "a dirty bit": (lambda c: patched(c, 72, ">Q", 1), "not closed properly"),
+    "a corrupt bit": (lambda c: patched(c, 72, ">Q", 2), "corrupt"),
     "a data file's bit": (lambda c: patched(c, 72, ">Q", 4), "another file"),
-    "a feature of the future": (lambda c: patched(c, 72, ">Q", 1 << 9), "not known"),
+    "a feature of the future": (lambda c: patched(c, 72, ">Q", 1 << 9), "unknown features"),
     "a header of 2^31 bytes": (lambda c: patched(c, 100, ">I", 1 << 31), "header is damaged"),
     "a backing file as an extension": (lambda c: patched(c, 112, ">I", 0xE2792ACA), "backing file"),
     "a data file as an extension": (lambda c: patched(c, 112, ">I", 0x44415441), "data file"),
     "an extension without an end": (lambda c: patched(c, 116, ">I", 1 << 30), "no end"),
-    "only the first bytes": (lambda c: c[:60], "ends within its header"),
+    "only the first bytes": (lambda c: c[:60], "header is truncated"),
 }
 
 

@@ -196,9 +196,9 @@ TAMPERING: dict[str, tuple[Tamper, str]] = {
     "sums without an end": (_endless_sums, "too much for this file"),
     "a redirect to http": (_sums_of_another_host, "which is not https"),
     "a backing file, well signed": (_backing_file, "backing file"),
-    "a data file, well signed": (_data_file, "data lies in another file"),
-    "a disk of a petabyte, well signed": (_vast_disk, "a disk of"),
-    "a raw disk, well signed": (_raw_disk, "does not begin as a qcow2 file does"),
+    "a data file, well signed": (_data_file, "data is in another file"),
+    "a disk of a petabyte, well signed": (_vast_disk, "its disk has"),
+    "a raw disk, well signed": (_raw_disk, "it is not a qcow2 file"),
 }
 
 

@@ -1,1 +1,1 @@
-"""Domains, seeds and firmware as values: no I/O."""
+"""Describe domains, seeds and firmware as values, without I/O."""

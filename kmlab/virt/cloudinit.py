@@ -1,4 +1,4 @@
-"""The NoCloud seed of a base: user-data and meta-data as text (https://cloudinit.readthedocs.io/)."""
+"""Make the NoCloud seed of a base: user-data and meta-data as text (https://cloudinit.readthedocs.io/)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import yaml
 def seed_files(
     user_data: str, *, script: str, values: Mapping[str, Sequence[str]], authorized_key: str, instance: str
 ) -> dict[str, str]:
-    """The files of the seed. `values` fill in the @NAME@ of the script, each quoted for the shell."""
+    """Return the seed's files by name. The words of `values`, joined by spaces, replace @NAME@ in `script`."""
     config: dict[str, Any] = yaml.safe_load(user_data) or {}
-    # The image's own user, who may use sudo, and root.
+    # For the image's own user, who may use sudo, and for root.
     config["ssh_authorized_keys"] = [*config.get("ssh_authorized_keys", []), authorized_key]
     config["users"] = [
         *config.get("users", ["default"]),
-        # Not locked: without PAM sshd takes a "!" in the password field for a locked account, key or not.
+        # Not locked: without PAM, sshd rejects an account with "!" in the password field, even with a key.
         {"name": "root", "lock_passwd": False, "ssh_authorized_keys": [authorized_key]},
     ]
     for name, words in values.items():

@@ -1,6 +1,6 @@
-"""The libvirt domain of a guest, as XML (https://libvirt.org/formatdomain.html).
+"""Make the libvirt domain XML of a guest (https://libvirt.org/formatdomain.html).
 
-Made with ElementTree, never with string templates; compared with golden files in tests/data/domain/.
+It is built with ElementTree, never with string templates. Tests compare it with golden files in tests/data/domain/.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from kmlab.common.errors import HypervisorError
 from kmlab.virt.firmware import Firmware
 
 AGENT_PORT = "kmlab.agent.0"
-"""The virtio-serial port of the agent in the guest; udev makes /dev/virtio-ports/NAME of it."""
+"""The virtio-serial port of the agent. In the guest, udev creates /dev/virtio-ports/NAME for it."""
 
 SERIAL_DEVICE = "charserial0"
-"""QEMU's name for the first serial port, as libvirt gives it."""
+"""The id that libvirt gives QEMU's first serial port."""
 
 _QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
 ET.register_namespace("qemu", _QEMU)
@@ -28,7 +28,7 @@ _NAMESPACE = uuid.UUID("4f1d3c1e-6e4e-5b52-9c6a-0a6b6d6c6162")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Domain:
-    """Everything that makes one domain differ from another."""
+    """The properties of one domain."""
 
     name: str
     arch: str
@@ -43,52 +43,52 @@ class Domain:
     disk: Path
     console: Path
     agent: Path
-    """The host's socket of the agent's port."""
+    """The socket on the host for the agent's port."""
     seed: Path | None = None
-    """The NoCloud volume, while a base is baked."""
+    """The NoCloud volume, only while a base is baked."""
     disabled_features: tuple[str, ...] = ()
-    """Of the CPU: see `defects`."""
+    """CPU features to disable: see `defects`."""
 
 
 class Defect(NamedTuple):
-    """A CPU feature that a QEMU emulates wrongly, so that a guest's kernel must not use it."""
+    """A CPU feature that some QEMU versions emulate wrongly, so that a guest's kernel must not use it."""
 
     feature: str
-    """As libvirt calls it."""
+    """libvirt's name for it."""
     arch: str
-    mended: tuple[int, int]
-    """The first version of QEMU that emulates it right."""
+    fixed: tuple[int, int]
+    """The first version of QEMU that emulates it correctly."""
 
 
 DEFECTS = (
     # cmpxchg16b computed EFLAGS from a stale cc_op: SLUB's fast path then leaves bits of a pointer in them, and traps
-    # fire at random. Mended by QEMU commit 5f0dd8cd33cb ("target/i386: Inline cmpxchg16b") in v8.0. Kernels from 6.5 on
-    # die of it under QEMU 7.2; they do without the instruction where the CPU has none.
+    # fire at random. Fixed by QEMU commit 5f0dd8cd33cb ("target/i386: Inline cmpxchg16b") in v8.0. Kernels from 6.5 on
+    # crash under QEMU 7.2; they do not use the instruction if the CPU does not have it.
     Defect("cx16", "x86_64", (8, 0)),
 )
 
 
 def defects(arch: str, accel: str, qemu: str) -> tuple[str, ...]:
-    """The CPU features to disable for guests of this QEMU, given the first line of its `--version`."""
-    found = re.search(r"version (\d+)\.(\d+)", qemu)
-    if accel != "tcg" or found is None:
+    """Return the CPU features to disable for guests of this QEMU. `qemu` is the first line of its `--version`."""
+    match = re.search(r"version (\d+)\.(\d+)", qemu)
+    if accel != "tcg" or match is None:
         return ()
-    version = (int(found[1]), int(found[2]))
-    return tuple(defect.feature for defect in DEFECTS if defect.arch == arch and version < defect.mended)
+    version = (int(match[1]), int(match[2]))
+    return tuple(defect.feature for defect in DEFECTS if defect.arch == arch and version < defect.fixed)
 
 
 def cpu_model(accel: str) -> str:
-    """libvirt's CPU mode: the host's own CPU under kvm, all that QEMU can emulate under tcg."""
+    """Return libvirt's CPU mode: the host's CPU under kvm, everything that QEMU can emulate under tcg."""
     return "host-passthrough" if accel == "kvm" else "maximum"
 
 
 def identifier(name: str) -> str:
-    """The UUID that belongs to a domain's name: the same everywhere, so that a checkpoint restores anywhere."""
+    """Return the UUID of a domain's name. It is the same on every host, so that a checkpoint restores on any host."""
     return str(uuid.uuid5(_NAMESPACE, name))
 
 
 def to_xml(domain: Domain, emulator_path: str) -> str:
-    """The domain as libvirt wants it."""
+    """Return the domain's XML for libvirt."""
     root = ET.Element("domain", type="kvm" if domain.accel == "kvm" else "qemu")
     _text(root, "name", domain.name)
     _text(root, "uuid", identifier(domain.name))
@@ -119,7 +119,7 @@ def to_xml(domain: Domain, emulator_path: str) -> str:
 
 
 def retarget(saved: str, *, nvram: Path, disk: Path, console: Path, agent: Path) -> str:
-    """A saved domain's XML with other files of the host's: what differs between guests of one checkpoint."""
+    """Return a saved domain's XML with the files of another guest of the same checkpoint."""
     root = ET.fromstring(saved)
     store = root.find("os/nvram")
     source = root.find("devices/disk[@device='disk']/source")
@@ -139,23 +139,22 @@ def retarget(saved: str, *, nvram: Path, disk: Path, console: Path, agent: Path)
         port.attrib.pop("tty", None)
         for pty in port.findall("source"):
             port.remove(pty)
-    _ask_less(root)
+    _skip_cpu_queries(root)
     return ET.tostring(root, encoding="unicode")
 
 
-def _ask_less(root: ET.Element) -> None:
-    """Have libvirt not ask QEMU for each of 400 properties of the CPU, one by one, before a guest may go on.
+def _skip_cpu_queries(root: ET.Element) -> None:
+    """Stop libvirt from querying 400 CPU properties of QEMU, one by one, before a restored guest continues.
 
-    It asks so where it believes QEMU to know `unavailable-features` (qemuProcessFetchGuestCPU in its qemu_process.c),
-    and for two otherwise; nobody needs the answer here. For the element see drvqemu.html, "Control of QEMU
-    capabilities".
+    libvirt does so if QEMU supports `unavailable-features` (qemuProcessFetchGuestCPU in its qemu_process.c); otherwise
+    it queries two. kmlab does not need the answers. See drvqemu.html, "Control of QEMU capabilities".
     """
     overrides = ET.SubElement(root, f"{{{_QEMU}}}capabilities")
     ET.SubElement(overrides, f"{{{_QEMU}}}del", capability="cpu-unavailable-features")
 
 
 def console_tty(live: str) -> str | None:
-    """The host's pty of the interactive console (hvc0), from a running domain's XML."""
+    """Return the host's pty of the interactive console (hvc0), from a running domain's XML."""
     root = ET.fromstring(live)
     for console in root.findall("devices/console"):
         target, source = console.find("target"), console.find("source")
@@ -165,7 +164,7 @@ def console_tty(live: str) -> str | None:
 
 
 def serial_tty(live: str) -> str | None:
-    """The host's pty of the first serial port, from a running domain's XML."""
+    """Return the host's pty of the first serial port, from a running domain's XML."""
     source = ET.fromstring(live).find("devices/serial/source")
     return source.get("path") if source is not None else None
 
@@ -205,8 +204,8 @@ def _devices(root: ET.Element, domain: Domain, emulator_path: str) -> None:
     serial = ET.SubElement(devices, "serial", type="pty")
     ET.SubElement(serial, "log", file=str(domain.console), append="on")
     ET.SubElement(serial, "target", port="0")
-    witness = ET.SubElement(devices, "console", type="pty")
-    ET.SubElement(witness, "target", type="serial", port="0")
+    serial_console = ET.SubElement(devices, "console", type="pty")
+    ET.SubElement(serial_console, "target", type="serial", port="0")
     login = ET.SubElement(devices, "console", type="pty")
     ET.SubElement(login, "target", type="virtio", port="1")
     channel = ET.SubElement(devices, "channel", type="unix")

@@ -1,8 +1,8 @@
-"""Which UEFI firmware a guest is given: its code, the template of its variables, and whether it needs SMM.
+"""Choose a guest's UEFI firmware: its code, the template of its variables, and whether it needs SMM.
 
-Follows QEMU's docs/interop/firmware.json in meaning and the packages' own README files in names (ovmf and
-qemu-efi-aarch64 of Debian and Ubuntu, edk2-ovmf and edk2-aarch64 of Fedora). Names are candidates: the caller
-says which exist.
+The meaning follows QEMU's docs/interop/firmware.json. The file names follow the README files of the packages (ovmf and
+qemu-efi-aarch64 of Debian and Ubuntu, edk2-ovmf and edk2-aarch64 of Fedora). They are candidates: the caller checks
+which files exist.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NamedTuple
 from kmlab.common.errors import LabError
 
 FIRST_LINE_SECONDS = 15.0
-"""A firmware that is silent for so long stays so: its first line on the serial port takes 3.3 s under TCG."""
+"""How long to wait for the firmware's first line on the serial port. It takes 3.3 s under TCG."""
 
 _ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
 _MACHINES = {"x86_64": "q35", "aarch64": "virt"}
@@ -25,19 +25,19 @@ _PACKAGES = {"x86_64": "ovmf (Fedora: edk2-ovmf)", "aarch64": "qemu-efi-aarch64 
 
 @dataclass(frozen=True, slots=True)
 class Firmware:
-    """A UEFI build and how a domain must be made for it."""
+    """A UEFI build, and what a domain needs for it."""
 
     code: Path
     """Read-only."""
     variables: Path
-    """The template of its variable store: each guest has a copy, as shim writes into it on first boot."""
+    """The template of its variable store. Each guest has a copy, because shim writes to it on first boot."""
     machine: str
     smm: bool
-    """Whether the domain must have System Management Mode; where not, it should be off."""
+    """Whether the domain needs System Management Mode. If not, it should be off."""
     secure: bool
-    """Whether this is meant for Secure Boot: the template holds Microsoft's keys and has it switched on."""
+    """Whether it is for Secure Boot: the template has Microsoft's keys and Secure Boot enabled."""
     format: str
-    """raw or qcow2, of both files."""
+    """The format of both files: raw or qcow2."""
     why: str
     """One sentence for `status`."""
 
@@ -54,7 +54,7 @@ _DEBIAN, _DEBIAN_ARM = "/usr/share/OVMF/", "/usr/share/AAVMF/"
 _FEDORA, _FEDORA_ARM = "/usr/share/edk2/ovmf/", "/usr/share/edk2/aarch64/"
 
 _BUILDS = (
-    # The code that insists on SMM, then the one that knows Secure Boot without it.
+    # First the builds that need SMM, then those that have Secure Boot without it.
     _Build("x86_64", True, True, f"{_DEBIAN}OVMF_CODE_4M.secboot.fd", f"{_DEBIAN}OVMF_VARS_4M.ms.fd"),
     _Build("x86_64", True, True, f"{_DEBIAN}OVMF_CODE_4M.ms.fd", f"{_DEBIAN}OVMF_VARS_4M.ms.fd"),
     _Build("x86_64", True, True, f"{_FEDORA}OVMF_CODE_4M.secboot.qcow2", f"{_FEDORA}OVMF_VARS_4M.secboot.qcow2"),
@@ -73,41 +73,41 @@ _BUILDS = (
 
 
 def choose(arch: str, *, secure_boot: bool, smm_available: bool, exists: Callable[[str], bool]) -> Firmware:
-    """The best firmware that is there: Secure Boot with SMM where host and accelerator have it, else without.
+    """Choose the best installed firmware: Secure Boot with SMM if the host and the accelerator have it, else without.
 
-    `arch` as in `uname -m` or as Debian calls it. LabError, naming the package, if there is none.
+    `arch` is as in `uname -m` or in Debian. Raise LabError, with the package to install, if there is none.
     """
     arch = _ARCHITECTURES.get(arch, arch)
     if arch not in _MACHINES:
-        raise LabError(f"kmlab knows no UEFI firmware for {arch}", f"use {' or '.join(_MACHINES)}")
-    fitting = [build for build in _BUILDS if build.arch == arch and build.secure == secure_boot]
-    present = [build for build in fitting if exists(build.code) and exists(build.variables)]
+        raise LabError(f"kmlab has no UEFI firmware for {arch}", f"use {' or '.join(_MACHINES)}")
+    builds = [build for build in _BUILDS if build.arch == arch and build.secure == secure_boot]
+    present = [build for build in builds if exists(build.code) and exists(build.variables)]
     for build in present:
         if smm_available or not build.smm:
             return _firmware(build, smm_available)
     if present:
         raise LabError(
-            f"the only Secure Boot firmware here, {present[0].code}, needs SMM, which this host lacks",
-            f"install a build that does without, such as {_DEBIAN}OVMF_CODE_4M.fd of Debian's ovmf",
+            f"the only Secure Boot firmware here, {present[0].code}, needs SMM, which this host does not have",
+            f"install a build that works without SMM, such as {_DEBIAN}OVMF_CODE_4M.fd of Debian's ovmf",
         )
-    with_it = " with Secure Boot" if secure_boot else ""
-    looked = ", ".join(build.code for build in fitting)
+    purpose = " with Secure Boot" if secure_boot else ""
+    paths = ", ".join(build.code for build in builds)
     raise LabError(
-        f"there is no UEFI firmware{with_it} for {arch} on this host; looked for {looked}",
+        f"no UEFI firmware{purpose} for {arch} is installed; looked for {paths}",
         f"install {_PACKAGES[arch]}",
     )
 
 
 def why_silent(firmware: Firmware) -> tuple[str, str]:
-    """What to say of a guest whose firmware never wrote a line: an error's message and its hint."""
+    """Return the error message and the hint for a guest whose firmware never wrote a line."""
     if firmware.smm:
         return (
-            f"the firmware {firmware.code} says nothing: it does not run where SMM is missing or broken",
-            "let kmlab use the firmware without SMM; Secure Boot is enforced with it all the same",
+            f"the firmware {firmware.code} printed nothing: it does not run if SMM is missing or broken",
+            "let kmlab use the firmware without SMM; it also enforces Secure Boot",
         )
     return (
-        f"the firmware {firmware.code} says nothing: it and {firmware.variables} may not belong together,"
-        " or it is not built for this machine",
+        f"the firmware {firmware.code} printed nothing: {firmware.variables} may belong to another build,"
+        " or the firmware is not built for this machine",
         f"install the firmware's package again: {_PACKAGES[_arch_of(firmware)]}",
     )
 
@@ -117,12 +117,12 @@ _REFUSALS = (
     (r"Verification failed: \(0x1A\) Security Violation", "shim does not trust its GRUB"),
     (r"bad shim signature", "GRUB does not trust its kernel"),
 )
-"""What edk2, shim and GRUB say of a signature that is not there, or by nobody whom they know."""
+"""The messages of edk2, shim and GRUB about a missing or untrusted signature."""
 
 
 def why_refused(console: str) -> str | None:
-    """What of a guest's boot chain Secure Boot refused, by its console."""
-    return next((what for said, what in _REFUSALS if re.search(said, console)), None)
+    """Return which part of the boot chain Secure Boot rejected, as a guest's console reports it; None if no part."""
+    return next((what for pattern, what in _REFUSALS if re.search(pattern, console)), None)
 
 
 def _firmware(build: _Build, smm_available: bool) -> Firmware:
@@ -146,7 +146,7 @@ def _why(build: _Build, smm_available: bool) -> str:
         return "Secure Boot; arm64 has no SMM, so the guest's kernel could change the variable store"
     reason = "the build that uses it is not installed" if smm_available else "this host does not offer it"
     return (
-        f"Secure Boot without SMM, as {reason}: it is enforced all the same, but the guest's kernel could"
+        f"Secure Boot without SMM, because {reason}: it is still enforced, but the guest's kernel could"
         " change the variable store"
     )
 

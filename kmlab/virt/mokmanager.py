@@ -1,7 +1,7 @@
-"""What to type into MokManager, screen by screen, from the bytes that it writes to a serial console.
+"""Decide which keys to type into MokManager, from the bytes that it writes to a serial console.
 
-Follows MokManager.c and lib/console.c of shim (https://github.com/rhboot/shim), versions 15 to 16. It draws with
-cursor movements between its texts, so texts are searched for and never lines.
+Follows MokManager.c and lib/console.c of shim (https://github.com/rhboot/shim), versions 15 to 16. MokManager moves the
+cursor between its texts, so this file searches for texts, not for lines.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ DOWN, ENTER = b"\x1b[B", b"\r"
 
 _COMPLAINTS = (b"Password doesn't match", b"Failed to enroll", b"Password limit reached", b"Failed to set variable")
 _LONGEST = 1 << 16
-"""Bytes kept of a screen that does not end."""
+"""The largest number of bytes kept while waiting for a screen."""
 
 
 class Screen(NamedTuple):
-    """One screen: what it shows once it is whole, and the keys for it."""
+    """One screen: the last text that it shows, and the keys to type."""
 
     shows: bytes
     keys: tuple[bytes, ...]
     what: str
-    """For a person who waits."""
+    """The screen's name in progress messages."""
 
 
 class Refused(Exception):
-    """MokManager says that something is wrong; its own words."""
+    """MokManager reported an error. The message is MokManager's text."""
 
 
 class MokManager:
-    """Enrols the one key that mokutil(1) asked for. Feed it what the console says; type what it answers."""
+    """Enrol the key that mokutil(1) requested: `feed` takes the console's output and returns the keys to type."""
 
     def __init__(self, password: str) -> None:
         self._screens = [
@@ -49,12 +49,12 @@ class MokManager:
 
     @property
     def awaits(self) -> str:
-        """What it waits for now."""
+        """Return the name of the screen that it waits for."""
         return self._screens[0].what if self._screens else "nothing"
 
-    def feed(self, said: bytes) -> tuple[bytes, ...]:
-        """The keys to type now, one after the other; often none. Refused, if it did not like the last ones."""
-        self._seen += said
+    def feed(self, output: bytes) -> tuple[bytes, ...]:
+        """Return the keys to type now, in order; often none. Raise Refused if MokManager rejected the last ones."""
+        self._seen += output
         for words in _COMPLAINTS if self._begun else ():
             if words in self._seen:
                 raise Refused(words.decode())
@@ -62,7 +62,7 @@ class MokManager:
         if at < 0:
             del self._seen[:-_LONGEST]
             return ()
-        # What comes behind it belongs to the next screen.
+        # What follows belongs to the next screen.
         del self._seen[: at + len(self._screens[0].shows)]
         self._begun = True
         return self._screens.pop(0).keys
