@@ -218,7 +218,7 @@ def test_noise_from_a_guest_is_passed_over_and_bounded() -> None:
 
 def test_nobody_at_the_other_end_is_said(tmp_path: Path) -> None:
     with (
-        pytest.raises(GuestUnreachable, match="no way to the guest's agent"),
+        pytest.raises(GuestUnreachable, match="cannot connect to the guest's agent"),
         agent.connected(tmp_path / "none", Deadline(1)),
     ):
         pass

@@ -91,7 +91,7 @@ def test_a_program_that_ignores_sigterm_is_killed() -> None:
 def test_input_folder_environment_and_files_are_handed_over(tmp_path: Path) -> None:
     given = tmp_path / "given"
     given.write_text("words\n")
-    with given.open() as file, command.passed(file.fileno()) as handle:
+    with given.open() as file, command.inheritable(file.fileno()) as handle:
         line = f"cat; pwd; echo $KMLAB_X; cat /proc/self/fd/{handle}"
         done = command.run(
             ["sh", "-c", line],
@@ -112,7 +112,7 @@ def test_programs_find_the_low_descriptors_free(tmp_path: Path) -> None:
     # dash(1) understands one digit after >&, so a program that starts it relies on 3 to 9.
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context((tmp_path / "file").open("w")) for _ in range(50)]
-        handle = stack.enter_context(command.passed(files[0].fileno()))
+        handle = stack.enter_context(command.inheritable(files[0].fileno()))
         done = command.run(_DESCRIPTORS, deadline=Deadline(5), pass_files=(handle,))
         open_there = sorted(map(int, done.output.split()))
         assert open_there[0] == 3 and len(open_there) == 3
@@ -122,7 +122,7 @@ def test_programs_find_the_low_descriptors_free(tmp_path: Path) -> None:
 
 
 def test_a_low_descriptor_is_never_handed_to_a_program(tmp_path: Path) -> None:
-    with (tmp_path / "file").open("w") as file, pytest.raises(ValueError, match="too low to be passed"):
+    with (tmp_path / "file").open("w") as file, pytest.raises(ValueError, match="too low to be inherited"):
         command.run(["true"], deadline=Deadline(5), pass_files=(file.fileno(),))
 
 

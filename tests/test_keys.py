@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from kmlab.common.errors import ConfigError, LabError
-from kmlab.host.key_files import PASSPHRASE, KeyPaths, load_pair, save_pair, saved_in, usual_places
+from kmlab.host.key_files import PASSPHRASE, KeyPaths, find_saved_pair, find_system_pairs, load_pair, save_pair
 
 NAME = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a person's key")])
 NOW = datetime(2026, 6, 1, tzinfo=timezone.utc)
@@ -146,7 +146,7 @@ def test_an_expired_certificate_is_a_note(tmp_path: Path) -> None:
     key, certificate = write_key(tmp_path / "key"), write_certificate(tmp_path / "cert")
     (note,) = load_pair(key, certificate, environ=NOBODY, now=NOW + timedelta(days=10)).notes
     assert "expired on 2026-06-10" in note
-    assert "kernels load what it signs all the same" in note
+    assert "kernels still load modules that it signs" in note
 
 
 def test_a_certificate_of_tomorrow_is_a_note(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_a_kept_pair_is_the_owners_alone_whatever_the_umask(tmp_path: Path) -> N
 
 def test_a_kept_pair_loads_again_without_a_note(tmp_path: Path) -> None:
     paths = save_pair(KEY, CERTIFICATE, tmp_path / "lab")
-    assert saved_in(tmp_path / "lab") == paths
+    assert find_saved_pair(tmp_path / "lab") == paths
     pair = load_pair(paths.key, paths.certificate, environ=NOBODY, now=NOW)
     assert pair.key.private_numbers() == KEY.private_numbers()
     assert pair.notes == ()
@@ -231,7 +231,7 @@ def test_a_kept_pair_loads_again_without_a_note(tmp_path: Path) -> None:
 def test_a_pair_that_is_there_is_never_overwritten(tmp_path: Path) -> None:
     paths = save_pair(KEY, CERTIFICATE, tmp_path / "lab")
     before = paths.key.read_bytes()
-    with pytest.raises(ConfigError, match="there is a key pair already"):
+    with pytest.raises(ConfigError, match="a key pair exists already"):
         save_pair(rsa.generate_private_key(65537, 2048), CERTIFICATE, tmp_path / "lab")
     assert paths.key.read_bytes() == before
 
@@ -254,15 +254,15 @@ def test_of_two_that_keep_a_pair_at_once_one_wins_whole(tmp_path: Path) -> None:
 
 def test_nothing_is_left_where_a_pair_cannot_be_kept(tmp_path: Path) -> None:
     (tmp_path / "lab").write_text("a file")
-    with pytest.raises(LabError, match="lab: cannot keep the key pair: Not a directory"):
+    with pytest.raises(LabError, match="lab: cannot store the key pair: Not a directory"):
         save_pair(KEY, CERTIFICATE, tmp_path / "lab")
     assert [path.name for path in tmp_path.iterdir()] == ["lab"]
 
 
 def test_a_folder_without_a_pair_has_none(tmp_path: Path) -> None:
-    assert saved_in(tmp_path / "nowhere") is None
+    assert find_saved_pair(tmp_path / "nowhere") is None
     write_key(tmp_path / "mok.key")
-    assert saved_in(tmp_path) is None
+    assert find_saved_pair(tmp_path) is None
 
 
 def test_a_pair_does_not_print_its_key(tmp_path: Path) -> None:
@@ -274,11 +274,11 @@ def test_a_pair_does_not_print_its_key(tmp_path: Path) -> None:
 
 
 def test_ubuntus_and_dkmss_pairs_are_found_where_both_halves_exist(tmp_path: Path) -> None:
-    assert usual_places(tmp_path) == []
+    assert find_system_pairs(tmp_path) == []
     ubuntu, dkms = tmp_path / "var/lib/shim-signed/mok", tmp_path / "var/lib/dkms"
     for path in (ubuntu / "MOK.priv", ubuntu / "MOK.der", dkms / "mok.key"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    assert usual_places(tmp_path) == [KeyPaths(ubuntu / "MOK.priv", ubuntu / "MOK.der", "Ubuntu's", True)]
+    assert find_system_pairs(tmp_path) == [KeyPaths(ubuntu / "MOK.priv", ubuntu / "MOK.der", "Ubuntu's", True)]
     (dkms / "mok.pub").touch()
-    assert [paths.whose for paths in usual_places(tmp_path)] == ["Ubuntu's", "DKMS"]
+    assert [paths.whose for paths in find_system_pairs(tmp_path)] == ["Ubuntu's", "DKMS"]

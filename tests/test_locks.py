@@ -56,7 +56,7 @@ def test_who_waits_says_for_whom_and_then_goes_on(tmp_path: Path) -> None:
         threading.Timer(0.3, other.stdin.close).start()
         with locks.held(lock, "debian", heard.append, Deadline(10)):
             pass
-        assert heard == [Note("debian", f"another kmlab (process {other.pid}) is at work here: waiting for it")]
+        assert heard == [Note("debian", f"waiting for another kmlab (process {other.pid}), which uses it")]
 
 
 def test_another_guest_of_the_same_command_is_never_called_another_kmlab(tmp_path: Path) -> None:

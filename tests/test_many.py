@@ -271,7 +271,7 @@ def test_interrupted_while_a_base_is_baked_nothing_half_made_stays(go: Go, lab: 
 
 
 def test_while_the_command_is_ended_no_program_starts() -> None:
-    with command.ending(), pytest.raises(KeyboardInterrupt):
+    with command.cancelling(), pytest.raises(KeyboardInterrupt):
         command.run(["true"], deadline=Deadline(5))
     assert command.run(["true"], deadline=Deadline(5)).code == 0
 

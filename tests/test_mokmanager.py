@@ -132,6 +132,6 @@ def test_a_guest_that_never_shows_mokmanager_is_an_error_that_says_what_was_wait
 
 
 def test_a_port_that_is_not_there_is_said() -> None:
-    refused = pytest.raises(LabError, match="/dev/pts/absent: the guest's serial port cannot be opened")
+    refused = pytest.raises(LabError, match="/dev/pts/absent: cannot open the guest's serial port")
     with refused, serialport.opened("/dev/pts/absent"):
         pass

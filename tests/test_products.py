@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from kmlab.common.events import Deadline, Event
-from kmlab.host.process.sandbox import Ended, Sandbox
+from kmlab.host.process.sandbox import Sandbox, SandboxResult
 from kmlab.kernel.signing.signature import MAGIC, PKCS7, TRAILER
 from kmlab.run import run
 from kmlab.run.build import make as make_module
@@ -36,9 +36,9 @@ class Box(Sandbox):
 
     make: Callable[[Path], None] = _nothing
 
-    def run(self, *_: Any, **__: Any) -> Ended:
+    def run(self, *_: Any, **__: Any) -> SandboxResult:
         self.make(self.folder)
-        return Ended(0, "")
+        return SandboxResult(0, "")
 
 
 def built(tmp_path: Path, make: Callable[[Path], None]) -> BuildResult:

@@ -49,7 +49,7 @@ def box(root: Path, tmp_path: Path) -> Sandbox:
     return Sandbox(root, tmp_path / "hello", "hello", SMALL)
 
 
-def shell(box: Sandbox, line: str, seconds: float = 20) -> sandbox.Ended:
+def shell(box: Sandbox, line: str, seconds: float = 20) -> sandbox.SandboxResult:
     return box.run(["sh", "-c", line], Deadline(seconds))
 
 
@@ -118,11 +118,11 @@ def test_nothing_of_the_hosts_kernel_can_be_set_even_by_root(box: Sandbox, file:
 
 
 def test_the_exit_code_and_both_streams_come_back(box: Sandbox) -> None:
-    assert shell(box, "echo out; echo err >&2; exit 7") == sandbox.Ended(7, "out\nerr\n")
+    assert shell(box, "echo out; echo err >&2; exit 7") == sandbox.SandboxResult(7, "out\nerr\n")
 
 
 def test_an_endless_program_ends_at_the_deadline_with_what_it_said(box: Sandbox) -> None:
-    assert shell(box, "echo here; while :; do :; done", 1) == sandbox.Ended(None, "here\n")
+    assert shell(box, "echo here; while :; do :; done", 1) == sandbox.SandboxResult(None, "here\n")
 
 
 def test_what_it_left_in_the_background_ends_with_it(box: Sandbox) -> None:
@@ -206,7 +206,7 @@ def test_memory_of_every_kind_ends_at_the_limit(
     box: Sandbox, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if os.geteuid():  # to whom some of it has no owner
-        monkeypatch.setattr(sandbox, "_UNEXPLAINED", 128 << 20)
+        monkeypatch.setattr(sandbox, "_MAX_UNEXPLAINED", 128 << 20)
     (tmp_path / "hog.c").write_text(HOG % HOGS[kind])
     command.run(["gcc", "-static", "-w", "-o", box.folder / "hog", tmp_path / "hog.c"], deadline=Deadline(60))
     little = dataclasses.replace(SMALL, memory=128 << 20, file=1 << 30)
@@ -216,10 +216,10 @@ def test_memory_of_every_kind_ends_at_the_limit(
 
 def test_memory_that_nobody_is_seen_to_hold_is_the_sandbox_s(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     told = footprint.Footprint(1, 1 << 20, 0, 6 << 30)
-    monkeypatch.setattr(sandbox.Measure, "take", lambda self, first: told)
+    monkeypatch.setattr(sandbox.MemoryMeter, "measure", lambda self, first: told)
     assert shell(box, "sleep 20", 20).limit == "0.2 GiB of memory"
-    monkeypatch.setattr(sandbox.Measure, "take", lambda self, first: told._replace(unexplained=2 << 30))
-    assert shell(box, "sleep 0.5", 20) == sandbox.Ended(0, "")
+    monkeypatch.setattr(sandbox.MemoryMeter, "measure", lambda self, first: told._replace(unexplained=2 << 30))
+    assert shell(box, "sleep 0.5", 20) == sandbox.SandboxResult(0, "")
 
 
 def test_very_many_files_end_at_the_limit(box: Sandbox) -> None:
@@ -231,10 +231,10 @@ def test_very_many_files_end_at_the_limit(box: Sandbox) -> None:
 
 
 def test_a_sandbox_that_nobody_can_watch_ends_in_an_error(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: sandbox.Measure, first: int) -> footprint.Footprint:
+    def fail(self: sandbox.MemoryMeter, first: int) -> footprint.Footprint:
         raise MemoryError
 
-    monkeypatch.setattr(sandbox.Measure, "take", fail)
+    monkeypatch.setattr(sandbox.MemoryMeter, "measure", fail)
     with pytest.raises(LabError, match="the sandbox could not be watched: this host has no memory left"):
         shell(box, "sleep 20", 20)
 

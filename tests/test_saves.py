@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kmlab.host.process.file_watch import Saves
+from kmlab.host.process.file_watch import FileWatcher
 
 
 @pytest.fixture
@@ -22,23 +22,23 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def saves(folder: Path) -> Iterator[Saves]:
+def saves(folder: Path) -> Iterator[FileWatcher]:
     """A watch that has begun."""
-    with Saves(glance=0.1) as made:
+    with FileWatcher(poll_seconds=0.1) as made:
         made.point(folder, folder.parent / "lab.yaml")
         made.wait()
         quiet(made)
         yield made
 
 
-def quiet(saves: Saves) -> None:
+def quiet(saves: FileWatcher) -> None:
     """Hear all that was told until there is nothing any more."""
     while saves.news:
         saves.forget()
         time.sleep(0.3)
 
 
-def tells(saves: Saves, save: Callable[[], object]) -> None:
+def tells(saves: FileWatcher, save: Callable[[], object]) -> None:
     """A save is told of; it would be waited for for ever otherwise, so there is an end to it."""
     quiet(saves)
     save()
@@ -48,7 +48,7 @@ def tells(saves: Saves, save: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
-def test_a_write_a_rename_a_deletion_and_a_file_deep_below_are_told(saves: Saves, folder: Path) -> None:
+def test_a_write_a_rename_a_deletion_and_a_file_deep_below_are_told(saves: FileWatcher, folder: Path) -> None:
     tells(saves, lambda: (folder / "hello.c").write_text("two\n"))
     (folder.parent / "new.c").write_text("three\n")
     tells(saves, lambda: (folder.parent / "new.c").replace(folder / "hello.c"))
@@ -56,12 +56,12 @@ def test_a_write_a_rename_a_deletion_and_a_file_deep_below_are_told(saves: Saves
     tells(saves, (folder / "deep" / "x.h").unlink)
 
 
-def test_a_new_folder_is_watched_as_well(saves: Saves, folder: Path) -> None:
+def test_a_new_folder_is_watched_as_well(saves: FileWatcher, folder: Path) -> None:
     tells(saves, (folder / "new").mkdir)
     tells(saves, lambda: (folder / "new" / "x.c").write_text("\n"))
 
 
-def test_the_one_file_beside_is_told_of_and_nothing_else_beside(saves: Saves, folder: Path) -> None:
+def test_the_one_file_beside_is_told_of_and_nothing_else_beside(saves: FileWatcher, folder: Path) -> None:
     (folder.parent / "other.yaml").write_text("x\n")
     (folder.parent / "other").mkdir()
     time.sleep(0.3)
@@ -69,7 +69,7 @@ def test_the_one_file_beside_is_told_of_and_nothing_else_beside(saves: Saves, fo
     tells(saves, lambda: (folder.parent / "lab.yaml").write_text("name: other\n"))
 
 
-def test_a_folder_that_was_moved_away_and_made_anew_is_watched_again(saves: Saves, folder: Path) -> None:
+def test_a_folder_that_was_moved_away_and_made_anew_is_watched_again(saves: FileWatcher, folder: Path) -> None:
     aside = folder.parent / "aside"
     tells(saves, lambda: folder.rename(aside))
     tells(saves, lambda: shutil.copytree(aside, folder))
@@ -79,7 +79,7 @@ def test_a_folder_that_was_moved_away_and_made_anew_is_watched_again(saves: Save
     tells(saves, lambda: (folder / "hello.c").write_text("three\n"))
 
 
-def test_another_folder_may_be_watched_instead(saves: Saves, folder: Path) -> None:
+def test_another_folder_may_be_watched_instead(saves: FileWatcher, folder: Path) -> None:
     other = folder.parent / "other"
     other.mkdir()
     saves.point(other, folder.parent / "lab.yaml")

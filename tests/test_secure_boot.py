@@ -171,12 +171,12 @@ def test_a_firmware_that_stays_silent_is_an_error_at_once_and_says_why(
 ) -> None:
     go(lab, world, "plain")
     world.acceleration = Acceleration("tcg", "a test")  # where SMM is always there
-    world.refusals["shell"] = GuestUnreachable("nothing listens")
+    world.refusals["shell"] = GuestUnreachable("no server listens")
     world.silent = True
     monkeypatch.setattr("kmlab.virt.firmware.FIRST_LINE_SECONDS", 0.1)
     result = go(lab, world)
     assert result.outcome == "error"
-    assert result.reason and "says nothing" in result.reason and "SMM" in result.reason
+    assert result.reason and "printed nothing" in result.reason and "SMM" in result.reason
 
 
 def test_an_exercise_that_lockdown_stops_is_told_so(lab: Lab, world: World) -> None:
@@ -195,7 +195,7 @@ def test_a_run_warns_of_a_key_that_others_can_read(lab: Lab, world: World) -> No
     events: list[Event] = []
     module = lab.module_for(lab.folder / "hello")
     run.run(world.host, lab, lab.guest("secure"), module, run.Options(), events.append)
-    assert any("others than its owner" in event.text for event in events if isinstance(event, Note))
+    assert any("other users can read" in event.text for event in events if isinstance(event, Note))
 
 
 # --- the key pair --------------------------------------------------------------------------------------------------

@@ -76,9 +76,9 @@ def test_a_folder_beneath_which_a_build_dug_is_listed_cleared_and_given_away(dee
 
 def test_a_sandbox_of_root_s_is_given_a_deep_folder(deep: Path) -> None:
     if os.geteuid() == 0:
-        sandbox._give(deep)
+        sandbox._make_writable(deep)
         with folder_tree.opened(deep) as top:
-            assert {f.status.st_uid for f in folder_tree.walk(top)} == {sandbox._ALIEN}
+            assert {f.status.st_uid for f in folder_tree.walk(top)} == {sandbox._SANDBOX_UID}
 
 
 def test_a_deep_run_s_folder_goes_with_the_oldest(deep: Path, tmp_path: Path) -> None:
@@ -126,8 +126,8 @@ def as_nobody(folder: Path) -> Iterator[None]:
         return
     for above in folder.parents[:2]:
         above.chmod(0o755)
-    sandbox._give(folder)
-    os.seteuid(sandbox._ALIEN)
+    sandbox._make_writable(folder)
+    os.seteuid(sandbox._SANDBOX_UID)
     try:
         yield
     finally:

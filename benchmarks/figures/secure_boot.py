@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.frame import Figure
 from benchmarks.world import SCRATCH, World
-from kmlab.host.key_files import save_pair, saved_in
+from kmlab.host.key_files import find_saved_pair, save_pair
 from kmlab.kernel.signing.pkcs7 import make_key_pair
 
 _LAB = """\
@@ -21,7 +21,7 @@ def _lab(world: World) -> Path:
     """The lab with both guests; its key is kept from one benchmark to the next, so that its checkpoint is, too."""
     place = world.folder / "secure.yaml"
     if not place.exists():
-        keys = saved_in(SCRATCH / "key") or save_pair(*make_key_pair("kmlab bench"), SCRATCH / "key")
+        keys = find_saved_pair(SCRATCH / "key") or save_pair(*make_key_pair("kmlab bench"), SCRATCH / "key")
         place.write_text(_LAB)
         world.kmlab("sign", "--mok", "--key", str(keys.key), lab=place)
         world.kmlab("up", "--all", lab=place)

@@ -63,7 +63,7 @@ def watch(
     """As `run`, at once and again on each save, until Ctrl-C."""
     set_global_options(json=json, debug=debug)
     from kmlab.cli import watch_screen
-    from kmlab.host.process.file_watch import Saves
+    from kmlab.host.process.file_watch import FileWatcher
     from kmlab.provision import lifecycle
     from kmlab.provision.plan.lab_key import signer_for
     from kmlab.run import parallel
@@ -85,5 +85,5 @@ def watch(
     for spec in first.guests:
         # A passphrase is asked for here, and not in the middle of the picture.
         signer_for(lifecycle.lab_files(first.lab), first.lab.name, spec, options.sign, passphrase)
-    with Saves() as saves, watch_screen.face(as_json=json) as face:
+    with FileWatcher() as saves, watch_screen.face(as_json=json) as face:
         loop.watch(real_host(), look, options, saves, face, command)

@@ -1,10 +1,10 @@
-"""The doors to the world: libvirt, ssh, disks, programs, downloads. One file imports each library."""
+"""Access the outside world: libvirt, ssh, disks, programs, downloads. One file imports each library."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-# The process that holds a libvirt connection comes through here each time it starts, so nothing else is loaded.
+# Every libvirt worker process imports this file when it starts, so it must not import anything else.
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Host(NamedTuple):
-    """The doors that the story is handed. `cli/app.py` builds the real one; `kmlab.testing` one without a world."""
+    """The access to the outside world that a run gets. `cli/app.py` builds the real one, `kmlab.testing` a fake."""
 
     hypervisor: Callable[[str, Path, Deadline], AbstractContextManager[Hypervisor]]
     shell: Callable[[int, str, Path, Deadline], AbstractContextManager[Shell]]
@@ -30,7 +30,7 @@ class Host(NamedTuple):
 
 
 def real_host() -> Host:
-    """The world as it is. Libraries are loaded when a door is first opened."""
+    """Return the real host. A library is imported when it is first used."""
     from kmlab.host.channel import agent, ssh
     from kmlab.host.hypervisor import accel, hypervisor
     from kmlab.host.packages import apt, mmdebstrap

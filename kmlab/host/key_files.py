@@ -1,6 +1,6 @@
-"""The files of a key pair for signing modules: reading other people's, keeping the lab's own.
+"""Read key pairs for signing modules, and store the lab's own pair.
 
-Follows Documentation/admin-guide/module-signing.rst for what a pair is, and mokutil(1), which takes DER.
+Follows Documentation/admin-guide/module-signing.rst for the content of a pair, and mokutil(1), which needs DER.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from kmlab.common.events import AskPassphrase
 from kmlab.common.paths import make_folder
 
 PASSPHRASE = "KMLAB_KEY_PASSPHRASE"
-"""The environment variable that a key's passphrase is read from."""
+"""The environment variable with the passphrase of a key."""
 
 
 KEY, CERTIFICATE = "mok.key", "mok.der"
-"""The names of a lab's own pair in its folder."""
+"""The file names of the lab's own pair."""
 _USUAL = (
     (
         "Ubuntu's",
@@ -47,13 +47,13 @@ _LARGEST = 2**20
 
 
 class KeyPaths(NamedTuple):
-    """Where a key pair lies."""
+    """The files of a key pair."""
 
     key: Path
     certificate: Path
     whose: str
     readable: bool
-    """Whether this person may read the key; the usual ones are root's."""
+    """Whether this user may read the key. Those of the distribution belong to root."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +63,11 @@ class KeyPair:
     key: rsa.RSAPrivateKey
     certificate: x509.Certificate
     notes: tuple[str, ...] = ()
-    """What a person should know of it: expired, readable by others."""
+    """Warnings for the user: the certificate has expired, or others can read the key."""
 
     @property
     def der(self) -> bytes:
-        """The certificate, as mokutil and the firmware want it."""
+        """Return the certificate in DER, as mokutil and the firmware need it."""
         return self.certificate.public_bytes(serialization.Encoding.DER)
 
     def __repr__(self) -> str:
@@ -81,9 +81,10 @@ def load_pair(
     environ: Mapping[str, str] | None = None,
     now: datetime | None = None,
 ) -> KeyPair:
-    """Read a pair in PEM or DER; without `certificate`, it stands in the key's file (as in signing_key.pem).
+    """Read a pair in PEM or DER. Without `certificate`, read it from the key's file (as in signing_key.pem).
 
-    The passphrase of an encrypted key comes from KMLAB_KEY_PASSPHRASE, else from `ask`.
+    The passphrase of an encrypted key comes from KMLAB_KEY_PASSPHRASE, else from `ask`. Raise ConfigError for an
+    unusable pair.
     """
     private = _rsa(key, _private(key, ask, os.environ if environ is None else environ))
     place = certificate or key
@@ -97,19 +98,19 @@ def load_pair(
 
 
 def save_pair(key: rsa.RSAPrivateKey, certificate: x509.Certificate, folder: Path) -> KeyPaths:
-    """Keep a new pair in `folder`, which is the pair's own (0700); the key is 0600 from its first byte.
+    """Store a new pair in `folder` (0700), which holds nothing else. The key has mode 0600 from its first byte.
 
-    Both files appear at once, by renaming a folder. ConfigError if there is a pair: it may be enrolled.
+    Both files appear at once, by renaming a folder. Raise ConfigError if there is a pair: it may be enrolled.
     """
-    return _keep(certificate, folder, lambda place: _write(place, _pem(key), 0o600))
+    return _store(certificate, folder, lambda place: _write(place, _pem(key), 0o600))
 
 
 def link_pair(key: Path, certificate: x509.Certificate, folder: Path) -> KeyPaths:
-    """As `save_pair`, for a key that stays where it is: `folder` gets a symbolic link to it, and the certificate."""
-    return _keep(certificate, folder, lambda place: place.symlink_to(key.resolve()))
+    """Store the certificate and a symbolic link to the key in `folder`. Otherwise the same as `save_pair`."""
+    return _store(certificate, folder, lambda place: place.symlink_to(key.resolve()))
 
 
-def _keep(certificate: x509.Certificate, folder: Path, put_key: Callable[[Path], None]) -> KeyPaths:
+def _store(certificate: x509.Certificate, folder: Path, put_key: Callable[[Path], None]) -> KeyPaths:
     make_folder(folder.parent, 0o700)
     try:
         scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
@@ -120,23 +121,23 @@ def _keep(certificate: x509.Certificate, folder: Path, put_key: Callable[[Path],
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
-        raise LabError(f"{folder}: cannot keep the key pair: {error.strerror}") from error
+        raise LabError(f"{folder}: cannot store the key pair: {error.strerror}") from error
     return KeyPaths(folder / KEY, folder / CERTIFICATE, "this lab's", True)
 
 
-def saved_in(folder: Path) -> KeyPaths | None:
-    """The pair that `save_pair` has put there, if any."""
+def find_saved_pair(folder: Path) -> KeyPaths | None:
+    """Return the pair that `save_pair` stored in `folder`; None if there is none."""
     return _existing("this lab's", folder / KEY, folder / CERTIFICATE)
 
 
-def usual_places(root: Path = Path("/")) -> list[KeyPaths]:
-    """The pairs that distributions and DKMS make for their owner and that exist here."""
-    found = (_existing(whose, root / key, root / certificate) for whose, key, certificate in _USUAL)
-    return [paths for paths in found if paths]
+def find_system_pairs(root: Path = Path("/")) -> list[KeyPaths]:
+    """Return the existing pairs that Ubuntu and DKMS create."""
+    candidates = (_existing(whose, root / key, root / certificate) for whose, key, certificate in _USUAL)
+    return [paths for paths in candidates if paths]
 
 
 def _existing(whose: str, key: Path, certificate: Path) -> KeyPaths | None:
-    # os.path.exists, not Path.exists: the latter raises for a folder that one may not look into.
+    # os.path.exists, not Path.exists: the latter raises for a folder without permission.
     if not (os.path.exists(key) and os.path.exists(certificate)):
         return None
     return KeyPaths(key, certificate, whose, os.access(key, os.R_OK))
@@ -147,7 +148,7 @@ def _private(path: Path, ask: AskPassphrase | None, environ: Mapping[str, str]) 
     try:
         return _decode(encoded, None)
     except TypeError:
-        pass  # this is how cryptography says "encrypted"
+        pass  # cryptography raises TypeError for an encrypted key
     except (ValueError, UnsupportedAlgorithm) as error:
         raise _no_key(path, encoded) from error
     passphrase, source = _passphrase(path, ask, environ)
@@ -161,7 +162,7 @@ def _private(path: Path, ask: AskPassphrase | None, environ: Mapping[str, str]) 
 
 
 def _passphrase(path: Path, ask: AskPassphrase | None, environ: Mapping[str, str]) -> tuple[str, str]:
-    """The passphrase, and the variable that it came from if it did."""
+    """Return the passphrase, and the name of its environment variable, or '' if the user typed it."""
     if environ.get(PASSPHRASE):
         return environ[PASSPHRASE], PASSPHRASE
     answer = ask(str(path)) if ask else None
@@ -186,7 +187,7 @@ def _no_key(path: Path, encoded: bytes) -> ConfigError:
 
 
 def _rsa(path: Path, key: PrivateKeyTypes) -> rsa.RSAPrivateKey:
-    """The key, if the kernels of this lab can verify what it signs."""
+    """Return the key. Raise ConfigError if the lab's kernels cannot verify its signatures."""
     if isinstance(key, ec.EllipticCurvePrivateKey):
         raise ConfigError(
             f"{path}: an ECDSA key; kernels before 5.13, and later ones built without CONFIG_CRYPTO_ECDSA=y"
@@ -194,15 +195,15 @@ def _rsa(path: Path, key: PrivateKeyTypes) -> rsa.RSAPrivateKey:
             _USE_RSA,
         )
     if not isinstance(key, rsa.RSAPrivateKey):
-        raise ConfigError(f"{path}: not an RSA key; kernels verify no other", _USE_RSA)
+        raise ConfigError(f"{path}: not an RSA key; kernels verify only RSA signatures", _USE_RSA)
     if key.key_size not in _RSA_BITS:
         sizes = ", ".join(map(str, _RSA_BITS))
-        raise ConfigError(f"{path}: an RSA key of {key.key_size} bits; kernels take {sizes}", _USE_RSA)
+        raise ConfigError(f"{path}: an RSA key of {key.key_size} bits; kernels accept {sizes}", _USE_RSA)
     return key
 
 
 def load_certificate(path: Path) -> x509.Certificate:
-    """A certificate in PEM or DER."""
+    """Read a certificate in PEM or DER. Raise ConfigError if it is not one."""
     encoded = _read(path, "certificate")
     try:
         if _PEM in encoded:
@@ -219,7 +220,7 @@ def _public_key(path: Path, certificate: x509.Certificate) -> object:
     try:
         return certificate.public_key()
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise ConfigError(f"{path}: a certificate for a kind of key that is not known", _USE_RSA) from error
+        raise ConfigError(f"{path}: a certificate for an unsupported kind of key", _USE_RSA) from error
 
 
 def _notes(key: Path, place: Path, certificate: x509.Certificate, now: datetime) -> list[str]:
@@ -227,14 +228,14 @@ def _notes(key: Path, place: Path, certificate: x509.Certificate, now: datetime)
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if end < now:
         notes.append(
-            f"{place}: this certificate expired on {end:%Y-%m-%d}; kernels load what it signs all the same,"
+            f"{place}: this certificate expired on {end:%Y-%m-%d}; kernels still load modules that it signs,"
             " other tools may not"
         )
     elif begin > now:
         notes.append(f"{place}: this certificate is valid only from {begin:%Y-%m-%d} on; is the clock right?")
     with contextlib.suppress(OSError):
         if key.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            notes.append(f"{key}: others than its owner may use this private key: chmod 600 {key}")
+            notes.append(f"{key}: other users can read this private key: chmod 600 {key}")
     return notes
 
 
@@ -269,13 +270,13 @@ def _write(path: Path, content: bytes, mode: int) -> None:
 
 
 def _publish(scratch: Path, folder: Path) -> None:
-    """Rename, which the kernel refuses if `folder` is there and holds anything (rename(2))."""
+    """Rename the folder. The kernel refuses this if `folder` exists and is not empty (rename(2))."""
     try:
         scratch.rename(folder)
     except OSError as error:
         if not folder.is_dir():
             raise
         raise ConfigError(
-            f"{folder}: there is a key pair already, and guests may have it enrolled",
-            "use it, or remove the folder to have a new one made and enrolled",
+            f"{folder}: a key pair exists already, and may be enrolled in guests",
+            "use it, or remove the folder to create and enrol a new one",
         ) from error

@@ -180,7 +180,7 @@ class _Workers:
         self._stop = True
         self._ended(never_started)
         files = lifecycle.lab_files(self.lab)
-        with command.ending():
+        with command.cancelling():
             while not self._idle.wait(_TICK):
                 command.end_all()
                 for spec in list(self._taken):

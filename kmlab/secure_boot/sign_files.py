@@ -64,11 +64,11 @@ class Done:
 
 def make(files: paths.LabFiles, lab: str) -> list[str]:
     """See to it that the lab has a key; what a person should know of that."""
-    if key_files.saved_in(files.keys) is not None:
+    if key_files.find_saved_pair(files.keys) is not None:
         return []
     places = ensure_pair(files, lab)
     notes = [f"made the lab's key: {places.key}"]
-    for other in key_files.usual_places():
+    for other in key_files.find_system_pairs():
         may = "" if other.readable else " (as root)"
         notes.append(
             f"this host has {other.whose} key, too; to make it the lab's{may}: "
@@ -145,7 +145,7 @@ def guest_keyring(lab: Lab, spec: GuestSpec) -> GuestKeyring:
 
 
 def _lab_certificate(lab: Lab) -> Certificate | None:
-    found = key_files.saved_in(lifecycle.lab_files(lab).keys)
+    found = key_files.find_saved_pair(lifecycle.lab_files(lab).keys)
     return key_files.load_certificate(found.certificate) if found else None
 
 

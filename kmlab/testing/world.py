@@ -54,7 +54,7 @@ class World(WorldState):
             raise self.refusals["shell"]
         found = [m for m in list(self.machines.values()) if m.port == port and m.runs and not m.panicked]
         if not found or host_key != HOST_KEY:
-            raise GuestUnreachable(f"no answer on ssh (127.0.0.1:{port}): nothing listens")
+            raise GuestUnreachable(f"no answer on ssh (127.0.0.1:{port}): no server listens")
         yield FakeShell(self, found[0])
 
     @contextlib.contextmanager
@@ -63,7 +63,7 @@ class World(WorldState):
             raise self.refusals["agent"]
         found = [m for m in list(self.machines.values()) if m.channel == path and m.runs]
         if not found:
-            raise GuestUnreachable(f"no way to the guest's agent ({path})")
+            raise GuestUnreachable(f"cannot connect to the guest's agent ({path})")
         yield FakeShell(self, found[0])
 
     def _build_image(

@@ -1,1 +1,1 @@
-"""The ways into a guest: the agent's channel, ssh, the serial port."""
+"""Reach a guest: through the agent's channel, ssh, or the serial port."""

@@ -1,13 +1,12 @@
-"""A guest's shell over a virtio-serial port: no network, no key exchange, alive when a module has broken networking.
+"""Run commands in a guest over a virtio-serial port, which needs no network and no key exchange.
 
-The other end is guests/agent.c. Both ways go frames: magic, kind, the command's number, length (four little-endian
-32-bit words), and so many bytes. To the guest: h(ello), r(un a line), i(nput), f (the input's end), w(ake), q (put a
-mark into the kernel's log and read files), k (read the kernel's log); from it: h, o(utput), e(rrors), x (the exit
-code).
-The agent reads files and log itself: no program that something in the guest has replaced has a part in it.
+The other end is guests/agent.c. Both send frames: magic, kind, the command's number, length (four little-endian 32-bit
+words), and that many bytes. To the guest: h(ello), r(un a line), i(nput), f (end of the input), w(ake), q (write a mark
+to the kernel's log and read files), k (read the kernel's log). From it: h, o(utput), e(rrors), x (the exit code).
+The agent reads files and the log itself, so that replaced programs in the guest cannot falsify them.
 
-Several commands may run at once; all end with the connection. An agent that begins says h with number 0: what was asked
-of another before it, which is dead, has no answer.
+Several commands may run at once; all end with the connection. A new agent sends h with number 0: commands that were
+sent to an earlier, dead agent get no answer.
 """
 
 from __future__ import annotations
@@ -28,16 +27,16 @@ from kmlab.common.events import Deadline
 from kmlab.host.channel.ssh import OUTPUT_CAP, Answer, Shell
 
 _MAGIC = 0x314D4B7F
-_HEAD = struct.Struct("<IIII")
+_FRAME_HEADER = struct.Struct("<IIII")
 _CHUNK = 128 << 10
-"""Bytes of a frame, at most; the agent's own limit, and that of Linux for one argument of a program (execve(2))."""
-_AGAIN = 0.5
-"""Seconds for the answer to a first greeting; each further one has twice as long."""
+"""The largest frame, in bytes: the limit of the agent, and of Linux for one argument of a program (execve(2))."""
+_GREETING_SECONDS = 0.5
+"""Seconds to wait for the answer to the first greeting. Each further wait is twice as long."""
 _TICK = 0.05
 
 
 class AgentShell(Shell):
-    """An open channel. Made by `connected`."""
+    """An open channel to the agent. Use `connected` to make one."""
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
@@ -45,12 +44,12 @@ class AgentShell(Shell):
         self._numbers = itertools.count(1)
         self._answers: dict[int, queue.SimpleQueue[tuple[str, bytes]]] = {}
         self._lost = threading.Event()
-        self._met = False
+        self._greeted = False
         """Whether an agent has answered the greeting."""
         self._reader = threading.Thread(target=self._read, daemon=True, name="agent")
 
     def greet(self, deadline: Deadline, padding: bytes = b"") -> bool:
-        """Whether the guest's agent answers; all that was said before is void from here on."""
+        """Return whether the guest's agent answers. Earlier frames are ignored from here on."""
         token = secrets.token_bytes(16)
         self._reader.start()
         number, answers = self._new()
@@ -116,25 +115,25 @@ class AgentShell(Shell):
         on_output: Callable[[bytes], None] | None,
         abandon: threading.Event | None,
     ) -> Answer:
-        kept = {"o": bytearray(), "e": bytearray()}
+        streams = {"o": bytearray(), "e": bytearray()}
         while True:
             try:
                 kind, content = answers.get(timeout=max(min(deadline.left, _TICK), 0.001))
             except queue.Empty:
                 if deadline.passed or not self.alive or (abandon is not None and abandon.is_set()):
-                    return Answer(None, bytes(kept["o"]), bytes(kept["e"]), lost=not self.alive)
+                    return Answer(None, bytes(streams["o"]), bytes(streams["e"]), lost=not self.alive)
                 continue
             if kind == "x":
                 (code,) = struct.unpack("<i", content.ljust(4, b"\0")[:4])
-                return Answer(code, bytes(kept["o"]), bytes(kept["e"]))
-            if kind in kept:
+                return Answer(code, bytes(streams["o"]), bytes(streams["e"]))
+            if kind in streams:
                 if on_output:
                     on_output(content)
-                if len(kept[kind]) < OUTPUT_CAP:
-                    kept[kind] += content
+                if len(streams[kind]) < OUTPUT_CAP:
+                    streams[kind] += content
 
     def _ask(self, kind: str, content: bytes, deadline: Deadline, abandon: threading.Event | None) -> Answer:
-        """Ask the agent itself for something; it starts no program for that."""
+        """Send a request that the agent answers itself, without starting a program."""
         number, answers = self._new()
         try:
             self._send_raw(_frame(kind, number, content))
@@ -149,7 +148,7 @@ class AgentShell(Shell):
 
     def _feed(self, number: int, data: bytes) -> None:
         for begin in range(0, len(data), _CHUNK):
-            # Whoever has stopped waiting has also stopped feeding.
+            # The command has ended or was abandoned: stop sending input.
             if number not in self._answers or not self._send_raw(_frame("i", number, data[begin : begin + _CHUNK])):
                 return
         self._send_raw(_frame("f", number))
@@ -169,38 +168,38 @@ class AgentShell(Shell):
             with contextlib.suppress(OSError):
                 while chunk := self._channel.recv(1 << 18):
                     pending += chunk
-                    self._take(pending)
+                    self._dispatch(pending)
         finally:
-            # Whatever ended it, also a full memory: nobody waits for an answer that nobody reads.
+            # After any error, even MemoryError, no command may wait for an answer.
             self._lost.set()
 
-    def _take(self, pending: bytearray) -> None:
-        """Hand out whole frames; what is none, as after a guest that spoke to somebody else, is passed over."""
-        while len(pending) >= _HEAD.size:
-            magic, kind, number, length = _HEAD.unpack_from(pending)
+    def _dispatch(self, pending: bytearray) -> None:
+        """Pass complete frames to their commands. Skip other bytes, for example from an earlier connection."""
+        while len(pending) >= _FRAME_HEADER.size:
+            magic, kind, number, length = _FRAME_HEADER.unpack_from(pending)
             if magic != _MAGIC or length > _CHUNK or kind > 127:
                 following = pending.find(_MAGIC.to_bytes(4, "little"), 1)
                 del pending[: following if following > 0 else len(pending) - 3]
                 continue
-            if len(pending) < _HEAD.size + length:
+            if len(pending) < _FRAME_HEADER.size + length:
                 return
-            content = bytes(pending[_HEAD.size : _HEAD.size + length])
-            del pending[: _HEAD.size + length]
-            if chr(kind) == "h" and number == 0 and self._met:
+            content = bytes(pending[_FRAME_HEADER.size : _FRAME_HEADER.size + length])
+            del pending[: _FRAME_HEADER.size + length]
+            if chr(kind) == "h" and number == 0 and self._greeted:
                 self._lost.set()
-            self._met = self._met or (chr(kind) == "h" and number > 0)
+            self._greeted = self._greeted or (chr(kind) == "h" and number > 0)
             if answers := self._answers.get(number):
                 answers.put((chr(kind), content))
 
 
 def _frame(kind: str, number: int, content: bytes = b"") -> bytes:
-    return _HEAD.pack(_MAGIC, ord(kind), number, len(content)) + content
+    return _FRAME_HEADER.pack(_MAGIC, ord(kind), number, len(content)) + content
 
 
 @contextlib.contextmanager
 def connected(path: Path, deadline: Deadline) -> Iterator[Shell]:
-    """A shell over the socket that QEMU made for the guest's port; GuestUnreachable if nobody answers there."""
-    patience, padding = _AGAIN, b""
+    """Connect to the socket of the guest's port. Raise GuestUnreachable if the agent does not answer."""
+    patience, padding = _GREETING_SECONDS, b""
     while True:
         shell = AgentShell(_reach(path, deadline))
         with contextlib.closing(shell):
@@ -209,7 +208,7 @@ def connected(path: Path, deadline: Deadline) -> Iterator[Shell]:
                 return
         if deadline.passed:
             raise GuestUnreachable(f"no answer from the guest's agent ({path})")
-        # A guest is told anew of each connection; and if its agent waits for the rest of a frame, here it is.
+        # Each new connection notifies the guest. The padding completes a frame that the agent may wait for.
         patience, padding = 2 * patience, bytes(_CHUNK)
 
 
@@ -224,5 +223,5 @@ def _reach(path: Path, deadline: Deadline) -> socket.socket:
         except OSError as error:
             channel.close()
             if deadline.passed or not isinstance(error, ConnectionRefusedError | BlockingIOError):
-                raise GuestUnreachable(f"no way to the guest's agent ({path}): {error.strerror}") from None
+                raise GuestUnreachable(f"cannot connect to the guest's agent ({path}): {error.strerror}") from None
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""A guest's first serial port, spoken to by a program: what MokManager needs, which runs before any network."""
+"""Read and write a guest's first serial port, for MokManager, which runs before the network is up."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from kmlab.common.events import Deadline
 
 
 class SerialPort:
-    """Both directions of an open port. Made by `opened`."""
+    """An open serial port. Use `opened` to make one."""
 
     def __init__(self, handle: int) -> None:
         self._handle = handle
 
     def read(self, deadline: Deadline) -> bytes | None:
-        """What came, at the latest at the deadline: nothing yet is empty, None is a guest that has ended."""
+        """Wait for output until the deadline and return it: empty if there is none, None if the guest has ended."""
         ready, _, _ = select.select([self._handle], [], [], deadline.left)
         if not ready:
             return b""
@@ -34,11 +34,11 @@ class SerialPort:
 
 @contextlib.contextmanager
 def opened(device: str) -> Iterator[SerialPort]:
-    """The port whose pty on the host is `device`. QEMU notices within a second that somebody is there."""
+    """Open the serial port whose pty on the host is `device`. QEMU notices this within a second."""
     try:
         handle = os.open(device, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError as error:
-        raise LabError(f"{device}: the guest's serial port cannot be opened: {error.strerror}") from None
+        raise LabError(f"{device}: cannot open the guest's serial port: {error.strerror}") from None
     try:
         yield SerialPort(handle)
     finally:

@@ -1,6 +1,6 @@
-"""A guest's shell over ssh: the only code that imports paramiko (https://docs.paramiko.org/).
+"""Run commands in a guest over ssh. Only this file imports paramiko (https://docs.paramiko.org/).
 
-One connection serves a whole run: under emulation the key exchange costs more than any command.
+A run uses one connection, because under emulation the key exchange takes longer than any command.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     import paramiko
 
 OUTPUT_CAP = 32 << 20
-"""Bytes of one command's output that are kept; what comes after is read and dropped."""
+"""The largest output of one command that is kept, in bytes. The rest is read and dropped."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """How a command in the guest ended."""
+    """The result of a command in the guest."""
 
     code: int | None
-    """None: it did not end before its deadline, or the connection was lost first."""
+    """The exit code; None if the deadline passed or the connection was lost first."""
     out: bytes
     err: bytes
     lost: bool = False
@@ -58,11 +58,11 @@ _RESEED = (
     'ioctl($pool, 0x40085203, pack("ii", 8 * length $noise, length $noise) . $noise) or exit 1; '
     "ioctl($pool, 0x5207, 0) or exit 1"
 )
-"""RNDADDENTROPY, then RNDRESEEDCRNG, by their numbers on every architecture of ours (linux/random.h)."""
+"""RNDADDENTROPY, then RNDRESEEDCRNG, with their numbers on all supported architectures (linux/random.h)."""
 
 
 class Shell:
-    """An open connection as root. Made by `connected`."""
+    """An open connection as root. Use `connected` to make one."""
 
     def __init__(self, transport: paramiko.Transport) -> None:
         self._transport = transport
@@ -76,9 +76,9 @@ class Shell:
         on_output: Callable[[bytes], None] | None = None,
         abandon: threading.Event | None = None,
     ) -> Answer:
-        """Run `command` with `data` as its input. Never raises for what the guest does; see `Answer`.
+        """Run `command` with `data` as its input. Failures of the guest are part of the `Answer`, not exceptions.
 
-        Setting `abandon` gives up waiting at once.
+        Setting `abandon` ends the wait at once.
         """
         import paramiko
 
@@ -108,26 +108,26 @@ class Shell:
     def wake(self, now: float, noise: bytes, deadline: Deadline) -> Answer:
         """Set the guest's clock (seconds since the epoch), and reseed its kernel's random numbers with `noise` at once.
 
-        By perl, which Debian and Ubuntu always have, because the reseeding is an ioctl (random(4)).
+        Uses perl, which Debian and Ubuntu always have, because reseeding needs an ioctl (random(4)).
         """
         return self.run(f"perl -e '{_RESEED}' && date --utc --set=@{now:.3f} > /dev/null", deadline, data=noise)
 
     def read_files(
         self, patterns: Sequence[str], deadline: Deadline, *, mark: str = "", abandon: threading.Event | None = None
     ) -> Answer:
-        """Read the guest's files that match the shell patterns, each under a title as tail(1) writes it.
+        """Read the guest's files that match the shell patterns, each after a header like that of tail(1).
 
-        First put `mark`, if given, into the kernel's log as a line of its own.
+        First write `mark`, if given, to the kernel's log as a separate line.
         """
         marked = f"printf '<5>%s\\n' {shlex.quote(mark)} > /dev/kmsg; " if mark else ""
         return self.run(f"{marked}tail -n +1 {' '.join(patterns)} 2> /dev/null; :", deadline, abandon=abandon)
 
     def kernel_log(self, deadline: Deadline) -> Answer:
-        """Read the kernel's ring buffer as records of /dev/kmsg, at least what was logged since the connection opened.
+        """Read the kernel's ring buffer as records of /dev/kmsg, at least those since the connection was opened.
 
-        The code is not 0 where records were overwritten before they could be read.
+        The exit code is not 0 if records were overwritten before they were read.
         """
-        # It ends where there is nothing more, with an error that means nothing (EAGAIN).
+        # dd ends after the last record with EAGAIN, which is not an error here.
         return self.run("dd if=/dev/kmsg iflag=nonblock bs=16k status=none 2> /dev/null; :", deadline)
 
     @property
@@ -169,9 +169,9 @@ def _drain(
 
 @contextlib.contextmanager
 def connected(port: int, host_key: str, identity: Path, deadline: Deadline) -> Iterator[Shell]:
-    """A shell at 127.0.0.1:`port`, as root, if the guest there has exactly `host_key` ("ssh-ed25519 AAAA…").
+    """Connect as root to 127.0.0.1:`port` and check that the guest has exactly `host_key` ("ssh-ed25519 AAAA…").
 
-    Tries again while the guest is coming up, until the deadline; then GuestUnreachable with the last reason.
+    Retry until the deadline while the guest boots; then raise GuestUnreachable with the last reason.
     """
     transport = _connect(port, host_key, identity, deadline)
     try:
@@ -189,7 +189,7 @@ def _connect(port: int, host_key: str, identity: Path, deadline: Deadline) -> pa
         key = paramiko.Ed25519Key.from_private_key_file(str(identity))
     except (OSError, paramiko.SSHException) as error:
         raise LabError(f"{identity}: cannot read the lab's ssh key: {error}", "kmlab destroy, then kmlab up") from None
-    reason = "nothing listens"
+    reason = "no server listens"
     while True:
         transport = None
         try:
@@ -198,12 +198,12 @@ def _connect(port: int, host_key: str, identity: Path, deadline: Deadline) -> pa
             transport.banner_timeout = transport.handshake_timeout = transport.auth_timeout = max(deadline.left, 1)
             transport.get_security_options().key_types = ("ssh-ed25519",)
             transport.start_client(timeout=max(deadline.left, 0.1))
-            found = transport.get_remote_server_key()
-            if [found.get_name(), found.get_base64()] != expected[:2]:
+            server_key = transport.get_remote_server_key()
+            if [server_key.get_name(), server_key.get_base64()] != expected[:2]:
                 transport.close()
                 raise LabError(
                     f"127.0.0.1:{port} answers with another ssh host key than this guest's",
-                    "somebody else listens there: kmlab reset",
+                    "another server listens there: kmlab reset",
                 )
             transport.auth_publickey("root", key)
             transport.set_keepalive(0)
@@ -222,7 +222,7 @@ def _connect(port: int, host_key: str, identity: Path, deadline: Deadline) -> pa
 
 
 def ensure_identity(private: Path) -> str:
-    """The public half of the person's key for their guests, made when there is none."""
+    """Return the public half of the user's key for guests. Create the key pair if there is none."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ed25519
 
@@ -233,22 +233,22 @@ def ensure_identity(private: Path) -> str:
     with locks.held(private.with_suffix(".lock"), "the ssh key of guests", silent, Deadline(60)):
         if private.exists() and public.exists():
             return public.read_text(encoding="utf-8").strip()
-        made = ed25519.Ed25519PrivateKey.generate()
-        text = made.private_bytes(
+        key = ed25519.Ed25519PrivateKey.generate()
+        text = key.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.OpenSSH,
             serialization.NoEncryption(),
         )
-        line = made.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+        line = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
         paths.write_text(private, text.decode(), 0o600)
         paths.write_text(public, f"{line.decode()} kmlab\n")
         return public.read_text(encoding="utf-8").strip()
 
 
 def client_argv(port: int, known_hosts: Path, identity: Path, command: list[str]) -> list[str]:
-    """The OpenSSH command line that enters the guest on the person's own terminal."""
+    """Return the OpenSSH command line that opens the guest in the user's terminal."""
     options = {
-        "IdentitiesOnly": "yes",  # an agent full of other keys must not use up the tries
+        "IdentitiesOnly": "yes",  # other keys of ssh-agent must not use up the attempts
         "IdentityFile": str(identity),
         "UserKnownHostsFile": str(known_hosts),
         "GlobalKnownHostsFile": os.devnull,

@@ -34,7 +34,7 @@ def verify(content: bytes, signature: bytes, keyring: Path, fingerprint: str, wh
     with (
         tempfile.TemporaryDirectory(prefix="kmlab-gpgv-") as home,
         tempfile.TemporaryFile() as told,
-        command.passed(told.fileno()) as handle,
+        command.inheritable(told.fileno()) as handle,
     ):
         folder = Path(home)
         (folder / "content").write_bytes(content)

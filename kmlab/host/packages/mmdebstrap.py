@@ -95,7 +95,7 @@ def unpack(image: PackageImage, root: Path, deadline: Deadline, on_line: Callabl
             heard.append(line.rstrip())
         on_line("I: making the file system" if script in line else line)
 
-    with root.open("w+b") as file, command.passed(file.fileno()) as handle:
+    with root.open("w+b") as file, command.inheritable(file.fileno()) as handle:
         file.truncate(image.root_size)
         os.fchmod(file.fileno(), 0o666)
         argv = [

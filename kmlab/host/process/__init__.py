@@ -1,1 +1,1 @@
-"""Programs, sandboxes, locks and terminals on the host."""
+"""Run programs and sandboxes, take locks, watch folders and join terminals on the host."""

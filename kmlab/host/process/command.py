@@ -1,6 +1,7 @@
-"""Running programs: the only code that imports subprocess.
+"""Run programs. Only this file imports subprocess.
 
-Every program is a list of arguments, has a deadline, and dies with all its children when it is not wanted any more.
+Every program is a list of arguments and has a deadline. It ends with all its children at the deadline, on Ctrl-C, or
+when kmlab ends.
 """
 
 from __future__ import annotations
@@ -46,22 +47,22 @@ PACKAGES = {
 }
 """The Debian and Ubuntu package of each program that kmlab calls."""
 
-_LOWEST_PASSED = 64
-"""File descriptors below this number stay free for the programs themselves: dash(1) understands only one digit after
-`>&`, and mmdebstrap hands its own pipes to it."""
+_LOWEST_INHERITED = 64
+"""Inherited file descriptors get at least this number. The lower ones stay free for the programs: dash(1) accepts only
+one digit after `>&`, and mmdebstrap passes its own pipes to it."""
 _TAIL = 4000
 _LONGEST = 1 << 20
-"""Bytes of one line; a longer one is told in pieces."""
+"""The largest length of a line for `on_line`, in bytes; a longer line is passed in pieces."""
 
 
 def emulator(arch: str) -> str:
-    """The QEMU program for guests of an architecture, as `uname -m` calls it."""
+    """Return the name of the QEMU program for an architecture (`uname -m`)."""
     return f"qemu-system-{arch}"
 
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """How a program ended, and what it said on both streams, in order."""
+    """The exit code of a program, and its output on both streams, in order."""
 
     argv: tuple[str, ...]
     code: int
@@ -69,7 +70,7 @@ class Completed:
 
 
 def find(program: str) -> str:
-    """The program's path; LabError naming the package to install if it is not there."""
+    """Find a program's path. Raise LabError, with the package to install, if it is not installed."""
     path = shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
     if path is None:
         package = PACKAGES.get(program, program)
@@ -78,27 +79,27 @@ def find(program: str) -> str:
 
 
 _running: set[subprocess.Popen[bytes]] = set()
-_ending = threading.Event()
+_cancelling = threading.Event()
 
 
 @contextlib.contextmanager
-def ending() -> Iterator[None]:
-    """While the block lasts no thread starts a program any more: `go_on` and whatever calls it raise."""
-    _ending.set()
+def cancelling() -> Iterator[None]:
+    """Prevent all threads from starting programs during the block: `check_cancelled` raises."""
+    _cancelling.set()
     try:
         yield
     finally:
-        _ending.clear()
+        _cancelling.clear()
 
 
 def check_cancelled() -> None:
-    """KeyboardInterrupt in a thread that still works while the command is being ended."""
-    if _ending.is_set():
+    """Raise KeyboardInterrupt in a thread that still works while the command is cancelled."""
+    if _cancelling.is_set():
         raise KeyboardInterrupt
 
 
 def end_all() -> None:
-    """Tell every program that was started here, with its children, to end; does not wait."""
+    """Send SIGTERM to every program that was started here, with its children; do not wait."""
     for process in list(_running):
         if process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
@@ -106,9 +107,9 @@ def end_all() -> None:
 
 
 @contextlib.contextmanager
-def passed(handle: int) -> Iterator[int]:
-    """Duplicate a file descriptor to a number that no program expects to be free, to hand it to one with `run`."""
-    high = fcntl.fcntl(handle, fcntl.F_DUPFD_CLOEXEC, _LOWEST_PASSED)
+def inheritable(handle: int) -> Iterator[int]:
+    """Duplicate a file descriptor to a number that no program expects to be free, for `pass_files` of `run`."""
+    high = fcntl.fcntl(handle, fcntl.F_DUPFD_CLOEXEC, _LOWEST_INHERITED)
     try:
         yield high
     finally:
@@ -127,49 +128,49 @@ def run(
     pass_files: Sequence[int] = (),
     hint: str | None = None,
 ) -> Completed:
-    """Run to the end; CommandFailed unless the exit code is one of `accept`.
+    """Run a program to its end. Raise CommandFailed unless the exit code is one of `accept`.
 
-    `on_line` hears each line as it comes. At the deadline, or when interrupted, the whole process group ends; so it
-    does when kmlab is killed. The program inherits the descriptors `pass_files`, which come from `passed`.
+    `on_line` is called with each line of output. At the deadline, on an interrupt, or when kmlab is killed, the whole
+    process group is killed. The program inherits the descriptors `pass_files`, which come from `inheritable`.
     """
     words = [str(word) for word in argv]
     words[0] = find(words[0])
-    if low := [handle for handle in pass_files if handle < _LOWEST_PASSED]:
-        raise ValueError(f"file descriptors {low} are too low to be passed: use passed()")
+    if low := [handle for handle in pass_files if handle < _LOWEST_INHERITED]:
+        raise ValueError(f"file descriptors {low} are too low to be inherited: use inheritable()")
     check_cancelled()
     reader, leash = os.pipe()
     with (
-        open(stdin or os.devnull, "rb") as given,
+        open(stdin or os.devnull, "rb") as input_file,
         open(reader, "rb"),
         open(leash, "wb"),
-        passed(reader) as held,
+        inheritable(reader) as leash_fd,
     ):
         process = subprocess.Popen(
-            ["/bin/sh", "-c", _LEASHED.format(held), *words],
-            stdin=given,
+            ["/bin/sh", "-c", _LEASHED.format(leash_fd), *words],
+            stdin=input_file,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd=cwd,
             env=None if environment is None else {**os.environ, **environment},
-            pass_fds=(*pass_files, held),
+            pass_fds=(*pass_files, leash_fd),
             start_new_session=True,
         )
-        output, code = _attend(process, deadline, on_line)
+        output, code = _wait(process, deadline, on_line)
     check_cancelled()
     if code is None or code not in accept:
-        said = output[-_TAIL:]
-        raise CommandFailed([str(w) for w in argv], code, said, hint or paths.disk_full_hint(said))
+        tail = output[-_TAIL:]
+        raise CommandFailed([str(w) for w in argv], code, tail, hint or paths.disk_full_hint(tail))
     return Completed(tuple(words), code, output)
 
 
 _LEASHED = '( {{ read -r end; kill -KILL 0; }} < /proc/self/fd/{} > /dev/null 2>&1 & ); exec "$0" "$@"'
-"""Waits beside a program, in its process group, for the end of a pipe that kmlab holds; then all of the group ends.
+"""Kill the program's process group when a pipe that kmlab holds open is closed. A background shell in the group waits.
 
-So nothing runs on by itself, however kmlab ended: PR_SET_PDEATHSIG would end the program alone, not its children.
+So all programs end when kmlab ends, even if it is killed. PR_SET_PDEATHSIG would end the program, not its children.
 """
 
 
-def _attend(
+def _wait(
     process: subprocess.Popen[bytes], deadline: Deadline, on_line: Callable[[str], None] | None
 ) -> tuple[str, int | None]:
     _running.add(process)
@@ -186,19 +187,19 @@ def _read(
     process: subprocess.Popen[bytes], deadline: Deadline, on_line: Callable[[str], None] | None
 ) -> tuple[str, bool]:
     assert process.stdout is not None
-    kept = bytearray()
+    output = bytearray()
     line = bytearray()
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
         while True:
             if not selector.select(deadline.left):
-                return kept.decode("utf-8", "replace"), False
+                return output.decode("utf-8", "replace"), False
             chunk = os.read(process.stdout.fileno(), 65536)
             if not chunk:
                 break
-            kept += chunk
-            if len(kept) > 8 << 20:
-                del kept[: 4 << 20]
+            output += chunk
+            if len(output) > 8 << 20:
+                del output[: 4 << 20]
             if on_line:
                 line += chunk
                 *whole, rest = line.replace(b"\r", b"\n").split(b"\n")
@@ -211,7 +212,7 @@ def _read(
                         on_line(part.decode("utf-8", "replace"))
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(max(deadline.left, 0.1))
-    return kept.decode("utf-8", "replace"), process.poll() is not None
+    return output.decode("utf-8", "replace"), process.poll() is not None
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -224,7 +225,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 class Conversation:
-    """A program that answers one line to each line it is told; it ends with the `with` block."""
+    """A program that answers each input line with one line. It ends with the `with` block."""
 
     def __init__(self, argv: Sequence[str | Path], environment: Mapping[str, str]) -> None:
         check_cancelled()
@@ -241,7 +242,7 @@ class Conversation:
         _running.add(self._process)
 
     def ask(self, line: str, deadline: Deadline) -> str:
-        """The answer to `line`; the empty text if the program ended or did not answer in time."""
+        """Send `line` and return the answer; return an empty text if the program ended or the deadline passed."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(line.encode() + b"\n")
@@ -261,10 +262,10 @@ class Conversation:
         return line.decode("utf-8", "replace")
 
     def last_words(self) -> str:
-        """The last line of what the program wrote to stderr."""
+        """Return the last line that the program wrote to stderr."""
         self._log.seek(0)
         lines = self._log.read()[-_TAIL:].decode("utf-8", "replace").strip().splitlines()
-        return lines[-1] if lines else "it said nothing"
+        return lines[-1] if lines else "it printed nothing"
 
     def __enter__(self) -> Conversation:
         return self
@@ -283,13 +284,13 @@ class Conversation:
 
 
 def become(argv: Sequence[str | Path]) -> NoReturn:
-    """Replace this process by a program that talks to the person's terminal."""
+    """Replace this process by a program that uses the user's terminal."""
     words = [str(word) for word in argv]
     os.execv(find(words[0]), words)
 
 
 def interactive(argv: Sequence[str | Path]) -> int:
-    """Run a program on the person's own terminal; its exit code."""
+    """Run a program on the user's terminal and return its exit code."""
     words = [str(word) for word in argv]
     words[0] = find(words[0])
     return subprocess.call(words)

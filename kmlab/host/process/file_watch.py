@@ -1,7 +1,8 @@
-"""Saves, as they happen: a folder and lab.yaml, watched by way of watchfiles (inotify(7)).
+"""Watch a folder and lab.yaml for changes with watchfiles (inotify(7)).
 
-A kernel's watch holds on to the folder that was there when it began. One that is deleted, renamed or made anew is
-therefore looked for twice a second, and watched again; so is lab.yaml, which lies in a folder where much else happens.
+An inotify watch follows the folder that existed when it began. Twice a second this file therefore checks whether the
+folder was deleted, renamed or recreated, and then watches the new one. lab.yaml is checked as often, not watched,
+because many unrelated files may change next to it.
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ from pathlib import Path
 from kmlab.common.errors import LabError
 from kmlab.common.events import printable
 
-_GLANCE = 0.5
-"""Seconds between two looks at what no watch tells."""
-_TOGETHER = 50
-"""Milliseconds of silence that end a save of many files."""
-_AT_LAST = 1600
-"""Milliseconds after which what was saved counts though more comes."""
+_POLL_SECONDS = 0.5
+"""Seconds between two checks of what inotify does not report."""
+_SAVE_GAP_MS = 50
+"""Milliseconds without a change that end a save of several files."""
+_SAVE_LIMIT_MS = 1600
+"""Milliseconds after which a change is reported although more changes follow."""
 
 
-class Saves:
-    """News of what `point` names. It may be about nothing that counts: whoever hears of it compares."""
+class FileWatcher:
+    """Report changes of a folder and a file. A change may be irrelevant, so callers compare the content."""
 
-    def __init__(self, glance: float = _GLANCE) -> None:
-        self._glance = glance
+    def __init__(self, poll_seconds: float = _POLL_SECONDS) -> None:
+        self._poll_seconds = poll_seconds
         self._news = threading.Event()
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
@@ -34,7 +35,7 @@ class Saves:
         self._failure: LabError | None = None
 
     def point(self, folder: Path, file: Path) -> None:
-        """Watch all of `folder`, and one file, instead of whatever was watched before."""
+        """Watch `folder` with everything below it, and one file, instead of the previous ones."""
         if self._watched == (folder, file):
             return
         self.close()
@@ -43,18 +44,18 @@ class Saves:
         self._thread.start()
 
     def forget(self) -> None:
-        """Count what was told so far as heard."""
+        """Forget all changes so far."""
         self._news.clear()
 
     @property
     def news(self) -> bool:
-        """Whether something may have changed since `forget`."""
+        """Return whether something may have changed since `forget`."""
         return self._news.is_set()
 
     def wait(self) -> None:
-        """Wait for news; LabError if there can be none."""
-        # In pieces, for the signals that Python handles between two of them.
-        while not self._news.wait(self._glance):
+        """Wait for a change. Raise LabError if watching failed."""
+        # In short waits, because Python handles signals between them.
+        while not self._news.wait(self._poll_seconds):
             if self._failure is not None:
                 raise self._failure
 
@@ -64,7 +65,7 @@ class Saves:
             self._thread.join()
         self._thread = None
 
-    def __enter__(self) -> Saves:
+    def __enter__(self) -> FileWatcher:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -73,50 +74,52 @@ class Saves:
     def _watch(self, folder: Path, file: Path, over: threading.Event) -> None:
         version = _version(file)
         while not over.is_set():
-            armed = _identity(folder)
-            for changed in _ticks(folder, over, self._glance, self._fail):
+            watched = _identity(folder)
+            for changed in _changes(folder, over, self._poll_seconds, self._fail):
                 now = _version(file)
                 if changed or now != version:
                     self._news.set()
                 version = now
                 if over.is_set():
                     return
-                if _identity(folder) != armed:
+                if _identity(folder) != watched:
                     self._news.set()
                     break
 
     def _fail(self, error: Exception) -> None:
         self._failure = LabError(
             f"the folder cannot be watched: {printable(str(error))}",
-            "where the limit of watches is reached: sudo sysctl fs.inotify.max_user_watches=524288",
+            "if the limit of watches is reached: sudo sysctl fs.inotify.max_user_watches=524288",
         )
 
 
-def _ticks(folder: Path, over: threading.Event, glance: float, fail: Callable[[Exception], None]) -> Iterator[bool]:
-    """At each save, and as often as one has to look: whether something was saved. Ends when there is no such folder."""
+def _changes(
+    folder: Path, over: threading.Event, poll_seconds: float, fail: Callable[[Exception], None]
+) -> Iterator[bool]:
+    """Yield True at each change, and False at each poll. End if the folder does not exist."""
     import watchfiles
 
     try:
         ticks = watchfiles.watch(
             folder,
             watch_filter=None,
-            debounce=_AT_LAST,
-            step=_TOGETHER,
+            debounce=_SAVE_LIMIT_MS,
+            step=_SAVE_GAP_MS,
             stop_event=over,
-            rust_timeout=int(glance * 1000),
+            rust_timeout=int(poll_seconds * 1000),
             yield_on_timeout=True,
             raise_interrupt=False,
         )
-        # Whatever was saved before the watch began is news as well.
+        # Changes before the watch began count as well.
         next(ticks, None)
         yield True
         yield from map(bool, ticks)
     except FileNotFoundError:
-        over.wait(glance)
+        over.wait(poll_seconds)
         yield False
     except (OSError, RuntimeError) as error:
         fail(error)
-        over.wait(glance)
+        over.wait(poll_seconds)
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:

@@ -1,6 +1,6 @@
-"""Locks between kmlab's own processes: one for each guest and each thing that is made in the cache.
+"""Lock guests and artifacts of the cache between kmlab's own processes.
 
-The kernel releases them when the process ends, however it ends.
+The kernel releases the locks when the process ends, even when it is killed.
 """
 
 from __future__ import annotations
@@ -20,60 +20,65 @@ from kmlab.common.errors import LabError
 from kmlab.common.events import Deadline, EventSink, Note
 from kmlab.host.process import command
 
-_ours: set[Path] = set()
-"""Held by this process, in whichever thread."""
-_taking = threading.Lock()
+_held_here: set[Path] = set()
+"""The locks held by any thread of this process."""
+_acquiring = threading.Lock()
 _GRACE = 1.0
-"""Seconds that a guest waits without a word for another one of its command."""
+"""Seconds that a guest waits for another guest of the same command without a message."""
 
 
 @contextlib.contextmanager
 def held(lock: Path, subject: str, report: EventSink, deadline: Deadline) -> Iterator[None]:
-    """Hold `lock`; if another kmlab has it, say so and wait until the deadline."""
+    """Hold `lock`. If another kmlab has it, report that and wait; raise LabError at the deadline."""
     paths.make_folder(lock.parent)
     guard = filelock.FileLock(lock, thread_local=False)
     _wait(guard, lock, subject, report, deadline)
     try:
-        # Only others want to know it; a full disk must not keep anybody from `kmlab destroy`.
+        # The file only serves the messages of other processes; a full disk must not prevent `kmlab destroy`.
         with contextlib.suppress(OSError):
             lock.with_suffix(".holder").write_text(f"{os.getpid()}\n", encoding="ascii")
         yield
     finally:
         lock.with_suffix(".holder").unlink(missing_ok=True)
-        with _taking:
-            _ours.discard(lock)
+        with _acquiring:
+            _held_here.discard(lock)
             guard.release()
 
 
 def _wait(guard: filelock.BaseFileLock, lock: Path, subject: str, report: EventSink, deadline: Deadline) -> None:
-    told, grace = False, deadline.within(_GRACE)
-    while not _taken(guard, lock):
+    reported, grace = False, deadline.within(_GRACE)
+    while not _acquire(guard, lock):
         command.check_cancelled()
-        ours = lock in _ours
+        same_command = lock in _held_here
         if deadline.passed:
-            holder = "another guest of this command" if ours else f"another kmlab ({_holder(lock)})"
+            holder = "another guest of this command" if same_command else f"another kmlab ({_holder(lock)})"
             raise LabError(f"'{subject}' is still in use by {holder}", "wait for it, or end that process") from None
-        if not told and (grace.passed or not ours):
-            told = True
-            theirs = f"another kmlab ({_holder(lock)}) is at work here: waiting for it"
-            report(Note(subject, "waiting for what another guest of this command is making" if ours else theirs))
+        if not reported and (grace.passed or not same_command):
+            reported = True
+            other = f"waiting for another kmlab ({_holder(lock)}), which uses it"
+            report(
+                Note(
+                    subject,
+                    "waiting for another guest of this command, which prepares the same" if same_command else other,
+                )
+            )
         time.sleep(deadline.within(0.1).left)
 
 
-def _taken(guard: filelock.BaseFileLock, lock: Path) -> bool:
-    """Take it if nobody has it. At one time, so that a lock of this process is never thought another's."""
-    with _taking:
+def _acquire(guard: filelock.BaseFileLock, lock: Path) -> bool:
+    """Acquire the lock if it is free. Record it in one step, so that it is never attributed to another process."""
+    with _acquiring:
         try:
             guard.acquire(timeout=0)
         except filelock.Timeout:
             return False
-        _ours.add(lock)
+        _held_here.add(lock)
         return True
 
 
 @contextlib.contextmanager
 def shared(lock: Path) -> Iterator[None]:
-    """Hold `lock` beside others who hold it so (flock(2)); waits while somebody has it alone."""
+    """Hold a shared lock (flock(2)). Wait while another process holds it exclusively."""
     paths.make_folder(lock.parent)
     with lock.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_SH)
@@ -81,8 +86,8 @@ def shared(lock: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def alone(lock: Path) -> Iterator[bool]:
-    """Hold `lock` while nobody else does; False, at once, if somebody does."""
+def exclusive(lock: Path) -> Iterator[bool]:
+    """Yield True and hold `lock` exclusively, or yield False at once if another process holds it."""
     paths.make_folder(lock.parent)
     with lock.open("ab") as file:
         try:
@@ -94,7 +99,7 @@ def alone(lock: Path) -> Iterator[bool]:
 
 
 def is_free(lock: Path) -> bool:
-    """Whether nobody holds it at this moment."""
+    """Return whether no process holds the lock at this moment."""
     guard = filelock.FileLock(lock, thread_local=False)
     try:
         guard.acquire(timeout=0)
@@ -105,7 +110,7 @@ def is_free(lock: Path) -> bool:
 
 
 def _holder(lock: Path) -> str:
-    """Who has it, as far as its file says so yet."""
+    """Return the process that holds the lock, if its file already names it."""
     with contextlib.suppress(OSError):
         if number := lock.with_suffix(".holder").read_text(encoding="ascii").strip():
             return f"process {number}"

@@ -1,8 +1,8 @@
-"""Untrusted programs on the host, shut in by bubblewrap (bwrap(1)): a module's Makefile is one.
+"""Run untrusted programs, such as a module's Makefile, on the host in a bubblewrap sandbox (bwrap(1)).
 
-They see a read-only root of our choice, one folder to write in, a private /tmp, no network, nothing of the person's.
-The kernel's own limits hold for each process (setrlimit(2)); the sum of all is watched from outside, because cgroups
-are not at every ordinary user's disposal. Where kmlab runs as root, they run as a user without any rights.
+They see a read-only root, one writable folder, a private /tmp, no network, and no files of the user. The kernel limits
+each process (setrlimit(2)). A thread of kmlab limits the sum, because cgroups are not available to every user. If kmlab
+runs as root, the programs run as a user without any permissions.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from kmlab.common import folder_tree
 from kmlab.common.errors import CommandFailed, LabError, unexpected
 from kmlab.common.events import Deadline, printable
 from kmlab.host.process import command
-from kmlab.host.process.footprint import Measure
+from kmlab.host.process.footprint import MemoryMeter
 
 PLACES = ("proc", "dev", "tmp", "root", "var/lib/kmlab/modules")
-"""Folders that a sandbox's root must have, for something to be mounted on."""
-_WORKSHOP = "/var/lib/kmlab/modules"
-_EVERY = 0.02
-"""Seconds between two looks at how many threads the whole host has: one line to read, and a fork bomb is quick."""
-_THOROUGH = 10
-"""Every so many looks, what the sandbox's own processes use is added up."""
-_UNEXPLAINED = 4 << 30
-"""Bytes of files in memory that come up meanwhile, and that nothing else on an ordinary host would keep for itself."""
-_MOST_PROCESSES = 4096
-"""Where the kernel itself stops a fork bomb. Before Linux 5.14 it counts all processes of the person's."""
+"""Folders that a sandbox's root must have as mount points."""
+_MODULES_FOLDER = "/var/lib/kmlab/modules"
+_CHECK_SECONDS = 0.02
+"""Seconds between two checks of the host's number of threads. They are cheap, and a fork bomb is fast."""
+_MEASURE_INTERVAL = 10
+"""The sandbox's own processes are measured at every tenth check."""
+_MAX_UNEXPLAINED = 4 << 30
+"""Accepted growth of unattributed files in memory, in bytes. Other programs of an ordinary host stay below it."""
+_MAX_PROCESSES = 4096
+"""The kernel's own limit against a fork bomb. Before Linux 5.14 it counts all processes of the user."""
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _ULIMITS = (
-    # dash and busybox count processes with -p, which bash knows as another thing, and read-only.
+    # In dash and busybox -p limits processes. In bash it is something else, and read-only.
     "ulimit -c 0; ulimit -v {memory} 2>/dev/null; ulimit -f {file} 2>/dev/null; "
     'ulimit -p {processes} 2>/dev/null || ulimit -u {processes} 2>/dev/null; exec "$@"'
 )
@@ -46,49 +46,49 @@ _ULIMITS = (
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What all programs of a sandbox may use together. Time is the deadline's."""
+    """What all programs of a sandbox may use together. The deadline limits the time."""
 
     memory: int = 4 << 30
-    """Bytes in memory, those of files that lie in memory too; also the address space of any one of them."""
+    """Bytes of memory, including files in memory; also the address space of each program."""
     processes: int = 512
     disk: int = 8 << 30
-    """Bytes by which the room on the disk may shrink meanwhile."""
+    """Bytes by which the free space of the disk may shrink."""
     files: int = 200_000
-    """Files and folders by which the disk's number of them may grow meanwhile, with those in memory."""
+    """New files and folders, on the disk and in memory."""
     file: int = 1 << 30
-    """Bytes of any one file."""
+    """Bytes of each file."""
     output: int = 64 << 20
-    """Characters that they may say; we keep them."""
+    """Characters of output, which kmlab keeps."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """How a program in a sandbox ended."""
+class SandboxResult:
+    """The result of a program in a sandbox."""
 
     code: int | None
-    """None: not in time."""
+    """The exit code; None if the deadline passed."""
     output: str
     limit: str | None = None
-    """What it used too much of, if that is what ended it."""
+    """The limit that the program exceeded, if kmlab killed it for that."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sandbox:
-    """A root to run programs in, and a folder of the host's that they may write in."""
+    """A root file system for programs, and a folder of the host that they may write to."""
 
     root: Path
-    """A file system's tree on the host, with all of PLACES."""
+    """A folder on the host with a file system's tree, with all of PLACES."""
     folder: Path
     name: str
-    """The folder is at /var/lib/kmlab/modules/NAME inside."""
+    """The sandbox sees the folder as /var/lib/kmlab/modules/NAME."""
     limits: Limits = field(default_factory=Limits)
     release: str | None = None
-    """What `uname -r` says inside: a Makefile takes it for the kernel to build for. None: the host's."""
+    """The output of `uname -r` in the sandbox: the kernel that Makefiles build for. None means the host's."""
 
     @property
     def inside(self) -> PurePosixPath:
-        """Where the folder is for the programs."""
-        return PurePosixPath(_WORKSHOP) / self.name
+        """Return the folder's path in the sandbox."""
+        return PurePosixPath(_MODULES_FOLDER) / self.name
 
     def run(
         self,
@@ -98,62 +98,62 @@ class Sandbox:
         cwd: PurePosixPath | None = None,
         environment: Mapping[str, str] | None = None,
         on_line: Callable[[str], None] | None = None,
-    ) -> Ended:
-        """Run one program to its end; never raises for what it does. All its children are gone afterwards."""
-        heard: list[str] = []
-        said = 0
+    ) -> SandboxResult:
+        """Run one program to its end, with all its children. Its failures are results, not exceptions."""
+        lines: list[str] = []
+        size = 0
 
-        def hear(line: str) -> None:
-            nonlocal said
-            said += len(line) + 1
-            if said > self.limits.output:
-                watch.heard_too_much = True
+        def add_line(line: str) -> None:
+            nonlocal size
+            size += len(line) + 1
+            if size > self.limits.output:
+                monitor.too_much_output = True
                 return
-            heard.append(line)
+            lines.append(line)
             if on_line:
                 on_line(line)
 
         if os.geteuid() == 0:
-            _give(self.folder)
+            _make_writable(self.folder)
         reader, writer = os.pipe()
-        watch = _Watch(reader, self.folder, self.limits)
+        monitor = _LimitMonitor(reader, self.folder, self.limits)
         try:
             with contextlib.ExitStack() as stack:
                 stack.callback(os.close, reader)
                 with open(writer, "wb"):
-                    info = stack.enter_context(command.passed(writer))
+                    info = stack.enter_context(command.inheritable(writer))
                 uname = stack.enter_context(_uname(self))
-                stack.enter_context(watch)
+                stack.enter_context(monitor)
                 ended = command.run(
                     [*_bwrap(self, info, uname, cwd or self.inside, environment or {}), *argv],
                     deadline=deadline,
-                    on_line=hear,
+                    on_line=add_line,
                     accept=range(-64, 256),
                     pass_files=(info, *(() if uname is None else (uname,))),
                 )
         except CommandFailed:
-            watch.check()
-            return Ended(None, "".join(f"{line}\n" for line in heard), watch.exceeded)
-        watch.check()
+            monitor.check()
+            return SandboxResult(None, "".join(f"{line}\n" for line in lines), monitor.exceeded)
+        monitor.check()
         if ended.code == 1 and ended.output.startswith("bwrap: "):
-            raise _refused(ended.output)
-        return Ended(ended.code, ended.output, watch.exceeded)
+            raise _sandbox_error(ended.output)
+        return SandboxResult(ended.code, ended.output, monitor.exceeded)
 
 
 def check() -> None:
-    """LabError with a remedy unless bubblewrap works here, for this person."""
+    """Raise LabError with a remedy unless bubblewrap works on this host for this user."""
     userns = ("--unshare-user",) if os.geteuid() else ()
     mounts = ("--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev")
     try:
         command.run(["bwrap", *_ISOLATED, *userns, *mounts, "--", "true"], deadline=Deadline(10))
     except CommandFailed as error:
-        raise _refused(error.tail) from None
+        raise _sandbox_error(error.tail) from None
 
 
 _ISOLATED = ("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--die-with-parent", "--new-session")
-_ALIEN = 0x6B6D6C62
-"""The user that root's sandboxes run as, whom no host knows. Root itself is bound by no RLIMIT_NPROC (setrlimit(2)),
-and owns the files of /proc/sys even where it has no capability."""
+_SANDBOX_UID = 0x6B6D6C62
+"""The user id of root's sandboxes, which no host uses. Root itself has no RLIMIT_NPROC (setrlimit(2)), and owns the
+files of /proc/sys even without capabilities."""
 
 
 _UNAME = """\
@@ -182,16 +182,16 @@ tell m machine {machine}
 tell o operating-system GNU/Linux
 echo "$said"
 """
-"""uname(1) as the guest would have it: its kernel's release cannot be had by any namespace."""
+"""A uname(1) that prints the guest kernel's release, because no namespace can change it."""
 
 
 @contextlib.contextmanager
 def _uname(box: Sandbox) -> Iterator[int | None]:
-    """A file without a name that holds the sandbox's uname, from its beginning."""
+    """Yield a nameless open file with the sandbox's uname; None if the host's is right or there is none."""
     if box.release is None or not (box.root / "usr/bin/uname").is_file():
         yield None
         return
-    with open(os.memfd_create("uname"), "wb", buffering=0) as file, command.passed(file.fileno()) as handle:
+    with open(os.memfd_create("uname"), "wb", buffering=0) as file, command.inheritable(file.fileno()) as handle:
         file.write(_UNAME.format(release=shlex.quote(box.release), machine=os.uname().machine).encode())
         file.seek(0)
         yield handle
@@ -199,59 +199,59 @@ def _uname(box: Sandbox) -> Iterator[int | None]:
 
 def _bwrap(box: Sandbox, info: int, uname: int | None, cwd: PurePosixPath, environment: Mapping[str, str]) -> list[str]:
     limits = box.limits
-    # bwrap's own environment is there for all to read in /proc/1/environ, so the person's tokens must not be in it.
+    # The sandbox can read bwrap's own environment in /proc/1/environ, so the user's tokens must not be in it.
     argv = ["env", "--ignore-environment", command.find("bwrap"), *_ISOLATED, "--info-fd", str(info)]
     if os.geteuid() == 0:
         argv += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--hostname", "lab"]
-        become = ["setpriv", f"--reuid={_ALIEN}", f"--regid={_ALIEN}", "--clear-groups", "--inh-caps=-all"]
+        become = ["setpriv", f"--reuid={_SANDBOX_UID}", f"--regid={_SANDBOX_UID}", "--clear-groups", "--inh-caps=-all"]
         become += ["--no-new-privs", "--"]
     else:
         argv += ["--unshare-user", "--uid", "0", "--gid", "0", "--cap-drop", "ALL", "--hostname", "lab"]
-        argv += ["--disable-userns"] if _knows("--disable-userns") else []  # since bubblewrap 0.8.0
+        argv += ["--disable-userns"] if _bwrap_supports("--disable-userns") else []  # since bubblewrap 0.8.0
         become = []
-    # bwrap covers /proc/sys only where that folder itself is writable, whoever owns the files in it.
+    # bwrap covers /proc/sys only if that folder itself is writable, no matter who owns the files in it.
     argv += ["--ro-bind", str(box.root), "/", "--proc", "/proc", "--remount-ro", "/proc"]
     argv += [] if uname is None else ["--perms", "0755", "--ro-bind-data", str(uname), "/usr/bin/uname"]
     argv += ["--dev", "/dev", "--remount-ro", "/dev"]
-    argv += [*_tmpfs("/tmp"), *_tmpfs("/root"), "--tmpfs", _WORKSHOP, "--bind", str(box.folder), str(box.inside)]
-    argv += ["--remount-ro", _WORKSHOP, "--chdir", str(cwd), "--clearenv"]
+    argv += [*_tmpfs("/tmp"), *_tmpfs("/root"), "--tmpfs", _MODULES_FOLDER, "--bind", str(box.folder), str(box.inside)]
+    argv += ["--remount-ro", _MODULES_FOLDER, "--chdir", str(cwd), "--clearenv"]
     for key, value in {"PATH": _PATH, "HOME": "/root", "TMPDIR": "/tmp", "LC_ALL": "C", **environment}.items():
         argv += ["--setenv", key, value]
-    # That user's processes are this sandbox's alone, so that they may be counted closely.
-    processes = _MOST_PROCESSES if os.geteuid() else 2 * limits.processes
+    # As root, only this sandbox has processes of that user, so the limit can be low.
+    processes = _MAX_PROCESSES if os.geteuid() else 2 * limits.processes
     script = _ULIMITS.format(memory=limits.memory >> 10, file=limits.file >> 9, processes=processes)
     return [*argv, "--", *become, "/bin/sh", "-c", script, "sh"]
 
 
-def _give(folder: Path) -> None:
-    """Let root's sandboxes write in it; no link is followed."""
+def _make_writable(folder: Path) -> None:
+    """Give a folder to the user of root's sandboxes, without following links."""
     with folder_tree.opened(folder) as top:
-        os.fchown(top, _ALIEN, _ALIEN)
-        for found in folder_tree.walk(top):
-            os.chown(found.name, _ALIEN, _ALIEN, dir_fd=found.parent, follow_symlinks=False)
+        os.fchown(top, _SANDBOX_UID, _SANDBOX_UID)
+        for entry in folder_tree.walk(top):
+            os.chown(entry.name, _SANDBOX_UID, _SANDBOX_UID, dir_fd=entry.parent, follow_symlinks=False)
 
 
 def _tmpfs(place: str) -> list[str]:
-    # Since bubblewrap 0.7.0 a tmpfs may be given a size; before, it is half of the memory.
-    return [*(("--size", str(1 << 30)) if _knows("--size") else ()), "--perms", "1777", "--tmpfs", place]
+    # Since bubblewrap 0.7.0 a tmpfs can have a size; before, it is half of the memory.
+    return [*(("--size", str(1 << 30)) if _bwrap_supports("--size") else ()), "--perms", "1777", "--tmpfs", place]
 
 
 @functools.cache
-def _knows(option: str) -> bool:
+def _bwrap_supports(option: str) -> bool:
     with contextlib.suppress(LabError):
         return option in command.run(["bwrap", "--help"], deadline=Deadline(10)).output
     return False
 
 
-def _refused(said: str) -> LabError:
-    lines = [line for line in said.splitlines() if line.startswith("bwrap: ")]
+def _sandbox_error(output: str) -> LabError:
+    lines = [line for line in output.splitlines() if line.startswith("bwrap: ")]
     what = printable(lines[0].removeprefix("bwrap: "), 200) if lines else "it did not run"
     return LabError(f"bubblewrap cannot make a sandbox here: {what}", _remedy())
 
 
 def _remedy() -> str:
-    """The switch that this host's kernel forbids user namespaces with (user_namespaces(7), namespaces(7))."""
-    instead = "or build in the guest: `build: guest`"
+    """Return the hint: the sysctl that forbids user namespaces on this host (user_namespaces(7), namespaces(7))."""
+    alternative = "or build in the guest: `build: guest`"
     switches = {
         "kernel/apparmor_restrict_unprivileged_userns": ("1", "0"),
         "kernel/unprivileged_userns_clone": ("0", "1"),
@@ -261,43 +261,43 @@ def _remedy() -> str:
         with contextlib.suppress(OSError):
             if Path("/proc/sys", switch).read_text(encoding="ascii").strip() == bad:
                 name = switch.replace("/", ".")
-                return f"user namespaces are forbidden: sudo sysctl -w {name}={good}, {instead}"
-    return f"does `bwrap --unshare-all --ro-bind / / --proc /proc --dev /dev true` run? {instead}"
+                return f"user namespaces are forbidden: sudo sysctl -w {name}={good}, {alternative}"
+    return f"does `bwrap --unshare-all --ro-bind / / --proc /proc --dev /dev true` run? {alternative}"
 
 
-class _Watch:
-    """Looks at a sandbox's processes and disk until it ends, and ends it when they are too much."""
+class _LimitMonitor:
+    """Check a sandbox's processes and disk in a thread, and kill the sandbox if they exceed a limit."""
 
     def __init__(self, info: int, folder: Path, limits: Limits) -> None:
         self.exceeded: str | None = None
-        self.heard_too_much = False
+        self.too_much_output = False
         self.failed: Exception | None = None
-        """What kept it from looking: then nothing bounds the sandbox, and it ends it."""
+        """The exception that stopped the checks. The sandbox is then killed, because nothing limits it."""
         self._info, self._folder, self._limits = info, folder, limits
-        self._over = threading.Event()
-        self._run_command = b""
+        self._stopped = threading.Event()
+        self._info_text = b""
         self._first: int | None = None
         self._disk_before = os.statvfs(folder)
         self._threads_before = _threads()
-        self._measure = Measure()
-        self._thread = threading.Thread(target=self._look, daemon=True, name="sandbox")
+        self._meter = MemoryMeter()
+        self._thread = threading.Thread(target=self._check_limits, daemon=True, name="sandbox")
 
-    def __enter__(self) -> _Watch:
+    def __enter__(self) -> _LimitMonitor:
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._stopped.set()
         self._thread.join()
 
     def check(self) -> None:
-        """Raise LabError where the sandbox went on without anybody watching it."""
+        """Raise LabError if the sandbox ran without checks."""
         if self.failed is not None:
             raise unexpected(self.failed, "the sandbox could not be watched")
 
-    def _look(self) -> None:
+    def _check_limits(self) -> None:
         turn = 0
-        while not self._over.wait(_EVERY):
+        while not self._stopped.wait(_CHECK_SECONDS):
             turn += 1
             try:
                 self._first = self._first or self._child_pid()
@@ -310,36 +310,36 @@ class _Watch:
                 return
 
     def _child_pid(self) -> int | None:
-        """What bwrap tells, in several pieces, as soon as it has made the namespaces."""
+        """Read the first process's id, which bwrap writes in pieces when the namespaces exist; None if not yet."""
         if select.select([self._info], [], [], 0)[0]:
-            self._run_command += os.read(self._info, 4096)
-        found = _CHILD.search(self._run_command)
-        return int(found[1]) if found else None
+            self._info_text += os.read(self._info, 4096)
+        match = _CHILD.search(self._info_text)
+        return int(match[1]) if match else None
 
     def _excess(self, turn: int) -> str | None:
-        """What it uses too much of; None where all is well, or nothing was looked at."""
+        """Return the exceeded limit; None if there is none, or if nothing was measured in this turn."""
         limits, first = self._limits, self._first
-        if first is not None and self.heard_too_much:
+        if first is not None and self.too_much_output:
             return f"{limits.output / 2**20:.0f} MiB of output"
-        more = _threads() - self._threads_before
-        if first is None or (turn % _THOROUGH and more <= limits.processes):
+        new_threads = _threads() - self._threads_before
+        if first is None or (turn % _MEASURE_INTERVAL and new_threads <= limits.processes):
             return None
-        used = self._measure.take(first)
+        footprint = self._meter.measure(first)
         before, now = self._disk_before, os.statvfs(self._folder)
-        taken = (before.f_bfree - now.f_bfree) * now.f_frsize
-        # A file system that makes room for files as they come says 0 of 0, as btrfs does.
-        files = used.files + (before.f_ffree - now.f_ffree if now.f_files else 0)
-        if used.processes > limits.processes:
+        disk_used = (before.f_bfree - now.f_bfree) * now.f_frsize
+        # A file system without a fixed number of files, such as btrfs, reports 0.
+        files = footprint.files + (before.f_ffree - now.f_ffree if now.f_files else 0)
+        if footprint.processes > limits.processes:
             return f"{limits.processes} processes"
-        if used.memory > limits.memory or used.unexplained > max(limits.memory, _UNEXPLAINED):
+        if footprint.memory > limits.memory or footprint.unexplained > max(limits.memory, _MAX_UNEXPLAINED):
             return f"{limits.memory / 2**30:.1f} GiB of memory"
-        if taken > limits.disk:
+        if disk_used > limits.disk:
             return f"{limits.disk / 2**30:.1f} GiB of disk"
         return f"{limits.files} files" if files > limits.files else None
 
     def _end(self, first: int, what: str) -> None:
         self.exceeded = what
-        # The first process of a pid namespace takes all others with it (pid_namespaces(7)).
+        # When the first process of a pid namespace ends, all others end (pid_namespaces(7)).
         with contextlib.suppress(ProcessLookupError):
             os.kill(first, signal.SIGKILL)
 
@@ -348,5 +348,5 @@ _CHILD = re.compile(rb'"child-pid":\s*(\d+)\s*[,}]')
 
 
 def _threads() -> int:
-    """All threads of this host (proc(5), /proc/loadavg)."""
+    """Return the number of threads of this host (proc(5), /proc/loadavg)."""
     return int(Path("/proc/loadavg").read_text(encoding="ascii").split()[3].partition("/")[2])

@@ -1,4 +1,4 @@
-"""A person's terminal joined to a guest's console."""
+"""Connect the user's terminal to a guest's console."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LEAVE = b"\x1d"
 
 
 def attach(device: str) -> None:
-    """Join this terminal and the pty until Ctrl-] or until the guest is gone."""
+    """Connect this terminal to the pty until Ctrl-] or until the guest ends."""
     if not sys.stdin.isatty():
         raise LabError("kmlab console needs a terminal", "kmlab log shows the kernel's log; kmlab ssh runs commands")
     try:

@@ -1,7 +1,7 @@
-"""A folder on the host that untrusted code writes in: no symbolic link in it is ever followed (openat(2), O_NOFOLLOW).
+"""Read and write a host folder that untrusted code writes to, without following symbolic links (openat(2), O_NOFOLLOW).
 
-A module's Makefile may leave a link to the person's home where a folder of the sources was; the next sync must
-replace it, not write through it. Nothing of the sandbox's runs any more while this code does.
+A module's Makefile may replace a source folder by a link to the user's home. The next sync must replace the link, not
+write through it. No program of the sandbox runs while this code runs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class UntrustedFolder:
-    """An open folder. Paths are relative to it and come from a walk of our own: never absolute, without `..`."""
+    """An open folder. Paths are relative to it and come from our own walk: never absolute, without `..`."""
 
     def __init__(self, root: Path) -> None:
         root.mkdir(parents=True, exist_ok=True)
@@ -32,9 +32,9 @@ class UntrustedFolder:
         os.close(self._root)
 
     def put_file(self, path: str, content: bytes, mode: int, mtime_ns: int) -> None:
-        """A file with its mode and time; a new one, so that what else bears the old one's name keeps its bytes.
+        """Create a file with its mode and time. An existing one is replaced, so that its hard links keep their content.
 
-        A read-only one is made writable: make may have to write what an earlier build left.
+        A read-only file becomes writable, because make may have to overwrite the files of an earlier build.
         """
         with self._parent(path) as (parent, name):
             folder_tree.remove(parent, name)
@@ -46,7 +46,7 @@ class UntrustedFolder:
                 os.utime(handle, ns=(mtime_ns, mtime_ns))
 
     def put_folder(self, path: str, mode: int) -> None:
-        """A folder; what lies in it stays."""
+        """Create a folder, or set the mode of an existing one. Its content stays."""
         with self._parent(path) as (parent, name):
             handle = _enter(parent, name)
             os.fchmod(handle, mode & 0o777 | 0o700)
@@ -58,41 +58,41 @@ class UntrustedFolder:
             os.symlink(target, name, dir_fd=parent)
 
     def remove(self, path: str) -> None:
-        """Whatever is there; gone already is well."""
+        """Remove a file, or a folder with its content, if it exists."""
         with self._parent(path) as (parent, name):
             folder_tree.remove(parent, name)
 
     def read(self, path: str, most: int) -> bytes | None:
-        """A regular file's first `most` bytes; None if it is anything else."""
+        """Return a regular file's first `most` bytes; None if it is anything else or missing."""
         with contextlib.suppress(OSError), self._parent(path) as (parent, name):
             return folder_tree.read_file(parent, name, most)
         return None
 
     def files(self) -> Iterator[tuple[str, os.stat_result]]:
-        """All regular files with their paths, sorted within a folder; links and what they lead to are passed over.
+        """Yield the path and status of each regular file, sorted within a folder. Skip links and their targets.
 
-        So are folders that cannot be read, and files whose path is too long for any program to open.
+        Also skip folders that cannot be read, and files whose path is too long to open.
         """
-        for found in folder_tree.walk(self._root, unreadable=lambda *_: None):
-            if found.path is not None and stat.S_ISREG(found.status.st_mode):
-                yield found.path, found.status
+        for entry in folder_tree.walk(self._root, unreadable=lambda *_: None):
+            if entry.path is not None and stat.S_ISREG(entry.status.st_mode):
+                yield entry.path, entry.status
 
     @contextlib.contextmanager
     def _parent(self, path: str) -> Iterator[tuple[int, str]]:
-        """The open folder that `path` lies in, made where it is missing or something else, and the last name."""
+        """Yield the open parent folder of `path` and the last name. Create missing folders, replace files by them."""
         *folders, name = path.split("/")
-        at = os.dup(self._root)
+        handle = os.dup(self._root)
         try:
             for folder in folders:
-                at, above = _enter(at, folder), at
+                handle, above = _enter(handle, folder), handle
                 os.close(above)
-            yield at, name
+            yield handle, name
         finally:
-            os.close(at)
+            os.close(handle)
 
 
 def _enter(parent: int, name: str) -> int:
-    """Open the folder of that name; one is made where there is none, or something else."""
+    """Open the folder of that name. Create it if it is missing, or if a file has that name."""
     with contextlib.suppress(FileNotFoundError):
         if stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
             return folder_tree.open_folder(parent, name)

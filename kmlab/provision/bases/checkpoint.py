@@ -94,7 +94,7 @@ def remove_checkpoint(key: str, subject: str, report: EventSink) -> bool:
     folder = paths.checkpoints() / key
     with (
         locks.held(paths.work() / f"checkpoint-{key}.lock", subject, report, Deadline(LOCK_PATIENCE)),
-        locks.alone(_reading(key)) as alone,
+        locks.exclusive(_reading(key)) as alone,
     ):
         if not alone or hypervisor.readers(folder):
             return False

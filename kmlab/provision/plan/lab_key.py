@@ -14,7 +14,7 @@ from kmlab.common.paths import LabFiles
 from kmlab.config.lab import GuestSpec
 from kmlab.config.run_options import ALTERED, AUTO, LAB_KEY, STRIPPED, WRONG_KEY, signs
 from kmlab.host import key_files
-from kmlab.host.key_files import KeyPair, KeyPaths, load_pair, save_pair, saved_in
+from kmlab.host.key_files import KeyPair, KeyPaths, find_saved_pair, load_pair, save_pair
 from kmlab.host.process import locks
 from kmlab.kernel.signing.guest_keyring import from_json
 from kmlab.kernel.signing.key_ids import kernel_name
@@ -59,7 +59,7 @@ class Signer:
 
 def ensure_pair(files: LabFiles, lab: str) -> KeyPaths:
     """The lab's pair; made when there is none."""
-    found = saved_in(files.keys)
+    found = find_saved_pair(files.keys)
     if found is not None:
         return found
     link = files.keys / key_files.KEY
@@ -73,7 +73,7 @@ def ensure_pair(files: LabFiles, lab: str) -> KeyPaths:
         return save_pair(key, certificate, files.keys)
     except ConfigError:
         # Another kmlab was quicker.
-        found = saved_in(files.keys)
+        found = find_saved_pair(files.keys)
         if found is None:
             raise
         return found
@@ -84,7 +84,7 @@ def adopt_pair(
 ) -> tuple[KeyPair, Path | None]:
     """Make an existing pair the lab's: the key stays where it is. With it, where the pair before it is kept, if any."""
     pair = load_pair(key, certificate or certificate_beside(key), ask)
-    found, before, aside = saved_in(files.keys), files.keys / key_files.CERTIFICATE, None
+    found, before, aside = find_saved_pair(files.keys), files.keys / key_files.CERTIFICATE, None
     if found is not None and digest(before) == hashlib.sha256(pair.der).hexdigest():
         return pair, None
     if before.is_file():
