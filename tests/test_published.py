@@ -167,7 +167,7 @@ def test_a_mirror_stands_for_the_publisher_and_is_trusted_no_more(
     files = site.publisher.server.files
     for name in [name for name in files if name.endswith("SHA256SUMS")]:
         files[name] = files[name] + b"#\n"
-    with pytest.raises(ImageError, match="altered after it was signed"):
+    with pytest.raises(ImageError, match="changed after it was signed"):
         site.pull()
 
 

@@ -1,1 +1,1 @@
-"""Disk images, file systems, UEFI variable stores and memory dumps."""
+"""Make and read disk images, file systems, UEFI variable stores and memory dumps."""

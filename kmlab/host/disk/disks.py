@@ -1,6 +1,6 @@
-"""Disk files: overlays, the NoCloud seed, and a whole disk put together without mounts or loop devices.
+"""Make disk files: overlays, the NoCloud seed, and whole disks, without mounts or loop devices.
 
-The only code that imports pycdlib. Follows qemu-img(1), sfdisk(8) and mtools(1).
+Only this file imports pycdlib. Follows qemu-img(1), sfdisk(8) and mtools(1).
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ _ESP_MIB = 64
 
 
 def make_overlay(overlay: Path, backing: Path, deadline: Deadline, size: int | None = None) -> None:
-    """An empty qcow2 on top of `backing`, which is never written to again; of `size` bytes, or as large as that."""
+    """Create an empty qcow2 overlay on `backing`, which must not change. `size` is in bytes; None: the same size."""
     argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(backing.resolve()), str(overlay)]
     command.run([*argv, *([str(size)] if size is not None else [])], deadline=deadline)
 
 
 def convert_raw(raw: Path, target: Path, deadline: Deadline) -> None:
-    """A qcow2 file of a raw disk image, whose first bytes are not looked at for a format."""
+    """Convert a raw disk image to qcow2, without guessing the format from its first bytes."""
     command.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, target], deadline=deadline)
 
 
 def make_seed(seed: Path, files: Mapping[str, str | Path]) -> None:
-    """A NoCloud volume: an ISO 9660 image labelled "cidata" with these files, given as text or by their place.
+    """Create a NoCloud volume: an ISO 9660 image labelled "cidata" with these files, given as text or as paths.
 
     https://cloudinit.readthedocs.io/en/latest/reference/datasources/nocloud.html
     """
@@ -44,21 +44,21 @@ def make_seed(seed: Path, files: Mapping[str, str | Path]) -> None:
 
     image = pycdlib.PyCdlib()
     image.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident="cidata")
-    for number, (name, given) in enumerate(sorted(files.items())):
-        place, joliet = f"/FILE{number}.;1", f"/{name}"
-        if isinstance(given, Path):
-            image.add_file(str(given), place, rr_name=name, joliet_path=joliet)
+    for number, (name, content) in enumerate(sorted(files.items())):
+        iso_path, joliet = f"/FILE{number}.;1", f"/{name}"
+        if isinstance(content, Path):
+            image.add_file(str(content), iso_path, rr_name=name, joliet_path=joliet)
         else:
-            content = given.encode()
-            image.add_fp(io.BytesIO(content), len(content), place, rr_name=name, joliet_path=joliet)
+            encoded = content.encode()
+            image.add_fp(io.BytesIO(encoded), len(encoded), iso_path, rr_name=name, joliet_path=joliet)
     image.write(str(seed))
     image.close()
 
 
 def make_disk(target: Path, *, root: Path, esp: Mapping[str, Path], deadline: Deadline) -> None:
-    """A qcow2 disk with a GPT, an EFI system partition holding `esp`, and the file system `root`.
+    """Create a qcow2 disk with a GPT, an EFI system partition with the files `esp`, and the file system `root`.
 
-    `esp` maps paths on the partition ("EFI/BOOT/BOOTX64.EFI") to files. Works in `target`'s own folder.
+    `esp` maps paths on the partition ("EFI/BOOT/BOOTX64.EFI") to files. Temporary files are in `target`'s folder.
     """
     folder = target.parent
     system, raw = folder / "esp.img", folder / "disk.raw"
@@ -90,11 +90,11 @@ def read_from_filesystem(filesystem: Path, path: str, target: Path, deadline: De
     """Copy one file out of an ext4 image, without mounting it."""
     command.run(["debugfs", "-R", f"dump {path} {target}", filesystem], deadline=deadline)
     if not target.exists() or target.stat().st_size == 0:
-        raise ImageError(f"{filesystem.name}: no file {path} in it")
+        raise ImageError(f"{filesystem.name}: has no file {path}")
 
 
 def digest(path: Path, progress: Callable[[int, int], None] | None = None, kind: str = "sha256") -> str:
-    """SHA-256 of a file, or another digest, in hex."""
+    """Return the digest of a file in hex; `kind` is a name of hashlib."""
     total, done, sha = path.stat().st_size, 0, hashlib.new(kind)
     with path.open("rb") as file:
         while chunk := file.read(8 * MIB):
@@ -106,42 +106,42 @@ def digest(path: Path, progress: Callable[[int, int], None] | None = None, kind:
 
 
 def copy(source: Path, target: Path) -> None:
-    """A private, writable copy."""
+    """Copy a file; the copy is private and writable."""
     shutil.copyfile(source, target)
     target.chmod(0o600)
 
 
 def freeze(path: Path) -> None:
-    """Make a file read-only: it is shared from now on."""
+    """Make a file read-only, because it is shared from now on."""
     path.chmod(0o444)
 
 
 def size_on_disk(folder: Path) -> int:
-    """Bytes that a folder's files really take up."""
+    """Return the bytes that a folder's files use on the disk."""
     with contextlib.suppress(OSError), folder_tree.opened(folder) as top:
         return sum(
-            found.status.st_blocks * 512
-            for found in folder_tree.walk(top, unreadable=lambda *_: None)
-            if not stat.S_ISDIR(found.status.st_mode)
+            entry.status.st_blocks * 512
+            for entry in folder_tree.walk(top, unreadable=lambda *_: None)
+            if not stat.S_ISDIR(entry.status.st_mode)
         )
     return 0
 
 
 def _copy_into(target: Path, source: Path, offset: int) -> None:
-    """Copy `source` into the middle of `target`, leaving holes where it has them or is empty."""
+    """Copy `source` to `offset` in `target`, without its holes and zero blocks."""
     zeros = bytes(MIB)
     with source.open("rb") as reader, target.open("r+b") as writer:
-        for begin, end in _pieces(reader.fileno()):
+        for begin, end in _data_ranges(reader.fileno()):
             reader.seek(begin)
-            for at in range(begin, end, MIB):
-                chunk = reader.read(min(MIB, end - at))
+            for position in range(begin, end, MIB):
+                chunk = reader.read(min(MIB, end - position))
                 if chunk != zeros[: len(chunk)]:
-                    writer.seek(offset + at)
+                    writer.seek(offset + position)
                     writer.write(chunk)
 
 
-def _pieces(handle: int) -> Iterator[tuple[int, int]]:
-    """Where a sparse file has content, as (begin, end): lseek(2), SEEK_DATA."""
+def _data_ranges(handle: int) -> Iterator[tuple[int, int]]:
+    """Yield the (begin, end) of each range of a sparse file that has data (lseek(2), SEEK_DATA)."""
     end = 0
     while True:
         try:

@@ -1,6 +1,6 @@
-"""The root file system inside of a disk image: read by debugfs(8), without root and without mounts.
+"""Read the root file system of a disk image with debugfs(8), without root and without mounts.
 
-Owners are not kept, and need not be. What comes out is as hostile as what went in: links may point anywhere.
+Owners are not kept, and need not be. The content is untrusted: links may point anywhere.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LINUX = frozenset(
         "B921B045-1DF0-41C3-AF44-4C6F280D3FAE",
     }
 )
-"""Partition types of root file systems: MBR, Linux at all, x86-64 root, arm64 root (the Discoverable Partitions)."""
+"""Partition types of root file systems: MBR, Linux, x86-64 root, arm64 root (the Discoverable Partitions)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Entry:
 
 @contextlib.contextmanager
 def opened(disk: Path, folder: Path, deadline: Deadline) -> Iterator[Filesystem]:
-    """The root file system of a disk, to be copied into `folder`, where it is unpacked while the block lasts."""
+    """Open the root file system of a disk. `folder` gets a raw copy of the disk, which is removed after the block."""
     raw = folder / "disk.raw"
     try:
         command.run(["qemu-img", "convert", "-O", "raw", disk, raw], deadline=deadline)
@@ -57,39 +57,39 @@ class Filesystem:
     """An ext4 file system in a file."""
 
     def __init__(self, folder: Path, name: str, deadline: Deadline) -> None:
-        # Relative to the folder that debugfs runs in: its commands know no way to write every path.
+        # Relative to the folder that debugfs runs in, because its commands cannot quote every path.
         self.folder, self.name, self.deadline = folder, name, deadline
 
     def entries(self, path: str) -> list[Entry]:
-        """What lies in a folder; `ls -p` says /inode/mode/user/group/name/size/."""
+        """List a folder. `ls -p` prints /inode/mode/user/group/name/size/. Raise ImageError if it cannot be read."""
         output = command.run(
             ["debugfs", "-R", f'ls -p "{path}"', self.name], cwd=self.folder, deadline=self.deadline
         ).output
         rows = [line.split("/") for line in output.splitlines() if line.startswith("/")]
-        found = [Entry(row[5], int(row[2], 8)) for row in rows if len(row) > 5 and row[5] not in (".", "..")]
-        if not found:
+        entries = [Entry(row[5], int(row[2], 8)) for row in rows if len(row) > 5 and row[5] not in (".", "..")]
+        if not entries:
             last = output.strip().splitlines()[-1:] or [""]
             raise ImageError(f"the root is not a file system that debugfs can read: {printable(last[0], 200)}")
-        return found
+        return entries
 
-    def copy(self, wanted: list[tuple[str, str]], target: Path) -> None:
-        """Copy (path, folder that it goes into) beneath `target`, folders with all that is in them.
+    def copy(self, sources: list[tuple[str, str]], target: Path) -> None:
+        """Copy each (path, destination folder) below `target`, folders with their content.
 
-        What is not there is passed over.
+        Missing paths are skipped.
         """
         lines = []
-        for path, parent in wanted:
+        for path, parent in sources:
             (target / parent[1:]).mkdir(parents=True, exist_ok=True)
             lines.append(f'rdump "{path}" "{target.name}{parent}"\n')
         script = self.folder / "commands"
         script.write_text("".join(lines), encoding="utf-8")
-        # An ordinary user may not give files away: debugfs says so for each of them, and goes on.
+        # An ordinary user cannot change owners: debugfs prints a warning for each file and continues.
         command.run(["debugfs", "-f", script.name, self.name], cwd=self.folder, deadline=self.deadline)
         script.unlink()
 
 
 def _root_offset(raw: Path, deadline: Deadline) -> int:
-    """Where the root file system begins: the largest Linux partition; 0 where there is no partition table."""
+    """Return the offset of the root file system: of the largest Linux partition, or 0 without a partition table."""
     try:
         output = command.run(["sfdisk", "--json", raw], deadline=deadline).output
         table = json.loads(output[output.index("{") :])["partitiontable"]

@@ -1,1 +1,1 @@
-"""libvirt and QEMU: domains, the accelerator, what the host can hold, `kmlab doctor`."""
+"""Run domains with libvirt and QEMU, choose the accelerator, measure the host, and check it (`kmlab doctor`)."""

@@ -1,7 +1,7 @@
-"""Which accelerator guests get: measured, because a /dev/kvm that opens is not KVM that works.
+"""Choose the accelerator of guests by measuring, because KVM may be broken although /dev/kvm can be opened.
 
-A tiny firmware of our own does a fixed amount of work and leaves through QEMU's isa-debug-exit port. Nested or
-broken KVM opens, creates a VM, and then runs nothing; libvirt and `kvm-ok` are content with it.
+A small firmware of our own does a fixed amount of work and exits through QEMU's isa-debug-exit port. Nested or broken
+KVM opens, creates a VM, and then runs nothing. libvirt and `kvm-ok` do not notice that.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _CODE = bytes.fromhex(
     "48ffffff"
 )
 _KVM_CHECK_EXTENSION, _KVM_CAP_X86_SMM = 0xAE03, 117
-"""include/uapi/linux/kvm.h; a host's kernel can be built without it (CONFIG_KVM_SMM)."""
+"""Numbers from include/uapi/linux/kvm.h. A host's kernel can be built without SMM (CONFIG_KVM_SMM)."""
 _RESET = bytes.fromhex("e90dff")
 _DONE = (0x31 << 1) | 1
 """The exit status of isa-debug-exit: the value written, shifted, with the lowest bit set."""
@@ -38,26 +38,26 @@ _DONE = (0x31 << 1) | 1
 
 @dataclass(frozen=True, slots=True)
 class Acceleration:
-    """What guests run with, and why."""
+    """The accelerator of guests, and the reason."""
 
     name: str
     """kvm or tcg."""
     why: str
 
 
-def choose(wanted: str, arch: str = "") -> Acceleration:
-    """`wanted` is lab.yaml's `accel`: auto, kvm or tcg. Measures once per boot of the host and QEMU build."""
+def choose(accel: str, arch: str = "") -> Acceleration:
+    """Choose by lab.yaml's `accel`: auto, kvm or tcg. Measure once per boot of the host and QEMU build."""
     arch = arch or platform.machine()
-    if wanted == "tcg":
-        return Acceleration("tcg", "lab.yaml says so")
-    found = _measured(arch)
-    if wanted == "kvm" and found.name != "kvm":
-        raise LabError(f"accel: kvm, but {found.why}", "accel: auto takes kvm where it works, tcg elsewhere")
-    return found
+    if accel == "tcg":
+        return Acceleration("tcg", "set in lab.yaml")
+    measured = _measured(arch)
+    if accel == "kvm" and measured.name != "kvm":
+        raise LabError(f"accel: kvm, but {measured.why}", "set `accel: auto` to use kvm if it works, otherwise tcg")
+    return measured
 
 
 def has_smm(accelerator: str, arch: str) -> bool:
-    """Whether guests can have System Management Mode: QEMU's own emulation has it, of KVM it is asked."""
+    """Return whether guests can have System Management Mode. TCG always has it; KVM reports whether it has it."""
     if arch != "x86_64":
         return False
     if accelerator == "tcg":
@@ -72,32 +72,32 @@ def has_smm(accelerator: str, arch: str) -> bool:
         return False
 
 
-def last_choice(wanted: str) -> Acceleration | None:
-    """What `choose` would say, if it is known without measuring."""
-    if wanted == "tcg":
-        return Acceleration("tcg", "lab.yaml says so")
+def last_choice(accel: str) -> Acceleration | None:
+    """Return the result of `choose` if it is known without measuring, otherwise None."""
+    if accel == "tcg":
+        return Acceleration("tcg", "set in lab.yaml")
     record = paths.read_json(paths.acceleration()) or {}
-    known = record.get(_situation(platform.machine())) if isinstance(record, dict) else None
-    return Acceleration(**known) if known else None
+    choice = record.get(_cache_key(platform.machine())) if isinstance(record, dict) else None
+    return Acceleration(**choice) if choice else None
 
 
 def _measured(arch: str) -> Acceleration:
-    situation = _situation(arch)
+    key = _cache_key(arch)
     record = paths.read_json(paths.acceleration())
-    if isinstance(record, dict) and situation in record:
-        return Acceleration(**record[situation])
-    # One at a time: two measurements side by side would be wrong both.
+    if isinstance(record, dict) and key in record:
+        return Acceleration(**record[key])
+    # One at a time, because two measurements in parallel would both be wrong.
     with locks.held(paths.work() / "accelerator.lock", "the accelerator", silent, Deadline(120)):
         record = paths.read_json(paths.acceleration())
-        if not isinstance(record, dict) or situation not in record:
-            found = decide(arch, platform.machine(), _open_kvm, _seconds)
-            record = {situation: asdict(found)}
+        if not isinstance(record, dict) or key not in record:
+            choice = decide(arch, platform.machine(), _open_kvm, _seconds)
+            record = {key: asdict(choice)}
             paths.write_json(paths.acceleration(), record)
-    return Acceleration(**record[situation])
+    return Acceleration(**record[key])
 
 
-def _situation(arch: str) -> str:
-    """Whatever could change the answer: this boot, this QEMU, who may open the device."""
+def _cache_key(arch: str) -> str:
+    """Return a digest of everything that can change the result: the boot, the QEMU, the access to /dev/kvm."""
     boot = _read("/proc/sys/kernel/random/boot_id")
     qemu = command.find(command.emulator(arch))
     changed = os.stat(qemu).st_mtime_ns
@@ -110,26 +110,29 @@ def decide(
     open_kvm: Callable[[], None],
     seconds: Callable[[str, str, Deadline], float | None],
 ) -> Acceleration:
-    """What guests of `arch` run with: `open_kvm` raises OSError, `seconds` is how long accelerator and arch took."""
+    """Decide on the accelerator of guests of `arch`.
+
+    `open_kvm` raises OSError if it cannot. `seconds` measures an accelerator for an architecture; None: not in time.
+    """
     if arch != host:
         return Acceleration("tcg", f"the guest is {arch}, this host is {host}")
     try:
         open_kvm()
     except FileNotFoundError:
-        return Acceleration("tcg", "there is no /dev/kvm: virtualisation is off in the firmware, or this is a VM")
+        return Acceleration("tcg", "there is no /dev/kvm: virtualisation is disabled in the firmware, or this is a VM")
     except OSError as error:
         return Acceleration("tcg", f"/dev/kvm cannot be opened ({error.strerror}): add yourself to the group kvm")
     if arch != "x86_64":
         return Acceleration("kvm", "/dev/kvm opens")
     emulated = seconds("tcg", arch, Deadline(30))
     if emulated is None:
-        raise LabError("QEMU does not run at all: the measuring firmware did not end within 30 s")
+        raise LabError("QEMU does not work: the measuring firmware did not end within 30 s")
     limit = max(2.0, 3 * emulated)
     real = seconds("kvm", arch, Deadline(limit))
     if real is None:
         return Acceleration("tcg", f"/dev/kvm opens, but ran nothing in {limit:.1f} s (tcg: {emulated:.2f} s)")
     if real > 2 * emulated:
-        return Acceleration("tcg", f"kvm took {real:.2f} s for what tcg does in {emulated:.2f} s")
+        return Acceleration("tcg", f"kvm took {real:.2f} s, tcg only {emulated:.2f} s for the same work")
     return Acceleration("kvm", f"measured: kvm {real:.2f} s, tcg {emulated:.2f} s")
 
 
@@ -138,7 +141,7 @@ def _open_kvm() -> None:
 
 
 def _seconds(accel: str, arch: str, deadline: Deadline) -> float | None:
-    """How long the fixed work took; None if it did not end in time or not by itself."""
+    """Return the seconds that the fixed work took; None if it did not succeed before the deadline."""
     with tempfile.TemporaryDirectory(prefix="kmlab-accel-") as folder:
         rom = Path(folder) / "rom"
         rom.write_bytes(firmware())
@@ -153,7 +156,7 @@ def _seconds(accel: str, arch: str, deadline: Deadline) -> float | None:
 
 
 def firmware() -> bytes:
-    """The 64 KiB that QEMU maps below 4 GiB; the CPU starts 16 bytes before its end."""
+    """Return the 64 KiB that QEMU maps below 4 GiB. The CPU starts 16 bytes before their end."""
     return (b"\xf4" * (65536 - 256) + _CODE.ljust(240, b"\0") + _RESET).ljust(65536, b"\0")
 
 

@@ -1,4 +1,4 @@
-"""What on this host keeps a lab from working or makes it slow, each with the command that mends it."""
+"""Check this host for problems that stop or slow a lab, each with the command that fixes it."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _GROUP = "kvm"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     what: str
     state: str
-    """fine, slow (it works, but) or broken."""
+    """fine, slow (it works, but slowly) or broken."""
     detail: str
     mend: tuple[str, ...] = ()
-    """The command that mends it."""
+    """The command that fixes it."""
 
 
 def examine(firmware: Callable[[str], Path]) -> list[Finding]:
-    """Everything, in the order in which it is needed; `firmware` chooses one for an architecture or says what to do."""
+    """Check everything, in the order of use. `firmware` chooses an architecture's firmware or raises KmlabError."""
     arch = os.uname().machine
     return [
         *_programs(arch),
@@ -48,21 +48,21 @@ def examine(firmware: Callable[[str], Path]) -> list[Finding]:
 
 
 def mend(findings: Sequence[Finding]) -> None:
-    """Run the commands of all findings that are not fine, each once, on the person's own terminal."""
+    """Run the commands of all findings that are not fine, each once, in the user's terminal."""
     for argv in dict.fromkeys(f.mend for f in findings if f.state != "fine" and f.mend):
         command.interactive(argv)
 
 
 def _programs(arch: str) -> list[Finding]:
-    found = []
+    findings = []
     for program, package in command.PACKAGES.items():
         if program.startswith("qemu-system") and program != command.emulator(arch):
             continue
         try:
-            found.append(Finding(program, "fine", command.find(program)))
+            findings.append(Finding(program, "fine", command.find(program)))
         except KmlabError:
-            found.append(Finding(program, "broken", "is not installed", _apt(package)))
-    return found
+            findings.append(Finding(program, "broken", "is not installed", _apt(package)))
+    return findings
 
 
 def _firmware(arch: str, choose: Callable[[str], Path]) -> Finding:
@@ -81,7 +81,7 @@ def _binding() -> Finding:
 
 
 def _enroller() -> Finding:
-    """What writes a key into a guest's store of variables (varstore.py); looked up, as it must not be imported."""
+    """Check virt-firmware, which enrols keys (varstore.py). It is looked up, because it must not be imported."""
     try:
         return Finding("virt-firmware", "fine", metadata.version("virt-firmware"))
     except metadata.PackageNotFoundError:
@@ -119,30 +119,30 @@ def _namespaces() -> Finding:
 
 
 def _folders() -> list[Finding]:
-    found = []
+    findings = []
     for what, folder in (("state", paths.state_home()), ("cache", paths.cache_home())):
         try:
             paths.make_folder(folder)
         except KmlabError as error:
-            found.append(Finding(what, "broken", error.message))
+            findings.append(Finding(what, "broken", error.message))
             continue
         free = shutil.disk_usage(folder).free
         state = "fine" if what == "state" or free >= _SPACE else "broken"
-        found.append(Finding(what, state, f"{folder}: {free / 2**30:.1f} GiB free"))
-    return found
+        findings.append(Finding(what, state, f"{folder}: {free / 2**30:.1f} GiB free"))
+    return findings
 
 
 def _acceleration(arch: str) -> Finding:
     try:
-        found = accel.choose("auto", arch)
+        choice = accel.choose("auto", arch)
     except KmlabError as error:
         return Finding("acceleration", "broken", error.message)
-    if found.name == "kvm":
-        return Finding("acceleration", "fine", found.why)
+    if choice.name == "kvm":
+        return Finding("acceleration", "fine", choice.why)
     argv: tuple[str, ...] = ()
-    if "group kvm" in found.why:
+    if "group kvm" in choice.why:
         argv = (*_sudo(), "usermod", "--append", "--groups", _GROUP, getpass.getuser())
-    return Finding("acceleration", "slow", f"guests are emulated: {found.why}", argv)
+    return Finding("acceleration", "slow", f"guests are emulated: {choice.why}", argv)
 
 
 def _apt(package: str) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
-"""Domains, asked of libvirt (https://libvirt.org/drvqemu.html, "Embedded driver").
+"""Start, save, restore and query domains through libvirt (https://libvirt.org/drvqemu.html, "Embedded driver").
 
-A `Hypervisor` is opened for the short libvirt work and closed again; guests go on without it.
+A `Hypervisor` is open only while libvirt is needed. Guests continue without it.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from kmlab.host.process.command import Conversation
 EMBEDDED = "embedded"
 
 _NETWORK_DEVICE = "hostnet0"
-"""QEMU's name for the first network back end, as libvirt gives it."""
+"""The id that libvirt gives QEMU's first network back end."""
 _PATIENCE = 120.0
-"""Seconds that one libvirt operation may take; saving a large guest on a slow disk is the longest."""
+"""The time limit of one libvirt operation, in seconds. Saving a large guest on a slow disk takes longest."""
 
 
 class Hypervisor:
-    """One open connection. Made by `opened`."""
+    """One open connection. Use `opened` to make one."""
 
     def __init__(self, worker: Conversation) -> None:
         self._worker = worker
@@ -44,38 +44,40 @@ class Hypervisor:
         self._ask("save the guest's memory", "save", name, str(image))
 
     def restore(self, image: Path, change: Callable[[str], str]) -> None:
-        """Start a domain from a saved image; `change` turns its saved XML into that of this guest."""
+        """Start a domain from a saved image. `change` converts the saved XML to this guest's XML."""
         saved = self._ask("read the checkpoint", "saved_xml", str(image))
         self._ask("restore the checkpoint", "restore", str(image), change(saved))
 
     def dump(self, name: str, target: Path) -> None:
-        """Write the guest's memory to `target`, in makedumpfile's flattened form; it stands still meanwhile."""
+        """Write the guest's memory to `target`, in makedumpfile's flattened form. This pauses the guest."""
         self._ask("dump the guest's memory", "dump", name, str(target))
 
     def stop(self, name: str) -> None:
-        """End the domain at once; gone already is well."""
+        """End the domain at once, if it exists."""
         self._ask("stop the guest", "stop", name)
 
     def runs(self, name: str) -> bool:
         return bool(self._ask("ask for the guest's state", "runs", name))
 
     def xml(self, name: str) -> str:
-        """The running domain, with what libvirt and QEMU made of it."""
+        """Return the XML of the running domain, with the values that libvirt and QEMU filled in."""
         return str(self._ask("read the guest's devices", "xml", name))
 
     def forward(self, name: str, guest_port: int) -> int:
-        """Forward a loopback port, chosen by the host's kernel, to the guest's port; returns the host's."""
+        """Forward a loopback port, chosen by the host's kernel, to the guest's port. Return the host's port."""
         answer = self.monitor(name, f"hostfwd_add {_NETWORK_DEVICE} tcp:127.0.0.1:0-:{guest_port}")
         if answer.strip():
             raise HypervisorError(f"QEMU could not forward a port: {answer.strip()}")
         table = self.monitor(name, "info usernet")
-        for port, its_port in re.findall(r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+(\d+)", table):
-            if int(its_port) == guest_port:
+        for port, forwarded_port in re.findall(
+            r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+(\d+)", table
+        ):
+            if int(forwarded_port) == guest_port:
                 return int(port)
-        raise HypervisorError(f"QEMU did not say which port it forwards:\n{table.strip()}")
+        raise HypervisorError(f"QEMU did not report the forwarded port:\n{table.strip()}")
 
     def monitor(self, name: str, command: str) -> str:
-        """QEMU's answer to a command of its human monitor."""
+        """Send a command to QEMU's human monitor and return the answer."""
         return str(self._ask(f"ask QEMU '{command.split(maxsplit=1)[0]}'", "monitor", name, command))
 
     def _ask(self, what: str, *request: str) -> Any:
@@ -84,16 +86,16 @@ class Hypervisor:
         except ValueError:
             raise HypervisorError(f"libvirt could not {what}: its process ended") from None
         if "error" in answer:
-            said = str(answer["error"])
-            raise HypervisorError(f"libvirt could not {what}: {said}", paths.disk_full_hint(said))
+            message = str(answer["error"])
+            raise HypervisorError(f"libvirt could not {what}: {message}", paths.disk_full_hint(message))
         return answer["ok"]
 
 
 @contextlib.contextmanager
 def opened(uri: str, root: Path, deadline: Deadline) -> Iterator[Hypervisor]:
-    """A connection to libvirt: to `uri`, or, when that is "embedded", to the driver embedded under `root`.
+    """Connect to libvirt at `uri`, or to the embedded driver with the root `root` if `uri` is "embedded".
 
-    Waits while another process holds the root, until the deadline.
+    Wait until the deadline while another process uses the root. Raise HypervisorUnavailable if it cannot connect.
     """
     where = uri
     if uri == EMBEDDED:
@@ -104,17 +106,17 @@ def opened(uri: str, root: Path, deadline: Deadline) -> Iterator[Hypervisor]:
     while True:
         argv = [sys.executable, "-m", "kmlab.host.hypervisor.libvirt_worker", where]
         with Conversation(argv, environment) as worker:
-            refused = _refusal(worker, deadline)
-            if refused is None:
+            failure = _connection_error(worker, deadline)
+            if failure is None:
                 yield Hypervisor(worker)
                 return
-        if "driver.pid" in refused and not deadline.passed:
+        if "driver.pid" in failure and not deadline.passed:
             time.sleep(0.05)
             continue
-        raise _explained(where, refused)
+        raise _unavailable(where, failure)
 
 
-def _refusal(worker: Conversation, deadline: Deadline) -> str | None:
+def _connection_error(worker: Conversation, deadline: Deadline) -> str | None:
     text = worker.listen(deadline.within(60))
     try:
         return json.loads(text).get("error")  # type: ignore[no-any-return]
@@ -122,21 +124,21 @@ def _refusal(worker: Conversation, deadline: Deadline) -> str | None:
         return f"its process ended: {worker.last_words()}"
 
 
-def _explained(where: str, refused: str) -> HypervisorUnavailable:
+def _unavailable(where: str, failure: str) -> HypervisorUnavailable:
     hint = None
-    if "no connection driver available" in refused:
+    if "no connection driver available" in failure:
         hint = "sudo apt-get install libvirt-daemon-driver-qemu   (or: make setup)"
-    elif "No module named 'libvirt" in refused:
+    elif "No module named 'libvirt" in failure:
         hint = "make setup"
-    elif "libvirt-qemu" in refused:
-        hint = "as root libvirt needs the system user libvirt-qemu to exist: make setup"
-    elif "Failed to connect socket" in refused:
-        hint = "is libvirtd running? Or use `libvirt: embedded`, which needs no daemon"
-    return HypervisorUnavailable(f"cannot open libvirt at {where}: {refused}", hint)
+    elif "libvirt-qemu" in failure:
+        hint = "as root, libvirt needs the system user libvirt-qemu: make setup"
+    elif "Failed to connect socket" in failure:
+        hint = "start libvirtd, or use `libvirt: embedded`, which needs no daemon"
+    return HypervisorUnavailable(f"cannot open libvirt at {where}: {failure}", hint)
 
 
 def _prepare(root: Path) -> None:
-    """An embedded root: its settings, and the shared cache of what libvirt found out about QEMU."""
+    """Prepare an embedded root: its settings, and the shared cache of QEMU's capabilities."""
     paths.check_socket_path(root)
     settings = root / "etc" / "qemu.conf"
     if settings.exists():
@@ -145,7 +147,7 @@ def _prepare(root: Path) -> None:
     shared = paths.make_folder(paths.capabilities())
     with contextlib.suppress(FileExistsError):
         (root / "cache").symlink_to(shared)
-    # QEMU runs as the person, and no file changes its owner: whoever may run kmlab may delete all it left.
+    # QEMU runs as the user and no file changes its owner, so that the user can delete all files.
     lines = ['stdio_handler = "file"', 'security_driver = "none"', "remember_owner = 0"]
     if os.geteuid() == 0:
         lines += ['user = "root"', 'group = "root"', "dynamic_ownership = 0", "namespaces = []"]
@@ -153,14 +155,14 @@ def _prepare(root: Path) -> None:
     paths.write_text(settings, "\n".join(lines) + "\n", 0o600)
 
 
-def processes(beneath: Path) -> list[int]:
-    """The pids of every QEMU that has files beneath this folder, found without libvirt."""
-    needle = os.fsencode(f"{beneath}/")
+def processes(folder: Path) -> list[int]:
+    """Return the pids of every QEMU with files below this folder, without libvirt."""
+    needle = os.fsencode(f"{folder}/")
     return [pid for pid in _pids() if (words := _command_line(pid)) and _is_qemu(words) and needle in words]
 
 
-def readers(folder: Path) -> list[int]:
-    """The pids of every QEMU that has a file of this folder open, as far as the person may see them (proc(5))."""
+def processes_reading(folder: Path) -> list[int]:
+    """Return the pids of every QEMU that has a file of this folder open, as far as the user can see them (proc(5))."""
     needle = os.fsencode(f"{folder.resolve()}/")
     return [pid for pid in _pids() if _is_qemu(_command_line(pid)) and any(f.startswith(needle) for f in _open(pid))]
 
@@ -172,28 +174,28 @@ def _open(pid: int) -> Iterator[bytes]:
                 yield os.fsencode(os.readlink(entry.path))
 
 
-def alive(pid: int, beneath: Path) -> bool:
-    """Whether this pid still is a QEMU of that folder, and not somebody who got its number later."""
+def alive(pid: int, folder: Path) -> bool:
+    """Return whether this pid is still a QEMU of that folder, and not another process that reused the pid."""
     words = _command_line(pid)
-    return _is_qemu(words) and os.fsencode(f"{beneath}/") in words
+    return _is_qemu(words) and os.fsencode(f"{folder}/") in words
 
 
-def kill(beneath: Path) -> list[int]:
-    """End every QEMU of that folder at once; their pids. Nothing of a guest is worth the seconds of a gentle end."""
-    found = processes(beneath)
-    for pid in found:
+def kill(folder: Path) -> list[int]:
+    """Kill every QEMU of that folder and return their pids. A clean shutdown would take seconds and is not needed."""
+    pids = processes(folder)
+    for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     deadline = Deadline(5)
-    while not all(map(_gone, found)) and not deadline.passed:
+    while not all(map(_released, pids)) and not deadline.passed:
         time.sleep(0.005)
-    return found
+    return pids
 
 
-def _gone(pid: int) -> bool:
-    """Whether a killed process has let go of its memory, files and ports: only then is it a zombie, or reaped.
+def _released(pid: int) -> bool:
+    """Return whether a killed process has released its memory, files and ports: it is then a zombie, or reaped.
 
-    Its command line cannot be read long before (exit_mm in the kernel's do_exit).
+    Its command line becomes unreadable much earlier (exit_mm in the kernel's do_exit).
     """
     try:
         return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] in (b"Z", b"X")

@@ -1,9 +1,8 @@
-"""The process that holds one libvirt connection: the only code that imports libvirt.
+"""Run one libvirt connection in a separate process. Only this file imports libvirt.
 
-A process can open one root of libvirt's embedded driver in its life ("already open with path"), and a root can be
-open in one process at a time. So each `hypervisor.opened` starts one of these, which lives as long as it is needed.
-It reads one JSON request a line, `[operation, arguments…]`, and answers `{"ok": value}` or
-`{"error": text, "code": N}`.
+A process can open only one root of libvirt's embedded driver ("already open with path"), and only one process can have
+a root open. So each `hypervisor.opened` starts a worker, which ends with its `with` block. It reads one JSON request
+per line, `[operation, arguments…]`, and answers `{"ok": value}` or `{"error": text, "code": N}`.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ import libvirt_qemu
 
 
 class Operations:
-    """What can be asked for; each public method is one operation."""
+    """The supported operations; each public method is one."""
 
     def __init__(self, uri: str) -> None:
         libvirt.registerErrorHandler(lambda *_: None, None)
         libvirt.virEventRegisterDefaultImpl()
-        threading.Thread(target=_turn_events, daemon=True).start()
+        threading.Thread(target=_run_event_loop, daemon=True).start()
         with _on_one_cpu():
             self._connection = libvirt.open(uri)
 
@@ -75,11 +74,11 @@ class Operations:
 
 @contextlib.contextmanager
 def _on_one_cpu() -> Iterator[None]:
-    """Let the driver look at the host always from the same CPU.
+    """Run the driver's start always on the same CPU.
 
-    CPUID differs between the CPUs of a hybrid processor and of some virtual machines. Seen from another one than last
-    time, libvirt finds the host changed and asks QEMU anew for all it can do, which takes seconds (virQEMUCapsIsValid
-    in its qemu_capabilities.c: "host cpuid changed").
+    CPUID differs between the CPUs of a hybrid processor and of some virtual machines. On another CPU than before,
+    libvirt concludes that the host has changed and queries QEMU's capabilities again, which takes seconds
+    (virQEMUCapsIsValid in its qemu_capabilities.c: "host cpuid changed").
     """
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
@@ -89,16 +88,16 @@ def _on_one_cpu() -> Iterator[None]:
         os.sched_setaffinity(0, allowed)
 
 
-def _turn_events() -> None:
+def _run_event_loop() -> None:
     while True:
         libvirt.virEventRunDefaultImpl()
 
 
 def main() -> None:
-    """Serve requests on stdin until it closes; the first answer tells whether the connection opened."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C is the parent's to handle; half an operation helps nobody
+    """Serve requests on stdin until it closes. The first answer reports whether the connection opened."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles ^C; an operation must not stop halfway
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever libvirt prints must not mix with answers
+    os.dup2(2, 1)  # libvirt's output must not mix with the answers
 
     def answer(value: dict[str, Any]) -> None:
         answers.write(json.dumps(value) + "\n")
@@ -116,7 +115,7 @@ def main() -> None:
             answer({"ok": getattr(operations, operation)(*arguments)})
         except libvirt.libvirtError as error:
             answer({"error": error.get_error_message(), "code": error.get_error_code()})
-    os._exit(0)  # libvirt has nothing to write any more, and somebody waits
+    os._exit(0)  # skip the slow shutdown: libvirt has nothing to write any more
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Downloads over HTTPS, and the signatures of publishers."""
+"""Download over HTTPS, and verify the signatures of publishers."""

@@ -1,1 +1,1 @@
-"""Distribution packages: apt's archive, .deb files, images from packages."""
+"""Read apt's archive, make .deb files, and build images from packages."""

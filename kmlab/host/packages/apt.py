@@ -1,8 +1,8 @@
-"""The archive of an image's distribution, asked by the host's apt in a root of its own (apt.conf(5), sources.list(5)).
+"""Query an image's package archive with the host's apt in a separate root (apt.conf(5), sources.list(5)).
 
-Sources, keys and the list of installed packages are the image's: what is fetched is just what the image lacks, and
-apt verifies it against the keys that the image trusts. Of the host's apt only the way to the network is taken. Nothing
-of an image's configuration is, as it could name programs to run.
+The sources, the keys and the list of installed packages come from the image. So apt fetches only what the image does
+not have, and verifies it against the keys that the image trusts. Only the network settings come from the host's apt.
+The image's apt configuration is not used, because it could run programs.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from kmlab.host.disk import rootfs
 from kmlab.host.packages import debs
 from kmlab.host.process import command
 
-_WAY_OUT = re.compile(r"Acquire::(https?::|ForceIPv|Retries\b)")
-"""Of `apt-config dump`: proxies, certificates and the like."""
+_NETWORK_SETTING = re.compile(r"Acquire::(https?::|ForceIPv|Retries\b)")
+"""The network settings in `apt-config dump`: proxies, certificates and so on."""
 _KEYS = ("etc/apt/trusted.gpg.d", "etc/apt/keyrings", "usr/share/keyrings")
 _FROM_IMAGE = (
     ("/etc/apt", "/etc"),
@@ -33,59 +33,57 @@ _FROM_IMAGE = (
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One place where packages come from: an entry of sources.list."""
+    """One source of packages: an entry of sources.list."""
 
     uri: str
     suite: str
     components: tuple[str, ...]
     signed_by: tuple[str, ...] = ()
-    """Paths of keyrings in the image; none is all that it trusts."""
+    """Paths of keyrings in the image; none means all keyrings that it trusts."""
 
 
 class Archive:
-    """An image's archive as it is today. `folder` is kept: what has not changed is not fetched again."""
+    """An image's package archive. `folder` is kept, so that unchanged files are not fetched again."""
 
     def __init__(self, folder: Path, arch: str) -> None:
         self.folder, self.root, self.arch = folder, folder / "root", arch
 
     @property
     def status(self) -> str:
-        """dpkg's own list of what is installed in the image."""
+        """Return dpkg's list of the packages that are installed in the image."""
         return (self.root / "var/lib/dpkg/status").read_text(encoding="utf-8", errors="replace")
 
     def update(
         self,
         disk: Path,
-        further: Sequence[str],
+        extra_suites: Sequence[str],
         deadline: Deadline,
         on_line: Callable[[str], None],
         *,
         expired: bool = False,
     ) -> None:
-        """Take over the image's sources and keys, add the suites `further`, and fetch the indexes.
+        """Copy the image's sources and keys, add the suites `extra_suites`, and fetch the indexes.
 
-        `expired` are taken only where that is wanted.
+        `expired` accepts indexes after their Valid-Until date. Raise LabError if the archive cannot be read.
         """
         if not (self.folder / "apt.conf").exists():
             self._set_up(disk, deadline)
-        sources = list(self._sources(further))
+        sources = list(self._sources(extra_suites))
         if not sources:
-            raise LabError(
-                f"{disk}: no source of packages in /etc/apt of this image that can be asked over the network"
-            )
+            raise LabError(f"{disk}: /etc/apt of this image has no package source on the network")
         text = "".join(self._stanza(source) for source in sources)
         (self.root / "etc/apt/sources.list.d/kmlab.sources").write_text(text, encoding="utf-8")
         try:
             until = f"Acquire::Check-Valid-Until={'false' if expired else 'true'}"
             self._apt("update", "--option", until, deadline=deadline, on_line=on_line)
         except CommandFailed as error:
-            raise _plain(error, "cannot read the image's package archive") from None
+            raise _archive_error(error, "cannot read the image's package archive") from None
 
     def indexes(self) -> Iterator[tuple[str, str]]:
-        """(suite, text) of each Packages file."""
+        """Yield the (suite, text) of each Packages file."""
         form = "$(RELEASE) $(FILENAME)"
-        said = self._apt("indextargets", "--format", form, "Created-By: Packages", deadline=Deadline(60)).output
-        for line in said.splitlines():
+        output = self._apt("indextargets", "--format", form, "Created-By: Packages", deadline=Deadline(60)).output
+        for line in output.splitlines():
             suite, _, name = line.partition(" ")
             if name.startswith(str(self.root)):
                 yield suite, Path(name).read_text(encoding="utf-8", errors="replace")
@@ -93,7 +91,7 @@ class Archive:
     def fetch(
         self, packages: Sequence[str], suite: str | None, deadline: Deadline, on_line: Callable[[str], None]
     ) -> list[Path]:
-        """The packages (`name=version`) and all that they need beyond the image, verified; `suite` as `apt -t`."""
+        """Fetch and verify packages (`name=version`) and their missing dependencies. `suite` is that of `apt -t`."""
         archives = self.root / "var/cache/apt/archives"
         shutil.rmtree(archives, ignore_errors=True)
         (archives / "partial").mkdir(parents=True)
@@ -101,15 +99,15 @@ class Archive:
         try:
             self._apt("install", "--yes", "--download-only", *target, *packages, deadline=deadline, on_line=on_line)
         except CommandFailed as error:
-            raise _plain(error, f"cannot fetch {' '.join(packages)}") from None
+            raise _archive_error(error, f"cannot fetch {' '.join(packages)}") from None
         return sorted(archives.glob("*.deb"))
 
     def _set_up(self, disk: Path, deadline: Deadline) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
-        theirs = self.folder / "image"
-        theirs.mkdir(parents=True)
+        image_files = self.folder / "image"
+        image_files.mkdir(parents=True)
         with rootfs.opened(disk, self.folder, deadline) as filesystem:
-            filesystem.copy(list(_FROM_IMAGE), theirs)
+            filesystem.copy(list(_FROM_IMAGE), image_files)
         places = ("etc/apt/sources.list.d", "var/lib/apt/lists/partial", "var/cache/apt/archives/partial")
         for place in (*places, "etc/apt/apt.conf.d", "etc/apt/preferences.d", "var/lib/dpkg", *_KEYS):
             (self.root / place).mkdir(parents=True, exist_ok=True)
@@ -118,7 +116,7 @@ class Archive:
                 (self.root / place / name).write_bytes(content)
         for name, content in self._files("var/lib/dpkg", ("status",)):
             (self.root / "var/lib/dpkg" / name).write_bytes(content)
-        way_out = command.run(["apt-config", "dump"], deadline=Deadline(30)).output.splitlines()
+        host_settings = command.run(["apt-config", "dump"], deadline=Deadline(30)).output.splitlines()
         settings = {
             "Dir": self.root,
             "Dir::State::status": self.root / "var/lib/dpkg/status",
@@ -126,7 +124,7 @@ class Archive:
             "Dir::Etc::netrcparts": "/etc/apt/auth.conf.d",
             "APT::Architecture": debs.NAMES[self.arch],
             "APT::Architectures": debs.NAMES[self.arch],
-            # The user `_apt` would need a way into the person's own folders.
+            # The user `_apt` would need access to the user's own folders.
             "APT::Sandbox::User": "root",
             "APT::Install-Recommends": "false",
             "Acquire::Languages": "none",
@@ -135,7 +133,7 @@ class Archive:
             "APT::Update::Error-Mode": "any",
         }
         lines = [f'{key} "{value}";' for key, value in settings.items()]
-        lines += [line for line in way_out if _WAY_OUT.match(line)]
+        lines += [line for line in host_settings if _NETWORK_SETTING.match(line)]
         (self.folder / "apt.conf").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def _apt(self, *words: str, deadline: Deadline, on_line: Callable[[str], None] | None = None) -> command.Completed:
@@ -143,7 +141,7 @@ class Archive:
         return command.run(["apt-get", "--quiet", *words], deadline=deadline, environment=environment, on_line=on_line)
 
     def _files(self, place: str, endings: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
-        """Files of a folder of the image; a link counts where it stays within the image."""
+        """Yield the files of a folder of the image. Follow links only within the image."""
         top = os.path.realpath(self.folder / "image")
         folder = os.path.realpath(os.path.join(top, place))
         for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
@@ -151,30 +149,30 @@ class Archive:
             if name.endswith(endings) and real.startswith(f"{top}/") and os.path.isfile(real):
                 yield name, Path(real).read_bytes()
 
-    def _sources(self, further: Sequence[str]) -> Iterator[Source]:
-        found: list[Source] = []
+    def _sources(self, extra_suites: Sequence[str]) -> Iterator[Source]:
+        sources: list[Source] = []
         for place in ("etc/apt", "etc/apt/sources.list.d"):
             for name, content in self._files(place, (".list", ".sources")):
                 text = content.decode("utf-8", "replace")
                 read = parse_sources if name.endswith(".sources") else parse_list
-                found += [source for raw in read(text) for source in self._reachable(raw)]
-        yield from dict.fromkeys(found)
-        # The archive itself, not its updates: a further suite lies beside those.
-        main = next((s for s in found if "-" not in s.suite), None)
-        for suite in further:
-            if main is not None and suite not in {s.suite for s in found}:
+                sources += [source for raw in read(text) for source in self._reachable(raw)]
+        yield from dict.fromkeys(sources)
+        # The main suite, not its updates: the extra suites are on the same server.
+        main = next((s for s in sources if "-" not in s.suite), None)
+        for suite in extra_suites:
+            if main is not None and suite not in {s.suite for s in sources}:
                 yield Source(main.uri, suite, main.components, main.signed_by)
 
     def _reachable(self, source: Source) -> Iterator[Source]:
-        """The source where it lies on the network; a list of mirrors by its first one (apt-transport-mirror(1))."""
+        """Yield the source if it is on the network; for a list of mirrors (apt-transport-mirror(1)), its first one."""
         if source.uri.startswith(("http://", "https://")):
             yield source
-        listed = re.match(r"mirror\+file:/*(etc/apt/.*)", source.uri)
-        if listed:
-            place, _, name = listed[1].rpartition("/")
-            for found, content in self._files(place, (name,)):
+        mirror_list = re.match(r"mirror\+file:/*(etc/apt/.*)", source.uri)
+        if mirror_list:
+            place, _, name = mirror_list[1].rpartition("/")
+            for file_name, content in self._files(place, (name,)):
                 uris = re.findall(r"^(https?://\S+)", content.decode("utf-8", "replace"), re.MULTILINE)
-                if found == name and uris:
+                if file_name == name and uris:
                     yield Source(uris[0], source.suite, source.components, source.signed_by)
 
     def _stanza(self, source: Source) -> str:
@@ -184,19 +182,19 @@ class Archive:
 
 
 def parse_list(text: str) -> Iterator[Source]:
-    """The one-line format. Of the options only `signed-by` is taken: none makes an unsigned archive trusted."""
+    """Parse the one-line format. Use only the option `signed-by`, so that no option can trust an unsigned archive."""
     for line in text.splitlines():
-        found = re.match(
+        match = re.match(
             r"\s*deb\s+(?:\[(?P<options>[^]]*)\]\s*)?(?P<uri>\S+)\s+(?P<suite>\S+)\s*(?P<rest>[^#]*)", line
         )
-        if found:
-            options = dict(word.partition("=")[::2] for word in shlex.split(found["options"] or ""))
+        if match:
+            options = dict(word.partition("=")[::2] for word in shlex.split(match["options"] or ""))
             signed = tuple(part for part in options.get("signed-by", "").split(",") if part.startswith("/"))
-            yield Source(found["uri"], found["suite"], tuple(found["rest"].split()), signed)
+            yield Source(match["uri"], match["suite"], tuple(match["rest"].split()), signed)
 
 
 def parse_sources(text: str) -> Iterator[Source]:
-    """The deb822 format."""
+    """Parse the deb822 format."""
     for stanza in re.split(r"\n\s*\n", re.sub(r"^#.*\n?", "", text, flags=re.MULTILINE)):
         fields = {
             key.lower(): words.split() for key, words in re.findall(r"^([\w-]+):(.*(?:\n[ \t].*)*)", stanza, re.M)
@@ -209,7 +207,7 @@ def parse_sources(text: str) -> Iterator[Source]:
                 yield Source(uri, suite, tuple(fields.get("components", [])), signed)
 
 
-def _plain(error: CommandFailed, what: str) -> LabError:
-    said = [line.partition(" ")[2] for line in error.tail.splitlines() if line.startswith(("E: ", "Err:"))]
-    hint = "is the package archive reachable from here? apt's own configuration and http_proxy are used"
-    return LabError(f"{what}: {said[-1] if said else error.message}", hint)
+def _archive_error(error: CommandFailed, what: str) -> LabError:
+    errors = [line.partition(" ")[2] for line in error.tail.splitlines() if line.startswith(("E: ", "Err:"))]
+    hint = "check that the package archive is reachable; apt's own configuration and http_proxy are used"
+    return LabError(f"{what}: {errors[-1] if errors else error.message}", hint)

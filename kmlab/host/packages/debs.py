@@ -1,4 +1,4 @@
-"""Debian packages as files: read, made, and taken out of their compression (deb(5), deb-control(5), dpkg-deb(1))."""
+"""Read, build and decompress Debian package files (deb(5), deb-control(5), dpkg-deb(1))."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kmlab.common.events import Deadline, printable
 from kmlab.host.process import command
 
 NAMES = {"x86_64": "amd64", "aarch64": "arm64"}
-"""Of architectures: `uname -m` to dpkg's."""
+"""Architectures: from `uname -m` to dpkg's name."""
 _PATIENCE = 600.0
 
 _AR = b"!<arch>\n"
@@ -19,22 +19,22 @@ _VERSION = b"2.0\n"
 
 
 def fields(deb: Path) -> dict[str, str]:
-    """Name, architecture and dependencies of a package; LabError where the file is none."""
-    wanted = ("Package", "Architecture", "Depends", "Pre-Depends")
+    """Return the name, architecture and dependencies of a package. Raise LabError if the file is not a package."""
+    names = ("Package", "Architecture", "Depends", "Pre-Depends")
     try:
-        said = command.run(["dpkg-deb", "--field", deb, *wanted], deadline=Deadline(30)).output
+        output = command.run(["dpkg-deb", "--field", deb, *names], deadline=Deadline(30)).output
     except CommandFailed as error:
         raise LabError(f"{printable(str(deb))}: not a Debian package: {printable(error.tail.strip(), 200)}") from None
-    found = dict(line.split(": ", 1) for line in said.splitlines() if line[:1].isalpha() and ": " in line)
-    if "Package" not in found:
+    fields = dict(line.split(": ", 1) for line in output.splitlines() if line[:1].isalpha() and ": " in line)
+    if "Package" not in fields:
         raise LabError(f"{printable(str(deb))}: not a Debian package with a name")
-    return found
+    return fields
 
 
 def build(folder: Path, target: Path, about: Mapping[str, str], after: str = "") -> None:
-    """Pack the files in `folder` as root's; `after` is the script that runs once they are installed.
+    """Build the uncompressed package `target` of the files in `folder`, owned by root.
 
-    Uncompressed, as `expand` would leave it.
+    `about` is the content of its control file. `after` is the script that runs after the installation.
     """
     control = folder / "DEBIAN"
     control.mkdir()
@@ -48,13 +48,14 @@ def build(folder: Path, target: Path, about: Mapping[str, str], after: str = "")
 
 
 def expand(deb: Path, deadline: Deadline) -> None:
-    """Replace the package by one with the same content, byte for byte, as plain tar archives.
+    """Replace the package by an uncompressed one with the same content.
 
-    It saves an emulated guest minutes. dpkg reads such since 1.17.6 (dpkg-deb(1), --uniform-compression).
+    This saves minutes in an emulated guest. dpkg can read such packages since 1.17.6 (dpkg-deb(1),
+    --uniform-compression).
     """
-    made = deb.with_suffix(".expanded")
+    expanded = deb.with_suffix(".expanded")
     parts = {"control.tar": "--ctrl-tarfile", "data.tar": "--fsys-tarfile"}
-    with made.open("wb") as file:
+    with expanded.open("wb") as file:
         file.write(_AR + _head("debian-binary", len(_VERSION)) + _VERSION)
         for name, option in parts.items():
             tar = deb.with_suffix(f".{name}")
@@ -65,9 +66,9 @@ def expand(deb: Path, deadline: Deadline) -> None:
                 shutil.copyfileobj(content, file)
             file.write(b"\n" * (size % 2))
             tar.unlink()
-    made.replace(deb)
+    expanded.replace(deb)
 
 
 def _head(name: str, size: int) -> bytes:
-    """ar's header of a member (ar(5))."""
+    """Return the header of an ar member (ar(5))."""
     return f"{name:<16}{0:<12}{0:<6}{0:<6}{'100644':<8}{size:<10}`\n".encode()

@@ -1,6 +1,6 @@
-"""An image from a distribution's signed packages, by mmdebstrap(1): no root, no mounts outside a namespace.
+"""Build an image from a distribution's signed packages with mmdebstrap(1), without root and without mounts on the host.
 
-apt verifies every package against the distribution's archive keys. The result has the shape of a cloud image:
+apt verifies every package against the distribution's archive keys. The result has the layout of a cloud image:
 GPT, an EFI system partition with the signed boot chain, an ext4 root with cloud-init.
 """
 
@@ -34,16 +34,16 @@ _BOOT_FILES = {
         "EFI/BOOT/mmaa64.efi": "/usr/lib/shim/mmaa64.efi.signed",
     },
 }
-"""The removable-media path needs no boot entry in the firmware's variables."""
+"""The files of the EFI partition. The removable-media path needs no boot entry in the firmware's variables."""
 FACTS = "/var/lib/kmlab/facts"
-"""Lines of NAME=VALUE in the file system."""
-_WORTH_HEARING = 100
-"""Lines before the end, in which it is said what went wrong."""
+"""A file in the image with lines NAME=VALUE."""
+_KEPT_LINES = 100
+"""The last lines of output that are kept, to find the cause of a failure."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackageImage:
-    """What to build."""
+    """The description of an image to build."""
 
     distribution: str
     """The folder on the EFI partition where the signed GRUB looks for its configuration."""
@@ -53,14 +53,14 @@ class PackageImage:
     root_size: int
     """Bytes of the root file system."""
     hook: str
-    """The shell script that turns the unpacked root $1 into a file system in the open file $2, and says in FACTS what
-    is in it."""
+    """The shell script that turns the unpacked root $1 into a file system in the open file $2, and describes it in
+    FACTS."""
     expired_indexes: bool = False
-    """Whether indexes past their date count."""
+    """Whether to accept indexes after their Valid-Until date."""
 
 
 def build(image: PackageImage, target: Path, deadline: Deadline, on_line: Callable[[str], None]) -> dict[str, str]:
-    """Build `image` as the qcow2 file `target`; scratch files lie in its folder. What the hook said of it."""
+    """Build `image` as the qcow2 file `target`, with temporary files in its folder. Return the content of FACTS."""
     folder = target.parent
     root = folder / "root.img"
     unpack(image, root, deadline, on_line)
@@ -68,31 +68,31 @@ def build(image: PackageImage, target: Path, deadline: Deadline, on_line: Callab
     for place, source in _BOOT_FILES[image.arch].items():
         files[place] = folder / Path(place).name
         disks.read_from_filesystem(root, source, files[place], deadline)
-    menu = folder / "grub.cfg"
-    menu.write_text(
+    grub_cfg = folder / "grub.cfg"
+    grub_cfg.write_text(
         "search --no-floppy --label kmlab-root --set root\nset prefix=($root)/boot/grub\nconfigfile $prefix/grub.cfg\n"
     )
-    files[f"EFI/{image.distribution}/grub.cfg"] = menu
+    files[f"EFI/{image.distribution}/grub.cfg"] = grub_cfg
     facts = folder / "facts"
     disks.read_from_filesystem(root, FACTS, facts, deadline)
-    said = dict(line.split("=", 1) for line in facts.read_text("ascii").splitlines())
+    values = dict(line.split("=", 1) for line in facts.read_text("ascii").splitlines())
     disks.make_disk(target, root=root, esp=files, deadline=deadline)
     for scratch in (root, facts, *files.values()):
         scratch.unlink()
-    return said
+    return values
 
 
 def unpack(image: PackageImage, root: Path, deadline: Deadline, on_line: Callable[[str], None]) -> None:
-    """Let apt unpack the packages, and the hook make of them what it will in the new file `root`."""
-    # In the namespace the builder is another user, who must not need a way into the person's folders: it gets the
-    # open file, and nothing else.
+    """Unpack the packages with apt, and let the hook make a file system of them in the new file `root`."""
+    # In the namespace the builder is another user without access to the user's folders, so it gets only the open
+    # file.
     script = base64.b64encode(image.hook.encode()).decode()
-    heard: deque[str] = deque(maxlen=_WORTH_HEARING)
+    lines: deque[str] = deque(maxlen=_KEPT_LINES)
 
-    def hear(line: str) -> None:
-        # It repeats the whole hook, which says nothing to a person.
+    def add_line(line: str) -> None:
+        # mmdebstrap prints the whole hook, which does not help the user.
         if script not in line:
-            heard.append(line.rstrip())
+            lines.append(line.rstrip())
         on_line("I: making the file system" if script in line else line)
 
     with root.open("w+b") as file, command.inheritable(file.fileno()) as handle:
@@ -107,7 +107,7 @@ def unpack(image: PackageImage, root: Path, deadline: Deadline, on_line: Callabl
             '--aptopt=APT::Install-Recommends "0"',
             '--aptopt=Acquire::Retries "3"',
             *(['--aptopt=Acquire::Check-Valid-Until "false"'] if image.expired_indexes else []),
-            # All of it can be made again: nothing waits for the disk.
+            # The image can be rebuilt, so syncing to the disk is not needed.
             "--dpkgopt=force-unsafe-io",
             "--dpkgopt=path-exclude=/usr/share/doc/*",
             "--dpkgopt=path-exclude=/usr/share/man/*",
@@ -122,21 +122,21 @@ def unpack(image: PackageImage, root: Path, deadline: Deadline, on_line: Callabl
             command.run(
                 argv,
                 deadline=deadline,
-                on_line=hear,
+                on_line=add_line,
                 cwd=root.parent,
                 environment={"PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin"},
                 pass_files=(handle,),
             )
         except CommandFailed as error:
-            what = f"could not build {image.suite} for {image.arch}: {_cause(error, heard)}"
-            raise ImageError(what, _room_hint(root, heard) or _hint("\n".join(heard))) from None
+            what = f"could not build {image.suite} for {image.arch}: {_cause(error, lines)}"
+            raise ImageError(what, _space_hint(root, lines) or _hint("\n".join(lines))) from None
     root.chmod(0o600)
 
 
 def _mode() -> str:
-    """unshare, which never touches the host's mounts; as root, where that is forbidden, mmdebstrap's own choice.
+    """Return mmdebstrap's mode: unshare, which never touches the host's mounts; auto for root without namespaces.
 
-    Nobody else is asked first: some distributions allow namespaces to mmdebstrap and not to unshare(1).
+    Only root tries unshare(1) first, because some distributions allow namespaces to mmdebstrap but not to unshare(1).
     """
     if os.geteuid() == 0:
         try:
@@ -146,40 +146,40 @@ def _mode() -> str:
     return "unshare"
 
 
-def _cause(error: CommandFailed, heard: Sequence[str]) -> str:
-    """The first that went wrong, in the words of the program that it went wrong in."""
+def _cause(error: CommandFailed, lines: Sequence[str]) -> str:
+    """Return the first error message of the failed program."""
     if error.code is None:
         return str(error)
-    full = [line for line in heard if paths.disk_full_hint(line)]
-    errors = [line.removeprefix("E: ") for line in heard if line.startswith("E: ")]
-    others = [line for line in heard if line and not line.startswith(("I: ", "W: "))]
+    full = [line for line in lines if paths.disk_full_hint(line)]
+    errors = [line.removeprefix("E: ") for line in lines if line.startswith("E: ")]
+    others = [line for line in lines if line and not line.startswith(("I: ", "W: "))]
     return printable(next(iter([*full, *errors, *others[-1:]]), str(error)), 300)
 
 
-def _room_hint(root: Path, heard: Sequence[str]) -> str | None:
-    hint = paths.disk_full_hint("\n".join(heard))
+def _space_hint(root: Path, lines: Sequence[str]) -> str | None:
+    hint = paths.disk_full_hint("\n".join(lines))
     if hint is None or shutil.disk_usage(root.parent).free < paths.MIN_FREE_SPACE:
         return hint
     return f"free space in {tempfile.gettempdir()}, where the packages are unpacked, or set TMPDIR to a larger disk"
 
 
-def _hint(said: str) -> str | None:
-    if "newuidmap" in said or "subuid" in said:
+def _hint(output: str) -> str | None:
+    if "newuidmap" in output or "subuid" in output:
         return (
-            "sudo apt-get install uidmap, and give yourself a range of user ids: "
+            "sudo apt-get install uidmap, and add a range of user ids: "
             "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER"
         )
-    if "unshare" in said and "not permitted" in said.lower():
-        return "this host forbids user namespaces: see `kmlab doctor`; kmlab image build as root works without"
-    if "Could not resolve" in said or "Failed to fetch" in said or "Unable to connect" in said:
-        return "is the package archive reachable from here? apt's own configuration and http_proxy are used"
-    if "is expired" in said:
+    if "unshare" in output and "not permitted" in output.lower():
+        return "this host forbids user namespaces: see `kmlab doctor`, or run kmlab image build as root"
+    if "Could not resolve" in output or "Failed to fetch" in output or "Unable to connect" in output:
+        return "check that the package archive is reachable; apt's own configuration and http_proxy are used"
+    if "is expired" in output:
         return (
-            "the mirror has not been renewed in time. `expired_indexes: true` in a copy of the image's entry, in "
-            "images/ beside lab.yaml, takes it as it is"
+            "the mirror is outdated: to accept it, set `expired_indexes: true` in a copy of the image's entry, in "
+            "images/ next to lab.yaml"
         )
-    if "arch-test" in said or "qemu user emulation" in said:
+    if "arch-test" in output or "qemu user emulation" in output:
         return "this host cannot run that architecture's programs: sudo apt-get install arch-test qemu-user-static"
-    if "Unable to locate package" in said:
-        return "the archive has no such package today: look at the image's entry in images/"
+    if "Unable to locate package" in output:
+        return "the archive does not have this package: check the image's entry in images/"
     return None

@@ -96,7 +96,7 @@ def remove_checkpoint(key: str, subject: str, report: EventSink) -> bool:
         locks.held(paths.work() / f"checkpoint-{key}.lock", subject, report, Deadline(LOCK_PATIENCE)),
         locks.exclusive(_reading(key)) as alone,
     ):
-        if not alone or hypervisor.readers(folder):
+        if not alone or hypervisor.processes_reading(folder):
             return False
         paths.remove_tree(folder)
         return True

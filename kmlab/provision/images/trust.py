@@ -61,7 +61,7 @@ def _signed(wanted: Published, key: catalog.Key, report: EventSink, deadline: De
     if pin is not None and pin.serial:
         try:
             found = read_signed(wanted, key, *wanted.dated(pin.serial), deadline)
-        except download.NotThere as gone:
+        except download.NotFound as gone:
             if pin.signed is None:
                 raise
             found = read_signed(wanted, key, *wanted.newest(), deadline)
