@@ -13,7 +13,7 @@ from kmlab.common.errors import ConfigError
 from kmlab.common.events import silent
 from kmlab.config.lab import load_lab
 from kmlab.provision import lifecycle
-from kmlab.provision.plan.plan import source_of
+from kmlab.provision.plan.plan import guest_image_source
 from kmlab.testing import World
 
 HOST = os.uname().machine
@@ -25,7 +25,7 @@ def arch(folder: Path, image: str) -> str:
     """The architecture of a lab's only guest."""
     (folder / "lab.yaml").write_text(f"name: a\nguests:\n  one: {{image: {image}}}\n")
     lab = load_lab(folder / "lab.yaml")
-    return source_of(lab, lab.guest("one"))[1].arch
+    return guest_image_source(lab, lab.guest("one"))[1].arch
 
 
 def test_where_the_catalogue_has_several_and_nobody_says_which_it_is_the_host_s(tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def test_a_damaged_record_is_said_with_the_remedy(world: World, lab: Lab, patter
     record = only(pattern)
     alter(record, content)
     error = refused(ImageError, lambda: up(world, lab))
-    assert error.message == f"{record}: this record of the cache is damaged"
+    assert error.message == f"{record}: this record is missing or damaged"
     assert error.hint == f"remove it and it is made again: rm -rf {record.parent}"
     paths.remove_tree(record.parent)
     up(world, lab)
@@ -195,7 +195,7 @@ def test_a_file_of_the_cache_that_was_cut_short_is_said(world: World, lab: Lab, 
     size = file.stat().st_size
     alter(file, file.read_bytes()[:-10])
     error = refused(ImageError, lambda: up(world, lab))
-    assert error.message == f"{file}: cut short or altered: {size - 10} bytes instead of {size}"
+    assert error.message == f"{file}: truncated or changed: {size - 10} bytes instead of {size}"
 
 
 @pytest.mark.parametrize("pattern", ["images/*/disk.qcow2", "bases/*/disk.qcow2", "checkpoints/*/memory"])
@@ -204,7 +204,7 @@ def test_a_file_of_the_cache_that_was_altered_is_said(world: World, lab: Lab, pa
     file = only(pattern)
     alter(file, b"\xee" * file.stat().st_size)
     error = refused(ImageError, lambda: up(world, lab))
-    assert error.message == f"{file}: altered since it was made"
+    assert error.message == f"{file}: changed after it was made"
 
 
 def test_a_file_that_was_only_copied_is_still_good(world: World, lab: Lab) -> None:
@@ -229,7 +229,7 @@ def test_verify_reads_every_byte_even_where_size_and_time_are_right(world: World
     alter(file, b"\xee" * file.stat().st_size)
     paths.write_json(only("images/*/image.json"), {**known, "mtime_ns": file.stat().st_mtime_ns})
     assert [problem for name, problem in cache.verify(silent, None) if name.startswith("images/")] == [
-        "altered since it was made"
+        "changed after it was made"
     ]
 
 

@@ -10,7 +10,7 @@ import pytest
 from kmlab.common.errors import ConfigError
 from kmlab.config import catalog
 from kmlab.config.lab import load_lab
-from kmlab.provision.plan.plan import plan
+from kmlab.provision.plan.plan import make_plan
 from kmlab.testing import World
 
 HOME = Path(catalog.__file__).parents[2]
@@ -103,7 +103,7 @@ def test_a_guest_s_unknown_image_is_said_with_the_line_in_lab_yaml(xdg: Path, mo
     (xdg / "lab.yaml").write_text("name: a\nguests:\n  g:\n    cpus: 1\n    image: debian-1\n")
     lab = load_lab(Path("lab.yaml"))
     with World() as world, pytest.raises(ConfigError, match=r"^lab\.yaml:5: unknown image 'debian-1'$"):
-        plan(world.host, lab, lab.guest("g"))
+        make_plan(world.host, lab, lab.guest("g"))
 
 
 def test_an_unknown_recipe_says_where_to_write_one() -> None:

@@ -114,7 +114,7 @@ def test_headers_that_left_the_archive_are_an_error_with_kernel_exact_and_its_re
     with World() as world, pytest.raises(LabError, match=r"no linux-headers-6\.1\.0-52-cloud-amd64 any more") as error:
         world.first_boot = gone
         notes_of(world, xdg, "{image: debian-12, kernel: exact, packages: [gdb]}")
-    assert error.value.hint is not None and "without `kernel: exact` a newer kernel is taken" in error.value.hint
+    assert error.value.hint is not None and "without `kernel: exact`, kmlab uses a newer kernel" in error.value.hint
     assert list(paths.bases().iterdir()) == []
 
 

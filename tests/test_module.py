@@ -16,7 +16,7 @@ from kmlab.common.errors import ConfigError, GuestUnreachable, LabError
 from kmlab.common.events import Deadline
 from kmlab.host.channel.ssh import Answer, Shell
 from kmlab.host.process.command import run as command_run
-from kmlab.provision.guest import WORKSHOP, Guest, GuestRecord
+from kmlab.provision.guest import MODULES_FOLDER, Guest, GuestRecord
 from kmlab.run.build import source_folder
 from kmlab.run.build.source_folder import Entry, read_folder, sync
 from kmlab.testing import HOST_KEY, RELEASE, FakeModule, FakeShell, Machine, World
@@ -43,7 +43,7 @@ class LocalShell(Shell):
     ) -> Answer:
         given = self._folder.with_suffix(".input")
         given.write_bytes(data)
-        line = command.replace(str(WORKSHOP), str(self._folder))
+        line = command.replace(str(MODULES_FOLDER), str(self._folder))
         done = command_run(["sh", "-c", line], deadline=deadline, stdin=given, accept=range(256))
         return Answer(done.code, done.output.encode(), done.output.encode())
 

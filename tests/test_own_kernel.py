@@ -97,11 +97,11 @@ def test_a_distribution_s_own_image_before_it_was_signed_is_one_too(xdg: Path, w
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        ((), "needed are one linux-image-….deb .* found: none"),
+        ((), "needs one linux-image-….deb .* found: none"),
         (("linux-image-6.9.0-mine",), "no linux-headers-6.9.0-mine .* found: linux-image-6.9.0-mine_1_amd64.deb"),
-        (("linux-headers-6.9.0-mine",), "needed are one .* found: linux-headers-6.9.0-mine_1_amd64.deb"),
+        (("linux-headers-6.9.0-mine",), "needs one .* found: linux-headers-6.9.0-mine_1_amd64.deb"),
         (("linux-image-6.9.0-mine", "linux-headers-6.9.1-mine"), "no linux-headers-6.9.0-mine beside its image"),
-        (("linux-image-6.9.0-a", "linux-image-6.9.0-b", "linux-headers-6.9.0-a"), "several kernels lie there"),
+        (("linux-image-6.9.0-a", "linux-image-6.9.0-b", "linux-headers-6.9.0-a"), "has several kernels"),
     ],
 )
 def test_packages_that_make_no_kernel_are_refused(xdg: Path, world: World, names: tuple[str, ...], said: str) -> None:
@@ -258,14 +258,14 @@ def test_no_program_of_a_tree_is_run(xdg: Path, world: World, tree: Path) -> Non
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("arch/x86/boot/bzImage", None, "not built to its end: no arch/x86/boot/bzImage"),
-        ("Module.symvers", None, "not built to its end: no Module.symvers"),
-        ("fs/second.ko", None, r"not built to its end: no fs/second\.ko"),
+        ("arch/x86/boot/bzImage", None, "the build is incomplete: no arch/x86/boot/bzImage"),
+        ("Module.symvers", None, "the build is incomplete: no Module.symvers"),
+        ("fs/second.ko", None, r"the build is incomplete: no fs/second\.ko"),
         (".config", CONFIG.replace("CONFIG_VIRTIO_BLK=m\n", ""), "was built without CONFIG_VIRTIO_BLK$"),
         (".config", CONFIG.replace("EFI_STUB=y", "EFI_STUB=m"), "was built without CONFIG_EFI_STUB$"),
-        (".config", CONFIG + "CONFIG_MODULE_SIG_FORCE=y\n", "takes signed modules alone"),
-        (build_tree.RELEASE, "../../etc\n", "names no release of a kernel"),
-        (build_tree.RELEASE, None, "needed are one linux-image"),
+        (".config", CONFIG + "CONFIG_MODULE_SIG_FORCE=y\n", "requires signed modules"),
+        (build_tree.RELEASE, "../../etc\n", "has no kernel release"),
+        (build_tree.RELEASE, None, "needs one linux-image"),
     ],
 )
 def test_a_tree_that_makes_no_guest_is_refused_with_what_it_lacks(

@@ -36,7 +36,7 @@ def test_a_signed_release_is_taken_and_kept_with_what_vouches_for_it(site: Site,
     assert about["digest"] == hashlib.sha256(images[1]).hexdigest()
     assert about["virtual_size"] == str(16 << 20)
     assert site.publisher.signer.fingerprint in str(about["by"])
-    assert published_image.vouched_for(disk.parent, site.folder) is None
+    assert published_image.check_signature(disk.parent, site.folder) is None
     assert not list(paths.downloads().glob("*.part*"))
 
 
@@ -99,7 +99,7 @@ def test_or_when_lab_yaml_says_unverified_and_that_is_told(site: Site, images: t
     assert caught.value.hint is not None and "unverified: true" in caught.value.hint and site.nothing_was_read()
     site.lab("{name: testix, unverified: true}")
     assert site.pull().read_bytes() == images[1]
-    assert any("nobody vouches" in note for note in site.notes)
+    assert any("is not verified" in note for note in site.notes)
 
 
 def test_an_image_of_one_s_own_by_its_url(site: Site, images: tuple[bytes, bytes]) -> None:
@@ -112,7 +112,7 @@ def test_an_image_of_one_s_own_by_its_url(site: Site, images: tuple[bytes, bytes
     site.publisher.server.files["own.img"] = images[1]
     assert site.pull(refresh=False).read_bytes() == images[0]
     assert site.pull().read_bytes() == images[1]
-    assert any("nobody vouches" in note for note in site.notes)
+    assert any("is not verified" in note for note in site.notes)
 
 
 def test_an_image_of_one_s_own_by_its_path_is_taken_anew_when_it_changes(
@@ -237,7 +237,7 @@ def test_the_list_says_what_vouches_for_an_image_and_counts_none_under_another_s
     site.publisher.catalogue(site.folder, pin=pin(images[1], NEW))
     (site.folder / "images" / f"testix-{HOST}.yaml").write_text(site.publisher.entry(signed=False))
     site.pull()
-    found = {image.name: image for image in cache.listed(site.folder)}
+    found = {image.name: image for image in cache.list_images(site.folder)}
     assert (found["testix"].trust, found["testix"].serial) == ("signature", NEW)
     assert found["testix"].cached > 0 and found[f"testix-{HOST}"].cached == 0
     assert (found[f"testix-{HOST}"].trust, found["debian-12"].trust) == ("nothing", "packages")

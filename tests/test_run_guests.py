@@ -115,7 +115,7 @@ def test_a_restore_that_fails_once_is_tried_once_more_and_costs_no_checkpoint(
     )
     assert go(options=run.Options(fresh=True)).outcome == "pass"
     assert world.asked == ["restore", "restore"]
-    assert any("tried once more" in note for note in notes(events))
+    assert any("retrying once" in note for note in notes(events))
 
 
 @pytest.mark.parametrize("error", [HypervisorUnavailable("cannot open libvirt at embed: No module named 'libvirt'")])
@@ -189,7 +189,7 @@ def test_a_run_that_was_killed_leaves_a_busy_guest_that_is_restored_first(
     go()
     write_record(lifecycle.lab_files(lab).guest("debian"), dataclasses.replace(record_of(lab), state="busy"))
     assert go().outcome == "pass"
-    assert notes(events) == ["restored, because its last run was cut off"]
+    assert notes(events) == ["restored, because its last run was interrupted"]
 
 
 def test_a_guest_whose_qemu_died_is_restored_first(go: Go, world: World, events: list[Event]) -> None:
@@ -197,7 +197,7 @@ def test_a_guest_whose_qemu_died_is_restored_first(go: Go, world: World, events:
     for machine in world.machines.values():
         machine.end()
     assert go().outcome == "pass"
-    assert notes(events) == ["restored, because it was not running any more"]
+    assert notes(events) == ["restored, because it no longer runs"]
 
 
 def test_destroy_leaves_nothing_of_the_lab(go: Go, lab: Lab, world: World, events: list[Event]) -> None:

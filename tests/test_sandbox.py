@@ -418,7 +418,7 @@ def test_auto_falls_back_to_the_guest_and_says_why(xdg: Path) -> None:
     heard: list[Event] = []
     assert toolchain_for("auto", guest_record(), heard.append) is None
     note = heard[-1]
-    assert isinstance(note, Note) and "built in the guest" in note.text and "disk is not there" in note.text
+    assert isinstance(note, Note) and "built in the guest" in note.text and "disk is missing" in note.text
 
 
 def test_a_sandbox_that_cannot_be_is_an_error_where_it_was_asked_for(xdg: Path) -> None:

@@ -231,7 +231,7 @@ def test_an_adopted_key_that_is_gone_is_said_and_another_one_can_be_given(lab: L
     files = lifecycle.lab_files(lab)
     lab_key.adopt_pair(mine.key, None, files, None)
     mine.key.unlink()
-    with pytest.raises(ConfigError, match=f"{mine.key}: this was made the lab's key and is not there any more"):
+    with pytest.raises(ConfigError, match=f"{mine.key}: the lab's key is missing"):
         lab_key.ensure_pair(files, lab.name)
     assert lab_key.adopt_pair(other.key, None, files, None)[1] is not None
     assert lab_key.ensure_pair(files, lab.name).key.resolve() == other.key

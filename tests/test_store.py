@@ -103,7 +103,7 @@ def test_a_name_by_content_changes_with_any_part() -> None:
 
 def test_what_failed_half_way_is_not_published(xdg: Path) -> None:
     final, scratch = xdg / "final", xdg / "work"
-    with pytest.raises(KeyboardInterrupt), paths.published(final, scratch) as folder:
+    with pytest.raises(KeyboardInterrupt), paths.atomic_folder(final, scratch) as folder:
         (folder / "part").write_text("x")
         raise KeyboardInterrupt
     assert not final.exists()
@@ -113,14 +113,14 @@ def test_what_failed_half_way_is_not_published(xdg: Path) -> None:
 def test_what_went_well_takes_the_place_of_what_was_there(xdg: Path) -> None:
     final, scratch = xdg / "final", xdg / "work"
     for text in ("old", "new"):
-        with paths.published(final, scratch) as folder:
+        with paths.atomic_folder(final, scratch) as folder:
             (folder / "whole").write_text(text)
     assert (final / "whole").read_text() == "new"
     assert list(scratch.iterdir()) == []
 
 
 def test_half_made_things_bear_the_name_by_which_they_are_swept(xdg: Path) -> None:
-    with paths.published(xdg / "0123456789abcdef", xdg / "work") as folder:
+    with paths.atomic_folder(xdg / "0123456789abcdef", xdg / "work") as folder:
         assert folder.name.startswith("0123456789abcdef.")
 
 

@@ -16,8 +16,8 @@ from kmlab.common.events import Deadline
 from kmlab.config import catalog
 from kmlab.host.net import download
 from kmlab.provision.images.trust import digest_in, read_signed
-from kmlab.provision.plan.plan import catalogued, mirror_of
-from kmlab.provision.plan.source import Published
+from kmlab.provision.plan.plan import find_image_source, mirror_of
+from kmlab.provision.plan.source import PublishedImageSource
 
 LISTING_LIMIT = 8 << 20
 PATIENCE = 300.0
@@ -29,8 +29,8 @@ def main(home: Path) -> int:
     for path in sorted((home / "images").glob("*.yaml")):
         image = catalog.load_image(path.stem, home)
         for arch in image.architectures if image.publisher else ():
-            source = catalogued(image, home, mirror=mirror_of(None), arch=arch)
-            assert isinstance(source, Published)
+            source = find_image_source(image, home, mirror=mirror_of(None), arch=arch)
+            assert isinstance(source, PublishedImageSource)
             try:
                 pin = newest(source)
                 write(path, arch, pin)
@@ -41,7 +41,7 @@ def main(home: Path) -> int:
     return failed
 
 
-def newest(source: Published) -> catalog.Pin:
+def newest(source: PublishedImageSource) -> catalog.Pin:
     """The pin of the newest release of a publisher; the one there is, where nothing newer was published."""
     deadline = Deadline(PATIENCE)
     old = source.pin
@@ -63,7 +63,7 @@ def newest(source: Published) -> catalog.Pin:
     return catalog.Pin(serial=serial, digest=digest_in(sums, name, folder))
 
 
-def listed(source: Published, deadline: Deadline) -> list[str]:
+def listed(source: PublishedImageSource, deadline: Deadline) -> list[str]:
     """The serials of a publisher's dated folders, out of the page that its web server makes of the folder above."""
     above, _, last = source.publisher.dated.rpartition("/")
     page = download.read(f"{source.server}/{above}/", deadline, limit=LISTING_LIMIT).decode("utf-8", "replace")

@@ -125,7 +125,9 @@ def _entered(opened: Lab, specs: list[GuestSpec], json: bool, what: GuestsSchema
     with render.reporting() as report:
 
         def record(spec: GuestSpec) -> GuestRecord:
-            with lifecycle.guest_session(host, opened, spec, report, fresh=fresh, kept=not fresh) as guest:
+            with lifecycle.guest_session(
+                host, opened, spec, report, fresh=fresh, allow_kept_modules=not fresh
+            ) as guest:
                 return guest.record
 
         records = parallel.each(host, opened, specs, record, report)
@@ -181,7 +183,7 @@ def image_list(lab: LabFile = None, json: Json = False, debug: Debug = False) ->
     from kmlab.provision import cache
 
     file = lab or find_lab(Path.cwd())
-    render.images(cache.listed(file.parent if file else None), as_json=json)
+    render.images(cache.list_images(file.parent if file else None), as_json=json)
 
 
 def image_pull(

@@ -330,7 +330,7 @@ def disk_full_hint(output: str) -> str | None:
 
 
 @contextlib.contextmanager
-def published(final: Path, scratch: Path) -> Iterator[Path]:
+def atomic_folder(final: Path, scratch: Path) -> Iterator[Path]:
     """Yield a new folder under `scratch`, and rename it to `final` if the block succeeds; remove it otherwise."""
     make_folder(scratch)
     make_folder(final.parent)

@@ -1,1 +1,1 @@
-"""From a plan to a running guest, and what lies in the cache."""
+"""Make running guests, and everything in the cache that they need."""

@@ -1,4 +1,4 @@
-"""What lies in the cache and in a lab's state, looked at without starting or locking anything."""
+"""Report, verify and prune the cache and the state, without starting guests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kmlab.host.hypervisor import hypervisor
 from kmlab.host.process import locks
 from kmlab.provision import lifecycle
 from kmlab.provision.guest import GuestRecord, read_record
-from kmlab.provision.images.published_image import remove_downloads, vouched_for
+from kmlab.provision.images.published_image import check_signature, remove_downloads
 
 _RECORDS = {"images": "image.json", "bases": "base.json", "checkpoints": "checkpoint.json"}
 _FILES = {"images": "disk.qcow2", "bases": "disk.qcow2", "checkpoints": "memory"}
@@ -23,14 +23,14 @@ _FILES = {"images": "disk.qcow2", "bases": "disk.qcow2", "checkpoints": "memory"
 
 @dataclass(frozen=True, slots=True)
 class GuestStatus:
-    """One guest as it is now."""
+    """The current status of one guest."""
 
     name: str
     files: paths.GuestFiles
     record: GuestRecord | None
     running: bool
     in_use: bool
-    """Another kmlab works in it at this moment."""
+    """Whether another kmlab uses it at this moment."""
 
     @property
     def state(self) -> str:
@@ -50,17 +50,17 @@ class ListedImage:
     release: str
     architectures: tuple[str, ...]
     architecture: str
-    """The one that is taken where nobody says which."""
+    """The default architecture."""
     cached: int
     """Bytes on disk; 0 if it is not in the cache."""
     trust: str
-    """What vouches for it: packages, signature, digest, or nothing."""
+    """How it is verified: packages, signature, digest, or nothing."""
     serial: str | None
-    """The release that the catalogue pins, of one that is downloaded."""
+    """The release that the catalogue pins; None for an image that is built."""
 
 
 def guest_status(lab: Lab, name: str) -> GuestStatus:
-    """How a guest is, from the host's files and processes alone."""
+    """Return the status of a guest, from the host's files and processes only."""
     files = lifecycle.lab_files(lab).guest(name)
     record = read_record(files)
     running = record is not None and record.pid is not None and hypervisor.alive(record.pid, files.root)
@@ -68,18 +68,18 @@ def guest_status(lab: Lab, name: str) -> GuestStatus:
 
 
 def guest_names(lab: Lab) -> list[str]:
-    """The lab's guests, and those of a matrix that run."""
+    """Return the lab's guests, and the running guests of a matrix."""
     others = [name for name in lifecycle.lab_files(lab).guests() if name not in lab.guests]
     return [*lab.guests, *(name for name in others if guest_status(lab, name).running)]
 
 
-def listed(beside: Path | None) -> list[ListedImage]:
-    """The whole catalogue."""
-    found = []
-    for name in catalog.image_names(beside):
-        image = catalog.load_image(name, beside)
-        mine = [folder for arch in image.architectures for folder in paths.images().glob(f"{name}-{arch}-*")]
-        size = sum(disks.size_on_disk(folder) for folder in mine)
+def list_images(lab_folder: Path | None) -> list[ListedImage]:
+    """Return all images of the catalogue."""
+    images = []
+    for name in catalog.image_names(lab_folder):
+        image = catalog.load_image(name, lab_folder)
+        folders = [folder for arch in image.architectures for folder in paths.images().glob(f"{name}-{arch}-*")]
+        size = sum(disks.size_on_disk(folder) for folder in folders)
         arch = lifecycle.arch_of(None, tuple(image.architectures))
         entry = image.architectures[arch]
         pin = entry.download.pin if entry.download else None
@@ -88,39 +88,39 @@ def listed(beside: Path | None) -> list[ListedImage]:
             trust = "signature" if image.publisher.key else "digest" if pin else "nothing"
         serial = pin.serial if pin else None
         about = (name, image.family, image.release, tuple(image.architectures), arch, size, trust, serial)
-        found.append(ListedImage(*about))
-    return found
+        images.append(ListedImage(*about))
+    return images
 
 
-def verify(report: EventSink, beside: Path | None) -> list[tuple[str, str | None]]:
-    """Every cached thing and what is wrong with it, having read all of its bytes."""
-    found: list[tuple[str, str | None]] = []
-    for kind, folder in _things():
+def verify(report: EventSink, lab_folder: Path | None) -> list[tuple[str, str | None]]:
+    """Read all bytes of every artifact. Return each with its problem, or None if it is intact."""
+    problems: list[tuple[str, str | None]] = []
+    for kind, folder in _artifacts():
         name = f"{kind}/{folder.name}"
         with Stage(report, folder.name, "verifying"):
-            known = paths.read_json(folder / _RECORDS[kind])
+            about = paths.read_json(folder / _RECORDS[kind])
             try:
                 lifecycle.check(folder / _RECORDS[kind], folder / _FILES[kind])
             except ImageError as error:
-                found.append((name, error.message))
+                problems.append((name, error.message))
                 continue
-            same = disks.digest(folder / _FILES[kind]) == known["sha256"]
-            problem = None if same else "altered since it was made"
+            intact = disks.digest(folder / _FILES[kind]) == about["sha256"]
+            problem = None if intact else "changed after it was made"
             if problem is None and kind == "images":
-                problem = vouched_for(folder, beside)
-            found.append((name, problem))
-    return found
+                problem = check_signature(folder, lab_folder)
+            problems.append((name, problem))
+    return problems
 
 
 def prune() -> tuple[list[str], int]:
-    """Remove what no guest of any lab stands on, and what was left half-made; names and bytes."""
+    """Remove artifacts that no guest uses, and incomplete ones. Return their names, and the freed bytes."""
     lifecycle.sweep()
     lifecycle.sweep_toolchains()
     freed = remove_downloads()
     records = [paths.read_json(path) for path in (paths.state_home() / "labs").glob("*/*/guest.json")]
     used = {record[key] for record in records if isinstance(record, dict) for key in ("base", "checkpoint")}
     removed = []
-    for kind, folder in _things():
+    for kind, folder in _artifacts():
         if kind == "images" or folder.name in used:
             continue
         lock = paths.work() / f"{kind.removesuffix('s')}-{folder.name}.lock"
@@ -135,16 +135,16 @@ def prune() -> tuple[list[str], int]:
             freed += disks.size_on_disk(folder)
             paths.remove_tree(folder)
             removed.append(f"toolchains/{folder.name}")
-    # An archive's indexes serve whoever looks up the next kernel, and are soon there again.
+    # apt's indexes are only used to look up kernels, and can be fetched again quickly.
     for folder in list(paths.archives().iterdir()) if paths.archives().is_dir() else []:
         lock = paths.work() / f"archive-{folder.name}.lock"
         if not lock.exists() or locks.is_free(lock):
             freed += disks.size_on_disk(folder)
             paths.remove_tree(folder)
             removed.append(f"archives/{folder.name}")
-    standing = {str(path) for path in _images_in_use()}
+    in_use = {str(path) for path in _images_in_use()}
     for folder in list(paths.images().iterdir()) if paths.images().is_dir() else []:
-        if str(folder) not in standing:
+        if str(folder) not in in_use:
             freed += disks.size_on_disk(folder)
             paths.remove_tree(folder)
             removed.append(f"images/{folder.name}")
@@ -156,7 +156,7 @@ def _images_in_use() -> list[Path]:
     return [paths.images() / record["image"] for record in records if isinstance(record, dict) and "image" in record]
 
 
-def _things() -> list[tuple[str, Path]]:
+def _artifacts() -> list[tuple[str, Path]]:
     homes = {"images": paths.images(), "bases": paths.bases(), "checkpoints": paths.checkpoints()}
     return [
         (kind, folder)

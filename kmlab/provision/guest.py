@@ -1,4 +1,4 @@
-"""A guest that is up: its shell, its console and what is known of it. The only live thing in the story."""
+"""Provide a running guest: its shell, its files and its record. It is the only live object of a run."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
 
     from kmlab.host.channel.ssh import Answer, Shell
 
-WORKSHOP = PurePosixPath("/var/lib/kmlab/modules")
-"""Where modules' folders lie in a guest."""
+MODULES_FOLDER = PurePosixPath("/var/lib/kmlab/modules")
+"""The parent folder of module folders in a guest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuestRecord:
-    """What is known of a started guest: guest.json in its folder."""
+    """The record of a started guest: guest.json in its folder."""
 
     name: str
     uri: str
     domain: str
     arch: str
     release: str
-    """Of its kernel, as `uname -r`."""
+    """The kernel's release (`uname -r`)."""
     accel: str
     why: str
-    """Why that accelerator."""
+    """The reason for the accelerator."""
     firmware: str
-    """Which firmware, and why."""
+    """The firmware, and the reason for it."""
     base: str
     checkpoint: str
     port: int
@@ -52,21 +52,21 @@ class GuestRecord:
     started: float
     """Seconds since the epoch."""
     taint: int = 0
-    """Of its kernel, as restored."""
+    """The kernel's taint flags after the restore."""
     out_of_tree: Sequence[str] = ()
-    """The modules from outside the kernel's tree that it had loaded, as restored."""
+    """The out-of-tree modules that were loaded after the restore."""
     ran: Sequence[str] = ()
-    """The modules that were run in it since it was restored, each once, oldest first."""
+    """The modules that ran in it since the restore, each once, oldest first."""
     state: str = "clean"
-    """clean: as restored, or as good as. busy: a run is on, or was killed. kept: modules were left loaded on purpose.
-    dirty: a module did something to it.
+    """clean: as restored, or equivalent. busy: a run is in progress, or was killed. kept: modules were left loaded on
+    purpose. dirty: a module damaged it.
     """
     reason: str = ""
-    """Why it is dirty."""
+    """The reason why it is dirty."""
 
 
 def read_record(files: paths.GuestFiles) -> GuestRecord | None:
-    """The record of a guest that was started, or None. Written by another version of kmlab counts as none."""
+    """Read the record of a started guest. Return None if there is none, or if another version of kmlab wrote it."""
     value = paths.read_json(files.record)
     try:
         return GuestRecord(**value) if isinstance(value, dict) else None
@@ -100,41 +100,45 @@ class Guest:
         return self.shell.run(line, deadline, data=data, on_output=on_output, abandon=abandon)
 
     def wake(self, deadline: Deadline) -> None:
-        """After a restore: the clock has stood still, and the random numbers are those of every other guest.
+        """Set the clock and reseed the random numbers after a restore, which brings back old ones.
 
-        Then remember what its kernel has, to see later whether it is as it was. GuestUnreachable if it does not answer.
+        Then record the kernel's state, to detect changes later. Raise GuestUnreachable if the guest does not answer.
         """
         answer = self.shell.wake(time.time(), secrets.token_bytes(64), deadline)
         if not answer.ok:
-            raise GuestUnreachable(f"guest '{self.record.name}' did not wake up (code {answer.code})")
-        now = self.read_kernel_state(deadline)
-        self.record = dataclasses.replace(self.record, taint=now.taint, out_of_tree=tuple(sorted(now.out_of_tree)))
+            raise GuestUnreachable(f"guest '{self.record.name}' did not resume after the restore (code {answer.code})")
+        kernel_state = self.read_kernel_state(deadline)
+        self.record = dataclasses.replace(
+            self.record, taint=kernel_state.taint, out_of_tree=tuple(sorted(kernel_state.out_of_tree))
+        )
         write_record(self.files, self.record)
 
     def read_kernel_state(
         self, deadline: Deadline, *, mark: str = "", abandon: threading.Event | None = None
     ) -> KernelState:
-        """What its kernel has now; first put `mark` into its log. Setting `abandon` gives up waiting at once."""
-        seen = parse_kernel_state(self.shell.read_files(state_files(), deadline, mark=mark, abandon=abandon).text)
-        if seen is None:
+        """Read the kernel's state; first write `mark` to its log. Setting `abandon` ends the wait at once."""
+        kernel_state = parse_kernel_state(
+            self.shell.read_files(state_files(), deadline, mark=mark, abandon=abandon).text
+        )
+        if kernel_state is None:
             raise GuestUnreachable("could not read the guest's kernel taint flags")
-        return seen
+        return kernel_state
 
     def begin_run(self, module: str | None) -> None:
-        """Remember on the host that a run is on, and which module is about to be loaded."""
+        """Record on the host that a run is in progress, and which module it will load."""
         if module is not None:
             self.record = dataclasses.replace(self.record, ran=tuple(dict.fromkeys((*self.record.ran, module))))
         self.mark("busy")
 
     def mark(self, state: str, reason: str = "") -> None:
-        """Remember on the host whether the guest may be used again as it is."""
+        """Record the guest's state on the host, which decides whether it can be reused."""
         self.record = dataclasses.replace(self.record, state=state, reason=reason)
         with contextlib.suppress(OSError):
             write_record(self.files, self.record)
 
 
 def slowness(accel: str) -> float:
-    """By what patience is multiplied: an emulated guest takes several times as long for everything."""
+    """Return the factor for time limits: an emulated guest is several times slower."""
     return 4.0 if accel == "tcg" else 1.0
 
 

@@ -128,8 +128,8 @@ def _attempt(
             events,
             fresh=options.fresh,
             unused=options.unused,
-            kept=kept,
-            meanwhile=sandbox.under_way,
+            allow_kept_modules=kept,
+            while_restoring=sandbox.under_way,
             timings=timings,
         )
         with session as guest:

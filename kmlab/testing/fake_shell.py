@@ -16,7 +16,7 @@ from kmlab.host.channel.ssh import Answer, Shell
 from kmlab.kernel.module.users import NAMES
 from kmlab.kernel.signing import guest_keyring
 from kmlab.kernel.signing.signature import strip_signature
-from kmlab.provision.guest import WORKSHOP
+from kmlab.provision.guest import MODULES_FOLDER
 from kmlab.testing import fake_keys
 from kmlab.testing.fake_machine import Machine
 from kmlab.testing.fake_modules import Act, FakeModule
@@ -192,5 +192,5 @@ class FakeShell(Shell):
 
 def _folder_in(line: str) -> str:
     """The module that a shell line is about, by its folder."""
-    found = re.search(re.escape(str(WORKSHOP)) + r"/([A-Za-z0-9_.+-]+)", line)
+    found = re.search(re.escape(str(MODULES_FOLDER)) + r"/([A-Za-z0-9_.+-]+)", line)
     return found[1] if found else ""

@@ -83,7 +83,7 @@ def test_a_run_that_is_cut_off_leaves_a_lab_that_the_next_run_uses(lab: Lab, num
     assert "Traceback" not in out
     after = lab("run", HELLO, "--json")
     assert after.result["outcome"] == "pass"
-    assert "restored, because its last run was cut off" in after.err
+    assert "restored, because its last run was interrupted" in after.err
     lab("destroy")
     assert not [p for p in (lab.state / "labs").glob("t-*") if p.exists()]
 
@@ -129,7 +129,7 @@ def test_a_checkpoint_that_does_not_restore_is_made_anew_once(mending: tuple[Lab
     lab, ended = mending
     answer = ended()
     assert answer.code == 0, answer.err
-    assert "made anew" in answer.err
+    assert "rebuilding it" in answer.err
     assert lab("ssh", "--", "echo", "up").out == "up\n"
 
 

@@ -28,7 +28,7 @@ class Capacity:
     """Free bytes on the disk for guests."""
 
     def side_by_side(self, memories: Sequence[int]) -> int:
-        """Return how many guests of these sizes can run at once: one per core if memory and disk allow, at least one."""
+        """Return how many guests of these sizes can run at once: one per core if memory and disk allow; at least 1."""
         fits = [count for count in range(1, len(memories) + 1) if count <= self.cores and self.holds(memories, count)]
         return max(fits, default=1)
 

@@ -1,1 +1,1 @@
-"""Bases and checkpoints, and the toolchain of a base."""
+"""Make bases, checkpoints, and the toolchain of a base."""

@@ -1,7 +1,7 @@
-"""The base: an image that is a guest that builds modules.
+"""Make the base: an image that can build modules as a guest.
 
-One that was built here from packages is that already, unless a guest asks for more; any other is booted once with a
-seed that makes it one.
+An image that was built here from packages is usually ready. Any other image is booted once with a seed that installs
+what is missing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kmlab.host.disk import disks
 from kmlab.host.hypervisor import hypervisor
 from kmlab.host.packages import debs
 from kmlab.host.process import locks
-from kmlab.provision.images.archive_kernel import OWN, asked_for, ensure_kernel
+from kmlab.provision.images.archive_kernel import IMAGE_KERNELS, ensure_kernel, kernel_identity
 from kmlab.provision.images.image import ensure_image
 from kmlab.provision.plan.artifact import (
     LOCK_PATIENCE,
@@ -42,116 +42,125 @@ from kmlab.virt import cloudinit, firmware, qcow2
 from kmlab.virt.domain import Domain
 
 BASE_FORMAT = 3
-ROOM = 8 << 30
-"""Bytes of a guest's disk on a published image, which has room for itself and little else."""
-_CLOUD_INIT_ENDS = re.compile(r"Cloud-init v\. \S+ finished at [^\r\n]*")
-_CLOUD_INIT_SAYS = re.compile(r"cloud-init\[\d+\]: (?P<what>.*\[(?:WARNING|ERROR|CRITICAL)\]: .*)")
+MIN_DISK = 8 << 30
+"""The smallest guest disk for a published image, in bytes, because such an image has little free space."""
+_CLOUD_INIT_FINISHED = re.compile(r"Cloud-init v\. \S+ finished at [^\r\n]*")
+_CLOUD_INIT_WARNING = re.compile(r"cloud-init\[\d+\]: (?P<what>.*\[(?:WARNING|ERROR|CRITICAL)\]: .*)")
 _BAKE_PATIENCE = 900.0
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """An image plus a recipe, baked."""
+    """An image with its recipe applied."""
 
     key: str
     release: str
-    """Of its kernel."""
+    """The release of its kernel."""
     host_key: str
-    """The public half, as its sshd shows it."""
+    """The public half of its ssh host key."""
 
     @property
     def folder(self) -> Path:
         return paths.bases() / self.key
 
 
-def ensure_base(host: Host, wanted: Plan, report: EventSink) -> Base:
-    """The base of this guest, made when it is not there."""
-    image = ensure_image(host, wanted, report)
-    key = base_key(wanted, image)
+def ensure_base(host: Host, plan: Plan, report: EventSink) -> Base:
+    """Return the base of this guest. Make it if it does not exist."""
+    image = ensure_image(host, plan, report)
+    key = base_key(plan, image)
     folder = paths.bases() / key
-    with locks.held(paths.work() / f"base-{key}.lock", wanted.spec.name, report, Deadline(LOCK_PATIENCE)):
+    with locks.held(paths.work() / f"base-{key}.lock", plan.spec.name, report, Deadline(LOCK_PATIENCE)):
         if not (folder / "base.json").exists():
-            paths.require_space(paths.bases(), 2 << 30, f"baking the base of '{wanted.spec.name}'")
-            ready = _is_ready(wanted)
+            paths.require_space(paths.bases(), 2 << 30, f"baking the base of '{plan.spec.name}'")
+            ready = _image_is_base(plan)
             first_boot = "baking the base: a first boot that installs what builds need"
-            with Stage(report, wanted.spec.name, "taking the image as its base" if ready else first_boot) as stage:
+            with Stage(report, plan.spec.name, "taking the image as its base" if ready else first_boot) as stage:
                 sweep_key(key)
 
                 def make() -> str:
-                    with paths.published(folder, paths.work()) as half:
-                        facts = _taken(wanted, image, half) if ready else _bake(host, wanted, image, half, stage)
-                        said = {**facts, "image": image.parent.name}
-                        record(half / "base.json", half / "disk.qcow2", said)
-                        for made in ("disk.qcow2", "nvram.fd"):
-                            disks.freeze(half / made)
-                    return said["release"]
+                    with paths.atomic_folder(folder, paths.work()) as scratch:
+                        facts = (
+                            _base_from_image(plan, image, scratch)
+                            if ready
+                            else _bake(host, plan, image, scratch, stage)
+                        )
+                        facts = {**facts, "image": image.parent.name}
+                        record(scratch / "base.json", scratch / "disk.qcow2", facts)
+                        for name in ("disk.qcow2", "nvram.fd"):
+                            disks.freeze(scratch / name)
+                    return facts["release"]
 
-                stage.detail = f"kernel {boot_twice(make, wanted.spec.name, report)}"
-        known = check(folder / "base.json", folder / "disk.qcow2")
-    return Base(key, str(known["release"]), str(known["host_key"]))
+                stage.detail = f"kernel {boot_twice(make, plan.spec.name, report)}"
+        about = check(folder / "base.json", folder / "disk.qcow2")
+    return Base(key, str(about["release"]), str(about["host_key"]))
 
 
-def base_key(wanted: Plan, image: Path) -> str:
-    """The name of a base: everything that went in."""
-    spec = wanted.spec
+def base_key(plan: Plan, image: Path) -> str:
+    """Return the key of a base: a digest of all its inputs."""
+    spec = plan.spec
     return paths.digest_of(
         BASE_FORMAT,
         image.parent.name,
-        _of_image(wanted, image),
-        # What is done to a booted base makes its checkpoint, and nothing else.
-        dataclasses.asdict(dataclasses.replace(wanted.recipe, idle="")),
-        asked_for(wanted),
+        _image_identity(plan, image),
+        # `idle` runs in the booted base, so only the checkpoint depends on it.
+        dataclasses.asdict(dataclasses.replace(plan.recipe, idle="")),
+        kernel_identity(plan),
         spec.cmdline,
         spec.packages,
-        wanted.public_key,
+        plan.public_key,
         *([spec.disk] if spec.disk is not None else []),
     )
 
 
-def _of_image(wanted: Plan, image: Path) -> object:
-    """What makes an image what it is; a published one is the same whenever and from wherever it was fetched."""
+def _image_identity(plan: Plan, image: Path) -> object:
+    """Return what identifies an image; for a published image only its content, not its source."""
     about = paths.read_json(image.parent / "image.json")
-    return about if isinstance(wanted.source, PackageImageSource) else about["sha256"]
+    return about if isinstance(plan.source, PackageImageSource) else about["sha256"]
 
 
-def _is_ready(wanted: Plan) -> bool:
-    """Whether the image is already all that the guest's base is to be."""
-    spec, recipe = wanted.spec, wanted.recipe
-    if not isinstance(wanted.source, PackageImageSource) or recipe.first_boot:
+def _image_is_base(plan: Plan) -> bool:
+    """Return whether the image can be the guest's base without a first boot."""
+    spec, recipe = plan.spec, plan.recipe
+    if not isinstance(plan.source, PackageImageSource) or recipe.first_boot:
         return False
-    used = catalog.load_recipe(wanted.source.family, wanted.lab.folder)
-    has = catalog.built_packages(wanted.source.packages, used)
-    asks = spec.cmdline or spec.disk is not None or spec.kernel not in OWN or not set(spec.packages) <= set(has)
-    # Which of the optional packages the archive has is found out in a first boot.
-    return recipe == used and not recipe.optional and not asks
+    image_recipe = catalog.load_recipe(plan.source.family, plan.lab.folder)
+    image_packages = catalog.built_packages(plan.source.packages, image_recipe)
+    needs_more = (
+        spec.cmdline
+        or spec.disk is not None
+        or spec.kernel not in IMAGE_KERNELS
+        or not set(spec.packages) <= set(image_packages)
+    )
+    # Only a first boot finds out which optional packages the archive has.
+    return recipe == image_recipe and not recipe.optional and not needs_more
 
 
-def _taken(wanted: Plan, image: Path, folder: Path) -> dict[str, str]:
-    """The base of an image that is ready: nothing on top of it. What was said of it when it was built."""
+def _base_from_image(plan: Plan, image: Path, folder: Path) -> dict[str, str]:
+    """Make a base of an image that is ready: an empty overlay. Return the facts of the image's build."""
     disks.make_overlay(folder / "disk.qcow2", image, Deadline(_BAKE_PATIENCE))
-    disks.copy(wanted.baking.variables, folder / "nvram.fd")
+    disks.copy(plan.baking.variables, folder / "nvram.fd")
     about = paths.read_json(image.parent / "image.json")
     return {fact: about[fact] for fact in ("release", "host_key")}
 
 
-def _bake(host: Host, wanted: Plan, image: Path, folder: Path, stage: Stage) -> dict[str, str]:
-    """Boot the image once with a seed that makes it a base; what it said of itself."""
-    kernel = ensure_kernel(host, wanted, image, folder, stage)
-    deadline = Deadline(_BAKE_PATIENCE * wanted.patience)
+def _bake(host: Host, plan: Plan, image: Path, folder: Path, stage: Stage) -> dict[str, str]:
+    """Boot the image once with a seed that turns it into a base. Return the facts that the guest reported."""
+    kernel = ensure_kernel(host, plan, image, folder, stage)
+    deadline = Deadline(_BAKE_PATIENCE * plan.patience)
     seed = folder / "seed.iso"
     values = {
         "KERNEL": [kernel.release],
-        "PACKAGES": [*wanted.recipe.packages, *wanted.spec.packages],
-        "OPTIONAL": wanted.recipe.optional,
-        "HEADERS": [wanted.recipe.headers],
-        "EXACT": ["yes"] if wanted.spec.kernel == "exact" else [],
-        "CMDLINE": [*wanted.recipe.cmdline.split(), *wanted.spec.cmdline.split()],
+        "PACKAGES": [*plan.recipe.packages, *plan.spec.packages],
+        "OPTIONAL": plan.recipe.optional,
+        "HEADERS": [plan.recipe.headers],
+        "EXACT": ["yes"] if plan.spec.kernel == "exact" else [],
+        "CMDLINE": [*plan.recipe.cmdline.split(), *plan.spec.cmdline.split()],
     }
     files = cloudinit.seed_files(
-        wanted.recipe.user_data,
-        script=catalog.insert_configure(wanted.recipe.bake, wanted.recipe),
+        plan.recipe.user_data,
+        script=catalog.insert_configure(plan.recipe.bake, plan.recipe),
         values=values,
-        authorized_key=wanted.public_key,
+        authorized_key=plan.public_key,
         instance=folder.name,
     )
     for deb in kernel.debs:
@@ -159,87 +168,89 @@ def _bake(host: Host, wanted: Plan, image: Path, folder: Path, stage: Stage) -> 
     disks.make_seed(seed, {**files, **{f"{number}.deb": path for number, path in enumerate(kernel.debs)}})
     for deb in kernel.debs:
         deb.unlink()
-    disks.make_overlay(folder / "disk.qcow2", image, deadline, disk_size(wanted, image))
-    disks.copy(wanted.baking.variables, folder / "nvram.fd")
-    domain = wanted.domain(folder, seed)
-    with booted(host, wanted, domain, folder, deadline) as hv:
-        said = _watch_bake(wanted, domain, folder, hv, stage, deadline)
+    disks.make_overlay(folder / "disk.qcow2", image, deadline, disk_size(plan, image))
+    disks.copy(plan.baking.variables, folder / "nvram.fd")
+    domain = plan.domain(folder, seed)
+    with booted(host, plan, domain, folder, deadline) as hv:
+        facts = _watch_bake(plan, domain, folder, hv, stage, deadline)
     for scratch in (seed, folder / "console.log"):
         scratch.unlink(missing_ok=True)
-    return said
+    return facts
 
 
-def disk_size(wanted: Plan, image: Path) -> int | None:
-    """Bytes that a guest's disk is grown to; cloud-init grows the root on it. None: as large as the image."""
+def disk_size(plan: Plan, image: Path) -> int | None:
+    """Return the size of a guest's disk in bytes; None means the image's size. cloud-init grows the root to it."""
     with image.open("rb") as file:
-        has = qcow2.check(file.read(qcow2.HEAD), image.stat().st_size, str(image)).virtual_size
-    if wanted.spec.disk is None:
-        return None if isinstance(wanted.source, PackageImageSource) else max(has, ROOM)
-    if wanted.spec.disk < has:
-        raise wanted.lab.error(
-            ("guests", wanted.spec.name, "disk"),
-            f"the image is larger than that: {has / 2**30:.1f} GiB",
+        image_size = qcow2.check(file.read(qcow2.HEAD), image.stat().st_size, str(image)).virtual_size
+    if plan.spec.disk is None:
+        return None if isinstance(plan.source, PackageImageSource) else max(image_size, MIN_DISK)
+    if plan.spec.disk < image_size:
+        raise plan.lab.error(
+            ("guests", plan.spec.name, "disk"),
+            f"the image is larger than that: {image_size / 2**30:.1f} GiB",
             "leave it out",
         )
-    return wanted.spec.disk
+    return plan.spec.disk
 
 
 def _watch_bake(
-    wanted: Plan, domain: Domain, folder: Path, hv: hypervisor.Hypervisor, stage: Stage, deadline: Deadline
+    plan: Plan, domain: Domain, folder: Path, hv: hypervisor.Hypervisor, stage: Stage, deadline: Deadline
 ) -> dict[str, str]:
-    said: dict[str, str] = {}
+    facts: dict[str, str] = {}
     notes: list[str] = []
-    silent_until = Deadline(firmware.FIRST_LINE_SECONDS * wanted.patience)
+    firmware_deadline = Deadline(firmware.FIRST_LINE_SECONDS * plan.patience)
     while True:
         console = read_console(folder / "console.log")
         for line in console.splitlines():
-            _, found, words = line.partition("kmlab-bake: ")
-            if found:
-                what, _, rest = words.strip().partition(" ")
-                said[what] = rest
+            _, separator, report = line.partition("kmlab-bake: ")
+            if separator:
+                what, _, value = report.strip().partition(" ")
+                facts[what] = value
         notes = _notes(console)
-        if "kernel" not in said and (end := _CLOUD_INIT_ENDS.search(console)):
+        if "kernel" not in facts and (end := _CLOUD_INIT_FINISHED.search(console)):
             why = notes[0] if notes else printable(end[0], 200)
             raise LabError(
-                f"guest '{wanted.spec.name}': cloud-init ended before the base was baked: {why}",
-                f"its whole console: {paths.failed_boot()}",
+                f"guest '{plan.spec.name}': cloud-init ended before the base was baked: {why}",
+                f"the console log: {paths.failed_boot()}",
             )
-        if "error" in said:
-            newer = "without `kernel: exact` a newer kernel is taken; " if "`kernel: exact`" in said["error"] else ""
+        if "error" in facts:
+            newer = (
+                "without `kernel: exact`, kmlab uses a newer kernel; " if "`kernel: exact`" in facts["error"] else ""
+            )
             raise LabError(
-                f"guest '{wanted.spec.name}' could not be baked: {printable(said['error'], 300)}",
-                f"{newer}its whole console: {paths.failed_boot()}",
+                f"guest '{plan.spec.name}' could not be baked: {printable(facts['error'], 300)}",
+                f"{newer}the console log: {paths.failed_boot()}",
             )
-        require_no_panic(wanted, console)
-        require_disk_space(wanted)
+        require_no_panic(plan, console)
+        require_disk_space(plan)
         if not hv.runs(domain.name):
             break
         stage.progress(detail=last_line(console))
-        if silent_until.passed:
-            require_firmware_output(wanted, wanted.baking, console)
+        if firmware_deadline.passed:
+            require_firmware_output(plan, plan.baking, console)
         if deadline.passed:
             raise LabError(
-                f"guest '{wanted.spec.name}' was not baked within {deadline.seconds:.0f} s; "
+                f"guest '{plan.spec.name}' was not baked within {deadline.seconds:.0f} s; "
                 f"last console line: '{last_line(console)}'"
             )
         time.sleep(0.3)
-    if "done" not in said or "hostkey" not in said:
+    if "done" not in facts or "hostkey" not in facts:
         raise LabError(
-            f"guest '{wanted.spec.name}' stopped before its base was baked; last console line: '{last_line(console)}'"
+            f"guest '{plan.spec.name}' stopped before its base was baked; last console line: '{last_line(console)}'"
         )
     for note in notes:
-        stage.report(Note(wanted.spec.name, note))
-    return {"release": said["done"], "host_key": " ".join(said["hostkey"].split()[:2])}
+        stage.report(Note(plan.spec.name, note))
+    return {"release": facts["done"], "host_key": " ".join(facts["hostkey"].split()[:2])}
 
 
 def _notes(console: str) -> list[str]:
-    """What a person should know of a first boot: the script's own notes, and what cloud-init complained about."""
-    found = []
+    """Return the notes of a first boot: those of the script, and cloud-init's warnings; at most ten."""
+    notes = []
     for line in console.splitlines():
         _, _, note = line.partition("kmlab-bake: note ")
-        complaint = _CLOUD_INIT_SAYS.search(line)
-        if complaint:
-            note = f"cloud-init: {complaint['what']}"
+        warning = _CLOUD_INIT_WARNING.search(line)
+        if warning:
+            note = f"cloud-init: {warning['what']}"
         if note:
-            found.append(printable(note.strip(), 200))
-    return list(dict.fromkeys(found))[:10]
+            notes.append(printable(note.strip(), 200))
+    return list(dict.fromkeys(notes))[:10]

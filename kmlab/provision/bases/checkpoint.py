@@ -1,4 +1,4 @@
-"""The checkpoint: a base booted to idle, its memory saved, so that a guest starts in a second."""
+"""Make the checkpoint: the saved memory of a booted, idle base, so that a guest starts within a second."""
 
 from __future__ import annotations
 
@@ -53,30 +53,30 @@ _AGENT = (
 )
 
 
-def ensure_checkpoint(host: Host, wanted: Plan, base: Base, report: EventSink, *, by_mokmanager: bool = False) -> str:
-    """The key of the checkpoint of this guest, made when it is not there.
+def ensure_checkpoint(host: Host, plan: Plan, base: Base, report: EventSink, *, by_mokmanager: bool = False) -> str:
+    """Return the key of this guest's checkpoint. Make the checkpoint if it does not exist.
 
-    `by_mokmanager`: made in any case, with its key enrolled as a person would do it.
+    `by_mokmanager` always makes it, with the lab's key enrolled through MokManager.
     """
-    key = checkpoint_key(wanted, base)
+    key = checkpoint_key(plan, base)
     folder = paths.checkpoints() / key
-    with locks.held(paths.work() / f"checkpoint-{key}.lock", wanted.spec.name, report, Deadline(LOCK_PATIENCE)):
+    with locks.held(paths.work() / f"checkpoint-{key}.lock", plan.spec.name, report, Deadline(LOCK_PATIENCE)):
         if by_mokmanager or not (folder / "checkpoint.json").exists():
-            needed = wanted.spec.memory + (1 << 30)
-            paths.require_space(paths.checkpoints(), needed, f"the checkpoint of '{wanted.spec.name}'")
+            needed = plan.spec.memory + (1 << 30)
+            paths.require_space(paths.checkpoints(), needed, f"the checkpoint of '{plan.spec.name}'")
             with Stage(
-                report, wanted.spec.name, "making the checkpoint: booting the base once, saving its memory"
+                report, plan.spec.name, "making the checkpoint: booting the base once, saving its memory"
             ) as stage:
                 sweep_key(key)
 
                 def make() -> None:
-                    with paths.published(folder, paths.work()) as half:
-                        facts = _save_booted(host, wanted, base, half, stage, by_mokmanager)
-                        record(half / "checkpoint.json", half / "memory", facts)
-                        for made in ("disk.qcow2", "nvram.fd", "memory"):
-                            disks.freeze(half / made)
+                    with paths.atomic_folder(folder, paths.work()) as scratch:
+                        facts = _save_booted(host, plan, base, scratch, stage, by_mokmanager)
+                        record(scratch / "checkpoint.json", scratch / "memory", facts)
+                        for name in ("disk.qcow2", "nvram.fd", "memory"):
+                            disks.freeze(scratch / name)
 
-                boot_twice(make, wanted.spec.name, report)
+                boot_twice(make, plan.spec.name, report)
                 stage.detail = f"{disks.size_on_disk(folder) / 2**20:.0f} MiB"
         check(folder / "checkpoint.json", folder / "memory")
     return key
@@ -84,157 +84,157 @@ def ensure_checkpoint(host: Host, wanted: Plan, base: Base, report: EventSink, *
 
 @contextlib.contextmanager
 def read_checkpoint(key: str) -> Iterator[None]:
-    """Keep a checkpoint from being removed while a guest is restored from it."""
-    with locks.shared(_reading(key)):
+    """Prevent the removal of a checkpoint during the block, which restores a guest from it."""
+    with locks.shared(_readers_lock(key)):
         yield
 
 
 def remove_checkpoint(key: str, subject: str, report: EventSink) -> bool:
-    """Remove a checkpoint that does not restore; False if a guest of any lab stands on it or is restored from it."""
+    """Remove a broken checkpoint. Return False and keep it if any guest uses it or is being restored from it."""
     folder = paths.checkpoints() / key
     with (
         locks.held(paths.work() / f"checkpoint-{key}.lock", subject, report, Deadline(LOCK_PATIENCE)),
-        locks.exclusive(_reading(key)) as alone,
+        locks.exclusive(_readers_lock(key)) as unused,
     ):
-        if not alone or hypervisor.processes_reading(folder):
+        if not unused or hypervisor.processes_reading(folder):
             return False
         paths.remove_tree(folder)
         return True
 
 
-def _reading(key: str) -> Path:
+def _readers_lock(key: str) -> Path:
     return paths.work() / f"checkpoint-{key}.reading"
 
 
-def checkpoint_key(wanted: Plan, base: Base) -> str:
-    """The name of a checkpoint: its base, and whatever would keep it from being restored."""
-    qemu = command.find(command.emulator(wanted.arch))
+def checkpoint_key(plan: Plan, base: Base) -> str:
+    """Return the key of a checkpoint: a digest of its base and of everything that a restore depends on."""
+    qemu = command.find(command.emulator(plan.arch))
     place = Path("/")
     return paths.digest_of(
         CHECKPOINT_FORMAT,
         base.key,
-        to_xml(wanted.domain(place), qemu),
-        wanted.qemu,
-        _host_cpu() if wanted.acceleration.name == "kvm" else cpu_model("tcg"),
-        wanted.recipe.idle,
+        to_xml(plan.domain(place), qemu),
+        plan.qemu,
+        _host_cpu() if plan.acceleration.name == "kvm" else cpu_model("tcg"),
+        plan.recipe.idle,
         catalog.agent_source(),
         _AGENT,
-        dict(wanted.spec.sysctls),
-        ladder(wanted.acceleration.name).settings(),
-        _enrolled(wanted),
+        dict(plan.spec.sysctls),
+        ladder(plan.acceleration.name).settings(),
+        _enrolled(plan),
     )
 
 
-def _enrolled(wanted: Plan) -> list[str]:
-    """What its store of UEFI variables begins with, where that is not the base's."""
-    if wanted.certificate is None:
+def _enrolled(plan: Plan) -> list[str]:
+    """Return the digests that determine its initial UEFI variables, if they are not the base's."""
+    if plan.certificate is None:
         return []
-    return [disks.digest(wanted.certificate), disks.digest(wanted.firmware.variables)]
+    return [disks.digest(plan.certificate), disks.digest(plan.firmware.variables)]
 
 
 def _save_booted(
-    host: Host, wanted: Plan, base: Base, folder: Path, stage: Stage, by_mokmanager: bool
+    host: Host, plan: Plan, base: Base, folder: Path, stage: Stage, by_mokmanager: bool
 ) -> dict[str, object]:
     from kmlab.kernel.signing.guest_keyring import QUESTION, parse_keyring, to_json
 
-    deadline = Deadline(BOOT_PATIENCE * wanted.patience)
+    deadline = Deadline(BOOT_PATIENCE * plan.patience)
     disks.make_overlay(folder / "disk.qcow2", base.folder / "disk.qcow2", deadline)
-    if wanted.certificate is None:
+    if plan.certificate is None:
         disks.copy(base.folder / "nvram.fd", folder / "nvram.fd")
     elif by_mokmanager:
-        disks.copy(wanted.firmware.variables, folder / "nvram.fd")
-        _enrol_by_mokmanager(host, wanted, base, folder, wanted.certificate, stage)
+        disks.copy(plan.firmware.variables, folder / "nvram.fd")
+        _enrol_by_mokmanager(host, plan, base, folder, plan.certificate, stage)
     else:
-        varstore.make_store(wanted.firmware.variables, wanted.certificate, folder / "nvram.fd", deadline)
-    domain = wanted.domain(folder)
-    with booted(host, wanted, domain, folder, deadline) as hv:
+        varstore.make_store(plan.firmware.variables, plan.certificate, folder / "nvram.fd", deadline)
+    domain = plan.domain(folder)
+    with booted(host, plan, domain, folder, deadline) as hv:
         port = hv.forward(domain.name, SSH)
-        with _shell_while_booting(host, wanted, base, folder, port, stage, deadline) as shell:
+        with _shell_while_booting(host, plan, base, folder, port, stage, deadline) as shell:
             stage.progress(detail="waiting for the guest to be idle")
-            variables = ladder(wanted.acceleration.name).settings()
+            variables = ladder(plan.acceleration.name).settings()
             settings = "".join(f"{name}={value}\n" for name, value in variables.items())
             sysctls = "".join(
-                f"sysctl --quiet --write {shlex.quote(f'{k}={v}')} || exit 1\n" for k, v in wanted.spec.sysctls.items()
+                f"sysctl --quiet --write {shlex.quote(f'{k}={v}')} || exit 1\n" for k, v in plan.spec.sysctls.items()
             )
-            _start_agent(wanted, shell, deadline)
-            answer = shell.run("sh", deadline, data=(settings + sysctls + wanted.recipe.idle).encode())
+            _start_agent(plan, shell, deadline)
+            answer = shell.run("sh", deadline, data=(settings + sysctls + plan.recipe.idle).encode())
             facts = parse_facts(answer.text)
             if not answer.ok:
                 said = printable(answer.error_text.strip(), 300)
-                raise LabError(f"guest '{wanted.spec.name}' could not be made ready: {said}")
+                raise LabError(f"guest '{plan.spec.name}' could not be made ready: {said}")
             if facts.get("release") != base.release:
                 raise LabError(
-                    f"guest '{wanted.spec.name}' booted kernel {facts.get('release')} and not {base.release}",
+                    f"guest '{plan.spec.name}' booted kernel {facts.get('release')} and not {base.release}",
                     "kmlab image prune, then kmlab up",
                 )
-            # Every guest of this checkpoint has its kernel at these very addresses.
+            # Every guest of this checkpoint has its kernel at the same addresses.
             (folder / "kallsyms").write_bytes(shell.run("cat /proc/kallsyms", deadline).out)
-            keyring = parse_keyring(wanted.spec.name, shell.run(QUESTION, deadline).text)
-            require_enrolled(wanted, keyring)
+            keyring = parse_keyring(plan.spec.name, shell.run(QUESTION, deadline).text)
+            require_enrolled(plan, keyring)
         stage.progress(detail="saving its memory")
         hv.save(domain.name, folder / "memory")
     (folder / "console.log").rename(folder / "boot.log")
     return {**facts, "keyring": to_json(keyring)}
 
 
-def _enrol_by_mokmanager(host: Host, wanted: Plan, base: Base, folder: Path, certificate: Path, stage: Stage) -> None:
-    """One boot to ask for the certificate, one to answer MokManager; both leave the store of variables in `folder`."""
-    deadline = Deadline(2 * BOOT_PATIENCE * wanted.patience)
-    domain = wanted.domain(folder)
-    with booted(host, wanted, domain, folder, deadline) as hv:
+def _enrol_by_mokmanager(host: Host, plan: Plan, base: Base, folder: Path, certificate: Path, stage: Stage) -> None:
+    """Boot once to request the enrolment, and once to answer MokManager. The UEFI variables are in `folder`."""
+    deadline = Deadline(2 * BOOT_PATIENCE * plan.patience)
+    domain = plan.domain(folder)
+    with booted(host, plan, domain, folder, deadline) as hv:
         port = hv.forward(domain.name, SSH)
-        with _shell_while_booting(host, wanted, base, folder, port, stage, deadline) as shell:
-            password = mok_enrolment.ask_for(shell, certificate, deadline)
+        with _shell_while_booting(host, plan, base, folder, port, stage, deadline) as shell:
+            password = mok_enrolment.request_enrolment(shell, certificate, deadline)
         mok_enrolment.wait_until_off(hv, domain.name, deadline)
-    with booted(host, wanted, domain, folder, deadline) as hv:
+    with booted(host, plan, domain, folder, deadline) as hv:
         mok_enrolment.answer_screens(hv, domain.name, password, stage, deadline)
         mok_enrolment.wait_until_off(hv, domain.name, deadline)
 
 
-def require_enrolled(wanted: Plan, keyring: GuestKeyring) -> None:
-    """LabError unless a guest that was asked to have Secure Boot has it, and its kernel has the lab's key."""
-    if wanted.certificate is None:
+def require_enrolled(plan: Plan, keyring: GuestKeyring) -> None:
+    """Raise LabError if a guest with Secure Boot does not enforce it, or if its kernel does not have the lab's key."""
+    if plan.certificate is None:
         return
-    name = wanted.spec.name
+    name = plan.spec.name
     if not (keyring.secure_boot and keyring.sig_enforce and keyring.lockdown == "integrity"):
         raise LabError(
-            f"guest '{name}' booted without Secure Boot in force: firmware {'on' if keyring.secure_boot else 'off'}, "
+            f"guest '{name}' booted without enforcing Secure Boot: firmware {'on' if keyring.secure_boot else 'off'}, "
             f"sig_enforce {keyring.sig_enforce}, lockdown {keyring.lockdown}",
-            f"its kernel must be one that the distribution signed; its console: {paths.failed_boot()}",
+            f"use a kernel that the distribution signed; the console log: {paths.failed_boot()}",
         )
     from kmlab.kernel.signing.guest_keyring import der
 
-    if disks.digest(wanted.certificate) not in [hashlib.sha256(der(c)).hexdigest() for c in keyring.certificates]:
+    if disks.digest(plan.certificate) not in [hashlib.sha256(der(c)).hexdigest() for c in keyring.certificates]:
         raise LabError(
-            f"guest '{name}': its kernel has not loaded the lab's certificate, {wanted.certificate}",
-            'look for "Problem loading X.509 certificate" on its console: ' + str(paths.failed_boot()),
+            f"guest '{name}': its kernel has not loaded the lab's certificate, {plan.certificate}",
+            'look for "Problem loading X.509 certificate" in the console log: ' + str(paths.failed_boot()),
         )
 
 
-def _start_agent(wanted: Plan, shell: Shell, deadline: Deadline) -> None:
-    """Compile the agent in the guest, by its own compiler, and start it: it is there in every guest restored."""
+def _start_agent(plan: Plan, shell: Shell, deadline: Deadline) -> None:
+    """Compile the agent with the guest's compiler, and start it. Every restored guest then has it."""
     answer = shell.run(_AGENT.format(port=AGENT_PORT), deadline, data=catalog.agent_source().encode())
     if not answer.ok:
         said = printable(answer.error_text.strip(), 300)
-        raise LabError(f"guest '{wanted.spec.name}' could not start the agent: {said}")
+        raise LabError(f"guest '{plan.spec.name}' could not start the agent: {said}")
 
 
 @contextlib.contextmanager
 def _shell_while_booting(
-    host: Host, wanted: Plan, base: Base, folder: Path, port: int, stage: Stage, deadline: Deadline
+    host: Host, plan: Plan, base: Base, folder: Path, port: int, stage: Stage, deadline: Deadline
 ) -> Iterator[Shell]:
-    """A shell as soon as the guest gives one, telling meanwhile what its console says."""
+    """Wait for the guest's sshd and yield a shell. Until then, report the console's last line."""
     with contextlib.ExitStack() as stack:
         shell = None
-        patience = Deadline(firmware.FIRST_LINE_SECONDS * wanted.patience)
+        firmware_deadline = Deadline(firmware.FIRST_LINE_SECONDS * plan.patience)
         while shell is None:
             command.check_cancelled()
             console = read_console(folder / "console.log")
-            require_no_panic(wanted, console)
-            require_trust(wanted, console)
-            require_disk_space(wanted)
-            if patience.passed:
-                require_firmware_output(wanted, wanted.firmware, console)
+            require_no_panic(plan, console)
+            require_trust(plan, console)
+            require_disk_space(plan)
+            if firmware_deadline.passed:
+                require_firmware_output(plan, plan.firmware, console)
             last = last_line(console)
             stage.progress(detail=last)
             try:
@@ -243,19 +243,19 @@ def _shell_while_booting(
             except GuestUnreachable as error:
                 if deadline.passed:
                     raise GuestUnreachable(
-                        f"guest '{wanted.spec.name}' did not answer on ssh within {deadline.seconds:.0f} s; "
+                        f"guest '{plan.spec.name}' did not answer on ssh within {deadline.seconds:.0f} s; "
                         f"last console line: '{last}'",
-                        f"its whole console: {paths.failed_boot()}",
+                        f"the console log: {paths.failed_boot()}",
                     ) from error
         yield shell
 
 
 def _host_cpu() -> str:
-    """What a guest with the host's own CPU depends on."""
-    wanted = ("model name", "flags", "microcode")
-    found: dict[str, str] = {}
+    """Return a digest of the CPU features that a guest with the host's own CPU depends on."""
+    names = ("model name", "flags", "microcode")
+    fields: dict[str, str] = {}
     for line in read_console(Path("/proc/cpuinfo")).splitlines():
         name, _, value = line.partition(":")
-        if name.strip() in wanted:
-            found.setdefault(name.strip(), value.strip())
-    return paths.digest_of(found)
+        if name.strip() in names:
+            fields.setdefault(name.strip(), value.strip())
+    return paths.digest_of(fields)

@@ -1,6 +1,6 @@
-"""Enrolling the lab's certificate as a person would: mokutil asks for it, MokManager is told yes at the next boot.
+"""Enrol the lab's certificate as a user would: with mokutil, and MokManager at the next boot.
 
-For guests whose store of variables is not ours to write. It takes three boots; `host.varstore` needs none.
+This is for guests whose UEFI variables kmlab must not write. It takes three boots; `host.varstore` needs none.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from kmlab.virt.domain import serial_tty
 from kmlab.virt.mokmanager import MokManager, Refused
 
 _BETWEEN_KEYS = 0.3
-"""Seconds: MokManager redraws its screen after each."""
+"""Seconds between two keys, because MokManager redraws its screen after each."""
 
 
-def ask_for(shell: Shell, certificate: Path, deadline: Deadline) -> str:
-    """Tell the guest's firmware that this certificate is to be enrolled, and switch the guest off; the password."""
+def request_enrolment(shell: Shell, certificate: Path, deadline: Deadline) -> str:
+    """Request the enrolment of a certificate with mokutil, and power off the guest. Return MokManager's password."""
     password = secrets.token_hex(6)
     encoded = base64.b64encode(certificate.read_bytes()).decode()
     script = (
@@ -36,8 +36,10 @@ def ask_for(shell: Shell, certificate: Path, deadline: Deadline) -> str:
     )
     answer = shell.run("sh", deadline, data=script.encode())
     if not answer.ok:
-        said = printable((answer.error_text or answer.text).strip(), 200)
-        raise LabError(f"mokutil could not ask for the certificate: {said}", "is mokutil installed in the guest?")
+        message = printable((answer.error_text or answer.text).strip(), 200)
+        raise LabError(
+            f"mokutil could not request the enrolment: {message}", "check that mokutil is installed in the guest"
+        )
     shell.run("systemctl poweroff", deadline)
     return password
 
@@ -45,28 +47,28 @@ def ask_for(shell: Shell, certificate: Path, deadline: Deadline) -> str:
 def wait_until_off(hv: Hypervisor, name: str, deadline: Deadline) -> None:
     while hv.runs(name):
         if deadline.passed:
-            raise LabError(f"the guest did not switch itself off within {deadline.seconds:.0f} s")
+            raise LabError(f"the guest did not power off within {deadline.seconds:.0f} s")
         time.sleep(0.3)
 
 
 def answer_screens(hv: Hypervisor, name: str, password: str, stage: Stage, deadline: Deadline) -> None:
-    """Go through MokManager's screens in the guest that has just been started, until it has rebooted."""
+    """Answer MokManager's screens in the guest that was just started, until it reboots."""
     device = serial_tty(hv.xml(name))
     if device is None:
-        raise LabError("the guest has no serial port that can be typed into")
+        raise LabError("the guest has no serial port for input")
     manager = MokManager(password)
     with serialport.opened(device) as port:
         while not manager.done:
             stage.progress(detail=f"waiting for {manager.awaits}")
-            said = port.read(deadline.within(5))
-            if said is None or deadline.passed:
-                how = "the guest ended" if said is None else f"{deadline.seconds:.0f} s were not enough"
+            output = port.read(deadline.within(5))
+            if output is None or deadline.passed:
+                cause = "the guest ended" if output is None else f"{deadline.seconds:.0f} s passed"
                 raise LabError(
-                    f"MokManager was not gone through: {how} while waiting for {manager.awaits}",
-                    "its shim may be of another version; enrol the certificate by hand: kmlab console",
+                    f"MokManager did not finish: {cause} while waiting for {manager.awaits}",
+                    "its shim may have another version; enrol the certificate by hand with kmlab console",
                 )
             try:
-                keys = manager.feed(said)
+                keys = manager.feed(output)
             except Refused as error:
                 raise LabError(f"MokManager did not enrol the certificate: {error}") from None
             for key in keys:

@@ -1,7 +1,7 @@
-"""The toolchain of a sandbox: the compiler, tools and headers of a base, as a tree of files on the host.
+"""Extract the toolchain of a sandbox: the compiler, tools and headers of a base, as files on the host.
 
-A build on the host takes a tenth of the time of one in an emulated guest. It is the same build: the same programs
-on the same headers, under the same paths. The files are read out of the base's disk.
+A build on the host takes a tenth of the time of a build in an emulated guest. The result is the same: the same programs
+and headers, under the same paths. The files are read from the base's disk.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from kmlab.host.disk import disks, rootfs
 from kmlab.host.process import locks, sandbox
 from kmlab.provision.plan.artifact import LOCK_PATIENCE
 
-_TOP = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32")
-"""Where they are not links into /usr, they are taken as /usr's are."""
-_LEFT_OUT = frozenset(
+_TOP_FOLDERS = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32")
+"""Top-level folders to extract. If they are not links into /usr, they are handled like those of /usr."""
+_EXCLUDED = frozenset(
     f"{folder}/{name}"
     for folder, names in {
         "": ("games", "local"),
@@ -28,18 +28,18 @@ _LEFT_OUT = frozenset(
     }.items()
     for name in names
 )
-"""What no build needs, relative to /usr, or to / where that is not merged with it."""
+"""Folders that no build needs, relative to /usr, or to / if it is not merged with /usr."""
 _ETC = (
     *("alternatives", "debian_version", "group", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime"),
     *("nsswitch.conf", "os-release", "passwd", "perl", "python3"),
 )
 _SCRATCH = "toolchains"
 _PATIENCE = 600.0
-_NEEDED = 3 << 30
+_NEEDED_SPACE = 3 << 30
 
 
 class Target(Protocol):
-    """What decides where a guest's modules are built and with what: a GuestRecord, or a guest that is still to come."""
+    """The properties of a guest that determine where and how its modules are built: a GuestRecord or a PendingGuest."""
 
     @property
     def name(self) -> str: ...
@@ -53,14 +53,14 @@ class Target(Protocol):
     def release(self) -> str: ...
 
 
-def toolchain_for(wanted: str, record: Target, report: EventSink) -> Path | None:
-    """The root of the sandbox that modules for this guest are built in; None: they are built in the guest.
+def toolchain_for(build: str, record: Target, report: EventSink) -> Path | None:
+    """Return the root of the sandbox for this guest's modules; None means that they are built in the guest.
 
-    `wanted` is lab.yaml's `build`. `auto` takes a sandbox where the guest is emulated though it has the host's own
-    architecture, and the guest where no sandbox can be made.
+    `build` is lab.yaml's `build`. `auto` uses a sandbox if the guest is emulated and has the host's architecture, and
+    the guest if there can be no sandbox.
     """
     host = os.uname().machine
-    if wanted == "guest" or (wanted == "auto" and (record.accel != "tcg" or record.arch != host)):
+    if build == "guest" or (build == "auto" and (record.accel != "tcg" or record.arch != host)):
         return None
     try:
         if record.arch != host:
@@ -68,32 +68,32 @@ def toolchain_for(wanted: str, record: Target, report: EventSink) -> Path | None
         sandbox.check()
         return ensure_toolchain(record.base, record.release, record.name, report)
     except LabError as error:
-        if wanted == "sandbox":
+        if build == "sandbox":
             raise LabError(error.message, error.hint or "build in the guest: `build: guest`") from error
         report(Note(record.name, f"modules are built in the guest, which is slower: {error.message} ({error.hint})"))
         return None
 
 
 def ensure_toolchain(base: str, release: str, subject: str, report: EventSink) -> Path:
-    """The tree of the base of that key, read out of its disk when it is not there yet."""
+    """Return the toolchain of the base with that key. Extract it from the base's disk if it does not exist."""
     final = paths.toolchains() / base
     if (final / "toolchain.json").exists():
         return final / "root"
     with locks.held(paths.work() / f"toolchain-{base}.lock", subject, report, Deadline(LOCK_PATIENCE)):
         if not (final / "toolchain.json").exists():
-            paths.require_space(paths.toolchains(), _NEEDED, f"the toolchain of '{subject}'")
+            paths.require_space(paths.toolchains(), _NEEDED_SPACE, f"the toolchain of '{subject}'")
             with Stage(report, subject, "reading the toolchain out of the base, to build on this host") as stage:
                 _sweep(base)
-                # A scratch folder of its own: those of the base bear the same key.
-                with paths.published(final, paths.work() / _SCRATCH) as half:
-                    _read_out(paths.bases() / base / "disk.qcow2", release, half, stage, Deadline(_PATIENCE))
-                    paths.write_json(half / "toolchain.json", {"release": release})
+                # A separate scratch folder, because those of the base have the same key.
+                with paths.atomic_folder(final, paths.work() / _SCRATCH) as scratch:
+                    _extract(paths.bases() / base / "disk.qcow2", release, scratch, stage, Deadline(_PATIENCE))
+                    paths.write_json(scratch / "toolchain.json", {"release": release})
                 stage.detail = f"{disks.size_on_disk(final) / 2**20:.0f} MiB"
     return final / "root"
 
 
 def sweep_toolchains() -> None:
-    """Remove what a killed kmlab left half-made."""
+    """Remove the incomplete toolchains of a killed kmlab."""
     for lock in paths.work().glob("toolchain-*.lock"):
         if locks.is_free(lock):
             _sweep(lock.stem.removeprefix("toolchain-"))
@@ -104,36 +104,38 @@ def _sweep(base: str) -> None:
         paths.remove_tree(folder)
 
 
-def _read_out(disk: Path, release: str, folder: Path, stage: Stage, deadline: Deadline) -> None:
+def _extract(disk: Path, release: str, folder: Path, stage: Stage, deadline: Deadline) -> None:
     if not disk.exists():
-        raise ImageError(f"{disk}: the base's disk is not there", "kmlab up makes it")
+        raise ImageError(f"{disk}: the base's disk is missing", "run kmlab up to make it")
     stage.progress(detail="unpacking the disk")
     with rootfs.opened(disk, folder, deadline) as filesystem:
-        wanted: list[tuple[str, str]] = []
+        selected: list[tuple[str, str]] = []
         for entry in filesystem.entries("/"):
-            if entry.name in _TOP:
-                _select(filesystem, f"/{entry.name}", entry, wanted)
-        wanted += [(f"/etc/{entry.name}", "/etc") for entry in filesystem.entries("/etc") if entry.name in _ETC]
+            if entry.name in _TOP_FOLDERS:
+                _select(filesystem, f"/{entry.name}", entry, selected)
+        selected += [(f"/etc/{entry.name}", "/etc") for entry in filesystem.entries("/etc") if entry.name in _ETC]
         lib = "/lib" if any(e.name == "lib" and not e.is_link for e in filesystem.entries("/")) else "/usr/lib"
         modules = f"{lib}/modules/{release}"
-        wanted += [(f"{modules}/{name}", modules) for name in ("build", "source")]
+        selected += [(f"{modules}/{name}", modules) for name in ("build", "source")]
         stage.progress(detail="copying compiler and headers")
-        filesystem.copy(wanted, folder / "root")
+        filesystem.copy(selected, folder / "root")
     for place in sandbox.PLACES:
         (folder / "root" / place).mkdir(parents=True, exist_ok=True)
     for program in folder.glob("root/usr/bin/*-lto-dump-*"):
         program.unlink()
     if not list(folder.glob("root/usr/bin/make")) or not os.path.lexists(folder / "root" / modules[1:] / "build"):
-        raise ImageError(f"{disk}: no make or no headers of {release} found in it", "build in the guest: build: guest")
+        raise ImageError(
+            f"{disk}: contains no make or no headers of {release}", "build in the guest: set `build: guest`"
+        )
 
 
-def _select(filesystem: rootfs.Filesystem, path: str, entry: rootfs.Entry, wanted: list[tuple[str, str]]) -> None:
-    """Add what is wanted of `path`, as (path, folder that it goes into): whole folders where nothing is left out."""
+def _select(filesystem: rootfs.Filesystem, path: str, entry: rootfs.Entry, selected: list[tuple[str, str]]) -> None:
+    """Add the needed parts of `path` to `selected`, as (path, destination folder); whole folders if possible."""
     relative = path.removeprefix("/usr") + "/"
-    if relative.rstrip("/") in _LEFT_OUT:
+    if relative.rstrip("/") in _EXCLUDED:
         return
-    if entry.is_folder and (relative == "/" or any(out.startswith(relative) for out in _LEFT_OUT)):
+    if entry.is_folder and (relative == "/" or any(out.startswith(relative) for out in _EXCLUDED)):
         for below in filesystem.entries(path):
-            _select(filesystem, f"{path}/{below.name}", below, wanted)
+            _select(filesystem, f"{path}/{below.name}", below, selected)
     else:
-        wanted.append((path, str(Path(path).parent)))
+        selected.append((path, str(Path(path).parent)))

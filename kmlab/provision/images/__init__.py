@@ -1,1 +1,1 @@
-"""Images and kernels: downloaded or built, and verified."""
+"""Download or build images and kernels, and verify them."""

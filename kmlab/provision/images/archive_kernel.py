@@ -1,4 +1,4 @@
-"""Which kernel a base gets: chosen on the host when the base is made, and put into its seed as verified packages."""
+"""Choose a base's kernel on the host, and fetch its verified packages for the seed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from kmlab.host.packages.apt import Archive
 from kmlab.host.process import locks
 from kmlab.kernel.build import kernel_releases
 from kmlab.provision.images.image import catalogue_image
-from kmlab.provision.images.local_kernel import identity, own_packages
+from kmlab.provision.images.local_kernel import identity, local_packages
 from kmlab.provision.plan.artifact import LOCK_PATIENCE
-from kmlab.provision.plan.plan import Plan, catalogued
+from kmlab.provision.plan.plan import Plan, find_image_source
 
-OWN = ("default", "exact")
-"""What asks for the kernel that the image comes with."""
+IMAGE_KERNELS = ("default", "exact")
+"""Values of `kernel:` that mean the image's own kernel."""
 _PATIENCE = 900.0
 _SCRATCH = 1 << 30
 
@@ -32,58 +32,60 @@ class Kernel:
     """A kernel for a base."""
 
     release: str
-    """As `uname -r` says it; empty for the image's own."""
+    """The release (`uname -r`); empty for the image's own kernel."""
     debs: tuple[Path, ...] = ()
-    """What the guest has to install for it; the files are the caller's."""
+    """The packages that the guest must install. The caller owns the files."""
 
 
-def asked_for(wanted: Plan) -> object:
-    """What lab.yaml asks for, as part of a base's name: the words, or what makes the person's own build what it is."""
-    asked = wanted.spec.kernel
-    if not isinstance(asked, LocalKernel):
-        return asked
-    return identity(wanted, asked)
+def kernel_identity(plan: Plan) -> object:
+    """Return what identifies the kernel of lab.yaml, for a base's key: its name, or the identity of a local build."""
+    kernel = plan.spec.kernel
+    if not isinstance(kernel, LocalKernel):
+        return kernel
+    return identity(plan, kernel)
 
 
-def ensure_kernel(host: Host, wanted: Plan, image: Path, folder: Path, stage: Stage) -> Kernel:
-    """The kernel that a guest asks for, with its packages in `folder`."""
-    asked = wanted.spec.kernel
-    if asked in OWN:
+def ensure_kernel(host: Host, plan: Plan, image: Path, folder: Path, stage: Stage) -> Kernel:
+    """Return the guest's kernel, with its packages in `folder`. Raise ConfigError if the archive does not have it."""
+    choice = plan.spec.kernel
+    if choice in IMAGE_KERNELS:
         return Kernel("")
-    if isinstance(asked, LocalKernel):
-        release, debs = own_packages(wanted, asked, folder, stage)
+    if isinstance(choice, LocalKernel):
+        release, debs = local_packages(plan, choice, folder, stage)
         return Kernel(release, tuple(debs))
     deadline = Deadline(_PATIENCE)
 
-    def tell(line: str) -> None:
+    def report_line(line: str) -> None:
         stage.progress(detail=printable(line, 100))
 
-    with _archive(host, wanted.image, wanted.arch, image, stage.report, deadline, tell) as archive:
-        further = wanted.image.kernel_suites
+    with _archive(host, plan.image, plan.arch, image, stage.report, deadline, report_line) as archive:
+        extra_suites = plan.image.kernel_suites
         installed = kernel_releases.installed_release(archive.status)
-        found = kernel_releases.choose(str(asked), _packages(archive), installed, further)
-        if isinstance(found, kernel_releases.Unmatched):
-            message = f"{wanted.image.name}: {found.message}"
-            raise wanted.lab.error(("guests", wanted.spec.name, "kernel"), message, found.hint)
-        stage.progress(detail=f"fetching kernel {found.name}")
-        names = [f"{name}={found.version}" for name in found.packages]
-        debs = archive.fetch(names, found.suite if found.suite in further else None, deadline, tell)
-        return Kernel(found.name, tuple(Path(shutil.move(deb, folder)) for deb in debs))
+        kernel_release = kernel_releases.choose(str(choice), _packages(archive), installed, extra_suites)
+        if isinstance(kernel_release, kernel_releases.Unmatched):
+            message = f"{plan.image.name}: {kernel_release.message}"
+            raise plan.lab.error(("guests", plan.spec.name, "kernel"), message, kernel_release.hint)
+        stage.progress(detail=f"fetching kernel {kernel_release.name}")
+        names = [f"{name}={kernel_release.version}" for name in kernel_release.packages]
+        debs = archive.fetch(
+            names, kernel_release.suite if kernel_release.suite in extra_suites else None, deadline, report_line
+        )
+        return Kernel(kernel_release.name, tuple(Path(shutil.move(deb, folder)) for deb in debs))
 
 
 def available(
-    host: Host, name: str, beside: Path | None, report: EventSink, arch: str | None = None
+    host: Host, name: str, lab_folder: Path | None, report: EventSink, arch: str | None = None
 ) -> tuple[list[kernel_releases.Release], str]:
-    """Every kernel with headers that the image `name` of the catalogue can have, and the release of its own."""
-    image = catalog.load_image(name, beside)
-    arch = catalogued(image, beside, arch=arch).arch
-    disk = catalogue_image(host, name, None, beside, report, arch=arch)
+    """Return all kernels with headers for the image `name` of the catalogue, and the release of its own kernel."""
+    image = catalog.load_image(name, lab_folder)
+    arch = find_image_source(image, lab_folder, arch=arch).arch
+    disk = catalogue_image(host, name, None, lab_folder, report, arch=arch)
     with Stage(report, name, "asking its archive for kernels") as stage:
 
-        def tell(line: str) -> None:
+        def report_line(line: str) -> None:
             stage.progress(detail=printable(line, 100))
 
-        with _archive(host, image, arch, disk, report, Deadline(_PATIENCE), tell) as archive:
+        with _archive(host, image, arch, disk, report, Deadline(_PATIENCE), report_line) as archive:
             return kernel_releases.releases(_packages(archive)), kernel_releases.installed_release(archive.status)
 
 
@@ -101,7 +103,7 @@ def _archive(
     deadline: Deadline,
     on_line: Callable[[str], None],
 ) -> Iterator[Archive]:
-    """The image's archive with today's indexes; nobody else works in its folder meanwhile."""
+    """Yield the image's archive with current indexes, locked for this process."""
     name = disk.parent.name
     with locks.held(paths.work() / f"archive-{name}.lock", image.name, report, Deadline(LOCK_PATIENCE)):
         paths.require_space(paths.archives(), _SCRATCH, f"the archive of '{image.name}'")

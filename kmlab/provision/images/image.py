@@ -1,4 +1,4 @@
-"""The pristine image: made or brought once, verified, read-only, shared by all labs."""
+"""Build or download the pristine image once. It is verified, read-only, and shared by all labs."""
 
 from __future__ import annotations
 
@@ -16,91 +16,97 @@ from kmlab.host.disk import disks
 from kmlab.host.packages.mmdebstrap import PackageImage
 from kmlab.host.process import locks
 from kmlab.provision.plan.artifact import LOCK_PATIENCE, check, record, sweep_key
-from kmlab.provision.plan.plan import Plan, catalogued, mirror_of, source_of
-from kmlab.provision.plan.source import Own, PackageImageSource, Source
+from kmlab.provision.plan.plan import Plan, find_image_source, guest_image_source, mirror_of
+from kmlab.provision.plan.source import PackageImageSource, Source, UserImageSource
 
 IMAGE_FORMAT = 2
-"""Raised when images that an older kmlab built must not be used any more."""
+"""Increased when images of older versions of kmlab must not be used any more."""
 _IMAGE_PATIENCE = 1800.0
 
 
-def ensure_image(host: Host, wanted: Plan, report: EventSink) -> Path:
-    """The pristine image of this guest, brought when it is not there; read-only."""
-    return _brought(host, wanted.source, wanted.lab.folder, report)
+def ensure_image(host: Host, plan: Plan, report: EventSink) -> Path:
+    """Return the pristine image of this guest. Build or download it if it does not exist."""
+    return _ensure(host, plan.source, plan.lab.folder, report)
 
 
 def guest_image(host: Host, lab: Lab, spec: GuestSpec, report: EventSink, *, refresh: bool = False) -> Path:
-    """The image of a guest of a lab, without the rest of what makes a guest."""
-    return _brought(host, source_of(lab, spec)[1], lab.folder, report, refresh=refresh)
+    """Return the image of a lab's guest, without a plan. `refresh` downloads it again."""
+    return _ensure(host, guest_image_source(lab, spec)[1], lab.folder, report, refresh=refresh)
 
 
-def build_image(host: Host, name: str, beside: Path | None, report: EventSink, arch: str | None = None) -> Path:
-    """An image of the catalogue that is built from packages."""
-    source = catalogued(catalog.load_image(name, beside), beside, arch=arch)
+def build_image(host: Host, name: str, lab_folder: Path | None, report: EventSink, arch: str | None = None) -> Path:
+    """Build an image of the catalogue from packages. Raise ImageError if its publisher made it."""
+    source = find_image_source(catalog.load_image(name, lab_folder), lab_folder, arch=arch)
     if not isinstance(source, PackageImageSource):
         raise ImageError(f"image '{name}' is not built here: its publisher made it", f"kmlab image pull {name}")
-    return _built(host, source, beside, report)
+    return _build(host, source, lab_folder, report)
 
 
 def catalogue_image(
     host: Host,
     name: str,
     lab: Lab | None,
-    beside: Path | None,
+    lab_folder: Path | None,
     report: EventSink,
     *,
     arch: str | None = None,
     refresh: bool = False,
 ) -> Path:
-    """An image of the catalogue, by the word of the guest in lab.yaml that names it, if one does.
+    """Return an image of the catalogue, with the settings of the guest in lab.yaml that uses it, if any.
 
-    `refresh` wants what its publisher has today, whatever is in the cache.
+    `refresh` downloads the publisher's current image, even if one is in the cache.
     """
-    source = catalogued(catalog.load_image(name, beside), beside, mirror=mirror_of(lab), arch=arch)
+    source = find_image_source(catalog.load_image(name, lab_folder), lab_folder, mirror=mirror_of(lab), arch=arch)
     for spec in lab.guests.values() if lab else ():
         if lab is not None and getattr(spec.image, "name", spec.image) == name:
-            _, asked = source_of(lab, spec)
-            source = asked if arch in (None, asked.arch) else source
-    return _brought(host, source, beside, report, refresh=refresh)
+            _, guest_source = guest_image_source(lab, spec)
+            source = guest_source if arch in (None, guest_source.arch) else source
+    return _ensure(host, source, lab_folder, report, refresh=refresh)
 
 
-def _brought(host: Host, source: Source, beside: Path | None, report: EventSink, *, refresh: bool = False) -> Path:
+def _ensure(host: Host, source: Source, lab_folder: Path | None, report: EventSink, *, refresh: bool = False) -> Path:
     if isinstance(source, PackageImageSource):
-        return _built(host, source, beside, report)
+        return _build(host, source, lab_folder, report)
     from kmlab.provision.images.published_image import own_image, published_image
 
-    if isinstance(source, Own):
+    if isinstance(source, UserImageSource):
         return own_image(source, report, refresh=refresh)
     return published_image(source, report, refresh=refresh)
 
 
-def _built(host: Host, wanted: PackageImageSource, beside: Path | None, report: EventSink) -> Path:
-    source, recipe = wanted.packages, catalog.load_recipe(wanted.family, beside)
+def _build(host: Host, image_source: PackageImageSource, lab_folder: Path | None, report: EventSink) -> Path:
+    source, recipe = image_source.packages, catalog.load_recipe(image_source.family, lab_folder)
     packages = catalog.built_packages(source, recipe)
     script = catalog.root_script(recipe, ensure_identity(paths.identity_key()))
-    key = paths.digest_of(IMAGE_FORMAT, wanted.name, wanted.arch, dataclasses.asdict(source), packages, script)
-    final = paths.images() / f"{wanted.name}-{wanted.arch}-{key}"
-    with locks.held(paths.work() / f"{final.name}.lock", wanted.name, report, Deadline(LOCK_PATIENCE)):
+    key = paths.digest_of(
+        IMAGE_FORMAT, image_source.name, image_source.arch, dataclasses.asdict(source), packages, script
+    )
+    final = paths.images() / f"{image_source.name}-{image_source.arch}-{key}"
+    with locks.held(paths.work() / f"{final.name}.lock", image_source.name, report, Deadline(LOCK_PATIENCE)):
         if not (final / "image.json").exists():
-            paths.require_space(paths.images(), 4 << 30, f"building image '{wanted.name}'")
-            with Stage(report, wanted.name, f"building the image from signed packages, for {wanted.arch}") as stage:
+            paths.require_space(paths.images(), 4 << 30, f"building image '{image_source.name}'")
+            with Stage(
+                report, image_source.name, f"building the image from signed packages, for {image_source.arch}"
+            ) as stage:
                 sweep_key(final.name)
-                with paths.published(final, paths.work()) as folder:
+                with paths.atomic_folder(final, paths.work()) as folder:
                     target = folder / "disk.qcow2"
                     about = PackageImage(
                         distribution=source.distribution,
                         suite=source.suite,
-                        arch=wanted.arch,
+                        arch=image_source.arch,
                         packages=packages,
                         root_size=source.root_size,
-                        expired_indexes=wanted.expired_indexes,
+                        expired_indexes=image_source.expired_indexes,
                         hook=script,
                     )
                     deadline = Deadline(_IMAGE_PATIENCE)
                     facts = host.build_image(
                         about, target, deadline, lambda line: stage.progress(detail=printable(line, 100))
                     )
-                    record(folder / "image.json", target, {**facts, "name": wanted.name, "arch": wanted.arch})
+                    record(
+                        folder / "image.json", target, {**facts, "name": image_source.name, "arch": image_source.arch}
+                    )
                 stage.detail = f"{disks.size_on_disk(final) / 2**20:.0f} MiB"
         check(final / "image.json", final / "disk.qcow2")
     return final / "disk.qcow2"

@@ -1,6 +1,6 @@
-"""The person's own kernel: packages as `make bindeb-pkg` leaves them, or a build tree, whose packages are made here.
+"""Package the user's own kernel: use the packages of `make bindeb-pkg`, or make packages of a build tree.
 
-Nothing of the tree runs on the host, not even its `make modules_install`: lab.yaml may be anybody's.
+No program of the tree runs on the host, not even its `make modules_install`, because lab.yaml may be untrusted.
 """
 
 from __future__ import annotations
@@ -23,70 +23,74 @@ from kmlab.kernel.symbols import elf
 from kmlab.provision.plan.plan import Plan
 
 _IMAGE = re.compile(r"linux-image-(unsigned-)?(?P<release>[0-9][A-Za-z0-9.+~_-]{0,99}?)(-unsigned)?", re.ASCII)
-_NOT_MEANT = ("-dbg", "-dbgsym")
-_AFTER = """\
+_DEBUG_SUFFIXES = ("-dbg", "-dbgsym")
+_POSTINST = """\
 depmod @RELEASE@
 export DEB_MAINT_PARAMS="$*" INITRD=Yes
 for hooks in /etc/kernel/postinst.d /usr/share/kernel/postinst.d; do
 	[ ! -d "$hooks" ] || run-parts --report --exit-on-error --arg=@RELEASE@ --arg=/boot/vmlinuz-@RELEASE@ "$hooks"
 done
 """
-"""As a kernel's own packages do it, so that the distribution makes an initrd and a boot entry."""
+"""The same as in a distribution's kernel packages, so that hooks make an initrd and a boot entry."""
 
 
-def identity(wanted: Plan, asked: LocalKernel) -> object:
-    """What makes the person's kernel what it is, as part of a base's name."""
-    place = wanted.lab.locate(asked.local)
+def identity(plan: Plan, kernel: LocalKernel) -> object:
+    """Return what identifies the user's kernel, for the key of a base."""
+    place = plan.lab.locate(kernel.local)
     if not _is_tree(place):
-        return {path.name: disks.digest(path) for path in _chosen(wanted, place)[1]}
-    tree = _tree(wanted, place)
+        return {path.name: disks.digest(path) for path in _choose_packages(plan, place)[1]}
+    tree = _tree(plan, place)
     stamps = [(str(m), s.st_size, s.st_mtime_ns) for m in tree.modules for s in [(place / m).stat()]]
     parts = (tree.image, place / build_tree.SYMVERS, place / build_tree.CONFIG)
     return [tree.release, *(disks.digest(path) for path in parts), paths.digest_of(stamps)]
 
 
-def own_packages(wanted: Plan, asked: LocalKernel, folder: Path, stage: Stage) -> tuple[str, list[Path]]:
-    """The kernel's release, and its packages in `folder`."""
-    place = wanted.lab.locate(asked.local)
+def local_packages(plan: Plan, kernel: LocalKernel, folder: Path, stage: Stage) -> tuple[str, list[Path]]:
+    """Return the kernel's release, and its packages in `folder`. Raise ConfigError if they are incomplete."""
+    place = plan.lab.locate(kernel.local)
     if not _is_tree(place):
-        release, found = _chosen(wanted, place)
-        return release, [Path(shutil.copy(path, folder)) for path in found]
-    tree = _tree(wanted, place)
+        release, packages = _choose_packages(plan, place)
+        return release, [Path(shutil.copy(path, folder)) for path in packages]
+    tree = _tree(plan, place)
     stage.progress(detail=f"packing kernel {tree.release}")
     size = sum((place / module).stat().st_size for module in tree.modules)
     paths.require_space(folder, 2 * size + (1 << 30), f"kernel {tree.release}")
-    return tree.release, [_image_package(wanted, tree, folder), _headers_package(wanted, tree, folder)]
+    return tree.release, [_image_package(plan, tree, folder), _headers_package(plan, tree, folder)]
 
 
 # Packages
 
 
-def _chosen(wanted: Plan, place: Path) -> tuple[str, list[Path]]:
-    """The one kernel among the packages at a place: its release; image, headers, and what they need of the rest."""
-    there = sorted(place.glob("*.deb")) if place.is_dir() else sorted(place.parent.glob(place.name))
-    about = {path: debs.fields(path) for path in there if path.suffix == ".deb" and path.is_file()}
-    names = {path: fields["Package"] for path, fields in about.items() if not fields["Package"].endswith(_NOT_MEANT)}
+def _choose_packages(plan: Plan, place: Path) -> tuple[str, list[Path]]:
+    """Find the only kernel among the packages at `place`. Return its release, and its packages with dependencies."""
+    files = sorted(place.glob("*.deb")) if place.is_dir() else sorted(place.parent.glob(place.name))
+    about = {path: debs.fields(path) for path in files if path.suffix == ".deb" and path.is_file()}
+    names = {
+        path: fields["Package"] for path, fields in about.items() if not fields["Package"].endswith(_DEBUG_SUFFIXES)
+    }
     images = {path: match["release"] for path, name in names.items() if (match := _IMAGE.fullmatch(name))}
-    found = ", ".join(printable(path.name) for path in names) or "none"
+    listed = ", ".join(printable(path.name) for path in names) or "none"
     if len(images) != 1:
-        what = "needed are one linux-image-….deb and the linux-headers-….deb that belongs to it"
-        many = "several kernels lie there" if images else what
-        raise _error(wanted, f"{printable(str(place))}: {many}; found: {found}", _remedy(place, bool(images)))
+        what = "needs one linux-image-….deb and its linux-headers-….deb"
+        many = "has several kernels" if images else what
+        raise _error(plan, f"{printable(str(place))}: {many}; found: {listed}", _remedy(place, bool(images)))
     ((image, release),) = images.items()
     if f"linux-headers-{release}" not in names.values():
-        message = f"{printable(str(place))}: no linux-headers-{release} beside its image; found: {found}"
-        raise _error(wanted, message, _remedy(place, False))
-    needed, chosen = [names[image], f"linux-headers-{release}"], set()
-    while needed:
-        name = needed.pop()
-        for path, called in names.items():
-            if called == name and path not in chosen:
+        message = f"{printable(str(place))}: no linux-headers-{release} for its image; found: {listed}"
+        raise _error(plan, message, _remedy(place, False))
+    pending, chosen = [names[image], f"linux-headers-{release}"], set()
+    while pending:
+        name = pending.pop()
+        for path, package in names.items():
+            if package == name and path not in chosen:
                 chosen.add(path)
-                needed += _dependencies(about[path])
+                pending += _dependencies(about[path])
     for path in chosen:
         arch = about[path].get("Architecture")
-        if arch not in ("all", debs.NAMES[wanted.arch]):
-            raise _error(wanted, f"{printable(path.name)} is for {printable(str(arch))}, and the image {wanted.arch}")
+        if arch not in ("all", debs.NAMES[plan.arch]):
+            raise _error(
+                plan, f"{printable(path.name)} is for {printable(str(arch))}, but the image is for {plan.arch}"
+            )
     return release, sorted(chosen)
 
 
@@ -99,8 +103,8 @@ def _remedy(place: Path, several: bool) -> str:
     if several:
         return "name one: local: '…/linux-*6.9.0-mine*.deb'"
     if place.is_dir() and (place / "Kbuild").exists():
-        return "a build tree that `make` has not built yet? With O= the folder that it names is meant"
-    return "`make bindeb-pkg` leaves both in the folder above the build tree; or name the tree itself"
+        return "run `make` in this build tree first; if you build with O=, name that folder"
+    return "`make bindeb-pkg` writes both to the folder above the build tree; or name the tree itself"
 
 
 # A build tree
@@ -111,9 +115,9 @@ class _Tree:
     place: Path
     release: str
     image: Path
-    """What boots."""
+    """The bootable kernel image."""
     source: Path
-    """Where the Makefile and the headers lie that were not made: the tree itself, or with O= another."""
+    """The folder of the sources: the tree itself, or another one with O=."""
     source_arch: str
     modules: Sequence[PurePosixPath]
 
@@ -122,48 +126,50 @@ def _is_tree(place: Path) -> bool:
     return (place / build_tree.RELEASE).is_file()
 
 
-def _tree(wanted: Plan, place: Path) -> _Tree:
-    """A build tree that is whole; ConfigError with what is missing."""
-    shown, arch = printable(str(place)), build_tree.SOURCE_ARCH[wanted.arch]
+def _tree(plan: Plan, place: Path) -> _Tree:
+    """Read a build tree. Raise ConfigError if a part is missing or does not fit the guest."""
+    shown, arch = printable(str(place)), build_tree.SOURCE_ARCH[plan.arch]
     release = build_tree.find_release(_text(place / build_tree.RELEASE))
     if release is None:
-        raise _error(wanted, f"{shown}: {build_tree.RELEASE} names no release of a kernel", "`make` in the tree")
-    image = place / build_tree.BOOT_IMAGES[wanted.arch]
-    others = [a for a, path in build_tree.BOOT_IMAGES.items() if a != wanted.arch and (place / path).exists()]
+        raise _error(plan, f"{shown}: {build_tree.RELEASE} has no kernel release", "run `make` in the tree")
+    image = place / build_tree.BOOT_IMAGES[plan.arch]
+    others = [a for a, path in build_tree.BOOT_IMAGES.items() if a != plan.arch and (place / path).exists()]
     if not image.is_file() and others:
-        raise _error(wanted, f"{shown}: a kernel for {others[0]}, and the image is for {wanted.arch}")
+        raise _error(plan, f"{shown}: a kernel for {others[0]}, but the image is for {plan.arch}")
     for path in (image, *(place / name for name in (build_tree.SYMVERS, build_tree.CONFIG, build_tree.ORDER))):
         if not path.is_file():
-            raise _error(wanted, f"{shown}: not built to its end: no {path.relative_to(place)}", "`make` in the tree")
+            raise _error(
+                plan, f"{shown}: the build is incomplete: no {path.relative_to(place)}", "run `make` in the tree"
+            )
     config = build_tree.parse_config(_text(place / build_tree.CONFIG))
     missing = build_tree.lacking(config, arch)
     if missing:
         raise _error(
-            wanted,
-            f"{shown}: a guest cannot do with this kernel, which was built without {', '.join(missing)}",
+            plan,
+            f"{shown}: a guest cannot use this kernel, because it was built without {', '.join(missing)}",
             "in the tree: `make kvm_guest.config`, scripts/config --enable … for the rest, and `make` again",
         )
     if config.get("MODULE_SIG_FORCE") == "y":
         raise _error(
-            wanted,
-            f"{shown}: it takes signed modules alone (CONFIG_MODULE_SIG_FORCE), and those of a tree are not signed",
-            "`make bindeb-pkg` signs them: local: '../*.deb'",
+            plan,
+            f"{shown}: the kernel requires signed modules (CONFIG_MODULE_SIG_FORCE), and a build tree's are not signed",
+            "run `make bindeb-pkg`, which signs them, and set local: '../*.deb'",
         )
-    if wanted.spec.secure_boot:
+    if plan.spec.secure_boot:
         raise _error(
-            wanted, "a kernel out of a build tree is not signed, and Secure Boot starts none that is not", "drop one"
+            plan, "Secure Boot does not start the unsigned kernel of a build tree", "remove `secure_boot` or `kernel`"
         )
     modules = list(build_tree.modules_in(_text(place / build_tree.ORDER)))
     absent = next((module for module in modules if not (place / module).is_file()), None)
     if absent is not None:
         raise _error(
-            wanted, f"{shown}: not built to its end: no {printable(str(absent))}", "`make modules` in the tree"
+            plan, f"{shown}: the build is incomplete: no {printable(str(absent))}", "run `make modules` in the tree"
         )
     source = place / "source"
     return _Tree(place, release, image, source if source.is_dir() else place, arch, modules)
 
 
-def _image_package(wanted: Plan, tree: _Tree, folder: Path) -> Path:
+def _image_package(plan: Plan, tree: _Tree, folder: Path) -> Path:
     root = folder / "kernel-image"
     boot, modules = root / "boot", root / "lib" / "modules" / tree.release
     paths.make_folder(boot)
@@ -180,16 +186,16 @@ def _image_package(wanted: Plan, tree: _Tree, folder: Path) -> Path:
     for name in build_tree.BUILTIN:
         if (tree.place / name).is_file():
             shutil.copy(tree.place / name, modules)
-    after = _AFTER.replace("@RELEASE@", tree.release)
-    return _packed(wanted, root, folder, f"linux-image-{tree.release}", after)
+    after = _POSTINST.replace("@RELEASE@", tree.release)
+    return _build_package(plan, root, folder, f"linux-image-{tree.release}", after)
 
 
-def _headers_package(wanted: Plan, tree: _Tree, folder: Path) -> Path:
+def _headers_package(plan: Plan, tree: _Tree, folder: Path) -> Path:
     root = folder / "kernel-headers"
     home = PurePosixPath("usr/src") / f"linux-headers-{tree.release}"
     for top in dict.fromkeys((tree.source, tree.place)):
         for path in _files(top, tree.source_arch):
-            # With O= the build tree's Makefile does no more than name the other's.
+            # With O= the build tree's Makefile only includes the source tree's.
             if top != tree.source and str(path) == "Makefile":
                 continue
             target = root / home / path
@@ -198,11 +204,11 @@ def _headers_package(wanted: Plan, tree: _Tree, folder: Path) -> Path:
             shutil.copy(top / path, target, follow_symlinks=False)
     modules = paths.make_folder(root / "lib" / "modules" / tree.release)
     (modules / "build").symlink_to(f"/{home}")
-    return _packed(wanted, root, folder, f"linux-headers-{tree.release}")
+    return _build_package(plan, root, folder, f"linux-headers-{tree.release}")
 
 
 def _files(top: Path, source_arch: str) -> Iterator[PurePosixPath]:
-    """The files and links of a tree that modules are built with, relative to it."""
+    """Yield the files and links of a tree that module builds need, relative to the tree."""
     for place in build_tree.places(source_arch):
         if (top / place).is_file():
             yield PurePosixPath(place)
@@ -213,13 +219,13 @@ def _files(top: Path, source_arch: str) -> Iterator[PurePosixPath]:
                     yield path
 
 
-def _packed(wanted: Plan, root: Path, folder: Path, name: str, after: str = "") -> Path:
+def _build_package(plan: Plan, root: Path, folder: Path, name: str, after: str = "") -> Path:
     about = {
         "Package": name,
         "Version": "1",
-        "Architecture": debs.NAMES[wanted.arch],
+        "Architecture": debs.NAMES[plan.arch],
         "Maintainer": "kmlab <kmlab@localhost>",
-        "Description": "a kernel of one's own",
+        "Description": "the user's own kernel",
     }
     target = folder / f"{name}.deb"
     debs.build(root, target, about, after)
@@ -231,5 +237,5 @@ def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace")
 
 
-def _error(wanted: Plan, message: str, hint: str | None = None) -> ConfigError:
-    return wanted.lab.error(("guests", wanted.spec.name, "kernel", "local"), message, hint)
+def _error(plan: Plan, message: str, hint: str | None = None) -> ConfigError:
+    return plan.lab.error(("guests", plan.spec.name, "kernel", "local"), message, hint)

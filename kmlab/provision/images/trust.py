@@ -1,6 +1,6 @@
-"""Which bytes are the right ones: what a publisher signed, what the catalogue pins, or what a person says.
+"""Find the digest that an image must have: from the publisher's signature, the catalogue's pin, or lab.yaml.
 
-Nothing of an image is downloaded before this is known, but where a person wants it unverified.
+This is done before the download. Only an image with `unverified: true` may have no trusted digest.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from kmlab.common.errors import ImageError
 from kmlab.common.events import Deadline, EventSink, Note, printable
 from kmlab.config import catalog
 from kmlab.host.net import download, gpgv
-from kmlab.provision.plan.source import Published
+from kmlab.provision.plan.source import PublishedImageSource
 
 _SUMS_LIMIT = 1 << 20
 _SIGNATURE_LIMIT = 1 << 16
@@ -23,76 +23,85 @@ _LINE = re.compile(r"(?P<digest>[0-9a-fA-F]{64}|[0-9a-fA-F]{128}) [ *](?P<name>\
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Expected:
-    """Where the image is to be had, and what it must be."""
+class ExpectedImage:
+    """The URL of an image, and the digest that it must have."""
 
     url: str
     digest: str
     by: str
-    """What says so, in words."""
+    """The source of the digest, in words."""
     signed: int | None = None
-    """When its sums were signed."""
+    """When the checksums were signed, in seconds since 1970."""
     sums: bytes = b""
     signature: bytes = b""
-    """What was signed, and the signature: kept beside the image."""
+    """The checksum file and its signature, which are stored next to the image."""
 
 
-def expected(wanted: Published, report: EventSink, deadline: Deadline) -> Expected:
-    """What to download; ImageError where nothing says which bytes are right, or what says so is not to be trusted."""
-    if wanted.key is not None:
-        return _signed(wanted, wanted.key, report, deadline)
-    if wanted.pin is not None:
-        folder, name = wanted.dated(wanted.pin.serial) if wanted.pin.serial else wanted.newest()
-        return Expected(url=f"{folder}/{name}", digest=wanted.pin.digest, by="the pinned digest")
-    if not wanted.unverified:
+def expected_image(source: PublishedImageSource, report: EventSink, deadline: Deadline) -> ExpectedImage:
+    """Return what to download. Raise ImageError if there is no trusted digest."""
+    if source.key is not None:
+        return _signed(source, source.key, report, deadline)
+    if source.pin is not None:
+        folder, name = source.dated(source.pin.serial) if source.pin.serial else source.newest()
+        return ExpectedImage(url=f"{folder}/{name}", digest=source.pin.digest, by="the pinned digest")
+    if not source.unverified:
         raise ImageError(
-            f"image '{wanted.name}': its publisher signs nothing, and neither the catalogue nor lab.yaml has a digest",
-            f"`make images` looks up a pin; or in lab.yaml: image: {{name: {wanted.name}, digest: …}}, "
+            f"image '{source.name}': its publisher signs nothing, and neither the catalogue nor lab.yaml has a digest",
+            f"`make images` looks up a pin; or in lab.yaml: image: {{name: {source.name}, digest: …}}, "
             "or `unverified: true` there to boot whatever the server sends",
         )
-    folder, name = wanted.newest()
-    sums = download.read(f"{folder}/{wanted.publisher.sums}", deadline, limit=_SUMS_LIMIT)
-    report(Note(wanted.name, "nobody vouches for this image: lab.yaml says `unverified: true`"))
-    return Expected(url=f"{folder}/{name}", digest=digest_in(sums, name, folder), by="the server itself, unverified")
+    folder, name = source.newest()
+    sums = download.read(f"{folder}/{source.publisher.sums}", deadline, limit=_SUMS_LIMIT)
+    report(Note(source.name, "this image is not verified: lab.yaml has `unverified: true`"))
+    return ExpectedImage(
+        url=f"{folder}/{name}", digest=digest_in(sums, name, folder), by="the server itself, unverified"
+    )
 
 
-def _signed(wanted: Published, key: catalog.Key, report: EventSink, deadline: Deadline) -> Expected:
-    pin = wanted.pin
+def _signed(source: PublishedImageSource, key: catalog.Key, report: EventSink, deadline: Deadline) -> ExpectedImage:
+    pin = source.pin
     if pin is not None and pin.serial:
         try:
-            found = read_signed(wanted, key, *wanted.dated(pin.serial), deadline)
-        except download.NotFound as gone:
+            image = read_signed(source, key, *source.dated(pin.serial), deadline)
+        except download.NotFound as missing:
             if pin.signed is None:
                 raise
-            found = read_signed(wanted, key, *wanted.newest(), deadline)
-            _refuse_older(wanted, found, pin.signed, "the catalogue pins")
-            report(Note(wanted.name, f"release {pin.serial} is gone ({gone.message}): the newest one instead"))
-            return found
+            image = read_signed(source, key, *source.newest(), deadline)
+            _refuse_older(source, image, pin.signed, "the catalogue pins")
+            report(
+                Note(
+                    source.name,
+                    f"release {pin.serial} is no longer available ({missing.message}): using the newest one",
+                )
+            )
+            return image
     else:
-        found = read_signed(wanted, key, *wanted.newest(), deadline)
+        image = read_signed(source, key, *source.newest(), deadline)
     if pin is None:
-        seen = paths.read_json(paths.pull_record(wanted.name, wanted.arch))
-        if isinstance(seen, dict) and isinstance(seen.get("signed"), int):
-            _refuse_older(wanted, found, seen["signed"], "this host had before")
-    elif found.digest != pin.digest:
-        if pin.signed is not None and found.signed is not None and found.signed < pin.signed:
-            _refuse_older(wanted, found, pin.signed, "the catalogue pins")
+        record = paths.read_json(paths.pull_record(source.name, source.arch))
+        if isinstance(record, dict) and isinstance(record.get("signed"), int):
+            _refuse_older(source, image, record["signed"], "this host had before")
+    elif image.digest != pin.digest:
+        if pin.signed is not None and image.signed is not None and image.signed < pin.signed:
+            _refuse_older(source, image, pin.signed, "the catalogue pins")
         raise ImageError(
-            f"{found.url}: the publisher signed another image than the one pinned: {found.digest[:16]}… "
+            f"{image.url}: the publisher signed another image than the one pinned: {image.digest[:16]}… "
             f"instead of {pin.digest[:16]}…",
-            "is this the publisher's server? `make images` looks up the pins anew",
+            "check that this is the publisher's server; `make images` updates the pins",
         )
-    return found
+    return image
 
 
-def read_signed(wanted: Published, key: catalog.Key, folder: str, name: str, deadline: Deadline) -> Expected:
-    """What the publisher signed of a file in one of its folders."""
-    assert wanted.publisher.signature is not None
-    place = f"{folder}/{wanted.publisher.sums}"
+def read_signed(
+    source: PublishedImageSource, key: catalog.Key, folder: str, name: str, deadline: Deadline
+) -> ExpectedImage:
+    """Return the signed digest of a file in one of the publisher's folders. Raise ImageError for a bad signature."""
+    assert source.publisher.signature is not None
+    place = f"{folder}/{source.publisher.sums}"
     sums = download.read(place, deadline, limit=_SUMS_LIMIT)
-    signature = download.read(f"{folder}/{wanted.publisher.signature}", deadline, limit=_SIGNATURE_LIMIT)
+    signature = download.read(f"{folder}/{source.publisher.signature}", deadline, limit=_SIGNATURE_LIMIT)
     good = gpgv.verify(sums, signature, key.keyring, key.fingerprint, place)
-    return Expected(
+    return ExpectedImage(
         url=f"{folder}/{name}",
         digest=digest_in(sums, name, folder),
         by=f"the signature of {key.fingerprint}",
@@ -102,29 +111,31 @@ def read_signed(wanted: Published, key: catalog.Key, folder: str, name: str, dea
     )
 
 
-def _refuse_older(wanted: Published, found: Expected, floor: int, whose: str) -> None:
-    if found.signed is not None and found.signed < floor:
+def _refuse_older(source: PublishedImageSource, image: ExpectedImage, oldest: int, whose: str) -> None:
+    if image.signed is not None and image.signed < oldest:
         raise ImageError(
-            f"image '{wanted.name}': {found.url} was signed on {day(found.signed)}, and is older than the one that "
-            f"{whose} ({day(floor)})",
-            "an old release with its known holes may be served to you; is the mirror up to date?",
+            f"image '{source.name}': {image.url} was signed on {day(image.signed)}, which is older than the one that "
+            f"{whose} ({day(oldest)})",
+            "the server may offer an old release with known vulnerabilities; check that the mirror is up to date",
         )
 
 
 def digest_in(sums: bytes, name: str, where: str) -> str:
-    """The digest of a file by a SHA256SUMS or SHA512SUMS file (sha256sum(1)), where it must stand just once."""
-    found = []
+    """Return a file's digest from a SHA256SUMS or SHA512SUMS file (sha256sum(1)). It must be listed exactly once."""
+    digests = []
     for line in sums.decode("utf-8", "replace").splitlines():
         match = _LINE.fullmatch(line)
         if match and PurePosixPath(match["name"]).as_posix().removeprefix("./") == name:
-            found.append(match["digest"].lower())
-    if len(found) != 1:
-        raise ImageError(f"{where}: its sums name {printable(name)} {len(found)} times, and not once")
-    return found[0]
+            digests.append(match["digest"].lower())
+    if len(digests) != 1:
+        raise ImageError(
+            f"{where}: the checksum file lists {printable(name)} {len(digests)} times; exactly one entry is required"
+        )
+    return digests[0]
 
 
 def kind_of(digest: str) -> str:
-    """Of a digest in hex, by its length, as hashlib calls it."""
+    """Return hashlib's name for the kind of a hex digest, from its length."""
     return {64: "sha256", 128: "sha512"}[len(digest)]
 
 

@@ -1,1 +1,1 @@
-"""What a guest is made of, decided before anything is made, and how things of the cache are made."""
+"""Plan a guest before anything is made, and make artifacts of the cache."""

@@ -1,6 +1,6 @@
-"""How things of the cache are made: locked, in a folder of their own, recorded, and whole or not at all.
+"""Make artifacts of the cache: locked, in a separate folder, with a record, and atomically.
 
-Half-made things lie in `store.work()`, so that ^C and kill -9 leave nothing that counts.
+Incomplete artifacts are in `paths.work()`, so that ^C and kill -9 leave nothing that looks complete.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from kmlab.virt.domain import Domain, to_xml
 from kmlab.virt.firmware import Firmware, why_refused, why_silent
 
 LOCK_PATIENCE = 3600.0
-"""Seconds to wait for another kmlab that makes the same thing."""
+"""Seconds to wait for another kmlab that makes the same artifact."""
 BOOT_PATIENCE = 120.0
 SSH = 22
 T = TypeVar("T")
@@ -32,19 +32,17 @@ _ESCAPE = re.compile(r"\x1b\[[0-9;?=]*[A-Za-z]")
 
 
 @contextlib.contextmanager
-def booted(
-    host: Host, wanted: Plan, domain: Domain, folder: Path, deadline: Deadline
-) -> Iterator[hypervisor.Hypervisor]:
-    """A domain that runs while the block does, and not after."""
-    with host.hypervisor(wanted.lab.libvirt, folder / "v", deadline) as hv:
-        xml = to_xml(domain, command.find(command.emulator(wanted.arch)))
+def booted(host: Host, plan: Plan, domain: Domain, folder: Path, deadline: Deadline) -> Iterator[hypervisor.Hypervisor]:
+    """Run a domain during the block, and kill it afterwards. After a failure, keep its console as failed-boot.log."""
+    with host.hypervisor(plan.lab.libvirt, folder / "v", deadline) as hv:
+        xml = to_xml(domain, command.find(command.emulator(plan.arch)))
         try:
             hv.start(xml)
             yield hv
         except LabError:
             with contextlib.suppress(OSError):
                 shutil.copyfile(domain.console, paths.failed_boot())
-            require_disk_space(wanted)
+            require_disk_space(plan)
             raise
         finally:
             with contextlib.suppress(LabError):
@@ -54,7 +52,7 @@ def booted(
 
 
 def boot_twice(boot: Callable[[], T], subject: str, report: EventSink) -> T:
-    """What `boot` returns; once more if the kernel panics in it, as an emulated one may do by chance."""
+    """Call `boot` and return its result. Retry once if the kernel panics, as an emulated kernel may do by chance."""
     try:
         return boot()
     except BootPanicked as error:
@@ -63,7 +61,7 @@ def boot_twice(boot: Callable[[], T], subject: str, report: EventSink) -> T:
 
 
 def record(path: Path, file: Path, facts: Mapping[str, object]) -> None:
-    """Say what was made, and how its file looks now that it is whole."""
+    """Write an artifact's record: the facts, and the size, time and digest of its file, which becomes read-only."""
     disks.freeze(file)
     status = file.stat()
     about = {**facts, "size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": disks.digest(file)}
@@ -71,24 +69,24 @@ def record(path: Path, file: Path, facts: Mapping[str, object]) -> None:
 
 
 def check(path: Path, file: Path) -> dict[str, object]:
-    """The record beside a cached file; ImageError if the file is not what was recorded."""
-    known = paths.read_json(path)
-    remedy = f"remove it and it is made again: rm -rf {path.parent}"
-    if not isinstance(known, dict) or "sha256" not in known:
-        raise ImageError(f"{path}: this record of the cache is damaged", remedy)
+    """Return the record of a cached file. Raise ImageError if the file has changed or is missing."""
+    about = paths.read_json(path)
+    remedy = f"remove it, and kmlab makes it again: rm -rf {path.parent}"
+    if not isinstance(about, dict) or "sha256" not in about:
+        raise ImageError(f"{path}: this record is missing or damaged", remedy)
     try:
         status = file.stat()
     except OSError as error:
         raise ImageError(f"{file}: {error.strerror}", remedy) from None
-    if status.st_size != known["size"]:
-        raise ImageError(f"{file}: cut short or altered: {status.st_size} bytes instead of {known['size']}", remedy)
-    if status.st_mtime_ns != known["mtime_ns"] and disks.digest(file) != known["sha256"]:
-        raise ImageError(f"{file}: altered since it was made", remedy)
-    return known
+    if status.st_size != about["size"]:
+        raise ImageError(f"{file}: truncated or changed: {status.st_size} bytes instead of {about['size']}", remedy)
+    if status.st_mtime_ns != about["mtime_ns"] and disks.digest(file) != about["sha256"]:
+        raise ImageError(f"{file}: changed after it was made", remedy)
+    return about
 
 
 def sweep() -> None:
-    """Clear away what a killed kmlab left half-made in the cache, with any QEMU that still runs there."""
+    """Remove the incomplete artifacts of a killed kmlab from the cache, and kill any QEMU that still runs there."""
     if paths.work().is_dir():
         for lock in paths.work().glob("*.lock"):
             if locks.is_free(lock):
@@ -96,15 +94,15 @@ def sweep() -> None:
 
 
 def sweep_key(key: str) -> None:
-    """Remove half-made things of this key; its lock must be free or ours."""
+    """Remove the incomplete artifacts of this key. Its lock must be free or held by the caller."""
     for folder in paths.work().glob(f"{paths.work_prefix(key)}.*"):
         if folder.is_dir():
             hypervisor.kill(folder)
             paths.remove_tree(folder)
 
 
-def require_no_panic(wanted: Plan, console: str) -> None:
-    """LabError if the kernel on this console has panicked: waiting for it makes no sense."""
+def require_no_panic(plan: Plan, console: str) -> None:
+    """Raise BootPanicked if the console shows that the kernel has panicked."""
     if "Kernel panic" not in console:
         return
     from kmlab.kernel.crash.crash import outcome_of
@@ -115,40 +113,40 @@ def require_no_panic(wanted: Plan, console: str) -> None:
     title = next((crash.title for crash in crashes if outcome_of(crash) == "panic"), None)
     if title is not None:
         raise BootPanicked(
-            f"guest '{wanted.spec.name}' panicked while it booted: {printable(title, 200)}",
-            f"look at its cmdline and kernel in lab.yaml; its console: {paths.failed_boot()}",
+            f"guest '{plan.spec.name}' panicked while it booted: {printable(title, 200)}",
+            f"check cmdline and kernel of the guest in lab.yaml; its console log: {paths.failed_boot()}",
         )
 
 
-def require_disk_space(wanted: Plan) -> None:
-    """LabError if the disk is full on which half-made things lie.
+def require_disk_space(plan: Plan) -> None:
+    """Raise LabError if the disk for incomplete artifacts is full.
 
-    QEMU stops a guest whose own disk finds no room there, and says nothing (virtio-blk's werror).
+    QEMU pauses a guest without a message if the host's disk is full (virtio-blk's werror).
     """
-    paths.require_space(paths.work(), paths.MIN_FREE_SPACE, f"the disk of guest '{wanted.spec.name}'")
+    paths.require_space(paths.work(), paths.MIN_FREE_SPACE, f"the disk of guest '{plan.spec.name}'")
 
 
-def require_firmware_output(wanted: Plan, chosen: Firmware, console: str) -> None:
-    """LabError if the firmware has not said a word: asked when it has had time for it."""
+def require_firmware_output(plan: Plan, chosen: Firmware, console: str) -> None:
+    """Raise LabError if the console is still empty. Call this when the firmware has had enough time."""
     if not console:
         message, hint = why_silent(chosen)
-        raise LabError(f"guest '{wanted.spec.name}': {message}", hint)
+        raise LabError(f"guest '{plan.spec.name}': {message}", hint)
 
 
-def require_trust(wanted: Plan, console: str) -> None:
-    """LabError if Secure Boot has refused a part of the boot chain: firmware and GRUB wait for a person then."""
-    why = why_refused(console) if wanted.firmware.secure else None
+def require_trust(plan: Plan, console: str) -> None:
+    """Raise LabError if Secure Boot has rejected a part of the boot chain. Firmware and GRUB then wait for input."""
+    why = why_refused(console) if plan.firmware.secure else None
     if why is not None:
         raise LabError(
-            f"guest '{wanted.spec.name}' does not start with Secure Boot: {why}",
-            "needed are shim, GRUB and a kernel that the distribution signed; or `secure_boot: false`",
+            f"guest '{plan.spec.name}' does not start with Secure Boot: {why}",
+            "use shim, GRUB and a kernel that the distribution signed, or set `secure_boot: false`",
         )
 
 
 def parse_facts(text: str) -> dict[str, str]:
-    """`key=value` lines as a dictionary; other lines are left out."""
+    """Parse `key=value` lines into a dictionary. Skip other lines."""
     pairs = (line.partition("=") for line in text.splitlines())
-    return {key: value.strip() for key, found, value in pairs if found and key.isidentifier()}
+    return {key: value.strip() for key, separator, value in pairs if separator and key.isidentifier()}
 
 
 def read_console(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""All that decides how a guest is made, looked up before anything is made."""
+"""Plan how a guest is made, before anything is made."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from kmlab.host.channel.ssh import ensure_identity
 from kmlab.host.hypervisor import accel, hypervisor
 from kmlab.host.hypervisor.accel import Acceleration
 from kmlab.host.process import command
-from kmlab.provision.plan.source import Own, PackageImageSource, Published, Source
+from kmlab.provision.plan.source import PackageImageSource, PublishedImageSource, Source, UserImageSource
 from kmlab.virt.domain import Domain, defects
 from kmlab.virt.firmware import Firmware, choose
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One guest of a lab with everything that decides how it is made."""
+    """One guest of a lab, with everything that determines how it is made."""
 
     lab: Lab
     spec: GuestSpec
     image: catalog.Image
-    """Its entry in the catalogue; of a person's own there is little in it."""
+    """Its entry in the catalogue; almost empty for a user's own image."""
     source: Source
-    """What the image is made of or taken from."""
+    """How to get the image."""
     recipe: catalog.Recipe
     arch: str
     acceleration: Acceleration
     qemu: str
-    """The first line of what QEMU says to --version."""
+    """The first line of QEMU's --version."""
     firmware: Firmware
     baking: Firmware
-    """The firmware of the base's boot: never Secure Boot, so that guests with and without it share the base."""
+    """The firmware for baking the base: without Secure Boot, so that guests with and without it share the base."""
     public_key: str
     certificate: Path | None
-    """What is enrolled in the guest (MokList): the lab's, where there is Secure Boot."""
+    """The lab's certificate to enrol in the guest (MokList); None without Secure Boot."""
 
     @property
     def files(self) -> paths.GuestFiles:
@@ -54,7 +54,7 @@ class Plan:
 
     @property
     def domain_name(self) -> str:
-        """On a shared libvirtd names must differ; each embedded driver has only this one domain."""
+        """Return the domain's name: unique on a shared libvirtd; an embedded driver has only one domain."""
         return "kmlab" if self.embedded else f"kmlab-{lab_files(self.lab).root.name}-{self.spec.name}"
 
     @property
@@ -88,9 +88,9 @@ def lab_files(lab: Lab) -> paths.LabFiles:
     return paths.LabFiles.of(lab.name, lab.path)
 
 
-def plan(host: Host, lab: Lab, spec: GuestSpec) -> Plan:
-    """Look up all that decides how this guest is made; nothing is made yet, but the accelerator may be measured."""
-    image, source = source_of(lab, spec)
+def make_plan(host: Host, lab: Lab, spec: GuestSpec) -> Plan:
+    """Plan how this guest is made. Nothing is made yet, but the accelerator may be measured."""
+    image, source = guest_image_source(lab, spec)
     arch = source.arch
     qemu = command.run([command.emulator(arch), "--version"], deadline=Deadline(10)).output.splitlines()[0]
     acceleration = host.accelerate(lab.accel, arch)
@@ -111,36 +111,40 @@ def plan(host: Host, lab: Lab, spec: GuestSpec) -> Plan:
     )
 
 
-def source_of(lab: Lab, spec: GuestSpec) -> tuple[catalog.Image, Source]:
-    """A guest's image in the catalogue, and what it comes from."""
+def guest_image_source(lab: Lab, spec: GuestSpec) -> tuple[catalog.Image, Source]:
+    """Return a guest's image in the catalogue, and how to get it."""
     where = lab.where("guests", spec.name, "image")
-    asked = ImageNamed(name=spec.image) if isinstance(spec.image, str) else spec.image
-    if isinstance(asked, ImageNamed):
-        image = catalog.load_image(asked.name, lab.folder, where)
-        return image, catalogued(image, lab.folder, mirror=mirror_of(lab), asked=asked, where=where)
-    if asked.family is None and spec.recipe is None:
+    choice = ImageNamed(name=spec.image) if isinstance(spec.image, str) else spec.image
+    if isinstance(choice, ImageNamed):
+        image = catalog.load_image(choice.name, lab.folder, where)
+        return image, find_image_source(image, lab.folder, mirror=mirror_of(lab), choice=choice, where=where)
+    if choice.family is None and spec.recipe is None:
         raise lab.error(
-            ("guests", spec.name, "image"), "an image of your own needs a family", "add `family: ubuntu` to it"
+            ("guests", spec.name, "image"),
+            "an image of your own needs a family",
+            "add a family, such as `family: ubuntu`",
         )
-    own = _own(lab, asked)
-    return catalog.Image(name=own.name, family=asked.family or "", release="", architectures={}), own
+    own = _user_image_source(lab, choice)
+    return catalog.Image(name=own.name, family=choice.family or "", release="", architectures={}), own
 
 
-def catalogued(
+def find_image_source(
     image: catalog.Image,
-    beside: Path | None,
+    lab_folder: Path | None,
     *,
     mirror: str | None = None,
-    asked: ImageNamed | None = None,
+    choice: ImageNamed | None = None,
     arch: str | None = None,
     where: str = "",
 ) -> Source:
-    """What an image of the catalogue comes from, for `arch` or else for the architecture that `asked` says, if any."""
-    arch = arch_of(arch or (asked.arch if asked else None), tuple(image.architectures))
+    """Return how to get an image of the catalogue for `arch`, or else for the architecture of `choice`, if any."""
+    arch = arch_of(arch or (choice.arch if choice else None), tuple(image.architectures))
     entry = catalog.find_architecture(image, arch, where)
     if entry.packages is not None:
-        if asked is not None and (asked.digest or asked.unverified):
-            raise ConfigError(f"image '{image.name}' is built here: it has no digest, and is always verified")
+        if choice is not None and (choice.digest or choice.unverified):
+            raise ConfigError(
+                f"image '{image.name}' is built on this host and always verified: remove 'digest' and 'unverified'"
+            )
         return PackageImageSource(
             name=image.name,
             arch=arch,
@@ -150,32 +154,34 @@ def catalogued(
         )
     assert entry.download is not None and image.publisher is not None
     publisher, pin = image.publisher, entry.download.pin
-    if asked is not None and asked.digest is not None:
-        pin = catalog.Pin(serial=asked.serial, digest=asked.digest)
-    return Published(
+    if choice is not None and choice.digest is not None:
+        pin = catalog.Pin(serial=choice.serial, digest=choice.digest)
+    return PublishedImageSource(
         name=image.name,
         arch=arch,
         publisher=publisher,
         file=entry.download.file,
         dated_file=entry.download.dated_file,
-        key=catalog.load_key(publisher.key, beside) if publisher.key else None,
+        key=catalog.load_key(publisher.key, lab_folder) if publisher.key else None,
         pin=pin,
-        unverified=asked is not None and asked.unverified,
+        unverified=choice is not None and choice.unverified,
         mirror=mirror,
     )
 
 
 def mirror_of(lab: Lab | None) -> str | None:
-    """The site's own mirror: KMLAB_MIRROR, or else lab.yaml's."""
+    """Return the mirror: KMLAB_MIRROR, or else lab.yaml's `mirror`."""
     return os.environ.get("KMLAB_MIRROR") or (lab.mirror if lab else None)
 
 
-def _own(lab: Lab, asked: ImageUrl | ImagePath) -> Own:
-    arch = arch_of(asked.arch)
-    if isinstance(asked, ImagePath):
-        path = lab.locate(asked.path)
-        return Own(name=f"own-{paths.digest_of(str(path))[:8]}", arch=arch, path=path, digest=asked.sha256)
-    return Own(name=f"own-{paths.digest_of(asked.url)[:8]}", arch=arch, url=asked.url, digest=asked.sha256)
+def _user_image_source(lab: Lab, choice: ImageUrl | ImagePath) -> UserImageSource:
+    arch = arch_of(choice.arch)
+    if isinstance(choice, ImagePath):
+        path = lab.locate(choice.path)
+        return UserImageSource(name=f"own-{paths.digest_of(str(path))[:8]}", arch=arch, path=path, digest=choice.sha256)
+    return UserImageSource(
+        name=f"own-{paths.digest_of(choice.url)[:8]}", arch=arch, url=choice.url, digest=choice.sha256
+    )
 
 
 def _secure_firmware(acceleration: Acceleration, arch: str) -> Firmware:
@@ -183,12 +189,12 @@ def _secure_firmware(acceleration: Acceleration, arch: str) -> Firmware:
     return choose(arch, secure_boot=True, smm_available=smm, exists=os.path.exists)
 
 
-def arch_of(said: str | None, there: Sequence[str] = ()) -> str:
-    """A guest's architecture: what the person says, or else the image, if it is for one alone.
+def arch_of(arch: str | None, available: Sequence[str] = ()) -> str:
+    """Return a guest's architecture: the given one, or else that of an image with only one architecture.
 
-    Only where neither says anything it is this host's, which needs no emulation: the one place that asks the host.
+    Otherwise it is the host's, which needs no emulation. No other code uses the host's architecture for guests.
     """
-    if said is not None or len(there) == 1:
-        return said or there[0]
+    if arch is not None or len(available) == 1:
+        return arch or available[0]
     host = os.uname().machine
-    return host if host in there or not there else there[0]
+    return host if host in available or not available else available[0]

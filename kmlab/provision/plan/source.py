@@ -1,4 +1,4 @@
-"""What an image comes from: packages, a publisher, or a person."""
+"""Describe the source of an image: packages, a publisher, or the user."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kmlab.config import catalog
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackageImageSource:
-    """Built on this host from a distribution's signed packages."""
+    """An image that is built on this host from a distribution's signed packages."""
 
     name: str
     arch: str
@@ -22,8 +22,8 @@ class PackageImageSource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Published:
-    """Made by a publisher, and how this lab wants it."""
+class PublishedImageSource:
+    """An image of a publisher, with the lab's settings for it."""
 
     name: str
     arch: str
@@ -31,39 +31,39 @@ class Published:
     file: str
     dated_file: str | None
     key: catalog.Key | None
-    """None where the publisher signs nothing."""
+    """None if the publisher signs nothing."""
     pin: catalog.Pin | None
-    """lab.yaml's, or else the catalogue's."""
+    """The pin of lab.yaml, or else of the catalogue."""
     unverified: bool = False
     mirror: str | None = None
 
     @property
     def server(self) -> str:
-        """The publisher's, or the mirror that stands for it."""
+        """Return the URL of the publisher's server, or of the mirror that replaces it."""
         if self.mirror is None:
             return self.publisher.server
         parts = urlsplit(self.publisher.server)
         return self.mirror.replace("{host}", parts.netloc).rstrip("/") + parts.path
 
     def newest(self) -> tuple[str, str]:
-        """The folder of the newest release, and the file's name there."""
+        """Return the folder of the newest release, and the file's name there."""
         return f"{self.server}/{self.publisher.newest}", self.file
 
     def dated(self, serial: str) -> tuple[str, str]:
-        """The folder of one release, and the file's name there."""
+        """Return the folder of one release, and the file's name there."""
         folder, name = self.publisher.dated, self.dated_file or self.file
         return f"{self.server}/{folder.replace('{serial}', serial)}", name.replace("{serial}", serial)
 
     @property
-    def said(self) -> str:
-        """A name for all that decides which bytes are right, but for what the publisher says today."""
+    def key_in_state(self) -> str:
+        """Return a digest of all settings that determine the image, except the publisher's current checksums."""
         key = self.key.fingerprint if self.key else None
         return paths.digest_of(self.publisher, self.file, self.dated_file, key, self.pin, self.unverified)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Own:
-    """A person's own, by its place."""
+class UserImageSource:
+    """The user's own image, by URL or path."""
 
     name: str
     arch: str
@@ -72,4 +72,4 @@ class Own:
     digest: str | None = None
 
 
-Source = PackageImageSource | Published | Own
+Source = PackageImageSource | PublishedImageSource | UserImageSource

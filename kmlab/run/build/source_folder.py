@@ -18,7 +18,7 @@ from kmlab.common import folder_tree, paths
 from kmlab.common.errors import ConfigError, GuestUnreachable, LabError
 from kmlab.common.events import Deadline, printable
 from kmlab.host.channel.ssh import Answer
-from kmlab.provision.guest import WORKSHOP, Guest
+from kmlab.provision.guest import MODULES_FOLDER, Guest
 
 SKIPPED = frozenset({".git", ".kmlab", ".venv", "__pycache__", ".tmp_versions"})
 """Folders of the host's that no build in a guest wants."""
@@ -52,7 +52,7 @@ Manifest = dict[str, Entry]
 
 def workshop(name: str) -> PurePosixPath:
     """The module's folder in a guest."""
-    return WORKSHOP / name
+    return MODULES_FOLDER / name
 
 
 def read_folder(source: Path) -> Manifest:
