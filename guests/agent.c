@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * A guest's end of kmlab's channel: runs commands that come over a virtio-serial port. It needs no network and no key
- * exchange, and a command costs no more than its own fork and exec. kmlab/host/agent.py is the other end and says what
- * a frame is; Linux's Documentation/admin-guide/devices.txt and drivers/char/virtio_console.c what a port is.
+ * Run commands that come over a virtio-serial port: the guest's end of kmlab's channel. It needs no network and no key
+ * exchange, and a command costs no more than its own fork and exec. kmlab/host/channel/agent.py is the other end and
+ * defines the frames. For the port, see Linux's Documentation/admin-guide/devices.txt and drivers/char/virtio_console.c.
  *
- * One thread, one poll(2). It idles without a timer: the port sends SIGIO when the host connects.
+ * It has one thread and one ppoll(2). It needs no timer while it is idle: the port sends SIGIO when the host connects.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -34,7 +34,7 @@ struct buffer {
 	size_t begin, end, room;
 };
 
-/* One command. in, out and err are pipes' ends, -1 once closed. */
+/* One command. in, out and err are ends of pipes, -1 after they are closed. */
 struct task {
 	uint32_t id;
 	pid_t pid;
@@ -45,11 +45,11 @@ struct task {
 
 static struct task tasks[MOST];
 static int port = -1;
-/* The kernel's ring buffer, read from where it was when the host connected. */
+/* The kernel's ring buffer. Reading starts at the position that it had when the host connected. */
 static int ring = -1;
 static struct buffer from_host, to_host;
 
-/* A signal only has to end the ppoll(2) in which it is let in. */
+/* The only purpose of a signal is to end the ppoll(2) call, which unblocks it. */
 static void wake(int number)
 {
 	(void)number;
@@ -107,7 +107,7 @@ static void forget(struct task *t)
 	t->pid = 0;
 }
 
-/* The host is gone, or begins anew: nothing that it started goes on. */
+/* The host has disconnected, or connects again: end all commands that it started. */
 static void reset(void)
 {
 	for (struct task *t = tasks; t < tasks + MOST; t++)
@@ -136,7 +136,7 @@ static void refuse(uint32_t id, const char *why)
 	tell('x', id, &code, sizeof code);
 }
 
-/* The agent is the last to be ended where memory runs out (OOMScoreAdjust=); what it runs is not. */
+/* If memory runs out, the kernel kills the agent last (OOMScoreAdjust=). This does not apply to its commands. */
 static void be_mortal(void)
 {
 	int score = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
@@ -191,8 +191,8 @@ static void start(uint32_t id, const char *line, size_t size)
 }
 
 /*
- * Reseed the kernel's generator at once: what is only written to /dev/urandom waits in the input pool for the next
- * reseed, up to a minute, and until then all guests of one checkpoint draw the same numbers (random(4)).
+ * Reseed the kernel's random number generator at once. Bytes that are only written to /dev/urandom wait in the input pool
+ * for the next reseed, up to a minute, and until then all guests of one checkpoint draw the same numbers (random(4)).
  */
 static int reseed(const char *bytes, size_t size)
 {
@@ -213,7 +213,7 @@ static int reseed(const char *bytes, size_t size)
 	return code;
 }
 
-/* After a restore the clock has stood still, and the random numbers are those of every other guest. */
+/* Set the clock and reseed. After a restore, the clock is late and the random numbers are those of every other guest. */
 static void refresh(uint32_t id, const char *bytes, size_t size)
 {
 	struct timespec now = { 0 };
@@ -231,7 +231,7 @@ static void refresh(uint32_t id, const char *bytes, size_t size)
 	tell('x', id, &code, sizeof code);
 }
 
-/* A whole file, under a title as tail(1) writes it. */
+/* Send a whole file, with a title line in the format of tail(1). */
 static void tell_file(uint32_t id, const char *path)
 {
 	char bytes[CHUNK];
@@ -250,7 +250,7 @@ static void tell_file(uint32_t id, const char *path)
 	close(file);
 }
 
-/* Put a mark into the kernel's log, then tell what the files hold that match the patterns; all words end with NUL. */
+/* Write a mark into the kernel log, then send the files that match the patterns. Each word ends with NUL. */
 static void look(uint32_t id, const char *words, size_t size)
 {
 	const char *end = words + size;
@@ -261,7 +261,7 @@ static void look(uint32_t id, const char *words, size_t size)
 		size = 0;
 	}
 	if (size && *words) {
-		/* Opened anew for each: the kernel limits how much comes from one open file (printk.devkmsg). */
+		/* Open the file again for each mark: the kernel limits the rate of each open file (printk.devkmsg). */
 		int log = open("/dev/kmsg", O_WRONLY | O_CLOEXEC);
 		char line[256];
 		int length = snprintf(line, sizeof line, "<5>%s\n", words);
@@ -282,8 +282,8 @@ static void look(uint32_t id, const char *words, size_t size)
 }
 
 /*
- * What the kernel has logged since the host connected or asked last. The code is EPIPE where records were overwritten
- * before they could be read (Documentation/ABI/testing/dev-kmsg).
+ * Send the kernel's records since the host connected or since its last request. The code is EPIPE if the kernel overwrote
+ * records before the agent could read them (Documentation/ABI/testing/dev-kmsg).
  */
 static void tell_log(uint32_t id)
 {
@@ -338,7 +338,7 @@ static void obey(const struct frame *head, const char *bytes)
 	}
 }
 
-/* Whole frames; what is none is passed over, byte by byte, to the next that is. */
+/* Obey each complete frame. Skip bytes that are not a frame, one by one, up to the next frame. */
 static void parse(void)
 {
 	struct frame head;
@@ -391,7 +391,7 @@ static void feed(struct task *t)
 		shut(&t->in);
 }
 
-/* Whether something came. */
+/* Return whether data arrived. */
 static int pass(struct task *t, int *handle, char kind)
 {
 	char bytes[CHUNK];
@@ -404,7 +404,7 @@ static int pass(struct task *t, int *handle, char kind)
 	return size > 0;
 }
 
-/* What has ended: its last words, unless the host is slow to take them, and then its code. */
+/* For each command that has ended, send its last output and then its code, unless the host is too slow to read it. */
 static void reap(void)
 {
 	for (struct task *t = tasks; t < tasks + MOST; t++) {
@@ -456,7 +456,7 @@ int main(int count, char **words)
 	setenv("SHELL", "/bin/sh", 1);
 	if (chdir("/root"))
 		perror("/root");
-	/* To a host that waits for what another agent would have answered, which is dead. */
+	/* Tell the host that this is a new agent: the host may still wait for an answer of the previous agent, which is dead. */
 	tell('h', 0, "new", 3);
 	for (;;) {
 		struct pollfd asked[1 + 3 * MOST];
@@ -484,7 +484,7 @@ int main(int count, char **words)
 					asked[number++] = (struct pollfd){ *handle, POLLIN, 0 };
 				}
 		}
-		/* A port without a host is always ready, so it is not asked: SIGIO tells of the next one. */
+		/* Do not poll a port without a host, because it is always ready. SIGIO reports the next host. */
 		asked[0] = (struct pollfd){ there ? port : -1, held(&to_host) ? POLLOUT : 0, 0 };
 		if (stalled < STALL)
 			asked[0].events |= POLLIN;

@@ -1,6 +1,6 @@
-# Runs inside mmdebstrap's namespace: turns the unpacked system $1 into an ext4 file system in the open file $2.
-# What makes it a lab's guest is not here but in guests/: configure.sh and the command line come from the recipe, and whom
-# sshd lets in from the person. So a guest that asks for nothing more needs no first boot.
+# Turn the unpacked system $1 into an ext4 file system in the open file $2. Runs inside mmdebstrap's namespace.
+# The recipe in guests/ provides configure.sh and the kernel's command line; the user's key decides who can log in with ssh.
+# So a guest that needs nothing more takes no first boot.
 set -eu
 root=$1
 image=$2
@@ -44,10 +44,10 @@ chroot "$root" ssh-keygen -q -t ed25519 -N '' -C lab -f /etc/ssh/ssh_host_ed2551
 mkdir -p -m 700 "$root/root/.ssh"
 echo '@AUTHORIZED_KEY@' > "$root/root/.ssh/authorized_keys"
 chmod 600 "$root/root/.ssh/authorized_keys"
-# What a first boot would find to be renewed after an update was renewed when the packages were unpacked.
+# systemd need not update anything in the first boot: the packages were unpacked just now (systemd-update-done.service).
 touch "$root/etc/.updated" "$root/var/.updated"
 mkdir -p "$root/var/lib/kmlab"
-# The kernel that boots, of several.
+# If there are several kernels, this one boots.
 kernel=$(readlink "$root/vmlinuz")
 printf 'release=%s\nhost_key=%s\n' "${kernel##*/vmlinuz-}" "$(cut -d ' ' -f 1,2 "$root/etc/ssh/ssh_host_ed25519_key.pub")" \
 	> "$root/var/lib/kmlab/facts"

@@ -1,7 +1,7 @@
-# Runs once as root in the guest that becomes a base; every line it says about itself begins with "kmlab-bake:".
+# Turn a booted image into a base. Runs once as root in the guest. Each line that it prints begins with "kmlab-bake:".
 # @CONFIGURE@ is configure.sh. @PACKAGES@, @OPTIONAL@, @HEADERS@ and @CMDLINE@ come from recipe.yaml. @KERNEL@ is the kernel
-# that was asked for, whose packages are in the seed then; empty is the one that runs. @EXACT@ is not empty where it may
-# be no other.
+# to install; its packages are in the seed. If it is empty, the running kernel stays. If @EXACT@ is not empty, no other
+# kernel may replace the running one.
 set -u
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C
 release=@KERNEL@
@@ -15,7 +15,7 @@ missing() { for package in "$@"; do dpkg-query --show --showformat='${db:Status-
 offered() { for package in "$@"; do if apt-cache show "$package" > /dev/null 2>&1; then echo "$package"; fi; done; }
 for_release() { printf '%s' "$1" | sed "s/{release}/$release/g"; }
 
-# Of the running kernel the archive may have no headers any more: then it is the newest of its flavour, with its own.
+# If the archive no longer has the headers of the running kernel, install the newest kernel of its flavour, with its headers.
 newer_kernel() {
 	[ -z '@EXACT@' ] || die "the archive has no $headers any more, and \`kernel: exact\` wants the image's own kernel $release"
 	kernel=$(dpkg-query --show --showformat='${db:Status-Status} ${Package}\n' 'linux-image-*' | sed -n 's/^installed \(linux-image-[a-z].*\)/\1/p' | head -n 1)
@@ -30,21 +30,21 @@ newer_kernel() {
 	say "note the archive has no headers of the image's own kernel $old any more: it restarts into $release"
 }
 
-# Ubuntu's sysctls keep such lines off the console.
+# Ubuntu's sysctls keep such lines away from the console, so raise the console's log level.
 echo 8 > /proc/sys/kernel/printk
 say "kernel ${release:-$(uname -r)}"
 (
 @CONFIGURE@
 )
 systemctl daemon-reload
-# They would hold apt's lock, and the only processor, for minutes.
+# These units would hold apt's lock and use the only processor for minutes.
 systemctl stop --no-block snapd.service snapd.socket snapd.seeded.service unattended-upgrades.service apt-daily.timer apt-daily-upgrade.timer 2> /dev/null
 
-# All of it can be made again: nothing waits for the disk. An initrd is packed fast, and holds what this very disk needs.
+# kmlab can bake the base again, so dpkg need not wait for the disk. Compress the initrd fast, with only what this disk needs.
 mkdir -p /etc/dpkg/dpkg.cfg.d
 echo force-unsafe-io > /etc/dpkg/dpkg.cfg.d/kmlab
 if [ -d /etc/initramfs-tools/conf.d ]; then printf 'MODULES=dep\nCOMPRESSLEVEL=1\n' > /etc/initramfs-tools/conf.d/kmlab; fi
-# Once is enough, and that is below.
+# Disable update-grub during the installation: it runs once, below.
 menu=/etc/kernel/postinst.d/zz-update-grub
 chmod a-x "$menu" 2> /dev/null
 
@@ -53,7 +53,7 @@ if [ -n "$release" ]; then
 	mkdir -p /run/kmlab/seed
 	mount -o ro LABEL=cidata /run/kmlab/seed || die "the seed with the packages of kernel $release cannot be mounted"
 	set -- /run/kmlab/seed/*.deb
-	# Without any, the image has this kernel already.
+	# If the seed has no packages, the image already has this kernel.
 	if [ -e "$1" ]; then
 		apt install --yes --no-install-recommends --allow-downgrades "$@" || die "installing kernel $release: $(why)"
 	fi
@@ -76,8 +76,8 @@ fi
 [ -e "/lib/modules/$release/build/Makefile" ] || die "no headers for kernel $release: $headers is installed but /lib/modules/$release/build is empty"
 
 mkdir -p /etc/default/grub.d
-# Of all kernels that are installed, this one. GRUB_FORCE_PARTUUID is Ubuntu's: it boots without an initrd first, and
-# with panic=-1, which restarts a guest before its panic can be read.
+# GRUB_DEFAULT selects this kernel among all installed ones. GRUB_FORCE_PARTUUID is Ubuntu's: it would boot without an initrd
+# first, with panic=-1, which restarts a guest before kmlab can read its panic.
 entry=gnulinux-$release-advanced-$(grub-probe --target=fs_uuid /)
 cat > /etc/default/grub.d/99-kmlab.cfg <<END
 GRUB_DEFAULT=$entry

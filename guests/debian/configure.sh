@@ -1,7 +1,7 @@
-# Makes a system a lab's guest, whatever kernel and packages it has: run in an image while it is unpacked, by root.sh, and
-# in one that a publisher made when it is booted for the first time, by bake.sh.
+# Turn a system into a lab's guest, with any kernel and any packages. root.sh runs this in an image while it is unpacked;
+# bake.sh runs it in a publisher's image in its first boot.
 
-# What one of the distributions does not have is switched off in vain.
+# Not every distribution has all of these units. Masking a missing unit does no harm.
 for unit in apt-daily.timer apt-daily-upgrade.timer unattended-upgrades.service dpkg-db-backup.timer e2scrub_all.timer \
 	fstrim.timer man-db.timer systemd-tmpfiles-clean.timer motd-news.timer serial-getty@ttyS0.service getty@tty1.service \
 	systemd-networkd-wait-online.service e2scrub_reap.service systemd-timesyncd.service cron.service \
@@ -16,11 +16,11 @@ for unit in apt-daily.timer apt-daily-upgrade.timer unattended-upgrades.service 
 	ln --symbolic --force /dev/null "/etc/systemd/system/$unit"
 done
 
-# Nobody has a password, and nobody is locked: without PAM sshd takes a "!" for a locked account, key or not.
+# No user has a password, and no account is locked: without PAM, sshd treats "!" as a locked account even with a key.
 for home in /root /home/*; do usermod --password '*' "${home##*/}" 2> /dev/null; done
 rm -f /etc/ssh/ssh_host_rsa_key* /etc/ssh/ssh_host_ecdsa_key* /etc/ssh/ssh_host_dsa_key*
 cat > /etc/ssh/sshd_config <<'END'
-# Made for a lab: one kind of key, and nothing that waits (sshd_config(5)).
+# For a lab: one type of key, and no setting that makes a login wait (sshd_config(5)).
 HostKey /etc/ssh/ssh_host_ed25519_key
 PermitRootLogin prohibit-password
 PasswordAuthentication no
@@ -34,10 +34,10 @@ MaxSessions 64
 MaxStartups 64
 Subsystem sftp internal-sftp
 END
-# What `systemctl enable` would do, which asks the scripts of System V for eight seconds first.
+# Do what `systemctl enable` would do: it would first run System V scripts for eight seconds.
 mkdir -p /etc/systemd/system/multi-user.target.wants
 ln --symbolic --force /lib/systemd/system/ssh.service /etc/systemd/system/multi-user.target.wants/ssh.service
-# The first serial port is the kernel's alone; people get a login of their own on the virtio console.
+# Only the kernel uses the first serial port. People log in on the virtio console.
 mkdir -p /etc/systemd/system/serial-getty@hvc0.service.d
 cat > /etc/systemd/system/serial-getty@hvc0.service.d/kmlab.conf <<'END'
 [Service]
