@@ -16,6 +16,7 @@ REPOSITORY = Path(__file__).parents[1]
 PAGES = [
     *(REPOSITORY / name for name in ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "examples/README.md")),
     *sorted((REPOSITORY / "docs").glob("*.md")),
+    *sorted((REPOSITORY / "examples").glob("*/README.md")),
 ]
 INTERFACE = REPOSITORY / "docs" / "interface.md"
 LAB_YAML = REPOSITORY / "docs" / "lab-yaml.md"

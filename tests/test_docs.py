@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -115,6 +116,12 @@ def test_every_link_into_a_page_meets_a_heading(page: Path) -> None:
         assert anchor in slugs, f"{target}#{anchor}"
 
 
+def test_the_readme_leads_to_every_page() -> None:
+    linked = set(re.findall(r"\]\(([^)#]+)", (REPOSITORY / "README.md").read_text("utf-8")))
+    pages = {str(page.relative_to(REPOSITORY)) for page in (REPOSITORY / "docs").glob("*.md")}
+    assert pages - linked == set()
+
+
 @ids
 def test_every_file_named_on_a_page_is_there(page: Path) -> None:
     tops = "kmlab|tests|docs|examples|images|guests|tools|benchmarks|.ci"
@@ -149,6 +156,41 @@ def test_the_readme_lists_every_package_that_setup_installs() -> None:
     text = (REPOSITORY / "README.md").read_text("utf-8")
     told = {word for group in code(text[text.index("<details>") :]) for word in group.split()}
     assert wanted <= told, sorted(wanted - told)
+
+
+# --- words ---------------------------------------------------------------------------------------------------------
+
+ARCHAIC = (
+    "anew|beneath|is (?:told|said)|nobody says|of (?:its|their) own accord|one's own|the like of|thereof|"
+    "what there (?:is|are)|whoever"
+)
+"""Words and phrases that a reader with little English does not know; the pages say it in common words."""
+
+
+@ids
+def test_a_page_has_common_words_only(page: Path) -> None:
+    own_words = re.sub(r"`[^`]*`", "", prose(page))  # what kmlab, a kernel or a compiler prints is quoted as it is
+    assert re.findall(rf"\b(?:{ARCHAIC})\b", own_words, re.IGNORECASE) == []
+
+
+def test_every_message_on_the_page_of_troubleshooting_is_one_that_the_program_prints() -> None:
+    texts = "\n".join(
+        node.value
+        for path in (REPOSITORY / "kmlab").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+    filled_in = r"…|'[^']*'(?!\w)|\d+|lab\.yaml|GiB|qemu:///\w*|\(process"
+    messages = [
+        message
+        for cells in rows((REPOSITORY / "docs" / "troubleshooting.md").read_text("utf-8"))
+        for message in code(cells[0])
+        if " " in message and not message.startswith("kmlab ")
+    ]
+    assert len(messages) > 30
+    for message in messages:
+        for part in re.split(filled_in, message):
+            assert part.strip(" :;,()") in texts, message
 
 
 # --- examples ------------------------------------------------------------------------------------------------------
