@@ -20,7 +20,7 @@ PAGES = [
 ]
 INTERFACE = REPOSITORY / "docs" / "interface.md"
 LAB_YAML = REPOSITORY / "docs" / "lab-yaml.md"
-COMMON = {"--lab", "--json", "--compact", "--connect", "--debug"}
+COMMON = {"--lab", "--json", "--compact", "--connect", "--verbose", "-v", "--debug"}
 KMLAB: Any = typer.main.get_command(app)
 
 ids = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))

@@ -78,7 +78,8 @@ def test_every_command_is_in_the_interface_with_all_of_its_options() -> None:
 
 def test_the_interface_says_which_commands_have_the_options_in_common() -> None:
     every = {name for name, _ in commands()}
-    told = {code(cells[0])[0].split()[0]: cells[2] for cells in rows(section(INTERFACE, "Commands")) if len(cells) == 3}
+    table = [cells for cells in rows(section(INTERFACE, "Commands")) if len(cells) == 3]
+    told = {word.split()[0]: cells[2] for cells in table for word in code(cells[0])}
     for option in COMMON:
         who, names = told[option], set(code(told[option]))
         said = every if who == "all" else names if who.startswith("only") else every - names

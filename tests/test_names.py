@@ -55,7 +55,7 @@ def test_a_run_of_a_folder_with_such_a_name(
     assert found.outcome == ("pass" if build.code == 0 else "build-failed"), found.reason
     render.document(result.document([found]))
     render.verdict(found)
-    render.plain(github.github_annotations([found]))
+    render.print_lines(github.github_annotations([found]))
     paths.write_text(tmp_path / os.fsdecode(b"junit\xff.xml"), junit.text([found]))
     write_timeline(tmp_path / os.fsdecode(b"timeline\xff.svg"), [found])
     with progress.reporting() as tell:

@@ -31,5 +31,5 @@ class FromSource(dict[str, FakeModule]):
 if __name__ == "__main__":
     with World() as world:
         world.modules = FromSource()
-        app.manner.build_host = lambda: world.host
+        app.cli_state.build_host = lambda: world.host
         app.main()

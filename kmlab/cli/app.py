@@ -14,7 +14,7 @@ import typer
 
 from kmlab import __version__
 from kmlab.cli import inspect_commands, lab_commands, module_commands, schema_command, sign_commands, watch_command
-from kmlab.cli.options import manner
+from kmlab.cli.options import cli_state
 from kmlab.common.errors import KmlabError, unexpected
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _version(
     if version:
         from kmlab.cli import render
 
-        render.say(f"kmlab {__version__}")
+        render.print_line(f"kmlab {__version__}")
         raise typer.Exit
 
 
@@ -86,7 +86,7 @@ def build_host() -> Host:
     return real_host()
 
 
-manner.build_host = build_host
+cli_state.build_host = build_host
 
 
 def main() -> NoReturn:
@@ -121,7 +121,7 @@ def program() -> NoReturn:
             from kmlab.cli import render
 
             with contextlib.suppress(OSError):
-                render.out()
+                render.flush_output()
                 os._exit(ended.code)
         raise
 
@@ -143,9 +143,9 @@ def _interrupt(number: int, frame: Any) -> NoReturn:
 def _fail(error: KmlabError) -> NoReturn:
     from kmlab.cli import render
 
-    if manner.debug:
+    if cli_state.debug:
         traceback.print_exception(error)
-    render.error(error, as_json=manner.json)
+    render.error(error, as_json=cli_state.json)
     sys.exit(error.exit_code)
 
 

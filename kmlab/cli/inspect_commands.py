@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kmlab.cli.options import Debug, GuestNames, Json, LabFile, chosen, open_lab, set_global_options
+from kmlab.cli.options import Debug, GuestNames, Json, LabFile, open_lab, select_guests, set_global_options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +29,7 @@ def status(guests: GuestNames = None, lab: LabFile = None, json: Json = False, d
     from kmlab.provision import cache
 
     opened = open_lab(lab)
-    names = [spec.name for spec in chosen(opened, guests)] if guests else cache.guest_names(opened)
+    names = [spec.name for spec in select_guests(opened, guests)] if guests else cache.guest_names(opened)
     render.statuses(opened, [cache.guest_status(opened, name) for name in names], as_json=json)
 
 
@@ -99,7 +99,7 @@ def _started(file: Path | None, name: str | None) -> tuple[Lab, GuestRecord, pat
     from kmlab.provision import cache
 
     opened = open_lab(file)
-    spec = chosen(opened, [name] if name else None)[0]
+    spec = select_guests(opened, [name] if name else None)[0]
     found = cache.guest_status(opened, spec.name)
     if found.record is None or not found.running:
         raise LabError(f"guest '{spec.name}' is not running", "kmlab up")

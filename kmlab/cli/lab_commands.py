@@ -15,9 +15,10 @@ from kmlab.cli.options import (
     GuestNames,
     Json,
     LabFile,
-    chosen,
+    Verbose,
     open_lab,
     real_host,
+    select_guests,
     set_global_options,
 )
 
@@ -56,7 +57,7 @@ def init(
             paths.write_text(directory / name, text)
     except LabError as error:
         raise ConfigError(error.message, "give a folder that you may write in") from None
-    render.document({"schema": "kmlab.init/1", "written": sorted(files)}) if json else render.say(
+    render.document({"schema": "kmlab.init/1", "written": sorted(files)}) if json else render.print_line(
         f"wrote {', '.join(sorted(files))} in {directory}; now, there: kmlab run hello"
     )
 
@@ -90,15 +91,16 @@ def up(
     lab: LabFile = None,
     connect: Connect = None,
     json: Json = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Bring guests up: booted, with the headers of their own kernel. Twice is the same as once."""
-    set_global_options(json=json, debug=debug)
+    set_global_options(json=json, debug=debug, verbose=verbose)
     from kmlab.provision import lifecycle
 
     opened = open_lab(lab, connect)
     lifecycle.sweep()
-    _entered(opened, chosen(opened, guests, every), json, "kmlab.up/1", fresh=False)
+    _entered(opened, select_guests(opened, guests, every), json, "kmlab.up/1", fresh=False)
 
 
 def reset(
@@ -107,12 +109,13 @@ def reset(
     lab: LabFile = None,
     connect: Connect = None,
     json: Json = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Restore guests to clean, whatever a module did to them."""
-    set_global_options(json=json, debug=debug)
+    set_global_options(json=json, debug=debug, verbose=verbose)
     opened = open_lab(lab, connect)
-    _entered(opened, chosen(opened, guests, every), json, "kmlab.reset/1", fresh=True)
+    _entered(opened, select_guests(opened, guests, every), json, "kmlab.reset/1", fresh=True)
 
 
 def _entered(opened: Lab, specs: list[GuestSpec], json: bool, what: GuestsSchema, *, fresh: bool) -> None:
@@ -147,10 +150,10 @@ def down(
     from kmlab.provision import cache, lifecycle
 
     opened, host = open_lab(lab), real_host()
-    names = cache.guest_names(opened) if every else [spec.name for spec in chosen(opened, guests)]
+    names = cache.guest_names(opened) if every else [spec.name for spec in select_guests(opened, guests)]
     with render.reporting() as report:
         stopped = [name for name in names if lifecycle.take_down(host, opened, name, report)]
-    render.document({"schema": "kmlab.down/1", "stopped": stopped}) if json else render.say(
+    render.document({"schema": "kmlab.down/1", "stopped": stopped}) if json else render.print_line(
         f"stopped: {', '.join(stopped) or 'nothing was running'}"
     )
 
@@ -170,7 +173,7 @@ def destroy(
     opened, host = open_lab(lab), real_host()
     with render.reporting() as report:
         gone = lifecycle.destroy_lab(host, opened, guests or [], all_state=all_state, report=report)
-    render.document({"schema": "kmlab.destroy/1", "destroyed": gone}) if json else render.say(
+    render.document({"schema": "kmlab.destroy/1", "destroyed": gone}) if json else render.print_line(
         f"destroyed: {', '.join(gone) or 'there was nothing'}"
     )
 
@@ -194,10 +197,11 @@ def image_pull(
     arch: Architecture = None,
     lab: LabFile = None,
     json: Json = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Bring what publishers have today into the cache, verified."""
-    set_global_options(json=json, debug=debug)
+    set_global_options(json=json, debug=debug, verbose=verbose)
     from kmlab.cli import render
     from kmlab.common.errors import ConfigError
     from kmlab.config.lab import find_lab
@@ -221,7 +225,7 @@ def image_pull(
     if json:
         render.document({"schema": "kmlab.pull/1", "images": pulled})
     for image in pulled if not json else []:
-        render.say(image["path"])
+        render.print_line(image["path"])
 
 
 def image_build(
@@ -229,10 +233,11 @@ def image_build(
     arch: Architecture = None,
     lab: LabFile = None,
     json: Json = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Build an image from its distribution's signed packages."""
-    set_global_options(json=json, debug=debug)
+    set_global_options(json=json, debug=debug, verbose=verbose)
     from kmlab.cli import render
     from kmlab.config.lab import find_lab
     from kmlab.provision import lifecycle
@@ -240,7 +245,9 @@ def image_build(
     file = lab or find_lab(Path.cwd())
     with render.reporting() as report:
         path = lifecycle.build_image(real_host(), name, file.parent if file else None, report, arch)
-    render.document({"schema": "kmlab.image/1", "name": name, "path": str(path)}) if json else render.say(str(path))
+    render.document({"schema": "kmlab.image/1", "name": name, "path": str(path)}) if json else render.print_line(
+        str(path)
+    )
 
 
 def image_kernels(
@@ -287,5 +294,5 @@ def image_prune(lab: LabFile = None, json: Json = False, debug: Debug = False) -
         render.document({"schema": "kmlab.prune/1", "removed": removed, "bytes": freed})
         return
     for name in removed:
-        render.say(f"removed  {name}")
-    render.say(f"{freed / 2**20:.0f} MiB are free again" if removed or freed else "nothing to remove")
+        render.print_line(f"removed  {name}")
+    render.print_line(f"{freed / 2**20:.0f} MiB are free again" if removed or freed else "nothing to remove")

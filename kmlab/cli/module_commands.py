@@ -18,11 +18,13 @@ from kmlab.cli.options import (
     GuestOptions,
     Json,
     LabFile,
+    Verbose,
+    ask_passphrase,
     check_compact,
-    chosen,
+    cli_state,
     open_lab,
-    passphrase,
     real_host,
+    select_guests,
     set_global_options,
 )
 
@@ -83,13 +85,14 @@ def run(
     connect: Connect = None,
     json: Json = False,
     compact: Compact = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Take a module through guests, and judge it.
 
     Sync, build, sign where the guest has Secure Boot, load, exercise, unload, collect, judge.
     """
-    set_global_options(json=json, debug=debug)
+    set_global_options(json=json, debug=debug, verbose=verbose)
     check_compact(compact, json)
     from kmlab import report as reports
     from kmlab.cli import render
@@ -140,13 +143,14 @@ def test(
     connect: Connect = None,
     json: Json = False,
     compact: Compact = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Every module, or those under DIR, through their guests.
 
     Or through the lab's matrix. It ends with a table.
     """
-    set_global_options(json=json, debug=debug)
+    set_global_options(json=json, debug=debug, verbose=verbose)
     check_compact(compact, json)
     from kmlab import report as reports
     from kmlab.cli import render
@@ -160,12 +164,12 @@ def test(
     if secure_boot_matrix is not None:
         if files or github:
             raise ConfigError("--secure-boot-matrix writes no report", "leave out --report, --junit and --github")
-        _secure_boot_matrix(host, opened, secure_boot_matrix, chosen(opened, guest, every), json)
+        _secure_boot_matrix(host, opened, secure_boot_matrix, select_guests(opened, guest, every), json)
     asked = list(opened.guests) if every else guest or []
     columns = columns_of(opened, kernels) or ([] if asked else list(opened.matrix))
     wanted = parallel.jobs(opened, modules_under(opened, directories or []), asked, columns)
     # What one module breaks without a word must not be found with the next one.
-    options = Options(ask=passphrase, unused=True)
+    options = Options(ask=ask_passphrase, unused=True)
     written = reports.Reports(files)
 
     def tell(result: RunResult) -> None:
@@ -186,10 +190,11 @@ def build(
     connect: Connect = None,
     json: Json = False,
     compact: Compact = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Only sync and build."""
-    set_global_options(json=json, debug=debug)
+    set_global_options(json=json, debug=debug, verbose=verbose)
     check_compact(compact, json)
     _steps(directory, guest, lab, connect, json, compact, ("build",))
 
@@ -202,10 +207,11 @@ def load(
     connect: Connect = None,
     json: Json = False,
     compact: Compact = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Sync, build and load; the module stays loaded."""
-    set_global_options(json=json, debug=debug)
+    set_global_options(json=json, debug=debug, verbose=verbose)
     check_compact(compact, json)
     _steps(directory, guest, lab, connect, json, compact, ("build", "load"), param)
 
@@ -217,10 +223,11 @@ def unload(
     connect: Connect = None,
     json: Json = False,
     compact: Compact = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Unload what `kmlab load` or `kmlab run --keep` left loaded."""
-    set_global_options(json=json, debug=debug)
+    set_global_options(json=json, debug=debug, verbose=verbose)
     check_compact(compact, json)
     _steps(directory, guest, lab, connect, json, compact, ("build", "unload"))
 
@@ -263,8 +270,8 @@ def _secure_boot_matrix(host: Host, lab: Lab, directory: Path, specs: list[Guest
 
     with render.reporting() as report:
         wanted = lab.module_for(directory)
-        cells = matrix.run_matrix(host, lab, specs, wanted, passphrase, report, render.one_line)
-    render.document(matrix.document(cells)) if json else render.plain(matrix.lines(cells))
+        cells = matrix.run_matrix(host, lab, specs, wanted, ask_passphrase, report, render.one_line)
+    render.document(matrix.document(cells)) if json else render.print_lines(matrix.lines(cells))
     if any(cell.happened == "error" for cell in cells):
         raise typer.Exit(3)
     raise typer.Exit(0 if all(cell.ok for cell in cells) else 1)
@@ -301,7 +308,7 @@ def _write_reports(written: Reports, results: list[RunResult], *, github: bool, 
 
     problems = written.finish(results)
     if github and not json:
-        render.plain(github_annotations(results))
+        render.print_lines(github_annotations(results))
     if github:
         try:
             add_job_summary(results, os.environ)
@@ -344,7 +351,7 @@ def options_of(
         exercise=exercise,
         timeout=_seconds(timeout) if timeout else None,
         sign=sign or "auto",
-        ask=passphrase,
+        ask=ask_passphrase,
     )
 
 
@@ -387,10 +394,10 @@ def _end(
             said["grid"] = grid.document(page)
         render.document(said, line=compact)
     elif page:
-        render.plain(grid.lines(page))
+        render.print_lines(grid.lines(page))
     else:
         for result in results:
-            render.verdict(result)
+            render.verdict(result, verbose=cli_state.verbose)
     for problem in problems:
         render.error(problem, as_json=False)
     raise typer.Exit(3 if problems else _exit_code(results))

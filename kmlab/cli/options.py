@@ -1,4 +1,4 @@
-"""What every command is asked alike: which lab, JSON or people, tracebacks; and how a command ends."""
+"""Options that every command shares, such as --lab and --json, and the state of this invocation that they set."""
 
 from __future__ import annotations
 
@@ -14,38 +14,51 @@ import typer
 if TYPE_CHECKING:
     from kmlab.config.lab import GuestSpec, Lab
     from kmlab.host import Host
+    from kmlab.host.process.command import ProgramRun
 
 LabFile = Annotated[
-    Path | None, typer.Option("--lab", help="lab.yaml to use; default: here or in a folder above.", metavar="FILE")
+    Path | None,
+    typer.Option("--lab", help="Use this lab.yaml; default: the one here or in a parent folder.", metavar="FILE"),
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-Compact = Annotated[bool, typer.Option("--compact", help="With --json: without kernel logs, on one line.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
-Connect = Annotated[str | None, typer.Option("--connect", help="libvirt URI instead of lab.yaml's.", metavar="URI")]
-GuestNames = Annotated[list[str] | None, typer.Argument(help="Guests; default: the lab's.", metavar="GUEST")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Compact = Annotated[bool, typer.Option("--compact", help="With --json: omit the kernel logs and print one line.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show Python tracebacks.")]
+Verbose = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", help="Show each program that runs, and the kernel's whole crash report."),
+]
+Connect = Annotated[
+    str | None, typer.Option("--connect", help="Use this libvirt URI instead of the one in lab.yaml.", metavar="URI")
+]
+GuestNames = Annotated[
+    list[str] | None, typer.Argument(help="Guests to use; default: the lab's default guests.", metavar="GUEST")
+]
 GuestOptions = Annotated[
-    list[str] | None, typer.Option("--guest", "-g", help="In this guest; may be repeated.", metavar="GUEST")
+    list[str] | None,
+    typer.Option("--guest", "-g", help="Use this guest; repeat the option for several.", metavar="GUEST"),
 ]
-AllGuests = Annotated[bool, typer.Option("--all", help="All guests of the lab.")]
-Directory = Annotated[Path, typer.Argument(help="The module's folder.", metavar="DIR")]
+AllGuests = Annotated[bool, typer.Option("--all", help="Use all guests of the lab.")]
+Directory = Annotated[Path, typer.Argument(help="Folder of the module.", metavar="DIR")]
 
 
 @dataclass(slots=True)
 class CliState:
-    """How this invocation talks."""
+    """Hold the options that decide how this invocation prints."""
 
     json: bool = False
     debug: bool = False
+    verbose: bool = False
     build_host: Callable[[], Host] | None = None
-    """Set by `app`, the only one that knows the real one."""
+    """Set by `app`, the only module that builds the real Host."""
 
 
-manner = CliState()
+cli_state = CliState()
+"""Module-level, because `app` needs it for an error that ends the command."""
 
 
-def set_global_options(*, json: bool, debug: bool) -> None:
-    """Take note of the options that every command has; called first by each."""
-    manner.json, manner.debug = json, debug
+def set_global_options(*, json: bool, debug: bool, verbose: bool = False) -> None:
+    """Store the options that every command has. Each command calls this first."""
+    cli_state.json, cli_state.debug, cli_state.verbose = json, debug, verbose
 
 
 def check_compact(compact: bool, json: bool) -> None:
@@ -53,11 +66,11 @@ def check_compact(compact: bool, json: bool) -> None:
     from kmlab.common.errors import ConfigError
 
     if compact and not json:
-        raise ConfigError("--compact says how the JSON of --json is written", "add --json, or leave out --compact")
+        raise ConfigError("--compact needs --json", "add --json, or remove --compact")
 
 
 def open_lab(file: Path | None, connect: str | None = None) -> Lab:
-    """The lab that a command is about."""
+    """Read the lab.yaml that a command uses."""
     import dataclasses
 
     from kmlab.config import lab
@@ -66,21 +79,29 @@ def open_lab(file: Path | None, connect: str | None = None) -> Lab:
     return dataclasses.replace(opened, libvirt=connect) if connect else opened
 
 
-def chosen(lab: Lab, names: list[str] | None, every: bool = False) -> list[GuestSpec]:
-    """The guests that a command is about."""
+def select_guests(lab: Lab, names: list[str] | None, every: bool = False) -> list[GuestSpec]:
+    """Return the guests with these names; without names the lab's default guests."""
     if every:
         return list(lab.guests.values())
     return [lab.guest(name) for name in dict.fromkeys(names or lab.default)]
 
 
 def real_host() -> Host:
-    """The world, as `app` builds it."""
-    assert manner.build_host is not None
-    return manner.build_host()
+    """Build the real Host, and show the programs that it runs: a failed one always, every one with --verbose."""
+    from kmlab.cli.progress import show_program
+    from kmlab.host.process.command import observe_programs
+
+    def show(program: ProgramRun) -> None:
+        if cli_state.verbose or not program.ok:
+            show_program(program)
+
+    assert cli_state.build_host is not None
+    observe_programs(show)
+    return cli_state.build_host()
 
 
-def passphrase(path: str) -> str | None:
-    """Ask the person for the passphrase of a key, once; None where nobody is there to ask."""
+def ask_passphrase(path: str) -> str | None:
+    """Ask the user for the passphrase of a key, once; return None if stdin is not a terminal."""
     if not sys.stdin.isatty():
         return None
     with _asking:
@@ -90,5 +111,6 @@ def passphrase(path: str) -> str | None:
 
 
 _answers: dict[str, str] = {}
+"""Module-level, so that one command asks once for each key."""
 _asking = threading.Lock()
-"""Several guests may need it at a time."""
+"""Several guests may need a passphrase at the same time."""

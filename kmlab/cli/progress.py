@@ -8,8 +8,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from kmlab.common.events import Event, EventSink, Finished, Note, Progress, Started, printable
+
+if TYPE_CHECKING:
+    from kmlab.host.process.command import ProgramRun
 
 _REMIND = 15.0
 """Seconds between two lines about the same wait, where no line can be drawn over."""
@@ -29,7 +33,7 @@ def reporting() -> Iterator[EventSink]:
 
 def in_lines() -> EventSink:
     """What shows events as plain lines."""
-    return Lines(_say).hear
+    return Lines(_write_line).hear
 
 
 @dataclass(slots=True)
@@ -101,9 +105,29 @@ class Board:
         return f"{mark}{event.subject:<{self.width}} {event.what:<28} {event.seconds:6.1f} s{detail}"
 
 
-def _say(line: str) -> None:
+def _write_line(line: str) -> None:
     sys.stderr.write(f"{printable(line)}\n")
     sys.stderr.flush()
+
+
+_writers: list[Callable[[str], None]] = [_write_line]
+"""Module-level, because no event sink reaches the rooms that run programs. The last one owns the terminal now."""
+
+
+@contextlib.contextmanager
+def lines_written_by(write: Callable[[str], None]) -> Iterator[None]:
+    """Hand the lines about programs to `write` while something else draws on the terminal."""
+    _writers.append(write)
+    try:
+        yield
+    finally:
+        _writers.remove(write)
+
+
+def show_program(program: ProgramRun) -> None:
+    """Show a program that has ended, as a line to paste, with its duration and exit code."""
+    how = "did not end in time" if program.code is None else f"exit code {program.code}"
+    _writers[-1](f"$ {program.command}  # {how}, {program.seconds:.1f} s")
 
 
 @contextlib.contextmanager
@@ -133,8 +157,12 @@ def _moving() -> Iterator[EventSink]:
                 console.print(Text(printable(line)))
             draw()
 
+    def write(line: str) -> None:
+        with lock:
+            console.print(Text(printable(line)))
+
     ticker = threading.Thread(target=tick, daemon=True)
-    with status:
+    with status, lines_written_by(write):
         ticker.start()
         try:
             yield hear

@@ -42,6 +42,8 @@ _DIAGNOSTICS_SHOWN = 20
 _LARGEST_SHOWN = 4 << 20
 """Bytes of a source file that is looked into for the lines around one."""
 
+_TRUNCATED = "(the report is cut short)"
+
 reporting, in_lines = progress.reporting, progress.in_lines
 
 
@@ -57,14 +59,14 @@ def schema(value: Mapping[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """A line of a command's answer."""
     sys.stdout.write(f"{printable(text)}\n")
 
 
-def plain(lines: Iterable[str]) -> None:
+def print_lines(lines: Iterable[str]) -> None:
     for line in lines:
-        say(line)
+        print_line(line)
 
 
 def error(problem: KmlabError, *, as_json: bool) -> None:
@@ -88,7 +90,7 @@ def interrupted() -> None:
     sys.stderr.write("\nkmlab: interrupted\n")
 
 
-def out() -> None:
+def flush_output() -> None:
     """All that was said leaves this process."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -97,39 +99,57 @@ def out() -> None:
 # --- answers -------------------------------------------------------------------------------------------------------
 
 
-def verdict(result: RunResult) -> None:
-    """A run for people: the kernel's log of it, what was found, and the verdict as the last line."""
-    log = [r for r in result.log if r.from_kernel]
-    if len(log) > _LOG_SHOWN:
-        say(f"  ({len(log) - _LOG_SHOWN} records before; all are in {_near(result.directory)}/dmesg.txt)")
-    for record in log[-_LOG_SHOWN:]:
-        stamp = f"[{record.time:12.6f}] " if record.time is not None else ""
-        say(f"  {stamp}{record.text}")
-    if result.lost_records:
-        say(f"  ({result.lost_records} records of a flood are not kept)")
-    plain(what_was_found(result))
-    say(headline(result))
-    plain(evidence(result))
+def verdict(result: RunResult, *, verbose: bool = False) -> None:
+    """Print a run for people: what the kernel reported, the findings, and the verdict last."""
+    print_lines(_kernel_lines(result, verbose))
+    print_lines(finding_lines(result))
+    print_line(headline(result))
+    print_lines(evidence(result))
     sys.stdout.flush()
 
 
+def _kernel_lines(result: RunResult, verbose: bool) -> Iterator[str]:
+    """Return the kernel's own words: of a crash the first line of its report, or all of it; else the log's end."""
+    where = f"{_near(result.directory)}/dmesg.txt"
+    report = [line for crash in result.crashes for line in crash.text.splitlines()]
+    if result.crashes:
+        yield from (f"  {line}" for line in (report if verbose else report[:1]))
+        more = "" if verbose or len(report) < 2 else f" ({len(report) - 1} more lines of the report; -v shows them)"
+        if result.directory:
+            yield f"  kernel log: {where}{more}"
+    else:
+        log = [record for record in result.log if record.from_kernel]
+        if len(log) > _LOG_SHOWN:
+            yield f"  ({len(log) - _LOG_SHOWN} earlier records; {where} has all of them)"
+        for record in log[-_LOG_SHOWN:]:
+            stamp = f"[{record.time:12.6f}] " if record.time is not None else ""
+            yield f"  {stamp}{record.text}"
+    if result.lost_records:
+        yield f"  ({result.lost_records} records of a flood are not kept)"
+
+
 def evidence(result: RunResult) -> Iterator[str]:
-    """Where to look on, if there is cause."""
+    """Return the line that names the evidence folder, unless the run passed."""
     if result.outcome != "pass" and result.directory:
         yield f"  evidence: {_near(result.directory)}"
 
 
-def what_was_found(result: RunResult, frames: int = 12) -> Iterator[str]:
-    """What lies between the kernel's log and the verdict, with the innermost frames of each crash."""
+def finding_lines(result: RunResult, frames: int = 12) -> Iterator[str]:
+    """Return the lines about the findings, with at most `frames` frames of each crash; without the verdict's words."""
     for diagnostic in result.diagnostics[:_DIAGNOSTICS_SHOWN]:
         yield f"  {_opened_at(diagnostic, result)}: {diagnostic.severity}: {diagnostic.message}"
     if len(result.diagnostics) > _DIAGNOSTICS_SHOWN:
-        yield f"  ({len(result.diagnostics) - _DIAGNOSTICS_SHOWN} more; all are in {_near(result.directory)}/build.log)"
+        yield f"  ({len(result.diagnostics) - _DIAGNOSTICS_SHOWN} more; {_near(result.directory)}/build.log has all)"
+    title = result.title or ""
     for crash in result.crashes:
-        yield from _crash(crash, result.folder, frames)
-    yield from (f"  {sentence}" for sentence in result.unmet)
-    if result.reason:
-        yield f"  {result.reason}"
+        if len(result.crashes) > 1 or crash.title != title:
+            yield _crash_line(crash)
+        elif crash.truncated:
+            yield f"  {_TRUNCATED}"
+        yield from _crash_lines(crash, result.folder, frames)
+    yield from (f"  {sentence}" for sentence in result.unmet if sentence != title)
+    if rest := (result.reason or "").removeprefix(title).lstrip("; "):
+        yield f"  {rest}"
     yield from _taint(result)
 
 
@@ -187,9 +207,10 @@ def crashes(found: Sequence[Crash], notes: Sequence[str], source: Path | None, *
         )
         return
     for crash in found:
-        plain(_crash(crash, source, 12))
-    plain([f"  {note}" for note in notes])
-    say(f"{len(found)} found" if found else "nothing found")
+        print_line(_crash_line(crash))
+        print_lines(_crash_lines(crash, source, 12))
+    print_lines([f"  {note}" for note in notes])
+    print_line(f"{len(found)} found" if found else "nothing found")
 
 
 def _place(crash: Crash) -> str:
@@ -197,8 +218,12 @@ def _place(crash: Crash) -> str:
     return f" at {place}" if crash.file else ""
 
 
-def _crash(crash: Crash, source: Path | None, frames: int) -> Iterator[str]:
-    yield f"  {crash.kind}: {crash.title}{_place(crash)}" + (" (the report is cut short)" if crash.truncated else "")
+def _crash_line(crash: Crash) -> str:
+    return f"  {crash.kind}: {crash.title}{_place(crash)}" + (f" {_TRUNCATED}" if crash.truncated else "")
+
+
+def _crash_lines(crash: Crash, source: Path | None, frames: int) -> Iterator[str]:
+    """Return the frames of a crash and the source lines around it."""
     for frame in [f for f in crash.frames if f.reliable][:frames]:
         where = ":".join(str(part) for part in (frame.file, frame.line) if part is not None)
         module = f"[{frame.module}]" if frame.module else ""
@@ -227,7 +252,7 @@ def guests(lab: Lab, records: Sequence[GuestRecord], *, as_json: bool, what: Gue
         document({"schema": what, "lab": lab.name, "guests": [describe(r) for r in records]})
         return
     for record in records:
-        say(f"{record.name}: up, kernel {record.release}, {record.accel}, ssh on 127.0.0.1:{record.port}")
+        print_line(f"{record.name}: up, kernel {record.release}, {record.accel}, ssh on 127.0.0.1:{record.port}")
 
 
 def statuses(lab: Lab, found: Sequence[GuestStatus], *, as_json: bool) -> None:
@@ -245,16 +270,16 @@ def statuses(lab: Lab, found: Sequence[GuestStatus], *, as_json: bool) -> None:
                 listed[-1]["record"] = describe(each.record)
         document({"schema": "kmlab.status/1", "lab": lab.name, "accel": accel, "guests": listed})
         return
-    say(f"lab {lab.name} ({lab.path})")
-    say(f"accelerator: {choice.name}: {choice.why}" if choice else "accelerator: not measured yet")
+    print_line(f"lab {lab.name} ({lab.path})")
+    print_line(f"accelerator: {choice.name}: {choice.why}" if choice else "accelerator: not measured yet")
     for guest in found:
         record = guest.record
         if record is None or not guest.running:
-            say(f"{guest.name}: stopped")
+            print_line(f"{guest.name}: stopped")
             continue
         why = f" ({record.reason})" if record.reason else ""
-        say(f"{guest.name}: {guest.state}{why}, kernel {record.release}, ssh on 127.0.0.1:{record.port}")
-        say(f"  firmware: {record.firmware}")
+        print_line(f"{guest.name}: {guest.state}{why}, kernel {record.release}, ssh on 127.0.0.1:{record.port}")
+        print_line(f"  firmware: {record.firmware}")
 
 
 def kernel_log(console: Path, guest: str, *, follow: bool, as_json: bool) -> None:
@@ -268,12 +293,12 @@ def kernel_log(console: Path, guest: str, *, follow: bool, as_json: bool) -> Non
         document({"schema": "kmlab.log/1", "guest": guest, "log": listed})
         return
     while True:
-        plain(record_line(record) for record in follower.read())
+        print_lines(record_line(record) for record in follower.read())
         if not follow:
             break
         sys.stdout.flush()
         time.sleep(0.1)
-    plain(record_line(record) for record in follower.close())
+    print_lines(record_line(record) for record in follower.close())
 
 
 def record_line(record: Record) -> str:
@@ -292,9 +317,9 @@ def findings(found: Sequence[Finding], *, as_json: bool) -> None:
     import shlex
 
     for finding in found:
-        say(f"{finding.state:<7} {finding.what:<22} {finding.detail}")
+        print_line(f"{finding.state:<7} {finding.what:<22} {finding.detail}")
         if finding.mend:
-            say(f"{'':7} mend: {shlex.join(finding.mend)}")
+            print_line(f"{'':7} mend: {shlex.join(finding.mend)}")
 
 
 def images(found: Sequence[ListedImage], *, as_json: bool) -> None:
@@ -320,7 +345,9 @@ def images(found: Sequence[ListedImage], *, as_json: bool) -> None:
         trust = {"packages": "built from signed packages", "signature": "signed", "digest": "pinned by its digest"}
         word = trust.get(image.trust, "needs a digest")
         pinned = f", release {image.serial}" if image.serial else ""
-        say(f"{image.name:<16} {image.family:<8} {','.join(_default_first(image)):<16} {word + pinned:<28} {cached}")
+        print_line(
+            f"{image.name:<16} {image.family:<8} {','.join(_default_first(image)):<16} {word + pinned:<28} {cached}"
+        )
 
 
 def _default_first(image: ListedImage) -> list[str]:
@@ -336,9 +363,9 @@ def kernels(image: str, found: Sequence[Release], own: str, *, as_json: bool) ->
         document({"schema": "kmlab.kernels/1", "image": image, "default": own, "kernels": listed})
         return
     for suite in dict.fromkeys(r.suite for r in found):
-        say(f"{suite}:")
+        print_line(f"{suite}:")
         for release in [r for r in found if r.suite == suite]:
-            say(f"  {release.name:<32} {release.version}" + ("  (default)" if release.name == own else ""))
+            print_line(f"  {release.name:<32} {release.version}" + ("  (default)" if release.name == own else ""))
 
 
 def verified(found: Sequence[tuple[str, str | None]], *, as_json: bool) -> None:
@@ -347,9 +374,9 @@ def verified(found: Sequence[tuple[str, str | None]], *, as_json: bool) -> None:
         document({"schema": "kmlab.verify/1", "files": [{"name": n, "problem": p} for n, p in found]})
         return
     if not found:
-        say("nothing is in the cache")
+        print_line("nothing is in the cache")
     for name, problem in found:
-        say(f"{'ALTERED' if problem else 'ok':<8} {name}" + (f"  {problem}" if problem else ""))
+        print_line(f"{'ALTERED' if problem else 'ok':<8} {name}" + (f"  {problem}" if problem else ""))
 
 
 def _lines(text: str) -> str:

@@ -33,4 +33,4 @@ def schema(
         listed: list[SchemaName] = [{"name": each.name, "about": f"{each.full}: {each.about}"} for each in found]
         render.document({"schema": "kmlab.schemas/1", "schemas": listed})
         return
-    render.plain(f"{each.name:<20} {each.full:<28} {each.about}" for each in found)
+    render.print_lines(f"{each.name:<20} {each.full:<28} {each.about}" for each in found)

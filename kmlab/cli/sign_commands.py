@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kmlab.cli.options import Debug, Json, LabFile, open_lab, passphrase, real_host, set_global_options
+from kmlab.cli.options import Debug, Json, LabFile, Verbose, ask_passphrase, open_lab, real_host, set_global_options
 
 if TYPE_CHECKING:
     from kmlab.config.lab import Lab
@@ -36,10 +36,11 @@ def sign(
     ] = False,
     lab: LabFile = None,
     json: Json = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Sign modules, enrol the lab's key, or explain a signature."""
-    set_global_options(json=json, debug=debug)
+    set_global_options(json=json, debug=debug, verbose=verbose)
     from kmlab.cli import render, sign_text
     from kmlab.common.errors import ConfigError
     from kmlab.config.lab import find_lab
@@ -59,7 +60,7 @@ def sign(
         raise ConfigError("the lab's key signs, and there is no lab.yaml here", "kmlab init, or give a key: --key K")
     opened = open_lab(lab) if mok or not key else None
     done = _sign(opened, files or [], key, cert, guest, mok, via_mokmanager)
-    render.document(sign_text.done_document(done)) if json else render.plain(sign_text.done_lines(done))
+    render.document(sign_text.done_document(done)) if json else render.print_lines(sign_text.done_lines(done))
 
 
 def _sign(
@@ -85,13 +86,13 @@ def _sign(
     if lab is not None and (mok or key is None):
         own = lifecycle.lab_files(lab)
         if key is not None:
-            notes += sign_files.adopt(own, key, cert, passphrase)
+            notes += sign_files.adopt(own, key, cert, ask_passphrase)
         elif mok:
             notes += sign_files.make(own, lab.name)
-        signer = lab_key.lab_signer(own, lab.name, passphrase)
+        signer = lab_key.lab_signer(own, lab.name, ask_passphrase)
     else:
         assert key is not None
-        signer = lab_key.other_signer(key, cert, passphrase)
+        signer = lab_key.other_signer(key, cert, ask_passphrase)
     done = sign_files.sign_files(signer, files)
     if via_mokmanager and lab is not None:
         with render.reporting() as report:
@@ -110,4 +111,6 @@ def _explain(files: list[Path], cert: Path | None, lab: Path | None, json: bool)
     opened = open_lab(lab) if lab or find_lab(Path.cwd()) else None
     certificates = [load_certificate(cert)] if cert else []
     found = [sign_files.explain_file(path, opened, certificates) for path in files]
-    render.document(sign_text.explained_document(found)) if json else render.plain(sign_text.explained_lines(found))
+    render.document(sign_text.explained_document(found)) if json else render.print_lines(
+        sign_text.explained_lines(found)
+    )

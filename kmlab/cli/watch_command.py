@@ -30,8 +30,9 @@ from kmlab.cli.options import (
     GuestOptions,
     Json,
     LabFile,
+    Verbose,
+    ask_passphrase,
     open_lab,
-    passphrase,
     real_host,
     set_global_options,
 )
@@ -58,10 +59,11 @@ def watch(
     lab: LabFile = None,
     connect: Connect = None,
     json: Json = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """As `run`, at once and again on each save, until Ctrl-C."""
-    set_global_options(json=json, debug=debug)
+    set_global_options(json=json, debug=debug, verbose=verbose)
     from kmlab.cli import watch_screen
     from kmlab.host.process.file_watch import FileWatcher
     from kmlab.provision import lifecycle
@@ -84,6 +86,6 @@ def watch(
     first = look()
     for spec in first.guests:
         # A passphrase is asked for here, and not in the middle of the picture.
-        signer_for(lifecycle.lab_files(first.lab), first.lab.name, spec, options.sign, passphrase)
-    with FileWatcher() as saves, watch_screen.face(as_json=json) as face:
-        loop.watch(real_host(), look, options, saves, face, command)
+        signer_for(lifecycle.lab_files(first.lab), first.lab.name, spec, options.sign, ask_passphrase)
+    with FileWatcher() as saves, watch_screen.open_view(as_json=json, verbose=verbose) as view:
+        loop.watch(real_host(), look, options, saves, view, command)

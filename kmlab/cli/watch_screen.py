@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from kmlab.cli import render
+from kmlab.cli.progress import lines_written_by
 from kmlab.common.errors import KmlabError
 from kmlab.common.events import Event, EventSink, Finished, Note, Progress, Started, printable
 from kmlab.diagnosis.console import Follower
@@ -33,31 +34,32 @@ _LOG = 400
 
 
 @contextlib.contextmanager
-def face(*, as_json: bool) -> Iterator[WatchView]:
+def open_view(*, as_json: bool, verbose: bool = False) -> Iterator[WatchView]:
     """The screen where stdout is a terminal that can be drawn on, else lines; JSON is always lines."""
     if not as_json and os.isatty(1):
         from rich.console import Console
 
         console = Console(highlight=False)
         if not console.is_dumb_terminal:
-            with Screen(console) as screen:
+            with Screen(console, verbose) as screen, lines_written_by(screen.program):
                 yield screen
             return
-    yield Lines(render.in_lines(), as_json)
+    yield Lines(render.in_lines(), as_json, verbose)
 
 
 class Lines:
     """One verdict after another on stdout, all else on stderr."""
 
-    def __init__(self, report: EventSink, as_json: bool) -> None:
-        self.hear = report
+    def __init__(self, events: EventSink, as_json: bool, verbose: bool = False) -> None:
+        self.hear = events
         self._json = as_json
+        self._verbose = verbose
 
     def begin(self, watched: Watched) -> None:
         pass
 
     def verdict(self, result: RunResult) -> None:
-        render.document(document([result]), line=True) if self._json else render.verdict(result)
+        render.document(document([result]), line=True) if self._json else render.verdict(result, verbose=self._verbose)
 
     def said(self, line: str) -> None:
         self.hear(Note("--exec", line))
@@ -75,10 +77,11 @@ class Lines:
 class Screen:
     """The whole terminal while it lasts; afterwards the last verdict stands where the command was given."""
 
-    def __init__(self, console: Any) -> None:
+    def __init__(self, console: Any, verbose: bool = False) -> None:
         from rich.live import Live
 
         self.console = console
+        self._verbose = verbose
         self._lock = threading.Lock()
         self._results: dict[str, RunResult] = {}
         self._verdict: list[tuple[str, str]] = []
@@ -105,7 +108,7 @@ class Screen:
         self._painter.join()
         self._live.stop()
         for result in self._results.values():
-            render.verdict(result)
+            render.verdict(result, verbose=self._verbose)
 
     @contextlib.contextmanager
     def _change(self) -> Iterator[None]:
@@ -170,11 +173,16 @@ class Screen:
             self._verdict = [
                 (render.headline(each), "bold green" if each.ok else "bold red") for each in self._results.values()
             ]
-            self._verdict += [(line, "") for line in render.what_was_found(result, frames=4)]
+            self._verdict += [(line, "") for line in render.finding_lines(result, frames=4)]
             self._verdict += [(line, "") for line in render.evidence(result)]
 
     def said(self, line: str) -> None:
         self.hear(Note("--exec", line))
+
+    def program(self, line: str) -> None:
+        """Show the line about a program that has ended."""
+        with self._change():
+            self._notes.append((line, ""))
 
     def trouble(self, error: KmlabError) -> None:
         with self._change():

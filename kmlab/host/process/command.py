@@ -11,11 +11,13 @@ import fcntl
 import os
 import select
 import selectors
+import shlex
 import shutil
 import signal
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +69,42 @@ class Completed:
     argv: tuple[str, ...]
     code: int
     output: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramRun:
+    """One program that has ended, for people who want to see which programs kmlab runs."""
+
+    command: str
+    """The command line, ready to paste into a shell."""
+    seconds: float
+    code: int | None
+    """The exit code; None if the program did not end in time."""
+    ok: bool
+    """Whether the caller accepts the exit code."""
+
+
+_observer: Callable[[ProgramRun], None] | None = None
+"""Module-level, because programs are run in rooms that no event sink reaches."""
+
+
+def observe_programs(observer: Callable[[ProgramRun], None] | None) -> None:
+    """Call `observer` each time that a program started by `run` has ended, in any thread; None stops that."""
+    global _observer  # noqa: PLW0603 - the one hook of the process
+    _observer = observer
+
+
+def shell_line(
+    argv: Sequence[str],
+    cwd: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    stdin: Path | None = None,
+) -> str:
+    """Return a command as one types it into a shell."""
+    place = f"cd {shlex.quote(str(cwd))} && " if cwd else ""
+    variables = ["env", *(f"{name}={value}" for name, value in environment.items())] if environment else []
+    source = f" < {shlex.quote(str(stdin))}" if stdin else ""
+    return f"{place}{shlex.join([*variables, *argv])}{source}"
 
 
 def find(program: str) -> str:
@@ -138,6 +176,7 @@ def run(
     if low := [handle for handle in pass_files if handle < _LOWEST_INHERITED]:
         raise ValueError(f"file descriptors {low} are too low to be inherited: use inheritable()")
     check_cancelled()
+    began = time.monotonic()
     reader, leash = os.pipe()
     with (
         open(stdin or os.devnull, "rb") as input_file,
@@ -157,7 +196,10 @@ def run(
         )
         output, code = _wait(process, deadline, on_line)
     check_cancelled()
-    if code is None or code not in accept:
+    ok = code is not None and code in accept
+    if _observer:
+        _observer(ProgramRun(shell_line(words, cwd, environment, stdin), time.monotonic() - began, code, ok))
+    if code is None or not ok:
         tail = output[-_TAIL:]
         raise CommandFailed([str(w) for w in argv], code, tail, hint or paths.disk_full_hint(tail))
     return Completed(tuple(words), code, output)
