@@ -189,7 +189,7 @@ def test_init_writes_a_lab_that_loads_and_never_overwrites(kmlab: Program, lab: 
     (lab / "lab.yaml").write_text(LAB)
     again = kmlab("init")
     assert again.code == 2
-    assert "is there already" in again.err
+    assert "already exists" in again.err
     assert (lab / "lab.yaml").read_text() == LAB
 
 

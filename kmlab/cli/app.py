@@ -1,4 +1,4 @@
-"""The kmlab program: its commands, and the one place that builds the real Host and turns errors into exit codes."""
+"""Entry point of kmlab: register the commands, build the real Host, and turn errors into exit codes."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ INTERRUPTED = 130
 
 app = typer.Typer(
     name="kmlab",
-    help="A virtual lab for Linux kernel modules: what a module does, it does in a guest.",
+    help="A virtual lab for Linux kernel modules: modules run in a throw-away VM, never on your own kernel.",
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-images = typer.Typer(help="The catalogue of images, and the cache.", no_args_is_help=True, rich_markup_mode=None)
+images = typer.Typer(help="List, download, build and verify images.", no_args_is_help=True, rich_markup_mode=None)
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
     lab_commands.init,
@@ -70,7 +70,7 @@ app.add_typer(images, name="image")
 
 @app.callback(invoke_without_command=True)
 def _version(
-    version: bool = typer.Option(False, "--version", help="Say the version.", is_eager=True),
+    version: bool = typer.Option(False, "--version", help="Print the version.", is_eager=True),
 ) -> None:
     if version:
         from kmlab.cli import render
@@ -80,7 +80,7 @@ def _version(
 
 
 def build_host() -> Host:
-    """The world as it is."""
+    """Build the Host that runs real programs and talks to libvirt."""
     from kmlab.host import real_host
 
     return real_host()
@@ -102,7 +102,7 @@ def main() -> NoReturn:
     except Exception as error:
         _usage_error(error)
         _fail(_foreseen(error))
-    if code == INTERRUPTED:  # newer typers make an exit code of a KeyboardInterrupt
+    if code == INTERRUPTED:  # newer versions of Typer turn a KeyboardInterrupt into an exit code
         from kmlab.cli import render
 
         render.interrupted()
@@ -110,9 +110,9 @@ def main() -> NoReturn:
 
 
 def program() -> NoReturn:
-    """`main` as a process of its own, which ends at once: Python would take its house down first, and somebody waits.
+    """Run `main` as a process of its own, and end it with os._exit: Python's own shutdown takes noticeable time.
 
-    What cannot be written any more is left to Python to complain of.
+    If the output cannot be flushed, Python's own shutdown reports it.
     """
     try:
         main()
@@ -127,11 +127,11 @@ def program() -> NoReturn:
 
 
 def _foreseen(error: Exception) -> KmlabError:
-    """One line for what nobody foresaw; its traceback is shown with --debug."""
+    """Return one line for an error that no code expected; --debug shows its traceback."""
     from kmlab.common import paths
 
     full = paths.disk_full_error(error) if isinstance(error, OSError) else None
-    found = full or unexpected(error, "kmlab could not go on")
+    found = full or unexpected(error, "internal error")
     found.__cause__ = error
     return found
 
@@ -150,7 +150,7 @@ def _fail(error: KmlabError) -> NoReturn:
 
 
 def _usage_error(error: Exception) -> None:
-    """Typer's own complaints about arguments end in exit code 2."""
+    """Show Typer's own errors about arguments, and exit with code 2."""
     show = getattr(error, "show", None)
     if show is not None:
         show()

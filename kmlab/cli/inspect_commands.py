@@ -1,4 +1,4 @@
-"""Commands that look at guests or enter them: status, log, ssh, console. They wait for nobody's lock."""
+"""Commands that inspect or enter guests: status, log, ssh, console. They take no lock."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ if TYPE_CHECKING:
     from kmlab.provision.guest import GuestRecord
 
 _PATIENCE = 3600.0
-"""Seconds for a command whose output is wanted as JSON."""
+"""Seconds for a command whose output is printed as JSON."""
 
-OneGuest = Annotated[str | None, typer.Argument(help="The guest; default: the lab's.", metavar="GUEST")]
+OneGuest = Annotated[
+    str | None, typer.Argument(help="Guest to use; default: the lab's default guest.", metavar="GUEST")
+]
 
 
 def status(guests: GuestNames = None, lab: LabFile = None, json: Json = False, debug: Debug = False) -> None:
-    """What runs, on which kernel, with which accelerator and why."""
+    """Show each guest's state and kernel, and the accelerator. The accelerator comes with the reason for it."""
     set_global_options(json=json, debug=debug)
     from kmlab.cli import render
     from kmlab.provision import cache
@@ -35,12 +37,12 @@ def status(guests: GuestNames = None, lab: LabFile = None, json: Json = False, d
 
 def log(
     guest: OneGuest = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing new lines.")] = False,
     lab: LabFile = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """A guest's kernel log since it was started. It is read off its console, here on the host."""
+    """Print a guest's kernel log since its start. kmlab reads it from the guest's console, on the host."""
     set_global_options(json=json, debug=debug)
     from kmlab.cli import render
 
@@ -50,12 +52,14 @@ def log(
 
 def ssh(
     guest: OneGuest = None,
-    command: Annotated[list[str] | None, typer.Argument(help="Run this instead of a shell.", metavar="-- CMD")] = None,
+    command: Annotated[
+        list[str] | None, typer.Argument(help="Run this command instead of a shell.", metavar="-- CMD")
+    ] = None,
     lab: LabFile = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Enter a guest as root. With a command its exit code is this one's; --json tells what it printed."""
+    """Open a root shell in a guest. With a command, run it and exit with its code; --json prints its output."""
     set_global_options(json=json, debug=debug)
     from kmlab.cli import render
     from kmlab.common import paths
@@ -76,9 +80,9 @@ def ssh(
 
 
 def console(guest: OneGuest = None, lab: LabFile = None, json: Json = False, debug: Debug = False) -> None:
-    """A login that works when the guest's network does not. Leave with Ctrl-].
+    """Open a login that works without a network. Leave it with Ctrl-].
 
-    With --json it only says where the console is.
+    With --json, print the console's device instead.
     """
     set_global_options(json=json, debug=debug)
     from kmlab.cli import render

@@ -28,12 +28,14 @@ if TYPE_CHECKING:
     from kmlab.run.documents import GuestsSchema, ImageFile
 
 Architecture = Annotated[
-    str | None, typer.Option("--arch", help="x86_64 or aarch64; default: the host's, where there are both.")
+    str | None, typer.Option("--arch", help="Use x86_64 or aarch64; default: the host's if the image has it.")
 ]
 
 
 def init(
-    directory: Annotated[Path, typer.Argument(help="Where; default: here.", metavar="DIR")] = Path("."),
+    directory: Annotated[Path, typer.Argument(help="Folder to write to; default: this one.", metavar="DIR")] = Path(
+        "."
+    ),
     lab: LabFile = None,
     json: Json = False,
     debug: Debug = False,
@@ -51,24 +53,26 @@ def init(
     files = {**starter_files(directory.resolve().name), SCHEMA_FILE: dumps(schema("lab"), indent=1) + "\n"}
     for name in files:
         if (directory / name).exists():
-            raise ConfigError(f"{directory / name} is there already", "kmlab init never overwrites")
+            raise ConfigError(
+                f"{directory / name} already exists", "kmlab init overwrites nothing: choose another folder"
+            )
     try:
         for name, text in files.items():
             paths.write_text(directory / name, text)
     except LabError as error:
-        raise ConfigError(error.message, "give a folder that you may write in") from None
+        raise ConfigError(error.message, "name a folder that you may write to") from None
     render.document({"schema": "kmlab.init/1", "written": sorted(files)}) if json else render.print_line(
-        f"wrote {', '.join(sorted(files))} in {directory}; now, there: kmlab run hello"
+        f"wrote {', '.join(sorted(files))} in {directory}; next, in that folder: kmlab run hello"
     )
 
 
 def doctor(
-    fix: Annotated[bool, typer.Option("--fix", help="Run the commands that mend it.")] = False,
+    fix: Annotated[bool, typer.Option("--fix", help="Run the commands that fix the problems.")] = False,
     lab: LabFile = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Say what keeps a lab from working here, or makes it slow. Each with the command that mends it."""
+    """Check this host for what breaks or slows a lab. Print the command that fixes each problem."""
     set_global_options(json=json, debug=debug)
     from kmlab.cli import render
     from kmlab.host.hypervisor import doctor as host_doctor
@@ -94,7 +98,7 @@ def up(
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """Bring guests up: booted, with the headers of their own kernel. Twice is the same as once."""
+    """Start guests, with the headers of their kernels. A guest that runs and is clean stays as it is."""
     set_global_options(json=json, debug=debug, verbose=verbose)
     from kmlab.provision import lifecycle
 
@@ -112,14 +116,14 @@ def reset(
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """Restore guests to clean, whatever a module did to them."""
+    """Restore guests to their clean state."""
     set_global_options(json=json, debug=debug, verbose=verbose)
     opened = open_lab(lab, connect)
     _entered(opened, select_guests(opened, guests, every), json, "kmlab.reset/1", fresh=True)
 
 
 def _entered(opened: Lab, specs: list[GuestSpec], json: bool, what: GuestsSchema, *, fresh: bool) -> None:
-    """Bring guests up side by side, and show their records; modules that were kept in them stay, unless `fresh`."""
+    """Start guests in parallel, and print their records. Without `fresh`, modules that are kept loaded stay."""
     from kmlab.cli import render
     from kmlab.provision import lifecycle
     from kmlab.run import parallel
@@ -144,7 +148,7 @@ def down(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Stop guests; the next start restores them clean."""
+    """Stop guests. The next start restores them clean."""
     set_global_options(json=json, debug=debug)
     from kmlab.cli import render
     from kmlab.provision import cache, lifecycle
@@ -160,12 +164,12 @@ def down(
 
 def destroy(
     guests: GuestNames = None,
-    all_state: Annotated[bool, typer.Option("--all-state", help="Keys and cached bases too.")] = False,
+    all_state: Annotated[bool, typer.Option("--all-state", help="Remove keys and cached bases too.")] = False,
     lab: LabFile = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Leave nothing of the lab: processes, disks, sockets, ports."""
+    """Remove everything of the lab: processes, disks, sockets, ports."""
     set_global_options(json=json, debug=debug)
     from kmlab.cli import render
     from kmlab.provision import lifecycle
@@ -179,7 +183,7 @@ def destroy(
 
 
 def image_list(lab: LabFile = None, json: Json = False, debug: Debug = False) -> None:
-    """The images that a lab can name, and which are in the cache."""
+    """List the images that a lab can use. Show which of them are in the cache."""
     set_global_options(json=json, debug=debug)
     from kmlab.cli import render
     from kmlab.config.lab import find_lab
@@ -192,7 +196,7 @@ def image_list(lab: LabFile = None, json: Json = False, debug: Debug = False) ->
 def image_pull(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="Images of the catalogue; default: those of the lab.", metavar="IMAGE"),
+        typer.Argument(help="Images from the catalogue; default: the lab's images.", metavar="IMAGE"),
     ] = None,
     arch: Architecture = None,
     lab: LabFile = None,
@@ -200,7 +204,7 @@ def image_pull(
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """Bring what publishers have today into the cache, verified."""
+    """Download the newest published images, and verify them."""
     set_global_options(json=json, debug=debug, verbose=verbose)
     from kmlab.cli import render
     from kmlab.common.errors import ConfigError
@@ -211,7 +215,7 @@ def image_pull(
     there = lab is not None or find_lab(Path.cwd()) is not None
     opened = open_lab(lab) if there or not names else None
     if arch and not names:
-        raise ConfigError("--arch belongs to an image that is named", "in lab.yaml: image: {name: …, arch: …}")
+        raise ConfigError("--arch needs the name of an image", "name one, or set image: {name: …, arch: …} in lab.yaml")
     pulled: list[ImageFile] = []
     with render.reporting() as report:
         for name in names or []:
@@ -257,7 +261,7 @@ def image_kernels(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """What `kernel:` can name for an image. Every kernel that its archive has with its headers."""
+    """List the kernels that `kernel:` can name for an image. Each has headers in the image's archive."""
     set_global_options(json=json, debug=debug)
     from kmlab.cli import render
     from kmlab.config.lab import find_lab
@@ -270,7 +274,7 @@ def image_kernels(
 
 
 def image_verify(lab: LabFile = None, json: Json = False, debug: Debug = False) -> None:
-    """Read the cache again and compare it with what was recorded. And with what its publishers signed."""
+    """Verify the cached images again. Compare them with recorded digests and publishers' signatures."""
     set_global_options(json=json, debug=debug)
     from kmlab.cli import render
     from kmlab.config.lab import find_lab
@@ -284,7 +288,7 @@ def image_verify(lab: LabFile = None, json: Json = False, debug: Debug = False) 
 
 
 def image_prune(lab: LabFile = None, json: Json = False, debug: Debug = False) -> None:
-    """Remove from the cache whatever no guest stands on."""
+    """Remove every cached file that no guest uses."""
     set_global_options(json=json, debug=debug)
     from kmlab.cli import render
     from kmlab.provision import cache
@@ -295,4 +299,4 @@ def image_prune(lab: LabFile = None, json: Json = False, debug: Debug = False) -
         return
     for name in removed:
         render.print_line(f"removed  {name}")
-    render.print_line(f"{freed / 2**20:.0f} MiB are free again" if removed or freed else "nothing to remove")
+    render.print_line(f"{freed / 2**20:.0f} MiB freed" if removed or freed else "nothing to remove")

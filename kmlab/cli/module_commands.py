@@ -36,32 +36,50 @@ if TYPE_CHECKING:
     from kmlab.run.result import RunResult
     from kmlab.run.run import Options
 
-Params = Annotated[list[str] | None, typer.Option("-p", "--param", help="A module parameter.", metavar="NAME=VALUE")]
-Exercise = Annotated[str | None, typer.Option("--exercise", help="Run this between load and unload.", metavar="CMD")]
-Timeout = Annotated[str | None, typer.Option("--timeout", help="For each step: 30, 90s, 2m.", metavar="S")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="On a just-restored guest.")]
-NoSign = Annotated[bool, typer.Option("--no-sign", help="Load it as make left it, Secure Boot or not.")]
+_SIGN_WITH = (
+    "Sign with the key in this file, or with one of these words. mok: the lab's key. wrong-key: a new key that no "
+    "guest knows. altered: the lab's key, then change one byte. stripped: the lab's key, then strip the module. "
+    "auto: the lab's key if the guest has Secure Boot. no: do not sign."
+)
+_MATRIX = "Instead of a normal run, try every way to sign this module, with Secure Boot on and off."
+Params = Annotated[
+    list[str] | None,
+    typer.Option("-p", "--param", help="Set a module parameter; repeat the option for several.", metavar="NAME=VALUE"),
+]
+Exercise = Annotated[
+    str | None, typer.Option("--exercise", help="Run this command in the guest between load and unload.", metavar="CMD")
+]
+Timeout = Annotated[
+    str | None, typer.Option("--timeout", help="Time limit for each step, for example 30, 90s or 2m.", metavar="S")
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Restore the guest before the run.")]
+NoSign = Annotated[bool, typer.Option("--no-sign", help="Do not sign the module, even if the guest has Secure Boot.")]
 SignWith = Annotated[
     str | None,
-    typer.Option("--sign-with", help="Sign with this key's file; wrong-key: with one no guest knows.", metavar="KEY"),
+    typer.Option("--sign-with", help=_SIGN_WITH, metavar="KEY"),
 ]
 Timeline = Annotated[
-    Path | None, typer.Option("--timeline", help="Draw where the time went: .svg or .html.", metavar="FILE")
+    Path | None,
+    typer.Option("--timeline", help="Write a chart of where the time went, as .svg or .html.", metavar="FILE"),
 ]
 Kernels = Annotated[
     str | None,
-    typer.Option("--kernels", help="In guests with each of these kernels: 6.1,6.12,backports.", metavar="K,…"),
+    typer.Option(
+        "--kernels", help="Run in guests with each of these kernels, for example 6.1,6.12,backports.", metavar="K,…"
+    ),
 ]
 Jobs = Annotated[
-    int | None, typer.Option("--jobs", "-j", help="At most so many guests side by side.", metavar="N", min=1)
+    int | None, typer.Option("--jobs", "-j", help="Use at most this many guests in parallel.", metavar="N", min=1)
 ]
 Keep = Annotated[bool, typer.Option("--keep", help="Leave the module loaded.")]
 ReportPaths = Annotated[
     list[Path] | None,
-    typer.Option("--report", help="Write a report. The ending chooses its format: .xml, .html, …", metavar="FILE"),
+    typer.Option(
+        "--report", help="Write a report; the file's ending selects the format: .xml, .html, …", metavar="FILE"
+    ),
 ]
-Junit = Annotated[Path | None, typer.Option("--junit", help="Write a JUnit file.", metavar="FILE")]
-Github = Annotated[bool, typer.Option("--github", help="Annotations for GitHub Actions.")]
+Junit = Annotated[Path | None, typer.Option("--junit", help="Write a JUnit XML report.", metavar="FILE")]
+Github = Annotated[bool, typer.Option("--github", help="Print annotations for GitHub Actions.")]
 
 
 def run(
@@ -88,9 +106,9 @@ def run(
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """Take a module through guests, and judge it.
+    """Run a module in guests, and print a verdict.
 
-    Sync, build, sign where the guest has Secure Boot, load, exercise, unload, collect, judge.
+    The steps are: sync, build, sign if the guest has Secure Boot, load, exercise, unload, judge.
     """
     set_global_options(json=json, debug=debug, verbose=verbose)
     check_compact(compact, json)
@@ -127,7 +145,9 @@ def run(
 
 
 def test(
-    directories: Annotated[list[Path] | None, typer.Argument(help="Only modules under these.", metavar="DIR")] = None,
+    directories: Annotated[
+        list[Path] | None, typer.Argument(help="Folders whose modules run; default: the lab's modules.", metavar="DIR")
+    ] = None,
     guest: GuestOptions = None,
     every: AllGuests = False,
     kernels: Kernels = None,
@@ -137,7 +157,7 @@ def test(
     github: Github = False,
     secure_boot_matrix: Annotated[
         Path | None,
-        typer.Option("--secure-boot-matrix", help="Instead: sign this module in every way and see.", metavar="DIR"),
+        typer.Option("--secure-boot-matrix", help=_MATRIX, metavar="DIR"),
     ] = None,
     lab: LabFile = None,
     connect: Connect = None,
@@ -146,9 +166,9 @@ def test(
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """Every module, or those under DIR, through their guests.
+    """Run every module, or those under DIR, in their guests.
 
-    Or through the lab's matrix. It ends with a table.
+    If lab.yaml has a matrix, use its kernels. Print a table at the end.
     """
     set_global_options(json=json, debug=debug, verbose=verbose)
     check_compact(compact, json)
@@ -163,12 +183,12 @@ def test(
     opened, host = open_lab(lab, connect), real_host()
     if secure_boot_matrix is not None:
         if files or github:
-            raise ConfigError("--secure-boot-matrix writes no report", "leave out --report, --junit and --github")
+            raise ConfigError("--secure-boot-matrix writes no report", "remove --report, --junit and --github")
         _secure_boot_matrix(host, opened, secure_boot_matrix, select_guests(opened, guest, every), json)
     asked = list(opened.guests) if every else guest or []
     columns = columns_of(opened, kernels) or ([] if asked else list(opened.matrix))
     wanted = parallel.jobs(opened, modules_under(opened, directories or []), asked, columns)
-    # What one module breaks without a word must not be found with the next one.
+    # A module may damage the guest silently; without `unused` the next module would be blamed.
     options = Options(ask=ask_passphrase, unused=True)
     written = reports.Reports(files)
 
@@ -193,7 +213,7 @@ def build(
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """Only sync and build."""
+    """Copy a module to a guest and build it there."""
     set_global_options(json=json, debug=debug, verbose=verbose)
     check_compact(compact, json)
     _steps(directory, guest, lab, connect, json, compact, ("build",))
@@ -210,7 +230,7 @@ def load(
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """Sync, build and load; the module stays loaded."""
+    """Copy, build and load a module. It stays loaded."""
     set_global_options(json=json, debug=debug, verbose=verbose)
     check_compact(compact, json)
     _steps(directory, guest, lab, connect, json, compact, ("build", "load"), param)
@@ -233,15 +253,16 @@ def unload(
 
 
 def crashes(
-    file: Annotated[str, typer.Argument(help="A saved kernel log, - for stdin.", metavar="FILE")],
+    file: Annotated[str, typer.Argument(help="Saved kernel log; - for stdin.", metavar="FILE")],
     module: Annotated[
-        Path | None, typer.Option("--module", help="For the lines: the .ko, or the folder it was built in.")
+        Path | None,
+        typer.Option("--module", help="Find source lines with this .ko, or with the builds in this folder."),
     ] = None,
     lab: LabFile = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Judge any saved kernel log, with no guest at all."""
+    """Find the crashes in a saved kernel log. This needs no guest."""
     set_global_options(json=json, debug=debug)
     from kmlab.cli import render
     from kmlab.diagnosis import saved_log
@@ -252,7 +273,7 @@ def crashes(
 
 
 def _built_by_lab(module: Path, lab: Path | None) -> list[Path]:
-    """Where the sandboxes of a lab, if there is one, have built the module of that folder."""
+    """Return the folders in which the lab's sandboxes built this module; none if there is no lab."""
     from kmlab.config.lab import find_lab, load_lab
     from kmlab.provision.lifecycle import lab_files
 
@@ -318,16 +339,18 @@ def _write_reports(written: Reports, results: list[RunResult], *, github: bool, 
 
 
 def columns_of(lab: Lab, kernels: str | None) -> list[str]:
-    """What `--kernels` names; `matrix` in it is lab.yaml's."""
+    """Return the kernels that `--kernels` names; `matrix` stands for lab.yaml's matrix."""
     from kmlab.common.errors import ConfigError
 
     if kernels is None:
         return []
     words = [word.strip() for word in kernels.split(",") if word.strip()]
     if not words:
-        raise ConfigError("--kernels names no kernel", "such as --kernels 6.1,6.12,backports")
+        raise ConfigError("--kernels names no kernel", "for example --kernels 6.1,6.12,backports")
     if "matrix" in words and not lab.matrix:
-        raise ConfigError(f"--kernels matrix, but {lab.file} has no matrix", "add `matrix: [6.1, 6.12]`, or name them")
+        raise ConfigError(
+            f"--kernels matrix, but {lab.file} has no matrix", "add `matrix: [6.1, 6.12]`, or name kernels"
+        )
     return [column for word in words for column in (lab.matrix if word == "matrix" else (word,))]
 
 
@@ -340,7 +363,7 @@ def options_of(
     keep: bool = False,
     sign: str | None = None,
 ) -> Options:
-    """What the options of a run come to."""
+    """Turn the command's options into the run's options."""
     from kmlab.kernel.module.modinfo import parse_param
     from kmlab.run.run import Options
 
@@ -356,11 +379,11 @@ def options_of(
 
 
 def sign_choice(no_sign: bool, sign_with: str | None) -> str | None:
-    """What --no-sign and --sign-with come to."""
+    """Turn --no-sign and --sign-with into one word; None if neither is given."""
     from kmlab.common.errors import ConfigError
 
     if no_sign and sign_with:
-        raise ConfigError("--no-sign and --sign-with do not go together", "give one of them")
+        raise ConfigError("--no-sign and --sign-with exclude each other", "use only one of them")
     return "no" if no_sign else sign_with
 
 
@@ -404,7 +427,7 @@ def _end(
 
 
 def _exit_code(results: list[RunResult]) -> int:
-    """3 where the lab itself failed, 1 where a module did not do what was expected."""
+    """Return 3 if the lab itself failed, 1 if a module did not do what was expected, else 0."""
     if any(r.outcome == "error" and not r.ok for r in results):
         return 3
     return 0 if all(r.ok for r in results) else 1

@@ -1,4 +1,4 @@
-"""Shows on stderr what goes on: a line for each guest at work that moves on a terminal, plain lines elsewhere."""
+"""Show progress on stderr: on a terminal a moving line for each busy guest, elsewhere plain lines."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from kmlab.host.process.command import ProgramRun
 
 _REMIND = 15.0
-"""Seconds between two lines about the same wait, where no line can be drawn over."""
+"""Seconds between two lines about the same wait, where no line can be redrawn."""
 _WIDTH = 10
-"""Of the column with the subjects, until there is a longer one."""
+"""Characters of the subjects' column; a longer subject widens it."""
 
 
 @contextlib.contextmanager
 def reporting() -> Iterator[EventSink]:
-    """What hears events while the block lasts; several threads may tell it."""
+    """Yield a sink that shows events while the block lasts; several threads may call it."""
     if not sys.stderr.isatty():
         yield in_lines()
         return
@@ -32,13 +32,13 @@ def reporting() -> Iterator[EventSink]:
 
 
 def in_lines() -> EventSink:
-    """What shows events as plain lines."""
+    """Return a sink that shows events as plain lines."""
     return Lines(_write_line).hear
 
 
 @dataclass(slots=True)
 class Lines:
-    """Events as lines that stay, each with the guest it is about."""
+    """Show events as permanent lines, each with its guest."""
 
     write: Callable[[str], object]
     clock: Callable[[], float] = time.monotonic
@@ -65,7 +65,7 @@ class Lines:
 
 @dataclass(slots=True)
 class Board:
-    """Who does what at the moment, and since when."""
+    """Remember what each subject does at the moment, and since when."""
 
     clock: Callable[[], float] = time.monotonic
     width: int = _WIDTH
@@ -73,7 +73,7 @@ class Board:
     _detail: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def hear(self, event: Event) -> list[str]:
-        """Take note; the lines that are to stay."""
+        """Record an event, and return the lines that stay on the screen."""
         if isinstance(event, Note):
             return [f"{event.subject}: {printable(event.text)}"]
         key = (event.subject, event.what)
@@ -89,7 +89,7 @@ class Board:
         return []
 
     def lines(self) -> list[str]:
-        """One for each subject at work, in an order that stays: what it is in the midst of."""
+        """Return one line for each busy subject, in a stable order: its latest activity."""
         latest = {subject: what for subject, what in self._began}
         return [self.under_way(subject, what) for subject, what in sorted(latest.items())]
 
@@ -142,7 +142,7 @@ def _moving() -> Iterator[EventSink]:
     lock, ended = threading.Lock(), threading.Event()
 
     def draw() -> None:
-        # A line that wraps could not be drawn over.
+        # A line that wraps could not be redrawn.
         cut = [Text(printable(line)[: max(console.width - 3, 20)]) for line in board.lines()]
         status.update(Text("\n").join(cut))
 

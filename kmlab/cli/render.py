@@ -1,4 +1,4 @@
-"""Prints what commands answer: for people on stdout, errors on stderr; programs read `--json`."""
+"""Print what commands answer: text or JSON on stdout, errors on stderr."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _LOG_SHOWN = 30
 _DIAGNOSTICS_SHOWN = 20
 _LARGEST_SHOWN = 4 << 20
-"""Bytes of a source file that is looked into for the lines around one."""
+"""Bytes of a source file that are read for an excerpt."""
 
 _TRUNCATED = "(the report is cut short)"
 
@@ -48,19 +48,19 @@ reporting, in_lines = progress.reporting, progress.in_lines
 
 
 def document(value: Document, *, line: bool = False) -> None:
-    """The one JSON document of a command, or one of those of a command that goes on: a line each."""
+    """Print a command's JSON document; `line` prints it on one line, for commands with several documents."""
     sys.stdout.write(jsonlib.dumps(escape_surrogates(value), indent=None if line else 1, ensure_ascii=True) + "\n")
     sys.stdout.flush()
 
 
 def schema(value: Mapping[str, Any]) -> None:
-    """Print a JSON Schema: with and without --json it is the same document."""
+    """Print a JSON Schema: the same document with and without --json."""
     sys.stdout.write(jsonlib.dumps(value, indent=1, ensure_ascii=True) + "\n")
     sys.stdout.flush()
 
 
 def print_line(text: str) -> None:
-    """A line of a command's answer."""
+    """Print one line of a command's answer."""
     sys.stdout.write(f"{printable(text)}\n")
 
 
@@ -70,7 +70,7 @@ def print_lines(lines: Iterable[str]) -> None:
 
 
 def error(problem: KmlabError, *, as_json: bool) -> None:
-    """One clear error: what, where, remedy."""
+    """Print an error on stderr, with its hint, and as JSON on stdout if `as_json`."""
     if as_json:
         document(error_document(problem))
     first, *hint = error_lines(problem)
@@ -91,7 +91,7 @@ def interrupted() -> None:
 
 
 def flush_output() -> None:
-    """All that was said leaves this process."""
+    """Flush stdout and stderr."""
     sys.stdout.flush()
     sys.stderr.flush()
 
@@ -154,7 +154,7 @@ def finding_lines(result: RunResult, frames: int = 12) -> Iterator[str]:
 
 
 def _opened_at(diagnostic: Diagnostic, result: RunResult) -> str:
-    """File, line and column as an editor opens them; a header of the kernel's is not under the module's folder."""
+    """Return file, line and column as an editor opens them; a kernel header is not in the module's folder."""
     if diagnostic.file is None:
         return result.source
     own = result.folder and (result.folder / diagnostic.file).exists()
@@ -164,14 +164,14 @@ def _opened_at(diagnostic: Diagnostic, result: RunResult) -> str:
 
 
 def _near(path: Path | None) -> str:
-    """A path as one would type it here."""
+    """Return a path as one would type it here."""
     with contextlib.suppress(ValueError, OSError):
         return str(path and path.relative_to(Path.cwd()))
     return str(path)
 
 
 def _taint(result: RunResult) -> Iterator[str]:
-    """What the run did to the kernel's taint, beyond that a module of one's own always sets it."""
+    """Return the taint bits that the run set, without those that every out-of-tree module sets."""
     from kmlab.kernel.log.taint import taint_meaning, taint_names
 
     for bit, step in sorted(result.tainted_by.items()):
@@ -181,7 +181,7 @@ def _taint(result: RunResult) -> Iterator[str]:
 
 
 def headline(result: RunResult) -> str:
-    """The verdict in one line."""
+    """Return the verdict in one line."""
     place = _place(result.crashes[0]) if result.crashes else ""
     about = f": {result.title}{place}" if result.title else ""
     wanted = "" if result.outcome == "pass" and result.ok else " (as expected)" if result.ok else " (NOT as expected)"
@@ -192,13 +192,13 @@ def headline(result: RunResult) -> str:
 
 
 def one_line(result: RunResult) -> None:
-    """A run's verdict among others, while they go on."""
+    """Print a run's verdict on stderr while other runs go on."""
     sys.stderr.write(f"{printable(headline(result))}\n")
     sys.stderr.flush()
 
 
 def crashes(found: Sequence[Crash], notes: Sequence[str], source: Path | None, *, as_json: bool) -> None:
-    """Findings of a saved log; `source` is the folder of the sources that the lines are of."""
+    """Print the findings of a saved log; `source` is the folder with the sources."""
     if as_json:
         from kmlab.run.result import crash_to_json
 
@@ -234,7 +234,7 @@ def _crash_lines(crash: Crash, source: Path | None, frames: int) -> Iterator[str
 
         # Before Python 3.13, a circle of links is a RuntimeError.
         with contextlib.suppress(OSError, ValueError, RuntimeError):
-            # What the guest says is no reason to show a file from elsewhere, or to wait for a pipe.
+            # The file's name comes from the guest: never show a file from elsewhere, and never wait for a pipe.
             file = (source / crash.file).resolve()
             if not file.is_relative_to(source.resolve()):
                 return
@@ -245,7 +245,7 @@ def _crash_lines(crash: Crash, source: Path | None, frames: int) -> Iterator[str
 
 
 def guests(lab: Lab, records: Sequence[GuestRecord], *, as_json: bool, what: GuestsSchema) -> None:
-    """Guests that were just brought up."""
+    """Print the guests that were just started."""
     if as_json:
         from kmlab.provision.guest import describe
 
@@ -256,7 +256,7 @@ def guests(lab: Lab, records: Sequence[GuestRecord], *, as_json: bool, what: Gue
 
 
 def statuses(lab: Lab, found: Sequence[GuestStatus], *, as_json: bool) -> None:
-    """`kmlab status`."""
+    """Print the answer of `kmlab status`."""
     from kmlab.host.hypervisor.accel import last_choice
     from kmlab.provision.guest import describe
 
@@ -283,7 +283,7 @@ def statuses(lab: Lab, found: Sequence[GuestStatus], *, as_json: bool) -> None:
 
 
 def kernel_log(console: Path, guest: str, *, follow: bool, as_json: bool) -> None:
-    """The kernel's records in a guest's console, to its end or for ever."""
+    """Print the kernel records in a guest's console: up to its end, or for ever with `follow`."""
     from kmlab.diagnosis.console import Follower
 
     follower = Follower(console)
@@ -302,12 +302,12 @@ def kernel_log(console: Path, guest: str, *, follow: bool, as_json: bool) -> Non
 
 
 def record_line(record: Record) -> str:
-    """A record as dmesg(1) shows it."""
+    """Return a record as dmesg(1) shows it."""
     return f"[{record.time or 0:12.6f}] {record.text}"
 
 
 def findings(found: Sequence[Finding], *, as_json: bool) -> None:
-    """`kmlab doctor`."""
+    """Print the answer of `kmlab doctor`."""
     if as_json:
         listed: list[HostFinding] = [
             {"what": f.what, "state": f.state, "detail": f.detail, "mend": list(f.mend)} for f in found
@@ -323,7 +323,7 @@ def findings(found: Sequence[Finding], *, as_json: bool) -> None:
 
 
 def images(found: Sequence[ListedImage], *, as_json: bool) -> None:
-    """`kmlab image list`."""
+    """Print the answer of `kmlab image list`."""
     if as_json:
         listed: list[ImageEntry] = [
             {
@@ -355,7 +355,7 @@ def _default_first(image: ListedImage) -> list[str]:
 
 
 def kernels(image: str, found: Sequence[Release], own: str, *, as_json: bool) -> None:
-    """`kmlab image kernels`."""
+    """Print the answer of `kmlab image kernels`."""
     if as_json:
         listed: list[KernelEntry] = [
             {"release": r.name, "flavour": r.flavour, "version": r.version, "suite": r.suite} for r in found
@@ -369,7 +369,7 @@ def kernels(image: str, found: Sequence[Release], own: str, *, as_json: bool) ->
 
 
 def verified(found: Sequence[tuple[str, str | None]], *, as_json: bool) -> None:
-    """`kmlab image verify`."""
+    """Print the answer of `kmlab image verify`."""
     if as_json:
         document({"schema": "kmlab.verify/1", "files": [{"name": n, "problem": p} for n, p in found]})
         return

@@ -1,4 +1,4 @@
-"""kmlab schema: the JSON Schemas of files and documents."""
+"""kmlab schema: print the JSON Schemas of files and documents."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 def schema(
     name: Annotated[
-        str | None, typer.Argument(help="lab, image, recipe, run, …; default: list them all.", metavar="NAME")
+        str | None,
+        typer.Argument(help="Name of a schema: lab, image, recipe, run, …; default: list all.", metavar="NAME"),
     ] = None,
     lab: LabFile = None,
     json: Json = False,

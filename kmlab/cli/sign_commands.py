@@ -1,4 +1,4 @@
-"""kmlab sign: the lab's key, files signed with it or another, and who would load what."""
+"""kmlab sign: enrol the lab's key, sign modules, and explain their signatures."""
 
 from __future__ import annotations
 
@@ -17,22 +17,33 @@ if TYPE_CHECKING:
 def sign(
     files: Annotated[list[Path] | None, typer.Argument(help="Modules to sign, in place.", metavar="FILE.ko")] = None,
     mok: Annotated[
-        bool, typer.Option("--mok", help="Make the lab's key if there is none; enrol it in guests with Secure Boot.")
+        bool,
+        typer.Option(
+            "--mok", help="Create the lab's key if it does not exist, and enrol it in guests with Secure Boot."
+        ),
     ] = False,
     key: Annotated[
-        Path | None, typer.Option("--key", help="Sign with this key; with --mok it becomes the lab's.", metavar="K")
+        Path | None, typer.Option("--key", help="Sign with this key; with --mok, make it the lab's key.", metavar="K")
     ] = None,
     cert: Annotated[
-        Path | None, typer.Option("--cert", help="Its certificate; default: of its name, beside it.", metavar="C")
+        Path | None,
+        typer.Option(
+            "--cert",
+            help="Certificate for the key; default: the file with the same base name next to the key.",
+            metavar="C",
+        ),
     ] = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Say who signed the files, and which guest would load them.")
+        bool, typer.Option("--explain", help="Print who signed the files, and which guests would load them.")
     ] = False,
     guest: Annotated[
-        list[str] | None, typer.Option("--guest", "-g", help="Only of this guest; may be repeated.", metavar="GUEST")
+        list[str] | None,
+        typer.Option(
+            "--guest", "-g", help="Enrol the key only in this guest; repeat the option for several.", metavar="GUEST"
+        ),
     ] = None,
     via_mokmanager: Annotated[
-        bool, typer.Option("--via-mokmanager", help="Enrol it through MokManager's screens, as by hand.")
+        bool, typer.Option("--via-mokmanager", help="Enrol the key through MokManager's screens, as a user does.")
     ] = False,
     lab: LabFile = None,
     json: Json = False,
@@ -46,18 +57,18 @@ def sign(
     from kmlab.config.lab import find_lab
 
     if not (files or mok):
-        raise ConfigError("there is nothing to sign", "kmlab sign FILE.ko, or kmlab sign --mok for the lab's key")
+        raise ConfigError("no file to sign", "kmlab sign FILE.ko, or kmlab sign --mok for the lab's key")
     if cert and not key and not explain:
-        raise ConfigError("--cert is given without its key", "add --key K")
+        raise ConfigError("--cert needs its key", "add --key K")
     if explain:
         if mok or key or via_mokmanager or not files:
-            raise ConfigError("--explain only explains", "kmlab sign --explain FILE.ko")
+            raise ConfigError("--explain signs nothing", "kmlab sign --explain FILE.ko")
         _explain(files, cert, lab, json)
         return
     if via_mokmanager and not (mok and guest):
-        raise ConfigError("--via-mokmanager enrols the lab's key in guests", "add --mok --guest GUEST")
+        raise ConfigError("--via-mokmanager needs --mok and --guest", "add --mok --guest GUEST")
     if not (mok or key or lab or find_lab(Path.cwd())):
-        raise ConfigError("the lab's key signs, and there is no lab.yaml here", "kmlab init, or give a key: --key K")
+        raise ConfigError("no lab.yaml here, so there is no lab key to sign with", "kmlab init, or name a key: --key K")
     opened = open_lab(lab) if mok or not key else None
     done = _sign(opened, files or [], key, cert, guest, mok, via_mokmanager)
     render.document(sign_text.done_document(done)) if json else render.print_lines(sign_text.done_lines(done))

@@ -1,4 +1,4 @@
-"""What `kmlab sign` says: as lines for people, and as the JSON documents of the interface."""
+"""Format the answers of `kmlab sign`: as lines for people, and as JSON documents."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from kmlab.run.documents import ExplainDocument, ExplainedFile, SignDocument
 from kmlab.secure_boot.sign_files import Done, Explained
 
 _WORTH = {
-    Verdict.VALID: "and that holds",
-    Verdict.ALTERED: "and that does not hold: module or signature was altered after signing",
-    Verdict.WRONG_KEY: "with a key whose certificate is not known here, so it was not checked",
+    Verdict.VALID: "and the signature is valid",
+    Verdict.ALTERED: "but the signature is not valid: the module or the signature was altered after signing",
+    Verdict.WRONG_KEY: "but the certificate of its key is not known here, so the signature was not checked",
 }
 
 
@@ -24,7 +24,7 @@ def done_lines(done: Done) -> list[str]:
         lines.append(f"the lab's key: {kernel_name(certificate)}")
         lines += [f"  {entry.guest}: {entry.what}" for entry in done.guests]
         if not done.guests:
-            lines.append("  no guest of this lab has Secure Boot: `secure_boot: true` in lab.yaml gives it to one")
+            lines.append("  no guest of this lab has Secure Boot: set `secure_boot: true` for one in lab.yaml")
     for entry in done.signed:
         before = f", instead of '{entry.replaced}'" if entry.replaced else ""
         lines.append(f"{entry.file}: signed by '{done.signer.name}'{before}")
@@ -69,7 +69,7 @@ def _sentences(about: Description) -> list[str]:
     said = []
     signature = about.signature
     if about.module is None:
-        said.append("kmlab does not look into it: decompress it and ask again")
+        said.append("kmlab cannot read compressed modules: decompress it and try again")
     elif signature is None:
         said.append("not signed")
     elif signature.problem:
@@ -79,9 +79,9 @@ def _sentences(about: Description) -> list[str]:
         worth = _WORTH[about.verdict or Verdict.WRONG_KEY]
         said.append(f"signed by '{who}' with {signature.digest} and {signature.algorithm}, {worth}")
     if about.compressed and about.module is not None:
-        said.append(f"compressed with {about.compressed}; what is said here is of the module within")
+        said.append(f"compressed with {about.compressed}; these lines describe the module inside")
     if about.stripped:
-        said.append("without debug information: stripped, or built so")
+        said.append("no debug information: it was stripped, or built without")
     return said
 
 

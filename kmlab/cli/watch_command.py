@@ -1,4 +1,4 @@
-"""kmlab watch: a module's folder, run on each save."""
+"""kmlab watch: run a module again on each save."""
 
 from __future__ import annotations
 
@@ -38,7 +38,10 @@ from kmlab.cli.options import (
 )
 
 Exec = Annotated[
-    str | None, typer.Option("--exec", help="Run this by sh on each verdict, told of it in KMLAB_….", metavar="CMD")
+    str | None,
+    typer.Option(
+        "--exec", help="Run this shell command after each verdict; KMLAB_* variables hold the details.", metavar="CMD"
+    ),
 ]
 
 
@@ -62,7 +65,7 @@ def watch(
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """As `run`, at once and again on each save, until Ctrl-C."""
+    """Run a module now and again on each save, until Ctrl-C."""
     set_global_options(json=json, debug=debug, verbose=verbose)
     from kmlab.cli import watch_screen
     from kmlab.host.process.file_watch import FileWatcher
@@ -71,7 +74,7 @@ def watch(
     from kmlab.run import parallel
     from kmlab.run import watch as loop
 
-    # From the root: the folder that this was started in may be renamed, too.
+    # An absolute path: the working directory may be renamed, too.
     file = open_lab(lab, connect).path
     options = options_of(param, exercise, timeout, fresh=fresh, keep=keep, sign=sign_choice(no_sign, sign_with))
     place = Path(os.path.abspath(directory)) if directory.exists() else directory
@@ -85,7 +88,7 @@ def watch(
 
     first = look()
     for spec in first.guests:
-        # A passphrase is asked for here, and not in the middle of the picture.
+        # Ask for a passphrase now, not in the middle of the screen.
         signer_for(lifecycle.lab_files(first.lab), first.lab.name, spec, options.sign, ask_passphrase)
     with FileWatcher() as saves, watch_screen.open_view(as_json=json, verbose=verbose) as view:
         loop.watch(real_host(), look, options, saves, view, command)

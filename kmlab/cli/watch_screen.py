@@ -1,4 +1,4 @@
-"""What `kmlab watch` shows: on a terminal the last verdict, what is waited for and the kernel's log; else lines."""
+"""Show `kmlab watch`: on a terminal the last verdict, the progress and the kernel's log; elsewhere lines."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _GLANCE = 0.1
-"""Seconds between two looks at whether there is anything new to draw; the clock makes it so once a second."""
+"""Seconds between two checks for something new to draw; the clock changes once a second."""
 _NOTES = 6
 _LOG = 400
-"""Lines that are kept for a taller window."""
+"""Lines kept for a taller window."""
 
 
 @contextlib.contextmanager
 def open_view(*, as_json: bool, verbose: bool = False) -> Iterator[WatchView]:
-    """The screen where stdout is a terminal that can be drawn on, else lines; JSON is always lines."""
+    """Yield the screen if stdout is a terminal that can be redrawn, else lines; JSON is always lines."""
     if not as_json and os.isatty(1):
         from rich.console import Console
 
@@ -48,7 +48,7 @@ def open_view(*, as_json: bool, verbose: bool = False) -> Iterator[WatchView]:
 
 
 class Lines:
-    """One verdict after another on stdout, all else on stderr."""
+    """Print one verdict after another on stdout, and everything else on stderr."""
 
     def __init__(self, events: EventSink, as_json: bool, verbose: bool = False) -> None:
         self.hear = events
@@ -75,7 +75,7 @@ class Lines:
 
 
 class Screen:
-    """The whole terminal while it lasts; afterwards the last verdict stands where the command was given."""
+    """Use the whole terminal; afterwards print the last verdicts on the ordinary screen."""
 
     def __init__(self, console: Any, verbose: bool = False) -> None:
         from rich.live import Live
@@ -89,7 +89,7 @@ class Screen:
         self._count = 0
         self._when = ""
         self._on: dict[str, tuple[float, str]] = {}
-        """What is being waited for: since when, and the last word of it."""
+        """Current waits: the start of each, and its last detail."""
         self._notes: deque[tuple[str, str]] = deque(maxlen=_NOTES)
         self._followers: dict[tuple[str, Path], Follower] = {}
         self._log: deque[str] = deque(maxlen=_LOG)
@@ -125,7 +125,7 @@ class Screen:
                 self._live.refresh()
 
     def _read_log(self) -> bool:
-        """Whether the kernels said anything."""
+        """Read the consoles, and return whether a kernel printed anything."""
         followers, seen = self._followers, False
         for (name, _), follower in followers.items():
             prefix = f"{name}: " if len(followers) > 1 else ""
@@ -169,7 +169,7 @@ class Screen:
             self._results[result.guest] = result
             self._count += 1
             self._when = time.strftime("%H:%M:%S")
-            # Now, as the source lines are those of the verdict and not of the next save.
+            # Read the source lines now: after the next save they would not fit the verdict.
             self._verdict = [
                 (render.headline(each), "bold green" if each.ok else "bold red") for each in self._results.values()
             ]
@@ -217,7 +217,7 @@ class Screen:
         return layout
 
     def _rule(self, width: int) -> Text:
-        """What is being waited for, and for how long."""
+        """Return the line that names the current waits and their durations."""
         from rich.text import Text
 
         now = time.monotonic()
@@ -228,7 +228,7 @@ class Screen:
         return Text((f"{line} {told} ──" if told else line.ljust(width, "─"))[:width], style="bold")
 
     def _lines(self, styled: Sequence[tuple[str, str]]) -> list[Text]:
-        """As many lines as the window needs for them."""
+        """Wrap styled lines to the width of the window."""
         from rich.text import Text
 
         width = self.console.width
