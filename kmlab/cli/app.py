@@ -101,7 +101,7 @@ def main() -> NoReturn:
         code = INTERRUPTED
     except Exception as error:
         _usage_error(error)
-        _fail(_foreseen(error))
+        _fail(_known_error(error))
     if code == INTERRUPTED:  # newer versions of Typer turn a KeyboardInterrupt into an exit code
         from kmlab.cli import render
 
@@ -126,14 +126,14 @@ def program() -> NoReturn:
         raise
 
 
-def _foreseen(error: Exception) -> KmlabError:
+def _known_error(error: Exception) -> KmlabError:
     """Return one line for an error that no code expected; --debug shows its traceback."""
     from kmlab.common import paths
 
-    full = paths.disk_full_error(error) if isinstance(error, OSError) else None
-    found = full or unexpected(error, "internal error")
-    found.__cause__ = error
-    return found
+    no_space = paths.disk_full_error(error) if isinstance(error, OSError) else None
+    foreseen = no_space or unexpected(error, "internal error")
+    foreseen.__cause__ = error
+    return foreseen
 
 
 def _interrupt(number: int, frame: Any) -> NoReturn:
@@ -157,8 +157,8 @@ def _usage_error(error: Exception) -> None:
         if "--json" in sys.argv:
             from kmlab.cli import render
 
-            said = getattr(error, "message", str(error))
-            render.document({"schema": "kmlab.error/1", "error": {"message": said, "hint": None}})
+            message = getattr(error, "message", str(error))
+            render.document({"schema": "kmlab.error/1", "error": {"message": message, "hint": None}})
         sys.exit(getattr(error, "exit_code", 2))
 
 

@@ -129,15 +129,13 @@ def _entered(opened: Lab, specs: list[GuestSpec], json: bool, what: GuestsSchema
     from kmlab.run import parallel
 
     host = real_host()
-    with render.reporting() as report:
+    with render.reporting() as events:
 
         def record(spec: GuestSpec) -> GuestRecord:
-            with lifecycle.guest_session(
-                host, opened, spec, report, fresh=fresh, allow_kept_modules=not fresh
-            ) as guest:
+            with lifecycle.guest_session(host, opened, spec, events, fresh=fresh, kept=not fresh) as guest:
                 return guest.record
 
-        records = parallel.each(host, opened, specs, record, report)
+        records = parallel.each(host, opened, specs, record, events)
     render.guests(opened, records, as_json=json, what=what)
 
 
@@ -155,8 +153,8 @@ def down(
 
     opened, host = open_lab(lab), real_host()
     names = cache.guest_names(opened) if every else [spec.name for spec in select_guests(opened, guests)]
-    with render.reporting() as report:
-        stopped = [name for name in names if lifecycle.take_down(host, opened, name, report)]
+    with render.reporting() as events:
+        stopped = [name for name in names if lifecycle.take_down(host, opened, name, events)]
     render.document({"schema": "kmlab.down/1", "stopped": stopped}) if json else render.print_line(
         f"stopped: {', '.join(stopped) or 'nothing was running'}"
     )
@@ -175,8 +173,8 @@ def destroy(
     from kmlab.provision import lifecycle
 
     opened, host = open_lab(lab), real_host()
-    with render.reporting() as report:
-        gone = lifecycle.destroy_lab(host, opened, guests or [], all_state=all_state, report=report)
+    with render.reporting() as events:
+        gone = lifecycle.destroy_lab(host, opened, guests or [], all_state=all_state, report=events)
     render.document({"schema": "kmlab.destroy/1", "destroyed": gone}) if json else render.print_line(
         f"destroyed: {', '.join(gone) or 'there was nothing'}"
     )
@@ -217,14 +215,14 @@ def image_pull(
     if arch and not names:
         raise ConfigError("--arch needs the name of an image", "name one, or set image: {name: …, arch: …} in lab.yaml")
     pulled: list[ImageFile] = []
-    with render.reporting() as report:
+    with render.reporting() as events:
         for name in names or []:
             beside = opened.folder if opened else None
-            path = lifecycle.catalogue_image(host, name, opened, beside, report, arch=arch, refresh=True)
+            path = lifecycle.catalogue_image(host, name, opened, beside, events, arch=arch, refresh=True)
             pulled.append({"name": name, "path": str(path)})
         for spec in opened.guests.values() if opened and not names else []:
             assert opened is not None
-            path = lifecycle.guest_image(host, opened, spec, report, refresh=True)
+            path = lifecycle.guest_image(host, opened, spec, events, refresh=True)
             pulled.append({"name": path.parent.name, "path": str(path)})
     if json:
         render.document({"schema": "kmlab.pull/1", "images": pulled})
@@ -247,8 +245,8 @@ def image_build(
     from kmlab.provision import lifecycle
 
     file = lab or find_lab(Path.cwd())
-    with render.reporting() as report:
-        path = lifecycle.build_image(real_host(), name, file.parent if file else None, report, arch)
+    with render.reporting() as events:
+        path = lifecycle.build_image(real_host(), name, file.parent if file else None, events, arch)
     render.document({"schema": "kmlab.image/1", "name": name, "path": str(path)}) if json else render.print_line(
         str(path)
     )
@@ -268,8 +266,8 @@ def image_kernels(
     from kmlab.provision import lifecycle
 
     file = lab or find_lab(Path.cwd())
-    with render.reporting() as report:
-        found, own = lifecycle.available(real_host(), name, file.parent if file else None, report, arch)
+    with render.reporting() as events:
+        found, own = lifecycle.available(real_host(), name, file.parent if file else None, events, arch)
     render.kernels(name, found, own, as_json=json)
 
 
@@ -281,8 +279,8 @@ def image_verify(lab: LabFile = None, json: Json = False, debug: Debug = False) 
     from kmlab.provision import cache
 
     file = lab or find_lab(Path.cwd())
-    with render.reporting() as report:
-        found = cache.verify(report, file.parent if file else None)
+    with render.reporting() as events:
+        found = cache.verify(events, file.parent if file else None)
     render.verified(found, as_json=json)
     raise typer.Exit(3 if any(problem for _, problem in found) else 0)
 

@@ -122,17 +122,17 @@ def run(
     files = reports.report_files(report_paths or [], junit)
     opened, host = open_lab(lab, connect), real_host()
     options = options_of(param, exercise, timeout, fresh=fresh, keep=keep, sign=sign_choice(no_sign, sign_with))
-    asked = list(opened.guests) if every else guest or []
-    wanted = parallel.jobs(opened, [opened.module_for(directory)], asked, columns_of(opened, kernels))
-    written = reports.Reports(files)
+    guest_names = list(opened.guests) if every else guest or []
+    planned = parallel.jobs(opened, [opened.module_for(directory)], guest_names, columns_of(opened, kernels))
+    writers = reports.Reports(files)
 
-    def tell(result: RunResult) -> None:
-        written.add(result)
+    def show(result: RunResult) -> None:
+        writers.add(result)
         if kernels is not None:
             render.one_line(result)
 
-    with render.reporting() as report:
-        results = parallel.run_all(host, opened, wanted, options, report, most=jobs, on_result=tell)
+    with render.reporting() as events:
+        results = parallel.run_all(host, opened, planned, options, events, most=jobs, on_result=show)
     if timeline:
         pictures.write(timeline, results)
     _end(
@@ -140,7 +140,7 @@ def run(
         json,
         compact=compact,
         table=kernels is not None,
-        problems=_write_reports(written, results, github=github, json=json),
+        problems=_write_reports(writers, results, github=github, json=json),
     )
 
 
@@ -185,21 +185,21 @@ def test(
         if files or github:
             raise ConfigError("--secure-boot-matrix writes no report", "remove --report, --junit and --github")
         _secure_boot_matrix(host, opened, secure_boot_matrix, select_guests(opened, guest, every), json)
-    asked = list(opened.guests) if every else guest or []
-    columns = columns_of(opened, kernels) or ([] if asked else list(opened.matrix))
-    wanted = parallel.jobs(opened, modules_under(opened, directories or []), asked, columns)
+    guest_names = list(opened.guests) if every else guest or []
+    columns = columns_of(opened, kernels) or ([] if guest_names else list(opened.matrix))
+    planned = parallel.jobs(opened, modules_under(opened, directories or []), guest_names, columns)
     # A module may damage the guest silently; without `unused` the next module would be blamed.
     options = Options(ask=ask_passphrase, unused=True)
-    written = reports.Reports(files)
+    writers = reports.Reports(files)
 
-    def tell(result: RunResult) -> None:
-        written.add(result)
+    def show(result: RunResult) -> None:
+        writers.add(result)
         render.one_line(result)
 
-    with render.reporting() as report:
-        results = parallel.run_all(host, opened, wanted, options, report, most=jobs, on_result=tell)
+    with render.reporting() as events:
+        results = parallel.run_all(host, opened, planned, options, events, most=jobs, on_result=show)
     _end(
-        results, json, compact=compact, table=True, problems=_write_reports(written, results, github=github, json=json)
+        results, json, compact=compact, table=True, problems=_write_reports(writers, results, github=github, json=json)
     )
 
 
@@ -289,9 +289,9 @@ def _secure_boot_matrix(host: Host, lab: Lab, directory: Path, specs: list[Guest
     from kmlab.cli import render
     from kmlab.secure_boot import matrix
 
-    with render.reporting() as report:
-        wanted = lab.module_for(directory)
-        cells = matrix.run_matrix(host, lab, specs, wanted, ask_passphrase, report, render.one_line)
+    with render.reporting() as events:
+        module = lab.module_for(directory)
+        cells = matrix.run_matrix(host, lab, specs, module, ask_passphrase, events, render.one_line)
     render.document(matrix.document(cells)) if json else render.print_lines(matrix.lines(cells))
     if any(cell.happened == "error" for cell in cells):
         raise typer.Exit(3)
@@ -315,19 +315,19 @@ def _steps(
 
     opened, host = open_lab(lab, connect), real_host()
     options = dataclasses.replace(options_of(param, None, None), keep=True, steps=steps)
-    wanted = parallel.jobs(opened, [opened.module_for(directory)], guest or [])
-    with render.reporting() as report:
-        results = parallel.run_all(host, opened, wanted, options, report)
+    planned = parallel.jobs(opened, [opened.module_for(directory)], guest or [])
+    with render.reporting() as events:
+        results = parallel.run_all(host, opened, planned, options, events)
     _end(results, json, compact=compact)
 
 
-def _write_reports(written: Reports, results: list[RunResult], *, github: bool, json: bool) -> list[KmlabError]:
+def _write_reports(writers: Reports, results: list[RunResult], *, github: bool, json: bool) -> list[KmlabError]:
     """Write the reports and GitHub's annotations. Return what could not be written."""
     from kmlab.cli import render
     from kmlab.common.errors import LabError
     from kmlab.report.github import add_job_summary, github_annotations
 
-    problems = written.finish(results)
+    problems = writers.finish(results)
     if github and not json:
         render.print_lines(github_annotations(results))
     if github:
@@ -412,10 +412,10 @@ def _end(
 
     page = grid.grid_of(results) if table else None
     if json:
-        said = document(results, 0) if compact else document(results)
+        answer = document(results, 0) if compact else document(results)
         if page:
-            said["grid"] = grid.document(page)
-        render.document(said, line=compact)
+            answer["grid"] = grid.document(page)
+        render.document(answer, line=compact)
     elif page:
         render.print_lines(grid.lines(page))
     else:

@@ -27,8 +27,8 @@ def reporting() -> Iterator[EventSink]:
     if not sys.stderr.isatty():
         yield in_lines()
         return
-    with _moving() as report:
-        yield report
+    with _moving() as events:
+        yield events
 
 
 def in_lines() -> EventSink:

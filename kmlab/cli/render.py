@@ -184,11 +184,11 @@ def headline(result: RunResult) -> str:
     """Return the verdict in one line."""
     place = _place(result.crashes[0]) if result.crashes else ""
     about = f": {result.title}{place}" if result.title else ""
-    wanted = "" if result.outcome == "pass" and result.ok else " (as expected)" if result.ok else " (NOT as expected)"
+    judged = "" if result.outcome == "pass" and result.ok else " (as expected)" if result.ok else " (NOT as expected)"
     if result.outcome not in result.expect.outcome:
-        wanted = f" (NOT as expected: {' or '.join(result.expect.outcome)})"
+        judged = f" (NOT as expected: {' or '.join(result.expect.outcome)})"
     where = f"{result.module} on {result.guest}" + (f" ({result.kernel})" if result.kernel else "")
-    return f"{result.outcome.upper()}  {where}{about}{wanted}  {result.seconds:.1f} s"
+    return f"{result.outcome.upper()}  {where}{about}{judged}  {result.seconds:.1f} s"
 
 
 def one_line(result: RunResult) -> None:

@@ -106,11 +106,11 @@ def _sign(
         signer = lab_key.other_signer(key, cert, ask_passphrase)
     done = sign_files.sign_files(signer, files)
     if via_mokmanager and lab is not None:
-        with render.reporting() as report:
+        with render.reporting() as events:
             for spec in specs:
-                lifecycle.enrol_by_mokmanager(real_host(), lab, spec, report)
-    told = sign_files.enrolments(lab, specs) if lab is not None and mok else []
-    return sign_files.Done(signer, [*notes, *signer.pair.notes], told, done, mok)
+                lifecycle.enrol_by_mokmanager(real_host(), lab, spec, events)
+    enrolments = sign_files.enrolments(lab, specs) if lab is not None and mok else []
+    return sign_files.Done(signer, [*notes, *signer.pair.notes], enrolments, done, mok)
 
 
 def _explain(files: list[Path], cert: Path | None, lab: Path | None, json: bool) -> None:

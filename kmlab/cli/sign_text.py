@@ -10,7 +10,7 @@ from kmlab.kernel.signing.signature import Verdict
 from kmlab.run.documents import ExplainDocument, ExplainedFile, SignDocument
 from kmlab.secure_boot.sign_files import Done, Explained
 
-_WORTH = {
+_VALIDITY = {
     Verdict.VALID: "and the signature is valid",
     Verdict.ALTERED: "but the signature is not valid: the module or the signature was altered after signing",
     Verdict.WRONG_KEY: "but the certificate of its key is not known here, so the signature was not checked",
@@ -66,23 +66,23 @@ def explained_document(found: Sequence[Explained]) -> ExplainDocument:
 
 
 def _sentences(about: Description) -> list[str]:
-    said = []
+    sentences = []
     signature = about.signature
     if about.module is None:
-        said.append("kmlab cannot read compressed modules: decompress it and try again")
+        sentences.append("kmlab cannot read compressed modules: decompress it and try again")
     elif signature is None:
-        said.append("not signed")
+        sentences.append("not signed")
     elif signature.problem:
-        said.append(f"its signature {signature.problem}")
+        sentences.append(f"its signature {signature.problem}")
     else:
         who = kernel_name(about.certificate) if about.certificate else _signer(about)
-        worth = _WORTH[about.verdict or Verdict.WRONG_KEY]
-        said.append(f"signed by '{who}' with {signature.digest} and {signature.algorithm}, {worth}")
+        validity = _VALIDITY[about.verdict or Verdict.WRONG_KEY]
+        sentences.append(f"signed by '{who}' with {signature.digest} and {signature.algorithm}, {validity}")
     if about.compressed and about.module is not None:
-        said.append(f"compressed with {about.compressed}; these lines describe the module inside")
+        sentences.append(f"compressed with {about.compressed}; these lines describe the module inside")
     if about.stripped:
-        said.append("no debug information: it was stripped, or built without")
-    return said
+        sentences.append("no debug information: it was stripped, or built without")
+    return sentences
 
 
 def _signer(about: Description) -> str:
@@ -91,9 +91,9 @@ def _signer(about: Description) -> str:
 
 
 def _guest_line(entry: Explanation) -> str:
-    would = {True: "loads", False: "does NOT load", None: "may load"}[entry.loads]
+    outcome = {True: "loads", False: "does NOT load", None: "may load"}[entry.loads]
     remedy = f" What to do: {entry.remedy}." if entry.remedy else ""
-    return f"{entry.guest}: {would}: {entry.why}.{remedy}"
+    return f"{entry.guest}: {outcome}: {entry.why}.{remedy}"
 
 
 def _file(each: Explained) -> ExplainedFile:

@@ -77,18 +77,18 @@ def watch(
     # An absolute path: the working directory may be renamed, too.
     file = open_lab(lab, connect).path
     options = options_of(param, exercise, timeout, fresh=fresh, keep=keep, sign=sign_choice(no_sign, sign_with))
-    place = Path(os.path.abspath(directory)) if directory.exists() else directory
+    folder = Path(os.path.abspath(directory)) if directory.exists() else directory
 
-    def look() -> loop.Watched:
+    def read_lab() -> loop.Watched:
         opened = open_lab(file, connect)
-        wanted = opened.module_for(place)
-        asked = list(opened.guests) if every else guest or []
-        found = parallel.jobs(opened, [wanted], asked, columns_of(opened, kernels))
-        return loop.Watched(opened, wanted, [job.spec for job in found], jobs)
+        module = opened.module_for(folder)
+        guest_names = list(opened.guests) if every else guest or []
+        planned = parallel.jobs(opened, [module], guest_names, columns_of(opened, kernels))
+        return loop.Watched(opened, module, [job.spec for job in planned], jobs)
 
-    first = look()
+    first = read_lab()
     for spec in first.guests:
         # Ask for a passphrase now, not in the middle of the screen.
         signer_for(lifecycle.lab_files(first.lab), first.lab.name, spec, options.sign, ask_passphrase)
     with FileWatcher() as saves, watch_screen.open_view(as_json=json, verbose=verbose) as view:
-        loop.watch(real_host(), look, options, saves, view, command)
+        loop.watch(real_host(), read_lab, options, saves, view, command)

@@ -222,10 +222,10 @@ class Screen:
 
         now = time.monotonic()
         waits = [f"{what} {now - began:.0f} s  {detail}".rstrip() for what, (began, detail) in self._on.items()]
-        told = f"verdict {self._count} at {self._when}" if self._count else ""
-        words = printable(" | ".join(waits) or "a run is on", max(1, width - len(told) - 8))
-        line = f"── {words} ".ljust(width - len(told) - 4, "─")
-        return Text((f"{line} {told} ──" if told else line.ljust(width, "─"))[:width], style="bold")
+        count = f"verdict {self._count} at {self._when}" if self._count else ""
+        waiting = printable(" | ".join(waits) or "a run is on", max(1, width - len(count) - 8))
+        line = f"── {waiting} ".ljust(width - len(count) - 4, "─")
+        return Text((f"{line} {count} ──" if count else line.ljust(width, "─"))[:width], style="bold")
 
     def _lines(self, styled: Sequence[tuple[str, str]]) -> list[Text]:
         """Wrap styled lines to the width of the window."""
