@@ -22,12 +22,12 @@ def test_what_two_want_at_once_is_built_once() -> None:
         made.append(BuildResult(True, "", "make"))
         return made[-1]
 
-    threads = [threading.Thread(target=lambda: found.append(builds.built("hello", make))) for _ in range(3)]
+    threads = [threading.Thread(target=lambda: found.append(builds.get_or_build("hello", make))) for _ in range(3)]
     for thread in threads:
         thread.start()
     assert begun.wait(30)
     other = BuildResult(False, "", "make")
-    assert builds.built("other", lambda: other) is other
+    assert builds.get_or_build("other", lambda: other) is other
     check_cancelled.set()
     for thread in threads:
         thread.join(30)
@@ -41,5 +41,5 @@ def test_what_could_not_be_built_is_tried_by_the_next() -> None:
         raise LabError("bubblewrap cannot make a sandbox here")
 
     with pytest.raises(LabError):
-        builds.built("hello", fail)
-    assert builds.built("hello", lambda: BuildResult(True, "", "make")).ok
+        builds.get_or_build("hello", fail)
+    assert builds.get_or_build("hello", lambda: BuildResult(True, "", "make")).ok

@@ -180,7 +180,7 @@ def test_a_bake_that_fails_costs_its_own_guest_alone_and_is_not_tried_for_ever(
     assert [r.outcome for r in wrong] == ["error"] * 3
     assert world.asked.count("start") == 2
     assert [r.title for r in wrong] == ["no room"] * 3
-    assert wrong[2].reason == "not tried, because the guest could not be brought up before: no room"
+    assert wrong[2].reason == "not tried, because the guest could not be started before: no room"
     assert all(e.subject == "odd" for e in events if isinstance(e, Finished) and e.outcome == "failed")
 
 
@@ -194,7 +194,7 @@ def test_a_mistake_in_lab_yaml_stops_the_rest_and_is_what_is_said(go: Go, world:
 
 def test_what_is_done_with_each_guest_is_told_in_order_and_the_first_error_last(lab: Lab, world: World) -> None:
     specs = [lab.guest(name) for name in ("one", "two", "odd")]
-    assert parallel.each(world.host, lab, specs, lambda spec: spec.name.upper(), silent) == ["ONE", "TWO", "ODD"]
+    assert parallel.map_guests(world.host, lab, specs, lambda spec: spec.name.upper(), silent) == ["ONE", "TWO", "ODD"]
     heard: list[Event] = []
     done: list[str] = []
 
@@ -205,7 +205,7 @@ def test_what_is_done_with_each_guest_is_told_in_order_and_the_first_error_last(
         done.append(name)
 
     with pytest.raises(LabError, match="one is broken"):
-        parallel.each(world.host, lab, specs, work, heard.append)
+        parallel.map_guests(world.host, lab, specs, work, heard.append)
     assert done == ["odd"]
     assert Note("two", "two is broken") in heard
 

@@ -227,7 +227,7 @@ def test_a_window_of_any_size_is_filled_and_never_overrun(
     screen: Screen, tmp_path: Path, width: int, height: int
 ) -> None:
     screen.verdict(dataclasses.replace(whole_result(), title="long " * 200, folder=tmp_path, expect=Expect()))
-    screen.trouble(ConfigError("wrong " * 100, "mend " * 100))
+    screen.show_error(ConfigError("wrong " * 100, "mend " * 100))
     screen.waiting("a save in " + "deep/" * 50)
     shown = picture(screen, width, height)
     assert len(shown) <= height

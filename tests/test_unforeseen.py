@@ -21,7 +21,7 @@ from kmlab.provision import lifecycle
 from kmlab.run import parallel, run
 from kmlab.run.build import sandbox_build
 from kmlab.run.build.sandbox_build import BuildCache, SandboxBuild
-from kmlab.run.parallel import GoOn
+from kmlab.run.parallel import MayContinue
 from kmlab.testing import RELEASE
 from tests.story import Go
 from tests.test_sandbox import guest_record
@@ -64,7 +64,7 @@ def test_a_build_thread_hands_on_what_it_ended_of(
     with under.under_way(guest_record(release=RELEASE)):
         assert under.in_sandbox()
         with pytest.raises(LabError, match="hello could not be built") as caught:
-            under.built()
+            under.wait()
     assert said in caught.value.message and caught.value.__cause__ is error
 
 
@@ -109,7 +109,7 @@ def test_guests_side_by_side_go_on_without_the_one_that_failed(
 ) -> None:
     done: list[str] = []
 
-    def work(spec: GuestSpec, go_on: GoOn) -> None:
+    def work(spec: GuestSpec, go_on: MayContinue) -> None:
         if spec.name == "debian":
             raise error
         done.append(spec.name)

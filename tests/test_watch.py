@@ -24,7 +24,7 @@ from tests.story import LAB, OOPS, PANIC
 
 @dataclass
 class Shown:
-    """A face that remembers."""
+    """A view that remembers."""
 
     results: list[RunResult] = field(default_factory=list)
     words: list[str] = field(default_factory=list)
@@ -45,10 +45,10 @@ class Shown:
     def verdict(self, result: RunResult) -> None:
         self.results.append(result)
 
-    def said(self, line: str) -> None:
+    def command_output(self, line: str) -> None:
         self.words.append(line)
 
-    def trouble(self, error: KmlabError) -> None:
+    def show_error(self, error: KmlabError) -> None:
         self.errors.append(error.message)
 
     def waiting(self, what: str) -> None:

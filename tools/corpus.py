@@ -32,7 +32,7 @@ from kmlab.kernel.log.records import parse_log
 from kmlab.kernel.symbols.elf import read_object
 from kmlab.provision.lifecycle import lab_files
 from kmlab.run.result import crash_to_json
-from kmlab.run.steps.guest_commands import workshop
+from kmlab.run.steps.guest_commands import folder_in_guest
 from tests import crashers
 
 DATA = Path(__file__).parents[1] / "tests" / "data"
@@ -76,7 +76,7 @@ def _keep(lab: Lab, name: str, series: str, folder: Path, result: dict[str, Any]
     sections, kept = _sections(folder), None
     if crasher and images and found:
         (image,) = images.values()
-        bare, root = found, PurePosixPath(workshop(name))
+        bare, root = found, PurePosixPath(folder_in_guest(name))
         found = [located(crash, images, root, sections) for crash in bare]
         kept = _same_telling(f"{source}-{series}", bare, found, sections)
         options["ko"] = kept or f"{source}-{series}-{_code(image)}.ko"

@@ -135,7 +135,7 @@ def _entered(opened: Lab, specs: list[GuestSpec], json: bool, what: GuestsSchema
             with lifecycle.guest_session(host, opened, spec, events, fresh=fresh, kept=not fresh) as guest:
                 return guest.record
 
-        records = parallel.each(host, opened, specs, record, events)
+        records = parallel.map_guests(host, opened, specs, record, events)
     render.guests(opened, records, as_json=json, what=what)
 
 

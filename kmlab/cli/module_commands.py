@@ -132,7 +132,7 @@ def run(
             render.one_line(result)
 
     with render.reporting() as events:
-        results = parallel.run_all(host, opened, planned, options, events, most=jobs, on_result=show)
+        results = parallel.run_all(host, opened, planned, options, events, limit=jobs, on_result=show)
     if timeline:
         pictures.write(timeline, results)
     _end(
@@ -197,7 +197,7 @@ def test(
         render.one_line(result)
 
     with render.reporting() as events:
-        results = parallel.run_all(host, opened, planned, options, events, most=jobs, on_result=show)
+        results = parallel.run_all(host, opened, planned, options, events, limit=jobs, on_result=show)
     _end(
         results, json, compact=compact, table=True, problems=_write_reports(writers, results, github=github, json=json)
     )

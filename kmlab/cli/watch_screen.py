@@ -61,10 +61,10 @@ class Lines:
     def verdict(self, result: RunResult) -> None:
         render.document(document([result]), line=True) if self._json else render.verdict(result, verbose=self._verbose)
 
-    def said(self, line: str) -> None:
+    def command_output(self, line: str) -> None:
         self.hear(Note("--exec", line))
 
-    def trouble(self, error: KmlabError) -> None:
+    def show_error(self, error: KmlabError) -> None:
         if self._json:
             render.document(render.error_document(error), line=True)
         for line in render.error_lines(error):
@@ -176,7 +176,7 @@ class Screen:
             self._verdict += [(line, "") for line in render.finding_lines(result, frames=4)]
             self._verdict += [(line, "") for line in render.evidence(result)]
 
-    def said(self, line: str) -> None:
+    def command_output(self, line: str) -> None:
         self.hear(Note("--exec", line))
 
     def program(self, line: str) -> None:
@@ -184,7 +184,7 @@ class Screen:
         with self._change():
             self._notes.append((line, ""))
 
-    def trouble(self, error: KmlabError) -> None:
+    def show_error(self, error: KmlabError) -> None:
         with self._change():
             self._on = {}
             self._notes.extend((line, "red") for line in render.error_lines(error))

@@ -1,1 +1,1 @@
-"""One module through one guest, from its folder to a verdict; many of them; on each save."""
+"""Run one module in one guest, from its folder to a verdict; run many; run again on each save."""

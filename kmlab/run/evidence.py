@@ -1,4 +1,4 @@
-"""The folder of a run: made before it, filled after it, and the oldest ones removed."""
+"""Create the folder of a run, write its evidence, and remove the oldest folders."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _lock = threading.Lock()
 
 
 def new_folder(runs: Path, lab: Lab, module: Module, spec: GuestSpec, options: Options) -> Path:
-    """Make a folder for a run, and remove the oldest ones beyond what lab.yaml keeps."""
+    """Create a folder for a run, and remove the oldest ones beyond the limits in lab.yaml."""
     with _lock:
         keep_latest(runs, max(lab.keep_runs, options.siblings) - 1, lab.keep_runs_size, _in_use)
         folder = new_run_folder(runs, module.name, spec.name)
@@ -27,12 +27,12 @@ def new_folder(runs: Path, lab: Lab, module: Module, spec: GuestSpec, options: O
 
 
 def release(folder: Path) -> None:
-    """Say that the run has ended: its folder may be removed like any other."""
+    """Mark the run as ended: its folder may be removed like any other."""
     _in_use.discard(folder)
 
 
 def write_evidence(folder: Path, results: Results, log: RunLog, console: bytes) -> None:
-    """Write what a run leaves besides its result."""
+    """Write the files of a run's folder, except its result."""
     (folder / "console.log").write_bytes(console)
     texts = {
         "dmesg.txt": dmesg(log.records),
@@ -48,10 +48,10 @@ def write_evidence(folder: Path, results: Results, log: RunLog, console: bytes) 
 
 
 def _sections(sections: Mapping[str, Mapping[str, int]]) -> str:
-    """Where the modules were in the guest's memory, as gdb and crash ask for it."""
+    """Return where the modules were in the guest's memory, as gdb and crash need it."""
     return "".join(f"{module} {name} 0x{at:x}\n" for module, places in sections.items() for name, at in places.items())
 
 
 def printable_lines(text: str) -> str:
-    """A program's output as lines that are safe to show."""
+    """Return a program's output as lines that are safe to show."""
     return "".join(f"{printable(line)}\n" for line in text.splitlines())

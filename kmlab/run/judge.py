@@ -1,4 +1,4 @@
-"""What a run comes to: a pure function of what its steps came to and of what the kernel said."""
+"""Judge a run: a pure function of its steps' results and of the kernel's log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kmlab.run.steps.results import Results
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The outcome of a run, with what it is about."""
+    """The outcome of a run, with its title, reason and findings."""
 
     outcome: str
     title: str | None
@@ -57,7 +57,7 @@ def state_left(results: Results, log: RunLog, verdict: Verdict, keep: bool) -> t
     if log.deaf:
         return "dirty", "its console fell silent in the last run"
     if results.failure == "not-listed":
-        return "dirty", "insmod did not load a module and said that it had"
+        return "dirty", "insmod reported success but did not load a module"
     if not results.left_loaded:
         return "clean", ""
     return ("kept", "") if keep else ("dirty", "a module was left loaded")
@@ -75,12 +75,12 @@ def _outcomes(results: Results, crashes: Sequence[Crash]) -> list[str]:
 
 
 def _doubts(results: Results, log: RunLog, crashes: Sequence[Crash]) -> list[tuple[str, str]]:
-    """Return what keeps a run from being a pass though nothing was reported: outcomes, each with a sentence."""
+    """Return the doubts that keep a run without findings from passing: outcomes, each with a sentence."""
     doubts = []
     if results.alive and not log.whole:
         sentence = (
-            "the guest's console fell silent, and its kernel's own log does not reach back to the run's beginning: "
-            "what the kernel said in between is not known"
+            "the guest's console fell silent, and the kernel's own log does not reach back to the start of the run: "
+            "records in between are missing"
         )
         doubts.append(("lost", sentence))
     before, after = results.taint

@@ -1,7 +1,7 @@
-"""Many guests at once: each guest's work in a row, the guests side by side up to what the host has.
+"""Run work in several guests in parallel, and in each guest one job after the other.
 
-A worker is a thread: what takes long is done by programs and guests, which it waits for. ^C ends those first, so that
-no worker waits any more, and then the workers.
+A worker is a thread that waits for programs and guests. Ctrl-C ends those first, so that no worker waits any more, and
+then the workers.
 """
 
 from __future__ import annotations
@@ -25,148 +25,150 @@ from kmlab.run.build.sandbox_build import BuildCache
 from kmlab.run.result import RunResult
 
 T = TypeVar("T")
-GoOn = Callable[[], bool]
-"""Whether to take up the next piece of work."""
-_TICK = 0.2
-"""Seconds between two looks of the main thread, in which alone a signal is heard."""
-_ENOUGH = 2
-"""So many modules in a row find that a guest cannot be brought up; then the rest do not try."""
+MayContinue = Callable[[], bool]
+"""Returns whether to start the next piece of work."""
+_CHECK_INTERVAL = 0.2
+"""Seconds between two checks of the main thread. Python runs signal handlers only there."""
+_MOST_FAILED_STARTS = 2
+"""After this many modules in a row whose guest did not start, the rest do not try."""
 
 
 class Job(NamedTuple):
-    """One run that is wanted."""
+    """One planned run: a module in a guest."""
 
     spec: GuestSpec
     module: Module
 
 
-def jobs(lab: Lab, modules: Sequence[Module], asked: Sequence[str], matrix: Sequence[str] = ()) -> list[Job]:
-    """Modules times guests, each once. Guests: those asked for, or the module's own, or the lab's; or their matrix."""
-    found: dict[tuple[str, str], Job] = {}
+def jobs(lab: Lab, modules: Sequence[Module], guest_names: Sequence[str], matrix: Sequence[str] = ()) -> list[Job]:
+    """Return modules times guests, each once: the named guests, or the module's, or the lab's; or their matrix."""
+    planned: dict[tuple[str, str], Job] = {}
     for module in modules:
-        names = list(asked or module.guests or lab.default)
+        names = list(guest_names or module.guests or lab.default)
         for spec in lab.columns(names, matrix) if matrix else map(lab.guest, names):
-            found[spec.name, module.name] = Job(spec, module)
-    return list(found.values())
+            planned[spec.name, module.name] = Job(spec, module)
+    return list(planned.values())
 
 
 def run_all(
     host: Host,
     lab: Lab,
-    wanted: Sequence[Job],
+    planned: Sequence[Job],
     options: run.Options,
-    report: EventSink,
+    events: EventSink,
     *,
-    most: int | None = None,
+    limit: int | None = None,
     on_result: Callable[[RunResult], None] = lambda result: None,
 ) -> list[RunResult]:
-    """Every job's result, in the order of the jobs whatever the order in which they end."""
-    specs = {job.spec.name: job.spec for job in wanted}
-    options = dataclasses.replace(options, siblings=len(wanted))
+    """Run every job; return the results in the order of the jobs."""
+    specs = {job.spec.name: job.spec for job in planned}
+    options = dataclasses.replace(options, siblings=len(planned))
     results: dict[int, RunResult] = {}
-    told = threading.Lock()
+    lock = threading.Lock()
     builds = BuildCache()
 
-    def row(spec: GuestSpec, go_on: GoOn) -> None:
-        out_of_reach: list[RunResult] = []
-        for number, job in enumerate(wanted):
+    def row(spec: GuestSpec, may_continue: MayContinue) -> None:
+        failed_starts: list[RunResult] = []
+        for number, job in enumerate(planned):
             if job.spec.name != spec.name:
                 continue
-            if not go_on():
+            if not may_continue():
                 return
-            if len(out_of_reach) < _ENOUGH:
-                result = run.run(host, lab, spec, job.module, options, report, builds)
+            if len(failed_starts) < _MOST_FAILED_STARTS:
+                result = run.run(host, lab, spec, job.module, options, events, builds)
                 never_up = result.outcome == "error" and not result.steps
-                out_of_reach = [*out_of_reach, result] if never_up else []
+                failed_starts = [*failed_starts, result] if never_up else []
             else:
-                result = run.not_tried(lab, spec, job.module, out_of_reach[-1])
-            with told:
+                result = run.not_tried(lab, spec, job.module, failed_starts[-1])
+            with lock:
                 results[number] = result
                 on_result(result)
 
-    side_by_side(host, lab, list(specs.values()), row, report, most=most, keep=options.keep)
-    return [results[number] for number in range(len(wanted))]
+    run_in_parallel(host, lab, list(specs.values()), row, events, limit=limit, keep=options.keep)
+    return [results[number] for number in range(len(planned))]
 
 
-def each(
+def map_guests(
     host: Host,
     lab: Lab,
     specs: Sequence[GuestSpec],
     work: Callable[[GuestSpec], T],
-    report: EventSink,
+    events: EventSink,
 ) -> list[T]:
-    """What `work` gives for each guest, in their order; an error when all have been tried."""
-    found: dict[str, T] = {}
+    """Call `work` for each guest; return the results in the guests' order. Raise an error after all have been tried."""
+    results: dict[str, T] = {}
 
-    def one(spec: GuestSpec, go_on: GoOn) -> None:
-        found[spec.name] = work(spec)
+    def one(spec: GuestSpec, may_continue: MayContinue) -> None:
+        results[spec.name] = work(spec)
 
-    side_by_side(host, lab, specs, one, report, keep=True)
-    return [found[spec.name] for spec in specs]
+    run_in_parallel(host, lab, specs, one, events, keep=True)
+    return [results[spec.name] for spec in specs]
 
 
-def side_by_side(
+def run_in_parallel(
     host: Host,
     lab: Lab,
     specs: Sequence[GuestSpec],
-    work: Callable[[GuestSpec, GoOn], None],
-    report: EventSink,
+    work: Callable[[GuestSpec, MayContinue], None],
+    events: EventSink,
     *,
-    most: int | None = None,
+    limit: int | None = None,
     keep: bool = False,
 ) -> None:
-    """Do `work` with every guest, as many at once as the host has cores, memory and disk for, or `most`.
+    """Do `work` with every guest: as many at once as the host's cores, memory and disk allow, or `limit`.
 
-    An error of one guest is raised when all are done; one of configuration, or of kmlab itself, when those under way
-    have ended their present piece of work. Guests that were only made for this stop at their end, unless `keep`; all
-    do where the host cannot hold them together.
+    Raise an error of one guest when all are done; an error in lab.yaml, or in kmlab itself, as soon as the running
+    pieces of work have ended. Guests made only for this work stop at its end, unless `keep`; if the host cannot hold
+    all guests together, every guest stops.
     """
-    has = capacity.measured(paths.state_home())
+    capacity_now = capacity.measured(paths.state_home())
     memories = [spec.memory for spec in specs]
-    count = min(most or len(specs), len(specs), has.side_by_side(memories))
-    room = has.holds(memories)
+    count = min(limit or len(specs), len(specs), capacity_now.side_by_side(memories))
+    room = capacity_now.holds(memories)
     if len(specs) > 1:
         which = f"{count} of {len(specs)} guests" if count < len(specs) else f"{count} guests"
         stops = "" if room or keep else "; each stops when it is done"
-        report(Note(lab.name, f"{which} side by side: {has}{stops}"))
+        events(Note(lab.name, f"{which} side by side: {capacity_now}{stops}"))
 
-    def whole(spec: GuestSpec, go_on: GoOn) -> None:
-        passing = spec.name not in lab.guests and read_record(lifecycle.lab_files(lab).guest(spec.name)) is None
+    def whole(spec: GuestSpec, may_continue: MayContinue) -> None:
+        temporary = spec.name not in lab.guests and read_record(lifecycle.lab_files(lab).guest(spec.name)) is None
         try:
-            work(spec, go_on)
+            work(spec, may_continue)
         finally:
-            if not keep and (passing or not room):
-                lifecycle.take_down(host, lab, spec.name, report)
+            if not keep and (temporary or not room):
+                lifecycle.take_down(host, lab, spec.name, events)
 
     if len(specs) == 1:
         whole(specs[0], lambda: True)
     else:
-        _Workers(lab, specs, whole, report).finish(count)
+        _Workers(lab, specs, whole, events).finish(count)
 
 
 class _Workers:
     """Threads that take one guest after the other."""
 
     def __init__(
-        self, lab: Lab, specs: Sequence[GuestSpec], work: Callable[[GuestSpec, GoOn], None], report: EventSink
+        self, lab: Lab, specs: Sequence[GuestSpec], work: Callable[[GuestSpec, MayContinue], None], events: EventSink
     ) -> None:
-        self.lab, self.specs, self.work, self.report = lab, specs, work, report
+        self.lab, self.specs, self.work, self.events = lab, specs, work, events
         self._waiting = list(specs)
         self._taken: list[GuestSpec] = []
         self._failed: dict[str, KmlabError] = {}
         self._lock = threading.Lock()
         self._stop = False
         self._busy: set[int] = set()
-        """Threads that have not ended. Thread.join says of one that it has when ^C cuts the join short (bpo-45274)."""
+        """Threads that have not ended. Thread.join is wrong about that if Ctrl-C interrupts it (bpo-45274)."""
         self._idle = threading.Event()
 
     def finish(self, count: int) -> None:
         self._busy = set(range(count))
-        threads = [threading.Thread(target=self._go, args=(n,), name=f"guests-{n}", daemon=True) for n in range(count)]
+        threads = [
+            threading.Thread(target=self._thread_main, args=(n,), name=f"guests-{n}", daemon=True) for n in range(count)
+        ]
         try:
             for thread in threads:
                 thread.start()
-            while not self._idle.wait(_TICK):
+            while not self._idle.wait(_CHECK_INTERVAL):
                 pass
         except BaseException:
             self._end({number for number, thread in enumerate(threads) if thread.ident is None})
@@ -176,12 +178,12 @@ class _Workers:
             raise error
 
     def _end(self, never_started: set[int]) -> None:
-        """End what the workers wait for, until they have ended too."""
+        """Stop the programs and guests that the workers wait for, until the workers have ended."""
         self._stop = True
         self._ended(never_started)
         files = lifecycle.lab_files(self.lab)
         with command.cancelling():
-            while not self._idle.wait(_TICK):
+            while not self._idle.wait(_CHECK_INTERVAL):
                 command.end_all()
                 for spec in list(self._taken):
                     hypervisor.kill(files.guest(spec.name).root)
@@ -192,7 +194,7 @@ class _Workers:
             if not self._busy:
                 self._idle.set()
 
-    def _go(self, number: int) -> None:
+    def _thread_main(self, number: int) -> None:
         try:
             while (spec := self._next()) is not None:
                 self._row(spec)
@@ -214,7 +216,7 @@ class _Workers:
             error.__cause__ = None if error is problem else problem
             with self._lock:
                 self._failed[spec.name] = error
-                # What goes wrong in one guest is no matter of the others; a mistake in lab.yaml is.
+                # A failure in one guest does not concern the others; a mistake in lab.yaml does.
                 self._stop = self._stop or not (isinstance(error, LabError) and isinstance(problem, Exception))
             if isinstance(error, LabError):
-                self.report(Note(spec.name, error.message))
+                self.events(Note(spec.name, error.message))

@@ -1,4 +1,4 @@
-"""The outcome of a run as a value, and as the JSON of the public interface (schema kmlab.run/1)."""
+"""Hold the result of a run, and write it as the JSON of the public interface (schema kmlab.run/1)."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ LOG_CAP = 5000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
-    """One module through one guest."""
+    """The result of one module in one guest."""
 
     module: str
     source: str
-    """Its folder as people are told of it."""
+    """Its folder as people see it."""
     folder: Path | None = None
-    """And where it is."""
+    """The absolute path of its folder."""
     guest: str
     kernel: str | None = None
     outcome: str = "pass"
     expect: Expect = field(default_factory=Expect)
     unmet: tuple[str, ...] = ()
-    """What was expected beyond the outcome and did not happen; a sentence each."""
+    """Expectations beyond the outcome that are not met; a sentence each."""
     title: str | None = None
     crashes: tuple[Crash, ...] = ()
     reason: str | None = None
@@ -72,40 +72,40 @@ class RunResult:
 
 
 def worst(outcomes: Iterable[str]) -> str:
-    """The one that counts."""
+    """Return the worst outcome."""
     return max(outcomes, key=WORST_LAST.index, default="pass")
 
 
 def check_expected(lab: Lab, module: Module) -> None:
-    """ConfigError where a finding is expected of a kind that there is none of."""
-    kind, known = module.expect.kind, kinds_and_classes()
-    if kind and kind not in known:
-        hint = nearest(kind, sorted(known), "kinds and classes")
+    """Raise ConfigError if lab.yaml expects a kind of finding that does not exist."""
+    kind, valid = module.expect.kind, kinds_and_classes()
+    if kind and kind not in valid:
+        hint = nearest(kind, sorted(valid), "kinds and classes")
         raise lab.error(
             ("modules", module.name, "expect", "kind"),
-            f"'kind' of 'expect' of module '{module.name}' is {quoted(kind)}, which no finding is",
+            f"module '{module.name}': unknown value {quoted(kind)} for expect.kind",
             hint,
         )
 
 
 def unmet_crash(expect: Expect, outcome: str, crashes: Sequence[Crash]) -> list[str]:
-    """What was expected of the findings and is not so; a sentence each."""
+    """Return the expectations about findings that are not met; a sentence each."""
     if outcome not in expect.outcome or outcome == "pass":
         return []
-    found: list[str] = []
+    unmet: list[str] = []
     kinds = {word for crash in crashes for word in (crash.kind, crash.class_)}
     functions = {crash.function for crash in crashes} | {f.function for c in crashes for f in c.frames[:1]}
     if expect.kind and expect.kind not in kinds:
-        said = ", ".join(f"{c.kind} ({c.class_})" for c in crashes) or "none"
-        found.append(f"expected a finding of kind {expect.kind}, found {said}")
+        actual = ", ".join(f"{c.kind} ({c.class_})" for c in crashes) or "none"
+        unmet.append(f"expected a finding of kind {expect.kind}, found {actual}")
     if expect.function and expect.function not in functions:
-        said = ", ".join(sorted(f for f in functions if f)) or "none"
-        found.append(f"expected the guilty function {expect.function}, found {said}")
-    return found
+        actual = ", ".join(sorted(f for f in functions if f)) or "none"
+        unmet.append(f"expected the guilty function {expect.function}, found {actual}")
+    return unmet
 
 
 def unmet_log(expect: Expect, log: Sequence[Record]) -> list[str]:
-    """What was expected of the kernel's log and is not so; a sentence each."""
+    """Return the expectations about the kernel's log that are not met; a sentence each."""
     missing = [p for p in expect.log if not any(matches(p, record.text) for record in log)]
     unwanted = [p for p in expect.not_log if any(matches(p, record.text) for record in log)]
     return [
@@ -115,12 +115,12 @@ def unmet_log(expect: Expect, log: Sequence[Record]) -> list[str]:
 
 
 def document(results: Sequence[RunResult], log: int = LOG_CAP) -> RunDocument:
-    """What `--json` prints, with at most `log` records of each run's log: 0 is what `--compact` asks for."""
+    """Return what `--json` prints, with at most `log` records of each run's log; `--compact` asks for 0."""
     return {"schema": "kmlab.run/1", "results": [to_json(result, log) for result in results]}
 
 
 def to_json(result: RunResult, log: int = LOG_CAP) -> Result:
-    """One result to the letter of the interface."""
+    """Return one result as the interface defines it."""
     half = log // 2
     shown = result.log if len(result.log) <= log else (*result.log[:half], *result.log[len(result.log) - half :])
     return {

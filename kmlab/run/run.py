@@ -1,4 +1,4 @@
-"""The story of one run: a module through a guest, from its folder to a verdict.
+"""Run a module in a guest, from its folder to a verdict.
 
 This is the only place where a guest's LabError becomes the outcome `error`, so that other guests go on.
 """
@@ -60,38 +60,38 @@ def run(
     events: EventSink,
     builds: BuildCache | None = None,
 ) -> RunResult:
-    """Take one module through one guest. Raise only for bad input, or Outdated where the options ask for it.
+    """Run one module in one guest. Raise only for bad input, or Outdated if the options ask for it.
 
-    `builds` is what the same command built for other guests. If another module ran in the guest and this one does not
-    pass, the run is repeated on a fresh guest before anybody is blamed.
+    `builds` holds what the same command built for other guests. If another module ran in the guest before and this one
+    does not pass, repeat the run in a fresh guest before blaming this module.
     """
     result.check_expected(lab, module)
     check_folder(lab.locate(module.source))
     builds = builds or BuildCache()
     fresh = dataclasses.replace(options, fresh=True)
     try:
-        found, before = _attempt(host, lab, spec, module, options, events, builds)
+        first, before = _attempt(host, lab, spec, module, options, events, builds)
     except UnfitGuest as unfit:
         events(Note(spec.name, f"restored, because {unfit}"))
-        found, before = _attempt(host, lab, spec, module, fresh, events, builds)
-    if not before or not _depends_on_guest(found):
-        return found
+        first, before = _attempt(host, lab, spec, module, fresh, events, builds)
+    if not before or not _depends_on_guest(first):
+        return first
     suspects = ", ".join(before)
-    events(Note(spec.name, f"{found.outcome}, but {suspects} ran in this guest before: once more in a fresh one"))
+    events(Note(spec.name, f"{first.outcome}, but {suspects} ran in this guest before: once more in a fresh one"))
     again, _ = _attempt(host, lab, spec, module, fresh, events, builds)
-    return again if _is_the_same(found, again) else _not_confirmed(again, found, suspects)
+    return again if _is_the_same(first, again) else _not_confirmed(again, first, suspects)
 
 
 def not_tried(lab: Lab, spec: GuestSpec, module: Module, before: RunResult) -> RunResult:
-    """Return the result of a run in a guest that could not be started for the run `before`."""
-    reason = f"not tried, because the guest could not be brought up before: {before.reason}"
+    """Return the result of a run whose guest could not be started for the run `before`."""
+    reason = f"not tried, because the guest could not be started before: {before.reason}"
     return RunResult(
         **_about(lab, spec, module), outcome="error", title=before.title, reason=reason, guest_survived=False
     )
 
 
 def shown_source(lab: Lab, module: Module) -> str:
-    """Return the module's folder as people see it: relative to the lab's folder where it lies beneath."""
+    """Return the module's folder as people see it: relative to the lab's folder if it lies below."""
     place = lab.locate(module.source)
     with contextlib.suppress(ValueError):
         return str(PurePosixPath(place.resolve().relative_to(lab.folder.resolve())))
@@ -108,7 +108,7 @@ def _attempt(
     for note in signer.pair.notes if signer else ():
         events(Note(spec.name, note))
     folder = evidence.new_folder(files.runs, lab, module, spec, options)
-    kept = "load" not in options.steps
+    keeps_modules = "load" not in options.steps
     before: Sequence[str] = ()
     facts: dict[str, Any] = {}
     timings = Timings()
@@ -128,14 +128,14 @@ def _attempt(
             events,
             fresh=options.fresh,
             unused=options.unused,
-            allow_kept_modules=kept,
+            allow_kept_modules=keeps_modules,
             while_restoring=sandbox.under_way,
             timings=timings,
         )
         with session as guest:
             context = _context(host, lab, guest, module, options, events, signer, sandbox, began)
-            results, log, crashes = _watched(context)
-            before = () if kept else results.baseline.ran_before
+            results, log, crashes = _run_watched(context)
+            before = () if keeps_modules else results.baseline.ran_before
             facts = _conclude(context, results, log, crashes, folder)
             facts["vmcore"] = _dump_memory(context, spec, results, facts["outcome"], folder)
             if not facts["guest_survived"]:
@@ -152,13 +152,13 @@ def _attempt(
         evidence.release(folder)
     parts = tuple(part._replace(began=part.began - began) for part in timings.parts)
     facts = {"expect": module.expect, "guest_parts": parts, **facts}
-    found = RunResult(**_about(lab, spec, module), directory=folder, seconds=time.monotonic() - began, **facts)
-    paths.write_json(folder / "result.json", escape_surrogates(result.document([found])))
-    return found, before
+    outcome = RunResult(**_about(lab, spec, module), directory=folder, seconds=time.monotonic() - began, **facts)
+    paths.write_json(folder / "result.json", escape_surrogates(result.document([outcome])))
+    return outcome, before
 
 
 def _lab_error(problem: Exception, folder: Path) -> KmlabError:
-    """Return what a guest's run ended of; if nobody foresaw it, the run's folder keeps the traceback."""
+    """Return the error that ended a guest's run; the run's folder keeps the traceback of an unexpected one."""
     if not isinstance(problem, KmlabError):
         with contextlib.suppress(OSError):
             text = "".join(traceback.format_exception(problem))
@@ -193,7 +193,7 @@ def _context(
     began: float,
 ) -> RunContext:
     def answers() -> bool:
-        """Whether the guest says what its kernel has, as one that has panicked cannot."""
+        """Return whether the guest reports its kernel's state, which a guest that panicked cannot do."""
         with contextlib.suppress(LabError):
             guest.read_kernel_state(context.deadline(_PANIC_PATIENCE))
             return True
@@ -214,7 +214,7 @@ def _context(
     return context
 
 
-def _watched(context: RunContext) -> tuple[Results, RunLog, list[Crash]]:
+def _run_watched(context: RunContext) -> tuple[Results, RunLog, list[Crash]]:
     """Run the steps with the console watched; return their results, the kernel's log, and the findings in it."""
     console = context.console
     with console:
@@ -227,7 +227,7 @@ def _watched(context: RunContext) -> tuple[Results, RunLog, list[Crash]]:
     build = results.build
     crashes = log.find_crashes(build.names)
     if results.alive:
-        # A panic stops the kernel, so what only reads like one was printed by something that lives.
+        # A panic stops the kernel: in a guest that lives, text that looks like a panic is not one.
         crashes = [dataclasses.replace(crash, fatal=False) for crash in crashes if crash.kind != "panic"]
     elif results.shown:
         taint = find_taints(record.text for record in log.records)
@@ -292,8 +292,8 @@ def _conclude(
 def _dump_memory(context: RunContext, spec: GuestSpec, results: Results, outcome: str, folder: Path) -> str | None:
     """Return the name of the guest's memory in the run's folder, where it was wanted and could be had."""
     lab, guest = context.lab, context.guest
-    wanted = lab.vmcore == "always" or (lab.vmcore == "auto" and outcome in ("panic", "hang"))
-    if not wanted or "lost" in results.verdicts:
+    dump_wanted = lab.vmcore == "always" or (lab.vmcore == "auto" and outcome in ("panic", "hang"))
+    if not dump_wanted or "lost" in results.verdicts:
         return None
     limit, name = lab.vmcore_max, "vmcore"
     try:
@@ -308,17 +308,17 @@ def _dump_memory(context: RunContext, spec: GuestSpec, results: Results, outcome
 
 
 def _depends_on_guest(found: RunResult) -> bool:
-    """Whether the guest, and so what ran in it before, can have a part in the outcome."""
+    """Return whether the guest, and so what ran in it before, can have caused the outcome."""
     if found.outcome == "load-failed":
         return found.failure in _BY_INIT
     return found.outcome not in ("pass", "build-failed", "error")
 
 
 def _is_the_same(one: RunResult, other: RunResult) -> bool:
-    def known(crashes: Sequence[Crash]) -> set[str]:
+    def fingerprints(crashes: Sequence[Crash]) -> set[str]:
         return {crash.fingerprint for crash in crashes}
 
-    alike = not known(one.crashes) or known(one.crashes) & known(other.crashes)
+    alike = not fingerprints(one.crashes) or fingerprints(one.crashes) & fingerprints(other.crashes)
     return one.outcome == other.outcome and bool(alike)
 
 
@@ -326,7 +326,7 @@ def _not_confirmed(fresh: RunResult, used: RunResult, suspects: str) -> RunResul
     """Return the fresh guest's result, with a sentence on what was seen in the used one."""
     seen = f"{used.outcome} in a used guest ({used.title})"
     sentence = f"{seen}, not seen on a fresh guest; suspect {suspects}, which ran before"
-    told = dataclasses.replace(fresh, reason=f"{fresh.reason}; {sentence}" if fresh.reason else sentence)
-    if told.directory is not None:
-        paths.write_json(told.directory / "result.json", escape_surrogates(result.document([told])))
-    return told
+    annotated = dataclasses.replace(fresh, reason=f"{fresh.reason}; {sentence}" if fresh.reason else sentence)
+    if annotated.directory is not None:
+        paths.write_json(annotated.directory / "result.json", escape_surrogates(result.document([annotated])))
+    return annotated

@@ -1,4 +1,4 @@
-"""Which modules a command means by the folders that it names."""
+"""Find the modules that a command means by the folders that it names."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from kmlab.run.build.source_folder import makefiles_below, read_source
 
 
 def modules_under(lab: Lab, folders: Sequence[Path]) -> list[Module]:
-    """The lab's modules, or those under the given folders: entries of lab.yaml, and folders with a Makefile.
+    """Return the lab's modules, or those under the given folders: entries of lab.yaml, and folders with a Makefile.
 
-    ConfigError, before any of them runs, if one could not be built.
+    Raise ConfigError, before any of them runs, if one cannot be built.
     """
-    found: list[Module] = [] if folders else list(lab.modules.values())
+    selected: list[Module] = [] if folders else list(lab.modules.values())
     for folder in folders:
         if str(folder) in lab.modules and not folder.exists():
-            found.append(lab.modules[str(folder)])
+            selected.append(lab.modules[str(folder)])
             continue
         top = folder.resolve()
-        listed = [m for m in lab.modules.values() if lab.locate(m.source).resolve().is_relative_to(top)]
-        if not listed:
-            listed = [lab.module_for(folder) for folder in _module_folders(top)]
-        if not listed:
+        matching = [m for m in lab.modules.values() if lab.locate(m.source).resolve().is_relative_to(top)]
+        if not matching:
+            matching = [lab.module_for(folder) for folder in _module_folders(top)]
+        if not matching:
             missing = "no modules under this folder" if top.is_dir() else "no such folder"
             raise ConfigError(f"{printable(str(folder))}: {missing}", "give folders of modules, or one above them")
-        found += listed
-    modules = _told_apart(lab, found)
+        selected += matching
+    modules = _with_unique_names(lab, selected)
     if not modules:
-        raise ConfigError(f"{lab.file}: there are no modules", "add some under modules:, or name their folders")
+        raise ConfigError(f"{lab.file}: no modules", "add some under modules:, or name their folders")
     for module in modules:
         result.check_expected(lab, module)
         try:
@@ -50,7 +50,7 @@ def modules_under(lab: Lab, folders: Sequence[Path]) -> list[Module]:
 
 
 def _module_folders(top: Path) -> list[Path]:
-    """The folders that hold a module each: the topmost with obj-m, and those whose Makefile calls the kernel's."""
+    """Return the folders of modules: the topmost with obj-m, and those whose Makefile calls the kernel's."""
     texts: dict[Path, dict[str, str]] = {}
     for path in makefiles_below(top):
         texts.setdefault((top / path).parent, {})[os.path.basename(path)] = read_source(top, path).decode(
@@ -65,8 +65,8 @@ def _module_folders(top: Path) -> list[Path]:
     return sorted(folder for folder in made if not any(parent in made for parent in folder.parents))
 
 
-def _told_apart(lab: Lab, modules: Sequence[Module]) -> list[Module]:
-    """Each once; two folders of one name, as a course has a `hello` in each week, are called by their parents too."""
+def _with_unique_names(lab: Lab, modules: Sequence[Module]) -> list[Module]:
+    """Return each module once; add parents' names if two folders have the same name, as in a course's weeks."""
     named: dict[str, Module] = {}
     for each in modules:
         place, name, depth = lab.locate(each.source).resolve(), each.name, 1

@@ -1,7 +1,7 @@
-"""The loop of `kmlab watch`: on each save a run, on a guest that is restored first where it has to be.
+"""The loop of `kmlab watch`: on each save, run the module again, in a guest that is restored first if necessary.
 
-What decides is not what was told of the save but what lies there afterwards: the folder as a build sees it, and
-lab.yaml. So nothing that a build, an editor or git leaves beside the sources begins a run, and no save is lost.
+After each save kmlab compares the content: the folder as a build sees it, and lab.yaml. So no file that a build, an
+editor or git writes next to the sources starts a run, and no save is lost.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from kmlab.run.build.make import check_folder
 from kmlab.run.build.source_folder import Manifest, read_folder
 from kmlab.run.result import RunResult
 
-_ASIDE = re.compile(
+_EDITOR_FILES = re.compile(
     r"\.[^/]*\.sw[a-z]|[^/]*~|4913|\#[^/]*\#|\.\#[^/]*|\.goutputstream-\w+|[^/]*\.kate-swp|[^/]*___jb_(tmp|old)___"
 )
-"""What editors put beside a file for a while: vim and its probe 4913, emacs, GNOME, Kate, JetBrains."""
-_MADE = re.compile(r"[^/]*\.(o|ko|mod|mod\.c|cmd|a)|\.[^/]*\.d|modules\.order|Module\.symvers")
-"""What kbuild makes, where somebody calls make in the folder itself."""
+"""Temporary files of editors: vim and its probe 4913, emacs, GNOME, Kate, JetBrains."""
+_BUILD_FILES = re.compile(r"[^/]*\.(o|ko|mod|mod\.c|cmd|a)|\.[^/]*\.d|modules\.order|Module\.symvers")
+"""Files that kbuild makes if somebody runs make in the folder itself."""
 _EXEC_PATIENCE = 60.0
 
-Seen = tuple[Manifest | None, tuple[int, int, int] | None]
-"""What a run would go by: the folder, None where it is gone, and lab.yaml."""
+State = tuple[Manifest | None, tuple[int, int, int] | None]
+"""The state that a run uses: the folder, None if it does not exist, and lab.yaml."""
 
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """What is run, as lab.yaml has it now."""
+    """What the loop runs, as lab.yaml defines it now."""
 
     lab: Lab
     module: Module
     guests: Sequence[GuestSpec]
-    most: int | None = None
-    """So many guests at once; None: as the host can."""
+    limit: int | None = None
+    """The most guests at once; None: as many as the host can hold."""
 
     @property
     def source(self) -> Path:
@@ -54,27 +54,27 @@ class Watched:
 
 
 class WatchView(Protocol):
-    """Who shows what happens."""
+    """Shows what happens."""
 
     def hear(self, event: Event) -> None:
-        """Of a run that is on."""
+        """Show an event of the current run."""
 
     def begin(self, watched: Watched) -> None:
-        """A run begins."""
+        """Show that a run begins."""
 
     def verdict(self, result: RunResult) -> None: ...
 
-    def said(self, line: str) -> None:
-        """By the command that is run on each verdict."""
+    def command_output(self, line: str) -> None:
+        """Show a line that the command for each verdict printed."""
 
-    def trouble(self, error: KmlabError) -> None:
-        """What keeps a run from beginning, or a command that failed; the loop goes on."""
+    def show_error(self, error: KmlabError) -> None:
+        """Show what keeps a run from beginning, or a command that failed; the loop goes on."""
 
     def waiting(self, what: str) -> None: ...
 
 
 class ChangeSource(Protocol):
-    """What tells of saves: `host.saves`, or a fake."""
+    """Reports saves: `host.process.file_watch`, or a fake."""
 
     def point(self, folder: Path, file: Path) -> None: ...
 
@@ -88,46 +88,46 @@ class ChangeSource(Protocol):
 
 def watch(
     host: Host,
-    look: Callable[[], Watched],
+    read_lab: Callable[[], Watched],
     options: run.Options,
     saves: ChangeSource,
-    face: WatchView,
+    view: WatchView,
     command: str | None = None,
 ) -> None:
-    """Run at once and then on each save, until interrupted; `command` is run by sh on each verdict.
+    """Run now and again on each save, until interrupted; sh runs `command` after each verdict.
 
-    `look` reads lab.yaml. What is wrong with it or with the folder at the start is raised; later it is shown.
+    `read_lab` reads lab.yaml. At the start, raise errors in it or in the folder; later, show them.
     """
-    watched = look()
+    watched = read_lab()
     check_folder(watched.source)
-    before: Seen | None = None
+    before: State | None = None
     while True:
         saves.point(watched.source, watched.lab.path)
         saves.forget()
-        now = seen(watched)
+        now = current_state(watched)
         if now == before:
             saves.wait()
             continue
         before = now
         try:
-            watched = look()
-            before = seen(watched)
+            watched = read_lab()
+            before = current_state(watched)
             saves.point(watched.source, watched.lab.path)
-            _round(host, watched, options, saves, face, command, before)
+            _run_once(host, watched, options, saves, view, command, before)
         except run.Outdated:
             before = None
             continue
         except KmlabError as error:
-            if seen(watched) == before:
-                face.trouble(error)
-        face.waiting(_what_for(watched))
+            if current_state(watched) == before:
+                view.show_error(error)
+        view.waiting(_awaited(watched))
 
 
-def seen(watched: Watched) -> Seen:
-    """What a run would go by now."""
+def current_state(watched: Watched) -> State:
+    """Return the state that a run would use now."""
     try:
-        found = read_folder(watched.source)
-        manifest = {path: entry for path, entry in found.items() if not _beside_the_point(path)}
+        manifest_of_all = read_folder(watched.source)
+        manifest = {path: entry for path, entry in manifest_of_all.items() if not _is_ignored(path)}
     except (ConfigError, OSError):
         manifest = None
     try:
@@ -138,77 +138,77 @@ def seen(watched: Watched) -> Seen:
 
 
 def environment(result: RunResult) -> dict[str, str]:
-    """What the command on a verdict is told. The words are a guest's: printable, and never part of the command."""
+    """Return the variables for the command after a verdict: printable, because parts come from the guest."""
     crash = next(iter(result.crashes), None)
     error = next((d for d in result.diagnostics if d.severity == "error"), None)
-    blamed = crash or (error if result.outcome == "build-failed" else None)
-    told = {
+    location = crash or (error if result.outcome == "build-failed" else None)
+    variables = {
         "OUTCOME": result.outcome,
         "OK": int(result.ok),
         "MODULE": result.module,
         "GUEST": result.guest,
         "TITLE": result.title,
         "FUNCTION": crash.function if crash else None,
-        "FILE": blamed.file if blamed else None,
-        "LINE": blamed.line if blamed else None,
+        "FILE": location.file if location else None,
+        "LINE": location.line if location else None,
         "SOURCE": result.folder,
         "RESULT": result.directory / "result.json" if result.directory else None,
     }
-    return {f"KMLAB_{name}": "" if value is None else printable(str(value)) for name, value in told.items()}
+    return {f"KMLAB_{name}": "" if value is None else printable(str(value)) for name, value in variables.items()}
 
 
-def _round(
+def _run_once(
     host: Host,
     watched: Watched,
     options: run.Options,
     saves: ChangeSource,
-    face: WatchView,
+    view: WatchView,
     command: str | None,
-    before: Seen,
+    before: State,
 ) -> None:
-    """The newest source through each guest; Outdated once there is a newer one."""
+    """Run the newest source in each guest. Raise Outdated if there is a newer one."""
 
     def outdated() -> bool:
-        return saves.news and seen(watched) != before
+        return saves.news and current_state(watched) != before
 
-    face.begin(watched)
-    asked = dataclasses.replace(options, outdated=outdated, siblings=len(watched.guests))
-    told = threading.Lock()
+    view.begin(watched)
+    run_options = dataclasses.replace(options, outdated=outdated, siblings=len(watched.guests))
+    lock = threading.Lock()
 
-    def one(spec: GuestSpec, go_on: parallel.GoOn) -> None:
-        result = run.run(host, watched.lab, spec, watched.module, asked, face.hear)
-        with told:
-            face.verdict(result)
+    def one(spec: GuestSpec, may_continue: parallel.MayContinue) -> None:
+        result = run.run(host, watched.lab, spec, watched.module, run_options, view.hear)
+        with lock:
+            view.verdict(result)
             if command:
-                _tell(command, result, face)
+                _run_command(command, result, view)
         if outdated():
             raise run.Outdated
         if not result.guest_survived and result.outcome != "error":
-            # The next run needs it, and the person is reading.
-            with lifecycle.guest_session(host, watched.lab, spec, face.hear):
+            # The next run needs the guest; restore it while the user reads the verdict.
+            with lifecycle.guest_session(host, watched.lab, spec, view.hear):
                 pass
 
-    parallel.side_by_side(host, watched.lab, watched.guests, one, face.hear, most=watched.most, keep=True)
+    parallel.run_in_parallel(host, watched.lab, watched.guests, one, view.hear, limit=watched.limit, keep=True)
 
 
-def _tell(command: str, result: RunResult, face: WatchView) -> None:
+def _run_command(command: str, result: RunResult, view: WatchView) -> None:
     try:
         programs.run(
             ["sh", "-c", command],
             deadline=Deadline(_EXEC_PATIENCE),
             environment=environment(result),
-            on_line=face.said,
+            on_line=view.command_output,
         )
     except CommandFailed as error:
         how = f"did not end within {_EXEC_PATIENCE:.0f} s" if error.code is None else f"ended with code {error.code}"
-        face.trouble(LabError(f"--exec: `{command}` {how}"))
+        view.show_error(LabError(f"--exec: `{command}` {how}"))
 
 
-def _beside_the_point(path: str) -> bool:
+def _is_ignored(path: str) -> bool:
     name = path.rsplit("/", 1)[-1]
-    return bool(_ASIDE.fullmatch(name) or _MADE.fullmatch(name))
+    return bool(_EDITOR_FILES.fullmatch(name) or _BUILD_FILES.fullmatch(name))
 
 
-def _what_for(watched: Watched) -> str:
+def _awaited(watched: Watched) -> str:
     place = printable(run.shown_source(watched.lab, watched.module))
     return f"a save in {place}" if watched.source.is_dir() else f"{place} to be there again"

@@ -73,7 +73,7 @@ def test_the_ko_of_the_sandbox_and_of_the_guest_are_the_same_bytes(
         assert there.ok and here.ok
         assert here.images == there.images
         assert "sandbox" in here.how and "sandbox" not in there.how
-        delivered = guest.run(["cat", str(source_folder.workshop("hello") / "hello.ko")], deadline)
+        delivered = guest.run(["cat", str(source_folder.folder_in_guest("hello") / "hello.ko")], deadline)
         assert delivered.out == here.images["hello.ko"]
     lifecycle.destroy_lab(real_host(), lab, (), all_state=False, report=silent)
 

@@ -1,1 +1,1 @@
-"""Building a module: its folder, make in the guest or in a sandbox, and a build that goes on meanwhile."""
+"""Build a module: run make in the guest or in a sandbox, while the guest is being restored."""

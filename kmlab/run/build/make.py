@@ -1,6 +1,6 @@
-"""Building a module: by make in the guest, or in a sandbox on the host that has the guest's own toolchain.
+"""Build a module: run make in the guest, or in a sandbox on the host that has the guest's own toolchain.
 
-Both leave the same `Built`, and their .ko files at the same places of the module's folder in the guest.
+Both return the same `BuildResult`, and put the .ko files at the same places of the module's folder in the guest.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from kmlab.kernel.symbols.elf import LARGEST_PRODUCTS
 from kmlab.provision.guest import Guest
 from kmlab.run.build.source_folder import (
     Manifest,
+    folder_in_guest,
     read_folder,
     read_manifest,
     read_source,
-    workshop,
     write_manifest,
 )
 
-Say = Callable[[str], None]
+ShowLine = Callable[[str], None]
 _MOST_PRODUCTS = 2048
-"""Files that are handed back."""
+"""The most files that a build hands back."""
 _LARGEST_MAKEFILE = 1 << 20
-"""Bytes of one that are looked at."""
+"""Bytes of a Makefile that are read."""
 _DEEPEST = 4
-"""Folders down, at most, that another Makefile is looked for."""
+"""The most levels of folders that are searched for another Makefile."""
 
 
 @dataclass(frozen=True, slots=True)
 class BuildResult:
-    """What make left."""
+    """The result of a build: log, errors and .ko files."""
 
     ok: bool
     log: str
@@ -57,38 +57,40 @@ class BuildResult:
     images: Mapping[str, bytes] = field(default_factory=dict)
     """The .ko files by their path in the module's folder."""
     modules: tuple[tuple[str, ModInfo], ...] = ()
-    """Path and what it says of itself, in the order to load them."""
+    """Path and .modinfo of each, in the order to load them."""
     outside: tuple[str, ...] = ()
-    """Modules of the kernel's own to load before."""
+    """The kernel's own modules that must be loaded first."""
     undelivered: Mapping[str, bytes] = field(default_factory=dict)
-    """What the module's folder in the guest has not got yet, by path."""
+    """Files that the module's folder in the guest does not have yet, by path."""
 
     @property
     def paths(self) -> str:
-        """The modules, for people."""
+        """Return the modules' paths, for people."""
         return ", ".join(path for path, _ in self.modules) or "no module"
 
     @property
     def names(self) -> frozenset[str]:
-        """The names of the modules."""
+        """Return the names of the modules."""
         return frozenset(info.name for _, info in self.modules)
 
 
-def build_in_guest(guest: Guest, name: str, source: Path, deadline: Deadline, say: Say) -> BuildResult:
+def build_in_guest(guest: Guest, name: str, source: Path, deadline: Deadline, show_line: ShowLine) -> BuildResult:
     """Run make for the guest's own kernel in it, and bring the .ko files to the host."""
     release = guest.record.release
-    # What the guest has is not what was delivered any more.
-    known = _read_digests(_sent(guest, name))
-    _sent(guest, name).unlink(missing_ok=True)
-    built = _first_good(source, name, release, lambda way, about: _in_guest(guest, way, about, release, deadline, say))
-    # A module that make left as it was still has the signature that it was delivered with.
-    ours = [p for p, image in built.images.items() if is_signed(image) and known.get(p) == _digest(image)]
-    bare = _bare({path: built.images[path] for path in ours})
-    return replace(built, images={**built.images, **bare}, undelivered=bare)
+    # make changes the delivered files, so the record is no longer true.
+    delivered = _read_digests(_delivery_record(guest, name))
+    _delivery_record(guest, name).unlink(missing_ok=True)
+    built = _try_commands(
+        source, name, release, lambda command, about: _in_guest(guest, command, about, release, deadline, show_line)
+    )
+    # A module that make did not rebuild still has the signature that it was delivered with.
+    ours = [p for p, image in built.images.items() if is_signed(image) and delivered.get(p) == _digest(image)]
+    unsigned = _without_signatures({path: built.images[path] for path in ours})
+    return replace(built, images={**built.images, **unsigned}, undelivered=unsigned)
 
 
-def _bare(images: Mapping[str, bytes]) -> Mapping[str, bytes]:
-    """Modules without their signatures."""
+def _without_signatures(images: Mapping[str, bytes]) -> Mapping[str, bytes]:
+    """Return modules without their signatures."""
     if not images:
         return {}
     from kmlab.kernel.signing.signature import strip_signature
@@ -96,12 +98,12 @@ def _bare(images: Mapping[str, bytes]) -> Mapping[str, bytes]:
     return {path: strip_signature(image) for path, image in images.items()}
 
 
-def build_in_sandbox(box: Sandbox, source: Path, release: str, deadline: Deadline, say: Say) -> BuildResult:
-    """Build on the host alone, needing no guest; `deliver` then brings one what make left: modules and programs."""
+def build_in_sandbox(box: Sandbox, source: Path, release: str, deadline: Deadline, show_line: ShowLine) -> BuildResult:
+    """Build on the host, without a guest; `deliver` brings modules and programs to the guest later."""
     box = replace(box, release=release)
     mirror(source, box.folder)
-    built = _first_good(
-        source, box.name, release, lambda way, about: _in_sandbox(box, way, about, release, deadline, say)
+    built = _try_commands(
+        source, box.name, release, lambda command, about: _in_sandbox(box, command, about, release, deadline, show_line)
     )
     if not built.ok:
         return built
@@ -120,17 +122,17 @@ def build_in_sandbox(box: Sandbox, source: Path, release: str, deadline: Deadlin
 
 
 class _Products:
-    """The files that a build hands back, up to what is taken of one."""
+    """The files that a build hands back, up to a limit."""
 
     def __init__(self, files: Mapping[str, bytes] | None = None) -> None:
         self.files = dict(files or {})
         self.excess: str | None = None
-        """Why there is more than is taken: a sentence."""
+        """Why the build exceeds the limit: a sentence."""
 
     def take(self, offered: Mapping[str, int], read: Callable[[str, int], bytes | None]) -> None:
-        """More files: all of them, or none where it is too much. `offered` are the sizes that they claim to have.
+        """Add files: all of them, or none if they exceed the limit. `offered` are the sizes that they claim to have.
 
-        `read` gives up to so many bytes of one, or None where it is no file any more.
+        `read` returns up to that many bytes of a file, or None if it is no file any more.
         """
         new = {path: size for path, size in offered.items() if path not in self.files}
         left = LARGEST_PRODUCTS - sum(map(len, self.files.values()))
@@ -147,42 +149,42 @@ class _Products:
 
 
 def check_folder(source: Path) -> None:
-    """ConfigError unless modules could be made of the folder; asked before a guest is started for it."""
+    """Raise ConfigError if the folder has no modules to build. This is called before a guest starts."""
     read_folder(source)
-    _ways(source, "", "")
+    _build_commands(source, "", "")
 
 
-def _ways(source: Path, name: str, release: str) -> tuple[kbuild.Folder, Sequence[kbuild.BuildCommand]]:
-    """What kind of folder it is, and how make may be called for it: one way at least."""
+def _build_commands(source: Path, name: str, release: str) -> tuple[kbuild.Folder, Sequence[kbuild.BuildCommand]]:
+    """Return the kind of the folder, and the make commands that may build it: at least one."""
     texts = {f: _text(source, f) for f in ("Kbuild", *kbuild.MAKEFILES) if (source / f).is_file()}
     about = _with_surroundings(kbuild.inspect_folder(texts), source)
-    ways = kbuild.make_commands(about.kind, workshop(name), release, os.cpu_count() or 1)
-    if not ways:
+    commands = kbuild.make_commands(about.kind, folder_in_guest(name), release, os.cpu_count() or 1)
+    if not commands:
         raise ConfigError(
             f"{printable(str(source))}: no Kbuild file, and no Makefile with obj-m",
             f"give the folder that has one: {printable(str(source / about.below[0]))}"
             if about.below
             else "write a Makefile with `obj-m := NAME.o`, or give the folder that has one",
         )
-    return about, ways
+    return about, commands
 
 
-def _first_good(
+def _try_commands(
     source: Path, name: str, release: str, make: Callable[[kbuild.BuildCommand, kbuild.Folder], BuildResult]
 ) -> BuildResult:
-    """Build in each way that there is for such a folder, until one gives modules."""
-    about, ways = _ways(source, name, release)
+    """Try each make command for such a folder, until one builds modules."""
+    about, commands = _build_commands(source, name, release)
     tried: list[BuildResult] = []
-    for way in ways:
-        tried.append(make(way, about))
+    for command in commands:
+        tried.append(make(command, about))
         if tried[-1].ok or not about.has_makefile:
             break
-    # The first way is the one whose words a person knows; the second only counts when it helped.
+    # Users know the messages of the first command; the second only counts if it succeeds.
     return tried[-1] if tried[-1].ok else tried[0]
 
 
 def _with_surroundings(about: kbuild.Folder, source: Path) -> kbuild.Folder:
-    """What else about the folder may explain why it does not build."""
+    """Add what else about the folder may explain why it does not build."""
     listed = read_folder(source)
     below = []
     for path in listed:
@@ -201,42 +203,47 @@ def _text(source: Path, makefile: str) -> str:
 
 
 def _leads_out(path: str, target: str) -> bool:
-    there = os.path.normpath(os.path.join("/top", os.path.dirname(path), target))
-    return target.startswith("/") or not there.startswith("/top/")
+    resolved = os.path.normpath(os.path.join("/top", os.path.dirname(path), target))
+    return target.startswith("/") or not resolved.startswith("/top/")
 
 
 # --- in the guest --------------------------------------------------------------------------------------------------
 
 
 def _in_guest(
-    guest: Guest, way: kbuild.BuildCommand, about: kbuild.Folder, release: str, deadline: Deadline, say: Say
+    guest: Guest,
+    command: kbuild.BuildCommand,
+    about: kbuild.Folder,
+    release: str,
+    deadline: Deadline,
+    show_line: ShowLine,
 ) -> BuildResult:
-    argv = ["env", *(f"--unset={n}" for n in kbuild.quiet_environment()), *(f"{n}={v}" for n, v in way.environment)]
-    argv += ["LC_ALL=C", *way.argv]
+    argv = ["env", *(f"--unset={n}" for n in kbuild.quiet_environment()), *(f"{n}={v}" for n, v in command.environment)]
+    argv += ["LC_ALL=C", *command.argv]
     # The log goes to stderr and, if all is well, the modules to stdout: one round trip for both.
     line = (
-        f"cd {shlex.quote(str(way.folder))} || exit 90; {shlex.join(argv)} >&2 || exit $?; "
+        f"cd {shlex.quote(str(command.folder))} || exit 90; {shlex.join(argv)} >&2 || exit $?; "
         "find . \\( -name '*.ko' -o -name modules.order \\) -type f -print0 | tar -cf - --null --files-from=-"
     )
-    answer = guest.run(line, deadline, on_output=_lines(say))
+    answer = guest.run(line, deadline, on_output=_show_last_line(show_line))
     if answer.lost:
         raise GuestUnreachable("the guest went away during the build")
-    products = _unpacked(answer.out) if answer.ok else _Products()
-    return _built(way, about, release, answer.error_text, answer.code, products)
+    products = _unpack(answer.out) if answer.ok else _Products()
+    return _build_result(command, about, release, answer.error_text, answer.code, products)
 
 
-def _unpacked(archive: bytes) -> _Products:
-    """The files in an archive that the guest made; none where it is no archive."""
+def _unpack(archive: bytes) -> _Products:
+    """Return the files in an archive from the guest; none if it is no archive."""
     products = _Products()
     try:
-        # Without a guess at compression: what a few bytes would become is not to be known.
+        # Never decompress: a few bytes could become any amount.
         with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as members:
             files = {str(PurePosixPath(member.name)): member for member in members if member.isreg()}
             products.take(
                 {path: member.size for path, member in files.items()},
                 lambda path, most: _member(members, files[path], most),
             )
-    # A crafted archive is not only a TarError to tarfile, but also numbers and names that Python refuses.
+    # For a crafted archive, tarfile raises not only TarError but also Python's errors about numbers and names.
     except (tarfile.TarError, ValueError, OverflowError, EOFError, OSError, LookupError, TypeError, AttributeError):
         return _Products()
     return products
@@ -247,14 +254,14 @@ def _member(members: tarfile.TarFile, member: tarfile.TarInfo, most: int) -> byt
     return content.read(most) if content is not None else None
 
 
-def _lines(say: Say) -> Callable[[bytes], None]:
-    """`say` the last whole line of what comes, if it is text."""
+def _show_last_line(show_line: ShowLine) -> Callable[[bytes], None]:
+    """Return a function that shows the last whole line of a chunk, if it is text."""
 
     def hear(chunk: bytes) -> None:
         if b"\0" not in chunk:
             lines = chunk.decode("utf-8", "replace").strip().splitlines()
             if lines:
-                say(printable(lines[-1].strip(), 100))
+                show_line(printable(lines[-1].strip(), 100))
 
     return hear
 
@@ -263,19 +270,28 @@ def _lines(say: Say) -> Callable[[bytes], None]:
 
 
 def _in_sandbox(
-    box: Sandbox, way: kbuild.BuildCommand, about: kbuild.Folder, release: str, deadline: Deadline, say: Say
+    box: Sandbox,
+    command: kbuild.BuildCommand,
+    about: kbuild.Folder,
+    release: str,
+    deadline: Deadline,
+    show_line: ShowLine,
 ) -> BuildResult:
     ended = box.run(
-        way.argv,
+        command.argv,
         deadline,
-        cwd=way.folder,
-        environment=dict(way.environment),
-        on_line=lambda line: say(printable(line.strip(), 100)),
+        cwd=command.folder,
+        environment=dict(command.environment),
+        on_line=lambda line: show_line(printable(line.strip(), 100)),
     )
-    way = kbuild.BuildCommand(f"{way.how}, in a sandbox on the host", way.argv, way.folder, way.environment)
+    command = kbuild.BuildCommand(
+        f"{command.how}, in a sandbox on the host", command.argv, command.folder, command.environment
+    )
     if ended.limit:
-        reason = f"the build was ended, as it used more than {ended.limit}: does its Makefile end by itself?"
-        return BuildResult(False, ended.output, way.how, tuple(parse_diagnostics(ended.output, way.folder)), reason)
+        reason = f"the build used more than {ended.limit} and was stopped: does its Makefile end by itself?"
+        return BuildResult(
+            False, ended.output, command.how, tuple(parse_diagnostics(ended.output, command.folder)), reason
+        )
     products = _Products()
     if ended.code == 0:
         with UntrustedFolder(box.folder) as folder:
@@ -285,60 +301,64 @@ def _in_sandbox(
                 if path.endswith(".ko") or PurePosixPath(path).name == "modules.order"
             }
             products.take(made, folder.read)
-    return _built(way, about, release, ended.output, ended.code, products)
+    return _build_result(command, about, release, ended.output, ended.code, products)
 
 
 def mirror(source: Path, target: Path) -> tuple[int, int]:
-    """Make `target` hold what `source` holds, beside what make left there; (files copied, files removed).
+    """Make `target` equal to `source`, except for what make left there; return (files copied, files removed).
 
-    Only what changed is copied, times are kept, and what vanished goes, so that make rebuilds only what it must.
+    Copy only changed files, keep their times, and remove deleted files, so that make rebuilds only what it must.
     """
-    wanted = read_folder(source)
+    manifest = read_folder(source)
     record = target.parent / ".copied" / f"{target.name}.json"
-    known: Manifest = read_manifest(record) if target.is_dir() else {}
-    gone = [path for path, entry in known.items() if (now := wanted.get(path)) is None or now.kind != entry.kind]
-    changed = [path for path, entry in wanted.items() if not entry.same(known.get(path))]
-    if gone or changed:
-        # Cut off in the middle, the next one copies all.
+    delivered: Manifest = read_manifest(record) if target.is_dir() else {}
+    deleted = [
+        path for path, entry in delivered.items() if (now := manifest.get(path)) is None or now.kind != entry.kind
+    ]
+    changed = [path for path, entry in manifest.items() if not entry.same(delivered.get(path))]
+    if deleted or changed:
+        # After an interrupted copy, the next one copies everything.
         record.unlink(missing_ok=True)
         with UntrustedFolder(target) as folder:
-            for path in gone:
+            for path in deleted:
                 folder.remove(path)
             for path in sorted(changed):
-                entry = wanted[path]
+                entry = manifest[path]
                 if entry.kind == "folder":
                     folder.put_folder(path, entry.mode)
                 elif entry.kind == "link":
                     folder.put_link(path, entry.target)
                 else:
                     folder.put_file(path, read_source(source, path), entry.mode, entry.mtime_ns)
-        write_manifest(record, wanted)
-    return len([path for path in changed if wanted[path].kind != "folder"]), len(gone)
+        write_manifest(record, manifest)
+    return len([path for path in changed if manifest[path].kind != "folder"]), len(deleted)
 
 
 def still_delivered(guest: Guest, name: str, deadline: Deadline) -> Mapping[str, str]:
-    """The digests of what was delivered before and is still so, by path: an exercise may have altered or removed some.
+    """Return the digests of the delivered files that the guest still has, by path: an exercise may change some.
 
-    Asked while make is at work, so that nobody waits for the answer.
+    Call it while make runs, so that the answer costs no time.
     """
-    known = _read_digests(_sent(guest, name))
-    if not known:
+    delivered = _read_digests(_delivery_record(guest, name))
+    if not delivered:
         return {}
-    line = f"cd {shlex.quote(str(workshop(name)))} && xargs -0 sha256sum -z --"
-    answer = guest.run(line, deadline, data=b"".join(os.fsencode(f"./{path}\0") for path in sorted(known)))
-    there = {entry[66:].removeprefix(b"./"): entry[:64].decode() for entry in answer.out.split(b"\0") if entry}
-    return {path: digest for path, digest in known.items() if there.get(os.fsencode(path)) == digest}
+    line = f"cd {shlex.quote(str(folder_in_guest(name)))} && xargs -0 sha256sum -z --"
+    answer = guest.run(line, deadline, data=b"".join(os.fsencode(f"./{path}\0") for path in sorted(delivered)))
+    present = {entry[66:].removeprefix(b"./"): entry[:64].decode() for entry in answer.out.split(b"\0") if entry}
+    return {path: digest for path, digest in delivered.items() if present.get(os.fsencode(path)) == digest}
 
 
-def deliver(guest: Guest, name: str, files: Mapping[str, bytes], there: Mapping[str, str], deadline: Deadline) -> None:
-    """Put what was made on the host into the module's folder in the guest, but for what is there already."""
+def deliver(
+    guest: Guest, name: str, files: Mapping[str, bytes], delivered: Mapping[str, str], deadline: Deadline
+) -> None:
+    """Put the built files into the module's folder in the guest, except for those that it already has."""
     digests = {path: _digest(content) for path, content in files.items()}
-    missing = {path: files[path] for path in sorted(files) if there.get(path) != digests[path]}
+    missing = {path: files[path] for path in sorted(files) if delivered.get(path) != digests[path]}
     if missing:
-        record = _sent(guest, name)
+        record = _delivery_record(guest, name)
         record.unlink(missing_ok=True)
-        line = f"tar -C {shlex.quote(str(workshop(name)))} -xpf - --no-same-owner"
-        answer = guest.run(line, deadline, data=_packed(missing))
+        line = f"tar -C {shlex.quote(str(folder_in_guest(name)))} -xpf - --no-same-owner"
+        answer = guest.run(line, deadline, data=_pack(missing))
         if answer.lost or answer.code is None:
             raise GuestUnreachable("the guest went away: could not take the built modules")
         if not answer.ok:
@@ -346,7 +366,7 @@ def deliver(guest: Guest, name: str, files: Mapping[str, bytes], there: Mapping[
         paths.write_text(record, json.dumps(digests))
 
 
-def _packed(files: Mapping[str, bytes]) -> bytes:
+def _pack(files: Mapping[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for path, content in files.items():
@@ -360,8 +380,8 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _sent(guest: Guest, name: str) -> Path:
-    """The record of what was made on the host and the guest was sent; it goes when the guest is restored."""
+def _delivery_record(guest: Guest, name: str) -> Path:
+    """Return the record of the files sent to this guest. Restoring the guest removes it."""
     return guest.files.synced / "built" / f"{name}.json"
 
 
@@ -373,28 +393,30 @@ def _read_digests(record: Path) -> Mapping[str, str]:
 # --- what make left ------------------------------------------------------------------------------------------------
 
 
-def _built(
-    way: kbuild.BuildCommand,
+def _build_result(
+    command: kbuild.BuildCommand,
     about: kbuild.Folder,
     release: str,
     log: str,
     code: int | None,
     products: _Products,
 ) -> BuildResult:
-    diagnostics = tuple(parse_diagnostics(log, way.folder))
+    diagnostics = tuple(parse_diagnostics(log, command.folder))
     if products.excess:
-        return BuildResult(False, log, way.how, diagnostics, products.excess)
-    images = _made(products.files)
+        return BuildResult(False, log, command.how, diagnostics, products.excess)
+    images = _modules_of_build(products.files)
     if code == 0 and images:
         try:
             infos = {path: parse_modinfo(image, path) for path, image in images.items()}
             order = load_order(infos.values())
         except ConfigError as error:
-            # Nobody's argument is wrong: it is what the Makefile made.
+            # No argument is wrong: the Makefile made a bad module.
             reason = f"what the build made cannot be loaded: {printable(error.message, 300)}"
-            return BuildResult(False, log, way.how, diagnostics, reason)
-        return BuildResult(True, log, way.how, diagnostics, None, images, _with_paths(infos, order), order.outside)
-    return BuildResult(False, log, way.how, diagnostics, build_reason(log, code, diagnostics, release, folder=about))
+            return BuildResult(False, log, command.how, diagnostics, reason)
+        return BuildResult(True, log, command.how, diagnostics, None, images, _with_paths(infos, order), order.outside)
+    return BuildResult(
+        False, log, command.how, diagnostics, build_reason(log, code, diagnostics, release, folder=about)
+    )
 
 
 def _with_paths(infos: Mapping[str, ModInfo], order: LoadOrder) -> tuple[tuple[str, ModInfo], ...]:
@@ -402,8 +424,8 @@ def _with_paths(infos: Mapping[str, ModInfo], order: LoadOrder) -> tuple[tuple[s
     return tuple((places[info.name], info) for info in order.modules)
 
 
-def _made(files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The .ko files that this build made: those that some modules.order names, or all if there is none."""
+def _modules_of_build(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the .ko files that this build made: those that a modules.order names, or all if there is none."""
     modules = {path: content for path, content in files.items() if path.endswith(".ko")}
     orders = [content.decode("utf-8", "replace") for path, content in files.items() if path not in modules]
     endings = tuple(re.sub(r"\.o$", ".ko", word) for order in orders for word in order.split())

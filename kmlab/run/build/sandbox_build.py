@@ -1,6 +1,6 @@
-"""A build that does not wait for its guest: in a sandbox it needs the guest's base alone, so it goes on meanwhile.
+"""Build a module in a sandbox while its guest is being restored: the build needs only the guest's base.
 
-Guests of one base do not even need one each.
+Guests with the same base share one build.
 """
 
 from __future__ import annotations
@@ -25,42 +25,42 @@ Make = Callable[[], BuildResult]
 
 
 class BuildCache:
-    """What one command has built in sandboxes, so that guests of one base share it; each thing is built once."""
+    """What one command has built in sandboxes, so that guests with the same base share it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._made: dict[Hashable, tuple[threading.Lock, list[BuildResult]]] = {}
 
-    def built(self, what: Hashable, make: Make) -> BuildResult:
-        """What came of it, made by the first who asks; the others wait. Where it could not be made the next one tries.
+    def get_or_build(self, what: Hashable, make: Make) -> BuildResult:
+        """Return the result for `what`. The first caller builds; others wait. After an exception the next one tries.
 
-        `what` is all that decides what comes of it.
+        `what` identifies everything that the result depends on.
         """
         with self._lock:
-            making, made = self._made.setdefault(what, (threading.Lock(), []))
-        with making:
-            if not made:
-                made.append(make())
-            return made[0]
+            lock, results = self._made.setdefault(what, (threading.Lock(), []))
+        with lock:
+            if not results:
+                results.append(make())
+            return results[0]
 
 
 class SandboxBuild:
-    """The build of one module for one guest, begun by `under_way` and awaited by `built`."""
+    """The build of one module for one guest, started by `under_way` and awaited by `wait`."""
 
     def __init__(
         self,
         lab: Lab,
         files: paths.GuestFiles,
-        wanted: Module,
+        module: Module,
         patience: Callable[[str], float],
-        report: EventSink,
+        events: EventSink,
         builds: BuildCache,
     ) -> None:
         self.began = self.ended = 0.0
         """By the monotonic clock."""
         self.toolchain: Path | None = None
-        """That of the sandbox; None: the module is built in the guest."""
-        self._lab, self._files, self._wanted, self._patience, self._report = lab, files, wanted, patience, report
+        """The sandbox's toolchain; None: the module is built in the guest."""
+        self._lab, self._files, self._module, self._patience, self._events = lab, files, module, patience, events
         self._builds = builds
         self._thread: threading.Thread | None = None
         self._decided = threading.Event()
@@ -69,8 +69,8 @@ class SandboxBuild:
 
     @contextlib.contextmanager
     def under_way(self, target: Target) -> Iterator[None]:
-        """Build while the block runs; at its end nobody writes in the build's folder any more."""
-        self._thread = threading.Thread(target=self._go, args=(target,), daemon=True, name="build")
+        """Build while the block runs. At its end nobody writes to the build's folder any more."""
+        self._thread = threading.Thread(target=self._thread_main, args=(target,), daemon=True, name="build")
         self._thread.start()
         try:
             yield
@@ -82,41 +82,41 @@ class SandboxBuild:
         self._thread.join()
 
     def in_sandbox(self) -> bool:
-        """Whether it is built in a sandbox at all; waits until that is known."""
+        """Wait until the place of the build is decided; return whether it is a sandbox."""
         self._decided.wait()
         if self._error is not None and self.toolchain is None:
             raise self._error
         return self.toolchain is not None
 
-    def built(self) -> BuildResult:
-        """What came of it; waits. Raises what kept it from being built."""
+    def wait(self) -> BuildResult:
+        """Wait for the build; return its result, or raise what stopped it."""
         assert self._thread is not None
         self._thread.join()
         if self._error is not None:
             raise self._error
         if self._built is None:
-            raise LabError("the build came to nothing")
+            raise LabError("the build ended without a result")
         return self._built
 
-    def _go(self, target: Target) -> None:
+    def _thread_main(self, target: Target) -> None:
         try:
-            self.toolchain = lifecycle.toolchain_for(self._lab.build, target, self._report)
+            self.toolchain = lifecycle.toolchain_for(self._lab.build, target, self._events)
             self._decided.set()
             if self.toolchain is not None:
                 self._build(self.toolchain, target)
-        except BaseException as error:  # of whatever kind, as this thread's own caller hears of none
-            self._error = unexpected(error, f"{self._wanted.name} could not be built")
+        except BaseException as error:  # any kind: nobody else sees this thread's exceptions
+            self._error = unexpected(error, f"{self._module.name} could not be built")
             self._error.__cause__ = None if self._error is error else error
         finally:
             self._decided.set()
 
     def _build(self, toolchain: Path, target: Target) -> None:
-        name = self._wanted.name
+        name = self._module.name
         box = Sandbox(toolchain, self._files.builds / name, name)
         self.began = time.monotonic()
         try:
-            with Stage(self._report, target.name, f"build {name}") as stage:
-                source = self._lab.locate(self._wanted.source)
+            with Stage(self._events, target.name, f"build {name}") as stage:
+                source = self._lab.locate(self._module.source)
 
                 def make() -> BuildResult:
                     deadline = Deadline(self._patience(target.accel))
@@ -125,7 +125,7 @@ class SandboxBuild:
                     )
 
                 content = frozenset(read_folder(source).items())
-                self._built = self._builds.built((toolchain, target.release, name, source, content), make)
+                self._built = self._builds.get_or_build((toolchain, target.release, name, source, content), make)
                 stage.detail = self._built.paths
                 stage.outcome = "ok" if self._built.ok else "failed"
         finally:

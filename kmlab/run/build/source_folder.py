@@ -1,4 +1,4 @@
-"""A module's folder as make sees it: read on the host, and made the same in the guest."""
+"""Read a module's folder on the host as make sees it, and copy it to the guest."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from kmlab.host.channel.ssh import Answer
 from kmlab.provision.guest import MODULES_FOLDER, Guest
 
 SKIPPED = frozenset({".git", ".kmlab", ".venv", "__pycache__", ".tmp_versions"})
-"""Folders of the host's that no build in a guest wants."""
+"""Folders on the host that no build in a guest needs."""
 _LARGEST_SOURCE = 512 << 20
-"""Bytes of one module's folder; beyond that it is a mistake, such as a kernel tree or a disk image."""
+"""Bytes of one module's folder. A larger one is a mistake, such as a kernel tree or a disk image."""
 _MOST_SOURCES = 50_000
 """Files and folders in it."""
 _DEEPEST_SOURCE = 256
@@ -50,22 +50,22 @@ class Entry:
 Manifest = dict[str, Entry]
 
 
-def workshop(name: str) -> PurePosixPath:
-    """The module's folder in a guest."""
+def folder_in_guest(name: str) -> PurePosixPath:
+    """Return the module's folder in a guest."""
     return MODULES_FOLDER / name
 
 
 def read_folder(source: Path) -> Manifest:
-    """All of the module's folder but what a build of the host's own left there.
+    """Read the module's folder, without the files that a build on the host left there.
 
-    Pipes, sockets and devices are passed over. Raises ConfigError where it is no folder of files, or too much of one.
+    Skip pipes, sockets and devices. Raise ConfigError if it is no folder of files, or too large.
     """
-    found: Manifest = {}
+    manifest: Manifest = {}
     total = 0
-    for entry in _walked(source):
+    for entry in _walk(source):
         status = entry.status
         mode = stat.S_IMODE(status.st_mode)
-        if _is_skipped(entry) or _left_by_kbuild(entry.name, entry.siblings):
+        if _is_skipped(entry) or _is_kbuild_output(entry.name, entry.siblings):
             continue
         if entry.path is None or entry.path.count("/") > _DEEPEST_SOURCE:
             raise ConfigError(
@@ -74,36 +74,36 @@ def read_folder(source: Path) -> Manifest:
             )
         if stat.S_ISLNK(status.st_mode):
             with contextlib.suppress(OSError):
-                found[entry.path] = Entry("link", 0o777, 0, 0, os.readlink(entry.name, dir_fd=entry.parent))
+                manifest[entry.path] = Entry("link", 0o777, 0, 0, os.readlink(entry.name, dir_fd=entry.parent))
         elif stat.S_ISDIR(status.st_mode):
-            found[entry.path] = Entry("folder", mode, 0, 0)
+            manifest[entry.path] = Entry("folder", mode, 0, 0)
         elif stat.S_ISREG(status.st_mode):
-            found[entry.path] = Entry("file", mode, status.st_size, status.st_mtime_ns)
+            manifest[entry.path] = Entry("file", mode, status.st_size, status.st_mtime_ns)
             total += status.st_size
         if total > _LARGEST_SOURCE:
             raise ConfigError(
                 f"{printable(str(source))}: holds more than {_LARGEST_SOURCE >> 20} MiB",
                 "give the folder of the module alone",
             )
-        if len(found) > _MOST_SOURCES:
+        if len(manifest) > _MOST_SOURCES:
             raise ConfigError(
                 f"{printable(str(source))}: holds more than {_MOST_SOURCES} files",
                 "give the folder of the module alone",
             )
-    return found
+    return manifest
 
 
 def makefiles_below(top: Path) -> list[str]:
-    """The paths of all files called Kbuild or Makefile beneath a folder, but for hidden folders; sorted."""
+    """Return the sorted paths of all files called Kbuild or Makefile below a folder, except hidden folders."""
     if not top.is_dir():
         return []
-    found = [e.path for e in _walked(top) if e.path is not None and e.name in ("Kbuild", "Makefile")]
-    visible = [path for path in found if not any(part.startswith(".") for part in path.split("/"))]
+    makefiles = [e.path for e in _walk(top) if e.path is not None and e.name in ("Kbuild", "Makefile")]
+    visible = [path for path in makefiles if not any(part.startswith(".") for part in path.split("/"))]
     return sorted(path for path in visible if (top / path).is_file())
 
 
 def read_source(source: Path, path: str, most: int = _LARGEST_SOURCE) -> bytes:
-    """The first `most` bytes of a file in a module's folder; ConfigError, naming it, where it cannot be read."""
+    """Read the first `most` bytes of a file in a module's folder. Raise ConfigError, naming it, if that fails."""
     try:
         with folder_tree.opened(source) as top:
             content = folder_tree.read_file(top, path, most, follow=True)
@@ -114,14 +114,14 @@ def read_source(source: Path, path: str, most: int = _LARGEST_SOURCE) -> bytes:
     return content
 
 
-def _walked(source: Path) -> Iterator[folder_tree.TreeEntry]:
-    """All that is in a person's folder; ConfigError where it cannot be looked through or is none of theirs."""
+def _walk(source: Path) -> Iterator[folder_tree.TreeEntry]:
+    """Yield everything in the user's folder. Raise ConfigError if it cannot be read or is a kernel file system."""
     try:
         if not source.is_dir():
             what = "a file, not a folder" if source.exists() else "no such folder"
             hint = f"give its folder: {printable(str(source.parent))}" if source.exists() else "give a module's folder"
             raise ConfigError(f"{printable(str(source))}: {what}", hint)
-        kernels = _kernels_own()
+        kernels = _kernel_file_systems()
         with folder_tree.opened(source) as top:
             device = os.fstat(top).st_dev
             if device in kernels:
@@ -145,25 +145,25 @@ def _unreadable(path: Path, error: OSError) -> ConfigError:
 
 def _no_files(path: Path, kind: str) -> ConfigError:
     return ConfigError(
-        f"{printable(str(path))}: holds no files of anybody's, but what the kernel shows there ({printable(kind)})",
+        f"{printable(str(path))}: holds no source files, only what the kernel shows there ({printable(kind)})",
         "give a module's folder",
     )
 
 
-def _kernels_own() -> dict[int, str]:
-    """The file systems of this host that hold no files but what the kernel makes up, by device (proc(5), mountinfo)."""
-    found = {}
+def _kernel_file_systems() -> dict[int, str]:
+    """Return this host's file systems without real files, such as /proc, by device (proc(5), mountinfo)."""
+    devices = {}
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
             before, _, after = line.partition(b" - ")
             kind = after.split(b" ", 1)[0].decode("ascii", "replace")
-            if kind in _MADE_UP:
+            if kind in _KERNEL_FILE_SYSTEMS:
                 major, minor = before.split()[2].split(b":")
-                found[os.makedev(int(major), int(minor))] = kind
-    return found
+                devices[os.makedev(int(major), int(minor))] = kind
+    return devices
 
 
-_MADE_UP = frozenset(
+_KERNEL_FILE_SYSTEMS = frozenset(
     ("proc", "sysfs", "devtmpfs", "devpts", "cgroup", "cgroup2", "debugfs", "tracefs", "securityfs", "configfs", "bpf")
 )
 
@@ -172,8 +172,8 @@ def _is_skipped(entry: folder_tree.TreeEntry) -> bool:
     return entry.name in SKIPPED and stat.S_IFMT(entry.status.st_mode) in (stat.S_IFDIR, stat.S_IFLNK)
 
 
-def _left_by_kbuild(name: str, beside: Collection[str]) -> bool:
-    """What kbuild made has a `.NAME.cmd` beside it; sources never do. A .o_shipped or a lone .o is a source."""
+def _is_kbuild_output(name: str, beside: Collection[str]) -> bool:
+    """Return whether kbuild made the file: then a `.NAME.cmd` is next to it. A .o_shipped or lone .o is a source."""
     if re.fullmatch(r"\..*\.(cmd|d)", name) and name.endswith(".cmd"):
         return True
     if f".{name}.cmd" in beside:
@@ -183,37 +183,37 @@ def _left_by_kbuild(name: str, beside: Collection[str]) -> bool:
 
 
 def sync(guest: Guest, name: str, source: Path, deadline: Deadline) -> tuple[int, int]:
-    """Make the module's folder in the guest as it is on the host; (files sent, files removed).
+    """Make the module's folder in the guest equal to the one on the host; return (files sent, files removed).
 
-    What make left in the guest stays, so that it rebuilds only what it must.
+    Files that make left in the guest stay, so that it rebuilds only what it must.
     """
-    wanted = read_folder(source)
-    place = guest.files.synced / f"{name}.json"
-    known = read_manifest(place)
-    gone = [path for path, entry in known.items() if (now := wanted.get(path)) is None or now.kind != entry.kind]
-    changed = [path for path, entry in wanted.items() if not entry.same(known.get(path))]
-    if gone or known == {}:
-        place_there = shlex.quote(str(workshop(name)))
-        line = f"mkdir -p {place_there} && cd {place_there} && xargs -0 rm -rf --"
-        names = b"\0".join(b"./" + os.fsencode(path) for path in gone)
+    manifest = read_folder(source)
+    record = guest.files.synced / f"{name}.json"
+    sent = read_manifest(record)
+    deleted = [path for path, entry in sent.items() if (now := manifest.get(path)) is None or now.kind != entry.kind]
+    changed = [path for path, entry in manifest.items() if not entry.same(sent.get(path))]
+    if deleted or sent == {}:
+        remote_folder = shlex.quote(str(folder_in_guest(name)))
+        line = f"mkdir -p {remote_folder} && cd {remote_folder} && xargs -0 rm -rf --"
+        names = b"\0".join(b"./" + os.fsencode(path) for path in deleted)
         require_ok(guest.run(line, deadline, data=names), "remove old files")
     if changed:
-        line = f"tar -C {shlex.quote(str(workshop(name)))} -xpf - --no-same-owner"
-        require_ok(guest.run(line, deadline, data=_archive(source, wanted, changed)), "unpack the module's files")
-    if gone or changed:
-        write_manifest(place, wanted)
-    return len([p for p in changed if wanted[p].kind != "folder"]), len(gone)
+        line = f"tar -C {shlex.quote(str(folder_in_guest(name)))} -xpf - --no-same-owner"
+        require_ok(guest.run(line, deadline, data=_archive(source, manifest, changed)), "unpack the module's files")
+    if deleted or changed:
+        write_manifest(record, manifest)
+    return len([p for p in changed if manifest[p].kind != "folder"]), len(deleted)
 
 
-def _archive(source: Path, wanted: Manifest, changed: Sequence[str]) -> bytes:
-    # With their folders: unpacking a folder replaces a symbolic link that something in the guest put in its place.
+def _archive(source: Path, manifest: Manifest, changed: Sequence[str]) -> bytes:
+    # Include their folders: unpacking a folder replaces a symbolic link that something in the guest put there.
     places = set(changed)
     for path in changed:
         places.update(str(parent) for parent in PurePosixPath(path).parents if str(parent) != ".")
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for path in sorted(places):
-            entry = wanted[path]
+            entry = manifest[path]
             member = tarfile.TarInfo(path)
             member.mode = entry.mode
             if entry.kind == "link":

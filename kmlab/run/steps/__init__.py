@@ -1,4 +1,4 @@
-"""The steps of a run, in order. To add one: write a file with a function like these, and name it in STEPS.
+"""List the steps of a run, in order. To add one: write a file with a function like these, and name it in STEPS.
 
 A step gets the run's context and the results of the steps before it, and returns its own results: one for itself or one
 for each module, none where there is nothing to do. A step that comes after the unload is a check.
@@ -25,7 +25,7 @@ STEPS: tuple[StepFunction, ...] = (sync, record_baseline, build, sign, load, exe
 
 
 def run_steps(context: RunContext) -> Results:
-    """Run all steps, as far as the guest lives."""
+    """Run all steps while the guest lives."""
     results = Results()
     for step in STEPS:
         if not results.alive or context.console.panicked:

@@ -1,4 +1,4 @@
-"""See what the guest has before the module runs in it, and mark where the run begins in the kernel's log."""
+"""Record the guest's state before the module runs, and mark the run's begin in the kernel's log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Build the module: wait for the sandbox that has it under way, or run make in the guest."""
+"""Build the module: wait for the sandbox that already builds it, or run make in the guest."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from kmlab.run.steps.results import Built, Results, StepResult
 
 
 def build(context: RunContext, so_far: Results) -> Sequence[Built]:
-    """Return the build, with what went wrong in it."""
+    """Return the build, with the reason if it failed."""
     sandbox, deadline = context.sandbox_build, Deadline(context.build_patience)
-    there: Mapping[str, str] = {}
+    delivered: Mapping[str, str] = {}
     if sandbox.in_sandbox():
-        there = still_delivered(context.guest, context.module.name, deadline)
-        made = sandbox.built()
+        delivered = still_delivered(context.guest, context.module.name, deadline)
+        result = sandbox.wait()
         began, seconds = sandbox.began - context.began, sandbox.ended - sandbox.began
-        step = StepResult("build", "ok" if made.ok else "failed", seconds, made.paths, began)
+        step = StepResult("build", "ok" if result.ok else "failed", seconds, result.paths, began)
     else:
         with context.step("build") as timer:
             stage = timer.stage
-            made = build_in_guest(
+            result = build_in_guest(
                 context.guest, context.module.name, context.source, deadline, lambda line: stage.progress(detail=line)
             )
-            stage.detail = made.paths
-            stage.outcome = "ok" if made.ok else "failed"
+            stage.detail = result.paths
+            stage.outcome = "ok" if result.ok else "failed"
         step = timer.result(StepResult)
     give_up_if_outdated(context)
     return [
@@ -37,9 +37,9 @@ def build(context: RunContext, so_far: Results) -> Sequence[Built]:
             step.seconds,
             step.detail,
             step.began,
-            verdict=None if made.ok else "build-failed",
-            reason=None if made.ok else made.reason,
-            build=made,
-            delivered=there,
+            verdict=None if result.ok else "build-failed",
+            reason=None if result.ok else result.reason,
+            build=result,
+            delivered=delivered,
         )
     ]

@@ -1,4 +1,4 @@
-"""What every step of a run is given: the guest, the module, the console, and how long things may take."""
+"""Hold what every step of a run gets: the guest, the module, the console, and the time limits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kmlab.host import Host
 from kmlab.kernel.crash.watchdogs import ladder
 from kmlab.provision.guest import Guest, slowness
 from kmlab.run.build.sandbox_build import SandboxBuild
-from kmlab.run.build.source_folder import workshop
+from kmlab.run.build.source_folder import folder_in_guest
 from kmlab.run.steps.guest_commands import CommandLimits
 from kmlab.run.steps.results import StepResult
 
@@ -37,7 +37,7 @@ STATE_PATIENCE = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunContext:
-    """One module and one guest, for the time of a run."""
+    """One module and one guest, during a run."""
 
     host: Host
     lab: Lab
@@ -49,7 +49,7 @@ class RunContext:
     sandbox_build: SandboxBuild
     signer: Signer | None
     began: float
-    """When the run began, by the monotonic clock."""
+    """The start of the run, by the monotonic clock."""
 
     @property
     def source(self) -> Path:
@@ -59,11 +59,11 @@ class RunContext:
     @property
     def folder(self) -> PurePosixPath:
         """The module's folder in the guest."""
-        return workshop(self.module.name)
+        return folder_in_guest(self.module.name)
 
     @property
     def usable(self) -> bool:
-        """Whether waiting for the guest makes sense: the console has not reported its end."""
+        """Return whether waiting for the guest makes sense: the console has not reported its end."""
         return not self.console.over.is_set()
 
     @property
@@ -118,7 +118,7 @@ class RunContext:
 
 
 class StepTimer:
-    """One step while it is on; `result` turns it into a value afterwards."""
+    """One running step; `result` turns it into a value afterwards."""
 
     def __init__(self, name: str, stage: Stage, began: float) -> None:
         self.name, self.stage, self.began = name, stage, began
@@ -131,7 +131,7 @@ class StepTimer:
 
 
 class HangAwareDeadline(Deadline):
-    """A step's deadline, which has also passed once the kernel has reported that the step will not end."""
+    """A step's deadline that also passes once the kernel has reported that the step will not end."""
 
     __slots__ = ("_console",)
 

@@ -1,4 +1,4 @@
-"""The commands of a run's steps in the guest: strip, insmod, rmmod, the exercise, and questions to its kernel."""
+"""Run the commands of a run's steps in the guest: strip, insmod, rmmod, the exercise, and questions to its kernel."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from kmlab.kernel.module.users import Holder, find_holders, question
 from kmlab.provision.guest import Guest
 from kmlab.run.build.source_folder import require_ok
 
-_LOOK_PATIENCE = 20.0
-"""Seconds for a guest that has answered to say what its kernel has now."""
+_STATE_PATIENCE = 20.0
+"""Seconds for a guest that has answered to report its kernel's state."""
 
 
 def strip(guest: Guest, folder: PurePosixPath, places: Sequence[str], deadline: Deadline) -> dict[str, bytes]:
-    """Strip modules of their debug information in the guest, which takes a signature with it; as they are then."""
-    found = {}
+    """Strip modules of their debug information in the guest, which also removes signatures; return the new files."""
+    images = {}
     for path in places:
         place = shlex.quote(str(folder / path))
         answer = guest.run(f"strip --strip-debug {place} && cat {place}", deadline)
         require_ok(answer, "strip the module")
-        found[path] = answer.out
-    return found
+        images[path] = answer.out
+    return images
 
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
-    """What a step in the guest came to."""
+    """The result of a step's command in the guest."""
 
     answer: Answer
     kernel: KernelState | None
-    """What the guest's kernel had right after it; None where it could not be asked any more."""
+    """The kernel's state right after it; None if the guest did not answer any more."""
 
     def listed(self, module: str) -> ProcModule | None:
-        """What the kernel said of a module right after the step."""
+        """Return the kernel's entry for a module right after the step."""
         return self.kernel.modules.get(module) if self.kernel else None
 
 
@@ -51,68 +51,68 @@ def load(
     path: str,
     module: str,
     params: Sequence[str],
-    around: CommandLimits,
+    limits: CommandLimits,
     outside: Sequence[str] = (),
 ) -> CommandResult:
-    """insmod one module."""
+    """Run insmod for one module."""
     before = "".join(f"modprobe -- {shlex.quote(name)}; " for name in outside)
     line = f"cd {shlex.quote(str(folder))}; {before}insmod {shlex.join([f'./{path}', *params])}"
-    return _run_command(guest, line, around, module)
+    return _run_command(guest, line, limits, module)
 
 
-def unload(guest: Guest, module: str, around: CommandLimits) -> CommandResult:
-    """rmmod one module."""
-    return _run_command(guest, f"rmmod {shlex.quote(module)}", around)
+def unload(guest: Guest, module: str, limits: CommandLimits) -> CommandResult:
+    """Run rmmod for one module."""
+    return _run_command(guest, f"rmmod {shlex.quote(module)}", limits)
 
 
-def exercise(guest: Guest, folder: PurePosixPath, what: str, module: str, around: CommandLimits) -> CommandResult:
-    """The person's own command, as root in the module's folder."""
+def exercise(guest: Guest, folder: PurePosixPath, command: str, module: str, limits: CommandLimits) -> CommandResult:
+    """Run the user's own command, as root in the module's folder."""
     environment = f"export KMLAB_MODULE={shlex.quote(module)}"
-    return _run_command(guest, f"cd {shlex.quote(str(folder))}; {environment}; sh -c {shlex.quote(what)}", around)
+    return _run_command(guest, f"cd {shlex.quote(str(folder))}; {environment}; sh -c {shlex.quote(command)}", limits)
 
 
 @dataclass(frozen=True, slots=True)
 class CommandLimits:
-    """What surrounds a step: its deadline, what ends it early, and the word that marks the kernel's log."""
+    """The limits of a step's command: its deadline, what ends it early, and the mark in the kernel's log."""
 
     deadline: Deadline
     abandon: threading.Event
     mark: str
 
 
-def _run_command(guest: Guest, line: str, around: CommandLimits, module: str | None = None) -> CommandResult:
-    answer = guest.run(f"{{ {line}; }} < /dev/null", around.deadline, abandon=around.abandon)
+def _run_command(guest: Guest, line: str, limits: CommandLimits, module: str | None = None) -> CommandResult:
+    answer = guest.run(f"{{ {line}; }} < /dev/null", limits.deadline, abandon=limits.abandon)
     if answer.code is None:
         return CommandResult(answer, None)
-    # A line of the kernel's own log tells where the step ends. The refusal of a module does not name it.
-    deadline = Deadline(_LOOK_PATIENCE)
-    seen = guest.shell.read_files(state_files(module), deadline, mark=around.mark, abandon=around.abandon)
+    # A line in the kernel's own log marks where the step ends, because a refusal does not name the module.
+    deadline = Deadline(_STATE_PATIENCE)
+    seen = guest.shell.read_files(state_files(module), deadline, mark=limits.mark, abandon=limits.abandon)
     return CommandResult(answer, parse_kernel_state(seen.text))
 
 
 def note_names(guest: Guest, name: str, names: frozenset[str]) -> None:
-    """Remember what there was before a module was loaded, for a command that unloads it later."""
-    paths.write_json(_noted(guest, name), sorted(names))
+    """Store the names that existed before a module was loaded, for a command that unloads it later."""
+    paths.write_json(_names_file(guest, name), sorted(names))
 
 
 def names_before(guest: Guest, name: str) -> frozenset[str] | None:
-    """What there was before this module was loaded, if kmlab loaded it."""
-    value = paths.read_json(_noted(guest, name))
+    """Read the names that existed before this module was loaded; None if kmlab did not load it."""
+    value = paths.read_json(_names_file(guest, name))
     return frozenset(value) if isinstance(value, list) else None
 
 
-def _noted(guest: Guest, name: str) -> Path:
-    """As true of this guest alone as what was sent to it."""
+def _names_file(guest: Guest, name: str) -> Path:
+    """Return the file with those names. Restoring the guest removes it."""
     return guest.files.synced / "loaded" / f"{name}.json"
 
 
 def find_users(guest: Guest, module: str, before: frozenset[str] | None, deadline: Deadline) -> tuple[Holder, ...]:
-    """Who besides other modules keeps a module from being unloaded."""
+    """Find who, besides other modules, keeps a module from being unloaded."""
     return find_holders(guest.run(question(module), deadline).out, module, before)
 
 
 def owner_of(guest: Guest, symbol: str, deadline: Deadline) -> str | None:
-    """Who exports a symbol, as the guest's kernel and its headers list it: a module, `vmlinux`, or None."""
+    """Find who exports a symbol, from the guest's kernel and its headers: a module, `vmlinux`, or None."""
     name = shlex.quote(symbol)
     line = f"cd /lib/modules/$(uname -r) && grep -h -F -w -- {name} build/Module.symvers modules.symbols 2> /dev/null"
     return parse_symbol_owners(guest.run(line, deadline).text).get(symbol)

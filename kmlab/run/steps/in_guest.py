@@ -1,4 +1,4 @@
-"""One command of a step in the guest, and what its end means for the guest."""
+"""Run one command of a step in the guest, and find out what its end means for the guest."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run_in_guest(
     command: Callable[[CommandLimits], CommandResult],
     patience: float,
 ) -> tuple[CommandResult, dict[str, Any]]:
-    """Run a command; return its result, and the fields of a StepResult that say what became of the guest."""
+    """Run a command; return its result, and the StepResult fields that describe the guest's state."""
     limits = context.limits(patience)
     result = command(limits)
     facts: dict[str, Any] = {"kernel": result.kernel}
@@ -39,6 +39,6 @@ def run_in_guest(
     else:
         timer.stage.outcome = facts["verdict"] = "hang"
         build = so_far.build
-        asked = (build.images, context.folder, build.names, timer.name)
-        facts["hang"] = hang.look_inside(context.host, context.guest, context.console, *asked)
+        module_facts = (build.images, context.folder, build.names, timer.name)
+        facts["hang"] = hang.look_inside(context.host, context.guest, context.console, *module_facts)
     return result, facts

@@ -24,22 +24,22 @@ from kmlab.run.steps.results import Loaded, Results
 
 def load(context: RunContext, so_far: Results) -> Sequence[Loaded]:
     """Load each module; stop at the first that is refused."""
-    made = so_far.build
-    loads = made.ok and {"load", "unload"} & set(context.options.steps)
+    build = so_far.build
+    loads = build.ok and {"load", "unload"} & set(context.options.steps)
     context.guest.begin_run(context.module.name if loads else None)
-    if not made.ok:
+    if not build.ok:
         return ()
-    if so_far.baseline.names is not None and not made.names & so_far.modules[0]:
+    if so_far.baseline.names is not None and not build.names & so_far.modules[0]:
         guest_commands.note_names(context.guest, context.module.name, so_far.baseline.names)
     context.wait_for_mark(context.console.begin)
     if context.console.deaf and not so_far.baseline.unused:
         raise UnfitGuest("its console had fallen silent")
-    found: list[Loaded] = []
-    for path, info in made.modules if "load" in context.options.steps else ():
-        if not context.usable or any(result.outcome != "ok" for result in found):
+    results: list[Loaded] = []
+    for path, info in build.modules if "load" in context.options.steps else ():
+        if not context.usable or any(result.outcome != "ok" for result in results):
             break
-        found.append(_load(context, so_far.plus(found), path, info, made.outside if not found else ()))
-    return found
+        results.append(_load(context, so_far.plus(results), path, info, build.outside if not results else ()))
+    return results
 
 
 def _load(context: RunContext, so_far: Results, path: str, info: ModInfo, outside: Sequence[str]) -> Loaded:
@@ -52,20 +52,20 @@ def _load(context: RunContext, so_far: Results, path: str, info: ModInfo, outsid
         )
         result, facts = run_in_guest(context, so_far, timer, command, context.step_patience)
         if not facts.get("guest_gone"):
-            facts |= _judged(context, so_far, path, info, result, position)
+            facts |= _load_facts(context, so_far, path, info, result, position)
             timer.stage.outcome = "failed" if facts.get("verdict") else "ok"
     return timer.result(Loaded, path=path, info=info, **facts)
 
 
-def _judged(
+def _load_facts(
     context: RunContext, so_far: Results, path: str, info: ModInfo, result: CommandResult, position: int
 ) -> dict[str, Any]:
     """Return the fields of the result that say how the load went."""
-    said = [record.text for record in context.console.since(position)]
+    log_lines = [record.text for record in context.console.since(position)]
     failure = explain_load_failure(
         result.answer.error_text,
         result.answer.code,
-        said,
+        log_lines,
         info.name,
         context.guest.record.release,
         info,
@@ -78,7 +78,7 @@ def _judged(
     elif result.answer.ok:
         now = result.kernel
         facts |= {"sections": now.sections if now else {}, "hidden": now is not None and info.name not in now.modules}
-        facts["reason"] = _noticed(info, said) if failure is None else None
+        facts["reason"] = _warning(info, log_lines) if failure is None else None
     if failure:
         facts |= {"reason": _reason(context, so_far, path, info, failure), "failure": failure.kind}
         if failure.kind != "init-positive":
@@ -87,19 +87,19 @@ def _judged(
 
 
 def _is_loaded(so_far: Results, result: CommandResult, info: ModInfo) -> bool:
-    """Whether the kernel has the module that insmod claims to have loaded.
+    """Return whether the kernel has the module that insmod claims to have loaded.
 
-    A module that takes itself off the kernel's list still has its sections in /sys, or has brought a taint.
+    A module that removes itself from the kernel's list still has its sections in /sys, or has set a taint bit.
     """
     if result.kernel is None:
-        return True  # the guest is gone since, which the next step reports
+        return True  # the guest has died since, which the next step reports
     brought = result.kernel.taint & ~so_far.taint[0] & taint_mask(["OOT_MODULE"])
     return bool(result.listed(info.name) or result.kernel.sections or brought)
 
 
-def _noticed(info: ModInfo, said: Sequence[str]) -> str | None:
-    """Return what the kernel accepts and the author should know."""
-    ignored = find_ignored_params(said, info.name)
+def _warning(info: ModInfo, log_lines: Sequence[str]) -> str | None:
+    """Return what the kernel accepts but the author should know."""
+    ignored = find_ignored_params(log_lines, info.name)
     if ignored:
         has = ", ".join(param.name for param in info.params) or "none"
         return f"{info.name} has no parameter {', '.join(ignored)}, which was ignored: it has {has}"
@@ -126,10 +126,10 @@ def _reason(context: RunContext, so_far: Results, path: str, info: ModInfo, fail
 def _params_of(context: RunContext, so_far: Results, path: str, info: ModInfo) -> dict[str, Param]:
     """Return the parameters that this module has.
 
-    The last module also gets those that none has, so that the kernel complains.
+    The last module also gets the parameters that no module has, so that the kernel reports them.
     """
-    asked = {**context.module.params, **context.options.params}
+    params = {**context.module.params, **context.options.params}
     modules = so_far.build.modules
-    known = {param.name for _, each in modules for param in each.params}
-    own = {param.name for param in info.params} | (set(asked) - known if path == modules[-1][0] else set())
-    return {name: value for name, value in asked.items() if name in own}
+    accepted = {param.name for _, each in modules for param in each.params}
+    own = {param.name for param in info.params} | (set(params) - accepted if path == modules[-1][0] else set())
+    return {name: value for name, value in params.items() if name in own}

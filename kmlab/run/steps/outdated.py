@@ -1,4 +1,4 @@
-"""Why a run may be given up before anything of the module runs."""
+"""Define why a run may stop before anything of the module runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class Outdated(Exception):
 
 
 class UnfitGuest(Exception):
-    """The guest cannot be believed, because of what was done to it before this run."""
+    """The guest is not reliable, because of an earlier run."""
 
 
 def give_up_if_outdated(context: RunContext) -> None:

@@ -1,4 +1,4 @@
-"""What the steps of a run came to, as values; a step sees the results of those before it."""
+"""Hold the results of a run's steps, as values; a step gets the results of those before it."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class StepResult:
     began: float = 0.0
     """Seconds after the run's start."""
     verdict: str | None = None
-    """The outcome of the run that it means, if it did not go well."""
+    """The outcome of the run that this step causes, if it did not go well."""
     reason: str | None = None
-    """One sentence in plain words, with the remedy."""
+    """One sentence, with the remedy."""
     failure: str | None = None
-    """The kind of a refused load, in a word for programs."""
+    """The kind of a refused load, as a word for programs."""
     kernel: KernelState | None = None
-    """What the guest's kernel has right after it; None where it was not asked, or did not answer."""
+    """The kernel's state right after it; None if the guest was not asked or did not answer."""
     hang: HangSnapshot | None = None
-    """What a look from outside found in a guest whose step did not end."""
+    """The state of a guest whose step did not end, read from outside."""
     guest_gone: bool = False
     """Whether the guest cannot be used any more."""
     shown: bool = True
@@ -43,10 +43,10 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class Baseline(StepResult):
-    """What the guest had before anything of the module ran in it."""
+    """The guest's state before anything of the module ran in it."""
 
     names: frozenset[str] | None = None
-    """Its devices, files and file systems (kernel/module/users); None where nobody knows them."""
+    """Its devices, files and file systems (kernel/module/users); None if they are not known."""
     ran_before: tuple[str, ...] = ()
     """Other modules that were run in the guest since it was restored."""
     unused: bool = True
@@ -55,7 +55,7 @@ class Baseline(StepResult):
 
 @dataclass(frozen=True, slots=True)
 class Built(StepResult):
-    """A build, or what signing made of it."""
+    """The result of a build, or of signing it."""
 
     build: BuildResult = field(default_factory=lambda: BuildResult(False, "", ""))
     delivered: Mapping[str, str] = field(default_factory=dict)
@@ -64,7 +64,7 @@ class Built(StepResult):
 
 @dataclass(frozen=True, slots=True)
 class Loaded(StepResult):
-    """One module that insmod was asked to load."""
+    """The result of loading one module with insmod."""
 
     path: str = ""
     info: ModInfo | None = None
@@ -76,14 +76,14 @@ class Loaded(StepResult):
 
 @dataclass(frozen=True, slots=True)
 class Exercised(StepResult):
-    """The user's own command."""
+    """The result of the user's own command."""
 
     log: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Unloaded(StepResult):
-    """One module that rmmod was asked to unload."""
+    """The result of unloading one module with rmmod."""
 
     module: str = ""
 
@@ -95,62 +95,62 @@ class Results:
     steps: tuple[StepResult, ...] = ()
 
     def plus(self, more: Sequence[StepResult]) -> Results:
-        """Return these and more."""
+        """Return these results and more."""
         return Results((*self.steps, *more))
 
     def all(self, kind: type[R]) -> list[R]:
-        """Return those of one kind."""
+        """Return the results of one kind."""
         return [step for step in self.steps if isinstance(step, kind)]
 
     @property
     def shown(self) -> tuple[StepResult, ...]:
-        """The steps for people."""
+        """Return the steps that people see."""
         return tuple(step for step in self.steps if step.shown)
 
     @property
     def alive(self) -> bool:
-        """Whether the guest can still be used."""
+        """Return whether the guest can still be used."""
         return not any(step.guest_gone for step in self.steps)
 
     @property
     def baseline(self) -> Baseline:
-        """What there was before; an empty one if the run did not come to it."""
+        """Return the state before the run; an empty one if the run did not record it."""
         return next(iter(self.all(Baseline)), Baseline("baseline"))
 
     @property
     def build(self) -> BuildResult:
-        """The newest build: a signed one counts more than the bare one before it."""
+        """Return the newest build: a signed one replaces the unsigned one before it."""
         return next((step.build for step in reversed(self.all(Built))), BuildResult(False, "", ""))
 
     @property
     def delivered(self) -> Mapping[str, str]:
-        """Of the build, what the guest has already."""
+        """Return the files of the build that the guest already has."""
         return next((step.delivered for step in reversed(self.all(Built))), {})
 
     @property
     def loaded(self) -> list[Loaded]:
-        """The modules that are loaded, or were."""
+        """Return the modules that are loaded, or were."""
         return [step for step in self.all(Loaded) if step.outcome == "ok"]
 
     @property
     def left_loaded(self) -> list[str]:
-        """The names of the modules that were loaded and not unloaded."""
+        """Return the names of the modules that were loaded and not unloaded."""
         gone = {step.module for step in self.all(Unloaded) if step.outcome == "ok"}
         return [step.info.name for step in self.loaded if step.info and step.info.name not in gone]
 
     @property
     def sections(self) -> dict[str, Mapping[str, int]]:
-        """Of each module that was loaded, where its sections were."""
+        """Return where the sections of each loaded module were."""
         return {step.info.name: step.sections for step in self.loaded if step.info}
 
     @property
     def kernel(self) -> KernelState | None:
-        """What the guest's kernel had when it last said so, if nothing has gone on since."""
+        """Return the kernel's state after the last step; None if it is not known."""
         return self.steps[-1].kernel if self.steps else None
 
     @property
     def taint(self) -> tuple[int, int]:
-        """The kernel's taint before the run, and all of it that was seen since."""
+        """Return the kernel's taint before the run, and every bit that was seen since."""
         before = self.baseline.kernel.taint if self.baseline.kernel else 0
         after = before
         for step in self.steps:
@@ -159,7 +159,7 @@ class Results:
 
     @property
     def tainted_by(self) -> dict[int, str]:
-        """The step after which each new bit of the taint was first seen."""
+        """Return, for each new taint bit, the step after which it was first seen."""
         found: dict[int, str] = {}
         seen = self.taint[0]
         for step in self.steps:
@@ -170,35 +170,35 @@ class Results:
 
     @property
     def modules(self) -> tuple[frozenset[str], frozenset[str] | None]:
-        """The names of the modules loaded before and after; None where the guest could not be asked any more."""
+        """Return the names of the modules loaded before and after; None if the guest did not answer any more."""
         before = self.baseline.kernel.modules if self.baseline.kernel else {}
         after = self.steps[-1].kernel if self.steps and self.steps[-1].name == AFTERWARDS else None
         return frozenset(before), None if after is None else frozenset(after.modules)
 
     @property
     def verdicts(self) -> list[str]:
-        """The outcomes that the steps mean."""
+        """Return the outcomes that the steps cause."""
         return [step.verdict for step in self.steps if step.verdict]
 
     @property
     def reason(self) -> str | None:
-        """Why the first step that failed did; else what was noticed of one that went well."""
+        """Return why the first failed step failed; else a remark about a step that went well."""
         failed = [step.reason for step in self.steps if step.verdict and step.reason]
         return next(iter([*failed, *(step.reason for step in self.steps if step.reason)]), None)
 
     @property
     def failure(self) -> str | None:
-        """The kind of the first failure to load."""
+        """Return the kind of the first refused load."""
         return next((step.failure for step in self.steps if step.failure), None)
 
     @property
     def hang(self) -> HangSnapshot:
-        """What was found in a guest that did not answer."""
+        """Return the state of a guest that did not answer."""
         return next((step.hang for step in self.steps if step.hang), HangSnapshot())
 
     @property
     def exercise_log(self) -> str:
-        """What the exercise printed."""
+        """Return what the exercise printed."""
         return "".join(step.log for step in self.all(Exercised))
 
 

@@ -1,4 +1,4 @@
-"""Wait for what the module may have left behind, then see what the kernel has at the end."""
+"""Wait for delayed effects of the module, then read the kernel's final state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kmlab.run.steps.context import STATE_PATIENCE, RunContext
 from kmlab.run.steps.results import AFTERWARDS, Results, StepResult
 
 _LINGER = 2.5
-"""Seconds after the unload in which something that the module left behind may still go off."""
+"""Seconds after the unload in which something that the module left behind may still run."""
 _LAST_WORDS = 2.0
 """Seconds for the console to report a panic of a guest that does not answer."""
 _DEFERRING = re.compile(
@@ -26,7 +26,7 @@ _INIT_RAN = ("init-error", "init-crash", "firmware", "memory")
 
 
 def settle(context: RunContext, so_far: Results) -> Sequence[StepResult]:
-    """Linger where the module can have left something that goes off later; then read the kernel's state."""
+    """Wait if the module can have left something that runs later; then read the kernel's state."""
     kernel = so_far.kernel
     if _defers(so_far) and (so_far.loaded or so_far.failure in _INIT_RAN):
         context.console.over.wait(_LINGER)
@@ -44,9 +44,9 @@ def settle(context: RunContext, so_far: Results) -> Sequence[StepResult]:
 
 
 def _defers(so_far: Results) -> bool:
-    """Whether the module uses anything through which its code can run after the unload."""
+    """Return whether the module uses anything through which its code can run after the unload."""
     for path, info in so_far.build.modules:
-        with contextlib.suppress(MalformedModule):  # which it is no more than the guest's strip(1) made it
+        with contextlib.suppress(MalformedModule):  # strip(1) in the guest may have written anything
             symbols = read_object(so_far.build.images[path], info.name).symbols
             if any(not symbol.section and _DEFERRING.search(symbol.name) for symbol in symbols):
                 return True

@@ -1,4 +1,4 @@
-"""Sign what was built, where the guest needs it, and bring to the guest what it has not got yet."""
+"""Sign the built modules if the guest needs it, and send the guest what it does not have yet."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from kmlab.run.steps.results import Built, Results
 
 def sign(context: RunContext, so_far: Results) -> Sequence[Built]:
     """Sign on the host: the guest gets the signed modules, and never the key."""
-    made, there, signer = so_far.build, so_far.delivered, context.signer
+    build, delivered, signer = so_far.build, so_far.delivered, context.signer
     guest, name, deadline = context.guest, context.module.name, Deadline(context.build_patience)
-    if not made.ok:
+    if not build.ok:
         return ()
     if signer is None:
-        deliver(guest, name, made.undelivered, there, deadline)
+        deliver(guest, name, build.undelivered, delivered, deadline)
         return ()
     with context.step("sign") as timer:
         timer.stage.detail = signer.name
         reason: str | None = None
         try:
-            images = {path: signer.sign(image, path) for path, image in made.images.items()}
+            images = {path: signer.sign(image, path) for path, image in build.images.items()}
         except MalformedModule as error:
             timer.stage.outcome = "failed"
             reason = f"what the build made cannot be signed: {printable(error.message, 300)}"
         else:
-            deliver(guest, name, {**made.undelivered, **images}, there, deadline)
+            deliver(guest, name, {**build.undelivered, **images}, delivered, deadline)
             if signer.strips:
                 images = guest_commands.strip(guest, context.folder, list(images), deadline)
     if reason is not None:
-        bad = dataclasses.replace(made, ok=False, reason=reason)
+        bad = dataclasses.replace(build, ok=False, reason=reason)
         return [timer.result(Built, build=bad, verdict="build-failed", reason=reason)]
-    return [timer.result(Built, build=dataclasses.replace(made, images=images), delivered=there)]
+    return [timer.result(Built, build=dataclasses.replace(build, images=images), delivered=delivered)]

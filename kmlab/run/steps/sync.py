@@ -1,4 +1,4 @@
-"""Make the module's folder in the guest as it is on the host."""
+"""Copy the module's folder from the host to the guest."""
 
 from __future__ import annotations
 

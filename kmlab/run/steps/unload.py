@@ -19,19 +19,19 @@ from kmlab.run.steps.results import Results, Unloaded
 
 def unload(context: RunContext, so_far: Results) -> Sequence[Unloaded]:
     """Unload what this run has loaded, or with `kmlab unload` what an earlier one has; stop at the first that stays."""
-    found: list[Unloaded] = []
+    results: list[Unloaded] = []
     for info, hidden in reversed(_to_unload(context, so_far)):
-        if not context.usable or any(result.outcome != "ok" for result in found):
+        if not context.usable or any(result.outcome != "ok" for result in results):
             break
-        found.append(_unload(context, so_far.plus(found), info, hidden))
-    return found
+        results.append(_unload(context, so_far.plus(results), info, hidden))
+    return results
 
 
 def _to_unload(context: RunContext, so_far: Results) -> list[tuple[ModInfo, bool]]:
     """Return the modules, in the order in which they were loaded, and whether each hides itself."""
     if "load" not in context.options.steps:
-        wanted = so_far.build.modules if "unload" in context.options.steps else ()
-        return [(info, False) for _, info in wanted]
+        modules = so_far.build.modules if "unload" in context.options.steps else ()
+        return [(info, False) for _, info in modules]
     if context.options.keep or context.module.keep:
         return []
     return [(step.info, step.hidden) for step in so_far.loaded if step.info]
@@ -43,17 +43,19 @@ def _unload(context: RunContext, so_far: Results, info: ModInfo, hidden: bool) -
         command = functools.partial(guest_commands.unload, context.guest, info.name)
         result, facts = run_in_guest(context, so_far, timer, command, context.step_patience)
         if not facts.get("guest_gone"):
-            facts |= _judged(context, so_far, info, hidden, result)
+            facts |= _unload_facts(context, so_far, info, hidden, result)
             timer.stage.outcome = "failed" if facts.get("verdict") else "ok"
     return timer.result(Unloaded, module=info.name, **facts)
 
 
-def _judged(context: RunContext, so_far: Results, info: ModInfo, hidden: bool, result: CommandResult) -> dict[str, Any]:
+def _unload_facts(
+    context: RunContext, so_far: Results, info: ModInfo, hidden: bool, result: CommandResult
+) -> dict[str, Any]:
     """Return the fields of the result that say how the unload went."""
-    there = result.listed(info.name)
-    about = (result.answer.error_text, result.answer.code, info.name, there)
+    listed = result.listed(info.name)
+    about = (result.answer.error_text, result.answer.code, info.name, listed)
     failure = explain_unload_failure(*about, info.has_exit, hidden=hidden)
-    if failure and failure.kind == "in-use" and there and (there.refcount or 0) > len(there.holders):
+    if failure and failure.kind == "in-use" and listed and (listed.refcount or 0) > len(listed.holders):
         with contextlib.suppress(GuestUnreachable):
             names = guest_commands.names_before(context.guest, context.module.name)
             users = guest_commands.find_users(context.guest, info.name, names, context.deadline(STATE_PATIENCE))
