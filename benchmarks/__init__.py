@@ -1,1 +1,1 @@
-"""Performance as ratios: each figure beside a companion that is measured in the same run (docs/performance.md)."""
+"""Measure performance as ratios: each figure next to a companion measured in the same run (docs/performance.md)."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks [FIGURE…]`: measures, prints ratios, keeps the numbers as JSON."""
+"""`python -m benchmarks [FIGURE…]`: measure, print ratios, and store the numbers as JSON."""
 
 from __future__ import annotations
 

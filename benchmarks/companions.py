@@ -1,4 +1,4 @@
-"""The neighbours that we are compared with, installed by the benchmark itself, beneath .kmlab/bench and nowhere else.
+"""Run the tools that kmlab is compared with; the benchmark installs them below .kmlab/bench and nowhere else.
 
 virtme-ng (https://github.com/arighi/virtme-ng) from PyPI boots the distribution's own kernel on the host's root. Its
 kernel, that kernel's headers, kmod and busybox are the distribution's packages, unpacked and not installed.
@@ -35,12 +35,12 @@ class Virtme:
 
     @property
     def version(self) -> str:
-        """Of the virtme-ng that is installed."""
+        """The version of the installed virtme-ng."""
         (about,) = self.venv.glob("lib/python*/site-packages/virtme_ng-*.dist-info")
         return about.name.removeprefix("virtme_ng-").removesuffix(".dist-info")
 
     def boot(self, world: World, script: str) -> float:
-        """From the start to the end of one command in a guest; seconds."""
+        """Measure the time from the start to the end of one command in a guest, in seconds."""
         # What vng prints of the command's code differs between its versions, and without udev its own exit code is not
         # the command's. So the command prints a mark: a product, because vng prints the command as well; and it does so
         # on the kernel's console too, because without udev vng loses what a command prints.
@@ -55,7 +55,7 @@ class Virtme:
         return took
 
     def make(self, world: World, module: Path) -> float:
-        """Bare kbuild on the host with this kernel's headers; seconds."""
+        """Measure plain kbuild on the host with this kernel's headers, in seconds."""
         took, _ = world.run(["make", "-C", self.headers, f"M={module}", "modules"])
         return took
 
@@ -67,7 +67,7 @@ class Virtme:
 
 @functools.cache
 def virtme() -> Virtme:
-    """Installed when it is not there yet."""
+    """Return virtme-ng; install it if necessary."""
     folder = SCRATCH / "virtme"
     ready = folder / "release"
     if not ready.exists():
@@ -79,13 +79,13 @@ def virtme() -> Virtme:
 
 
 def versions() -> dict[str, str]:
-    """Of the companions that were measured, by their names."""
+    """Return the versions of the measured companions, by their names."""
     return {"virtme-ng": virtme().version} if virtme.cache_info().currsize else {}
 
 
 @functools.cache
 def _release() -> str:
-    """Of the distribution's generic kernel, the newest that apt knows here."""
+    """Return the distribution's newest generic kernel that apt knows here."""
     about = _said(["apt-cache", "depends", f"linux-image-{_arch()}"])
     found = re.search(r"Depends: linux-image-(\S+)", about)
     if not found:
@@ -104,7 +104,7 @@ def _install(wanted: Virtme) -> None:
     for archive in sorted(archives.glob("*.deb")):
         subprocess.run(["dpkg-deb", "--extract", archive, wanted.root], check=True)
     shutil.rmtree(archives)
-    # The packages' Makefile names the other half of the headers by where it would be installed.
+    # The package's Makefile names the other half of the headers by its installed path.
     makefile = wanted.headers / "Makefile"
     makefile.write_text(makefile.read_text().replace("/usr/src", str(wanted.root / "usr/src")))
     wanted.tools.mkdir()

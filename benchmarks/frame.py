@@ -1,7 +1,7 @@
-"""What a figure is, how figures are measured, and what came of it.
+"""Define figures, measure them, and show the results.
 
-Absolute times say much about the machine and its other load, so no figure stands alone: it has a companion. In each
-round every figure and every companion is measured once, one after the other, so that both see the same weather.
+Absolute times depend on the machine and its other load, so each figure has a companion. In each
+round every figure and every companion is measured once, one after the other, under the same load.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from benchmarks import figures
 from benchmarks.world import World
 
 Measure = Callable[[World], float]
-"""Does it once, and says how many seconds that took (or whatever else is compared)."""
+"""Measures once; returns the seconds, or the other unit that is compared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """One thing that is measured, and what it is compared with."""
+    """One measured thing, and the companion that it is compared with."""
 
     name: str
     what: str
@@ -36,12 +36,12 @@ class Figure:
     kind: Literal["ratio", "difference"] = "ratio"
     """ratio: ours / theirs; difference: ours - theirs, in seconds."""
     rounds: int | None = None
-    """Fewer than the others, because it takes long."""
+    """The number of rounds: fewer than usual, because one takes long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A figure with what was measured in each round."""
+    """A figure with the measurements of each round."""
 
     figure: Figure
     ours: list[float] = field(default_factory=list)
@@ -49,12 +49,12 @@ class Measured:
 
     @property
     def rounds(self) -> list[float]:
-        """The ratio, or the difference, of each round by itself."""
+        """Return the ratio, or the difference, of each round."""
         return [self._compare(a, b) for a, b in zip(self.ours, self.theirs, strict=True)]
 
     @property
     def value(self) -> float:
-        """The ratio, or the difference, of the medians."""
+        """Return the ratio, or the difference, of the medians."""
         return self._compare(statistics.median(self.ours), statistics.median(self.theirs))
 
     @property
@@ -81,7 +81,7 @@ class Measured:
 
 
 def all_figures() -> list[Figure]:
-    """Those of every file in figures/, in the order of the files' names."""
+    """Return the figures of every file in figures/, in the order of the files' names."""
     found: list[Figure] = []
     for module in sorted(pkgutil.iter_modules(figures.__path__), key=lambda m: m.name):
         found += importlib.import_module(f"{figures.__name__}.{module.name}").FIGURES
@@ -89,7 +89,7 @@ def all_figures() -> list[Figure]:
 
 
 def measure(wanted: Sequence[Figure], world: World, rounds: int, say: Callable[[str], None]) -> list[Measured]:
-    """All figures, round by round; what several of them need is measured once a round."""
+    """Measure all figures, round by round; measure what several of them need once a round."""
     found = [Measured(figure) for figure in wanted]
     for number in range(rounds):
         known: dict[Measure, float] = {}
@@ -106,7 +106,7 @@ def measure(wanted: Sequence[Figure], world: World, rounds: int, say: Callable[[
 
 
 def table(found: Iterable[Measured]) -> list[str]:
-    """For people: medians, their ratio, the spread of the rounds, and whether it is what was to be reached."""
+    """Return the table for people: medians, their ratio, the spread of the rounds, and whether the goal is reached."""
     rows = [("figure", "ours", "companion", "", "value", "spread", "to reach", "")]
     for each in found:
         sign = "×" if each.figure.kind == "ratio" else "s"
@@ -129,7 +129,7 @@ def table(found: Iterable[Measured]) -> list[str]:
 def document(
     found: Sequence[Measured], load: Sequence[tuple[float, float, float]], versions: Mapping[str, str]
 ) -> dict[str, Any]:
-    """All that was measured, on what, and against which versions of the companions."""
+    """Return all measurements, with the machine and the versions of the companions."""
     return {
         "schema": "kmlab.bench/1",
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -1,4 +1,4 @@
-"""What a benchmark works in: a lab of its own with a state of its own, on the cache that all labs share."""
+"""Provide what a benchmark works in: its own lab with its own state, on the cache that all labs share."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from kmlab.host.hypervisor import hypervisor
 
 REPOSITORY = Path(__file__).parents[1]
 SCRATCH = REPOSITORY / ".kmlab" / "bench"
-"""Companions, once installed, and the records of all runs."""
+"""The folder of the installed companions and of the records of all runs."""
 _LAB = "name: bench\nguests:\n  debian: {image: debian-12, cpus: 2, memory: 1G}\n"
 
 
 class World:
-    """Made by `opened`."""
+    """A lab for one benchmark; `opened` makes it."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self.folder, self.environment = folder, environment
@@ -34,9 +34,9 @@ class World:
         self.edits = 0
 
     def kmlab(self, *words: str, accept: Sequence[int] = (0,), lab: Path | None = None) -> tuple[float, str]:
-        """A kmlab command from its start to its end, as a person waits for it: seconds, and its stdout."""
+        """Run a kmlab command; return its seconds and its stdout."""
         command, *rest = words
-        # A person's options stand before the `--` of a command for the guest.
+        # kmlab's options go before the `--` of a command for the guest.
         argv = [sys.executable, "-m", "kmlab", command, "--lab", str(lab or self.lab), *rest]
         return self.run(argv, accept=accept)
 
@@ -48,7 +48,7 @@ class World:
         env: Mapping[str, str] | None = None,
         both: bool = False,
     ) -> tuple[float, str]:
-        """Any program: seconds, and what it said on stdout, or on both streams."""
+        """Run any program; return its seconds and its stdout, or both streams."""
         began = time.perf_counter()
         done = subprocess.run(
             [str(word) for word in argv],
@@ -65,14 +65,14 @@ class World:
         return took, done.stdout + (done.stderr if both else "")
 
     def run_json(self, *words: str, accept: Sequence[int] = (0,), lab: Path | None = None) -> tuple[float, Any]:
-        """A kmlab command with --json: seconds, and its document."""
+        """Run a kmlab command with --json; return its seconds and its document."""
         command, *rest = words
         took, out = self.kmlab(command, "--json", *rest, accept=accept, lab=lab)
         return took, json.loads(out)
 
     @contextlib.contextmanager
     def started(self, *words: str) -> Iterator[IO[str]]:
-        """A kmlab command that goes on: its stdout, until it is interrupted."""
+        """Start a kmlab command that keeps running; yield its stdout, and interrupt it at the end."""
         command, *rest = words
         argv = [sys.executable, "-m", "kmlab", command, "--lab", str(self.lab), *rest]
         process = subprocess.Popen(
@@ -92,29 +92,29 @@ class World:
             process.communicate()
 
     def copied(self, example: str) -> Path:
-        """A copy of an example that a benchmark may change."""
+        """Return a copy of an example that a benchmark may change."""
         folder = self.folder / example
         if not folder.exists():
             shutil.copytree(REPOSITORY / "examples" / example, folder)
         return folder
 
     def edit(self, source: Path) -> None:
-        """As a person does: the file says something else than before, and so does the module that is built of it."""
+        """Change a file as a user does, so that the module built from it changes, too."""
         self.edits += 1
         lines = [line for line in source.read_text().splitlines() if not line.startswith("MODULE_INFO(edit,")]
         source.write_text("\n".join([*lines, f'MODULE_INFO(edit, "{self.edits}");']) + "\n")
 
     def checkpoint(self) -> Path:
-        """The folder of the checkpoint that the lab's guest starts from."""
+        """Return the folder of the checkpoint that the lab's guest starts from."""
         _, told = self.run_json("up")
         return paths.checkpoints() / str(told["guests"][0]["checkpoint"])
 
 
 @contextlib.contextmanager
 def opened() -> Iterator[World]:
-    """A world; nothing of its guests is left afterwards, and nobody else's lab is touched."""
+    """Yield a world; remove its guests afterwards, and touch no other lab."""
     ensure_identity(paths.identity_key())
-    # Short, as sockets lie in it; the ssh key is the person's, as the cached bases know it.
+    # Short, because it holds sockets; the ssh key is the user's, because the cached bases know it.
     state = Path(tempfile.mkdtemp(prefix="kmb", dir="/tmp"))
     keys = state / "kmlab" / "keys"
     keys.mkdir(parents=True, mode=0o700)
@@ -122,9 +122,9 @@ def opened() -> Iterator[World]:
         shutil.copy(paths.identity_key().with_suffix(suffix), keys)
     SCRATCH.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "XDG_STATE_HOME": str(state)}
-    # A person's Python keeps what it has compiled; without that, each command would be compiled anew.
+    # A user's Python keeps its compiled files; without them, each command would compile again.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    # Not in /tmp, where a companion's guest that has the host's root for its own sees nothing of ours.
+    # Not in /tmp: a companion's guest that uses the host's root has its own /tmp.
     world = World(Path(tempfile.mkdtemp(prefix="lab", dir=SCRATCH)), environment)
     world.lab.write_text(_LAB)
     try:

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path, PurePosixPath
 
 from kmlab.common import paths
-from kmlab.diagnosis.hang import busy_hang, merge_hang_findings, place_of_cpus, silent_hang, waiting_hang
+from kmlab.diagnosis.hang import busy_hang, merge_hang_findings, read_cpus, silent_hang, waiting_hang
 from kmlab.kernel.crash.crash import Crash, outcome_of
 from kmlab.kernel.crash.stack_trace import Frame
 from kmlab.kernel.crash.tasks import parse_tasks
@@ -120,8 +120,8 @@ def test_a_cpu_in_the_kernel_s_own_code_is_not_in_a_module_that_has_the_same_byt
         world.monitor["info registers -a"] = f"CPU#0\nRIP={address:x} HLT=0\n"
         world.monitor[f"x /{size}xb 0x{first:x}"] = "0: " + " ".join(f"0x{byte:02x}" for byte in code)
         look = (world.host, record, paths.GuestFiles(xdg / "debian"), images, PurePosixPath("/nowhere"))
-        (frame,) = place_of_cpus(*look)[1][-1:]
+        (frame,) = read_cpus(*look)[1][-1:]
         assert (frame.module, frame.function) == ("irq_off_loop", "spin_irqs_off")
         paths.write_text(paths.checkpoints() / "c" / "kallsyms", f"{address - 0x17:016x} T pv_native_safe_halt\n")
-        (frame,) = place_of_cpus(*look)[1]
+        (frame,) = read_cpus(*look)[1]
         assert (frame.module, frame.function) == (None, "pv_native_safe_halt")

@@ -15,7 +15,7 @@ from kmlab.config.lab import Expect
 from kmlab.kernel.build.diagnostics import Diagnostic
 from kmlab.kernel.log.records import Record
 from kmlab.report import gitlab, sarif
-from kmlab.report.finding import findings, path_in_sources, source_lines, source_root, telling_records
+from kmlab.report.finding import findings, key_records, path_in_sources, source_lines, source_root
 from kmlab.run.result import RunResult
 from tests.story import whole_result
 from tests.test_report import BAD, BROKEN, GOOD, HOSTILE
@@ -199,8 +199,8 @@ def test_the_records_that_tell_most_begin_with_the_crash(repository: Path) -> No
     log = tuple(Record(float(number), "info", str(number), None, 0) for number in range(100))
     (crash,) = whole_result().crashes
     result = crashed(repository, crashes=(dataclasses.replace(crash, time=40.0),), log=log)
-    assert [record.text for record in telling_records(result, 3)] == ["40", "41", "42"]
-    assert [record.text for record in telling_records(dataclasses.replace(result, crashes=()), 3)] == ["97", "98", "99"]
+    assert [record.text for record in key_records(result, 3)] == ["40", "41", "42"]
+    assert [record.text for record in key_records(dataclasses.replace(result, crashes=()), 3)] == ["97", "98", "99"]
 
 
 def test_a_module_without_a_makefile_is_told_of_by_its_folder(repository: Path) -> None:

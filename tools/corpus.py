@@ -1,4 +1,4 @@
-"""Makes tests/data/oops/guest-*.txt of the runs of our own guests.
+"""Make tests/data/oops/guest-*.txt from the runs of kmlab's own guests.
 
     kmlab test --all --lab tests/data/crashers/lab.yaml; kmlab test       (an hour where guests are emulated)
     .venv/bin/python tools/corpus.py lab.yaml tests/data/crashers/lab.yaml
@@ -54,7 +54,7 @@ def main(lab: Lab) -> None:
 
 
 def boots() -> None:
-    """What each kernel said when it booted, where nothing went wrong."""
+    """Collect what each kernel printed during a boot without errors."""
     for folder in paths.checkpoints().iterdir():
         checkpoint, log = paths.read_json(folder / "checkpoint.json"), folder / "boot.log"
         if isinstance(checkpoint, dict) and log.exists():
@@ -63,8 +63,8 @@ def boots() -> None:
 
 
 def _keep(lab: Lab, name: str, series: str, folder: Path, result: dict[str, Any]) -> None:
-    """Write one log, unless the console alone does not tell what the run came to, as of a hang nobody spoke of."""
-    # What the kernel was asked by sysrq is no part of what went wrong, and ten times as long.
+    """Write one log, unless the console alone does not show the outcome, as with a silent hang."""
+    # The kernel's answer to sysrq is not part of the failure, and ten times as long.
     console = _ASKED.split((folder / "console.log").read_bytes(), maxsplit=1)[0]
     crasher = lab.folder.samefile(crashers.FOLDER)
     source = lab.modules[name].source.name
@@ -78,11 +78,11 @@ def _keep(lab: Lab, name: str, series: str, folder: Path, result: dict[str, Any]
         (image,) = images.values()
         bare, root = found, PurePosixPath(folder_in_guest(name))
         found = [located(crash, images, root, sections) for crash in bare]
-        kept = _same_telling(f"{source}-{series}", bare, found, sections)
+        kept = _equal_module(f"{source}-{series}", bare, found, sections)
         options["ko"] = kept or f"{source}-{series}-{_code(image)}.ko"
         if found != [located(crash, images, root) for crash in bare]:
             options["at"] = " ".join(f"{section}={at:#x}" for section, at in sections[own[0]].items())
-    if not (0 < len(console) <= _LARGEST and _run_command(result, found, crasher)):
+    if not (0 < len(console) <= _LARGEST and _findings_match(result, found, crasher)):
         print(f"left out: {name} on {series}")
         return
     if "ko" in options and not kept:
@@ -93,8 +93,8 @@ def _keep(lab: Lab, name: str, series: str, folder: Path, result: dict[str, Any]
     (DATA / "oops" / f"{'-'.join(words)}.txt").write_bytes(header.encode() + console)
 
 
-def _same_telling(stem: str, bare: list[Crash], found: list[Crash], sections: Sections) -> str | None:
-    """A module that is kept already and says the same of these findings: its source has changed elsewhere only."""
+def _equal_module(stem: str, bare: list[Crash], found: list[Crash], sections: Sections) -> str | None:
+    """Return the stored module with the same findings: only other parts of its source changed."""
     for path in sorted(crashers.BUILT.glob(f"{stem}-*.ko")):
         images = {f"{stem.split('-', maxsplit=1)[0]}.ko": path.read_bytes()}
         if [_gist(located(crash, images, None, sections)) for crash in bare] == [_gist(crash) for crash in found]:
@@ -114,7 +114,7 @@ def _forget_unused() -> None:
 
 
 def _sections(folder: Path) -> dict[str, dict[str, int]]:
-    """Where the run's modules had their sections."""
+    """Return where the run's modules had their sections."""
     found: dict[str, dict[str, int]] = {}
     for line in (folder / "sections.txt").read_text().splitlines() if (folder / "sections.txt").exists() else ():
         module, name, at = line.split()
@@ -123,14 +123,14 @@ def _sections(folder: Path) -> dict[str, dict[str, int]]:
 
 
 def _code(image: bytes) -> str:
-    """The same for all builds of one source, which only differ in the folder that their debug information names."""
+    """Return the same digest for all builds of one source, whatever folder their debug information names."""
     elf = read_object(image, "module")
     code = b"".join(elf.content(section) for section in elf.sections if section.executable)
     return hashlib.sha256(code).hexdigest()[:8]
 
 
-def _run_command(result: dict[str, Any], found: list[Crash], crasher: bool) -> bool:
-    """Whether what is found in the console is what the module's author said, or, of an example, what the run found."""
+def _findings_match(result: dict[str, Any], found: list[Crash], crasher: bool) -> bool:
+    """Check the findings in the console against the module's author, or for an example, against the run."""
     if not crasher:
         return [(c.title, c.function) for c in found] == [(c["title"], c["function"]) for c in result["crashes"]]
     try:

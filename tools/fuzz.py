@@ -1,9 +1,9 @@
-"""Judges a great many damaged logs: no exception, no line over its cap, no escape code in what is said.
+"""Judge many damaged logs: no exception, no line longer than its cap, no escape code in the output.
 
     .venv/bin/python tools/fuzz.py --logs 1000000 [--first SEED]    damaged as the tests do it, with a seed each
     .venv/bin/python tools/fuzz.py --seconds 300                    guided by coverage: atheris (pip install atheris)
 
-What breaks is told with its seed, or left as `crash-…` beside you; either ends with an exit status that is not 0.
+A failure is printed with its seed, or written as `crash-…` in this folder; the exit status is then not 0.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TELL_EVERY = 20_000
 
 
 def judge_damaged(logs: int, first: int) -> None:
-    """As many logs, each reproduced by its seed."""
+    """Judge this many damaged logs, each reproducible by its seed."""
     began = time.monotonic()
     for seed in range(first, first + logs):
         chance = random.Random(seed)
@@ -38,7 +38,7 @@ def judge_damaged(logs: int, first: int) -> None:
 
 
 def judge_guided(seconds: int) -> None:
-    """Until the time is over, from the corpus on."""
+    """Judge logs derived from the corpus until the time is over."""
     import atheris  # type: ignore[import-not-found, unused-ignore]
 
     with atheris.instrument_imports(include=["kmlab"]):

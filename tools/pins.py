@@ -1,4 +1,4 @@
-"""Looks up the pins of published images anew: `make images`, or `python tools/pins.py FOLDER`.
+"""Look up the current pins of published images: `make images`, or `python tools/pins.py FOLDER`.
 
 Of each image the newest dated release is taken, if its publisher signed it as the catalogue wants, and no release
 before the one that is pinned. Only the `pin:` lines in images/*.yaml change: look at the difference before you commit.
@@ -24,7 +24,7 @@ PATIENCE = 300.0
 
 
 def main(home: Path) -> int:
-    """Refresh images/ in `home`; the number of images that could not be looked up."""
+    """Refresh images/ in `home`; return the number of images that could not be looked up."""
     failed = 0
     for path in sorted((home / "images").glob("*.yaml")):
         image = catalog.load_image(path.stem, home)
@@ -41,8 +41,8 @@ def main(home: Path) -> int:
     return failed
 
 
-def newest(source: PublishedImageSource) -> catalog.Pin:
-    """The pin of the newest release of a publisher; the one there is, where nothing newer was published."""
+def newest(source: Published) -> catalog.Pin:
+    """Return the pin of a publisher's newest release; the present one if there is no newer."""
     deadline = Deadline(PATIENCE)
     old = source.pin
     serials = listed(source, deadline)
@@ -63,8 +63,8 @@ def newest(source: PublishedImageSource) -> catalog.Pin:
     return catalog.Pin(serial=serial, digest=digest_in(sums, name, folder))
 
 
-def listed(source: PublishedImageSource, deadline: Deadline) -> list[str]:
-    """The serials of a publisher's dated folders, out of the page that its web server makes of the folder above."""
+def listed(source: Published, deadline: Deadline) -> list[str]:
+    """Return the serials of a publisher's dated folders, from the web server's page of the folder above."""
     above, _, last = source.publisher.dated.rpartition("/")
     page = download.read(f"{source.server}/{above}/", deadline, limit=LISTING_LIMIT).decode("utf-8", "replace")
     before, _, after = last.partition("{serial}")
@@ -73,7 +73,7 @@ def listed(source: PublishedImageSource, deadline: Deadline) -> list[str]:
 
 
 def order(serial: str) -> tuple[int, ...]:
-    """Serials are dates, and further numbers: 20260423 < 20260423.1, 20260423-99 < 20260423-100."""
+    """Return a sort key for serials, dates with further numbers: 20260423 < 20260423.1, 20260423-99 < 20260423-100."""
     return tuple(int(number) for number in re.findall("[0-9]+", serial))
 
 

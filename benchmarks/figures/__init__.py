@@ -1,1 +1,1 @@
-"""One small file for each thing that is measured; each has `FIGURES`."""
+"""Hold one small file for each measured thing; each defines `FIGURES`."""

@@ -1,4 +1,4 @@
-"""How long it takes from saving a file to the verdict."""
+"""Measure the time from saving a file to the verdict."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def run_fresh(world: World) -> float:
 
 
 def run_again(world: World) -> float:
-    """On the guest that is up and has built the module before."""
+    """Measure `kmlab run` in a guest that runs and has built the module before."""
     hello = world.copied("hello")
     world.kmlab("run", str(hello))
     world.edit(hello / "hello.c")
@@ -28,7 +28,7 @@ def run_again(world: World) -> float:
 
 
 def watched(world: World) -> float:
-    """From a save to its verdict where `kmlab watch` is on."""
+    """Measure from a save to its verdict, with `kmlab watch`."""
     hello = world.copied("hello")
     with world.started("watch", "--json", str(hello)) as verdicts:
         verdicts.readline()
@@ -41,7 +41,7 @@ def watched(world: World) -> float:
 
 
 def make(world: World) -> float:
-    """kbuild alone, on the host, with the distribution's headers, of a module that was built before."""
+    """Measure kbuild alone, on the host with the distribution's headers, for a module that was built before."""
     hello, companion = world.copied("hello"), virtme()
     companion.make(world, hello)
     world.edit(hello / "hello.c")
@@ -49,7 +49,7 @@ def make(world: World) -> float:
 
 
 def make_boot_insmod_rmmod(world: World) -> float:
-    """What one does without a lab: make on the host, then a virtme-ng guest that loads and unloads."""
+    """Measure the same without a lab: make on the host, then a virtme-ng guest that loads and unloads."""
     hello, companion = world.copied("hello"), virtme()
     tools = companion.tools
     script = f"{tools}/insmod {hello}/hello.ko && {tools}/rmmod hello"
@@ -57,7 +57,7 @@ def make_boot_insmod_rmmod(world: World) -> float:
 
 
 def make_insmod_rmmod(world: World) -> float:
-    """make on the host, and insmod and rmmod timed in the guest itself, each by itself."""
+    """Measure make on the host, and insmod and rmmod in the guest itself."""
     hello = world.copied("hello")
     built = make(world)
     world.kmlab("build", str(hello))

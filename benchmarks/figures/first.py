@@ -1,4 +1,4 @@
-"""How long the very first start takes, when nothing is in the cache."""
+"""Measure the very first start, with an empty cache."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _PATIENCE = 600.0
 
 
 def first_up(world: World) -> float:
-    """Image, base, checkpoint and guest; the packages come over the network."""
+    """Measure image, base, checkpoint and guest; the packages come over the network."""
     world.kmlab("down")
-    # Short, as sockets lie in it.
+    # Short, because it holds sockets.
     cache = Path(tempfile.mkdtemp(prefix="kmc", dir="/tmp"))
     try:
         argv = [sys.executable, "-m", "kmlab", "up", "--lab", str(world.lab)]
@@ -36,7 +36,7 @@ def first_up(world: World) -> float:
 
 
 def unpack_and_boot(world: World) -> float:
-    """mmdebstrap alone with the same packages, and the bare QEMU that boots a finished base to its login prompt."""
+    """Measure mmdebstrap with the same packages, and plain QEMU booting a finished base to its login prompt."""
     return _unpack(world) + _boot(world)
 
 

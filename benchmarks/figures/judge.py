@@ -1,4 +1,4 @@
-"""How fast a log is judged, and in how much memory."""
+"""Measure how fast a log is judged, and in how much memory."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ print(time.process_time(), 0)
 
 
 def judge(world: World) -> float:
-    """CPU seconds for a log of a hundred thousand lines with one crash in it, the program's start included."""
+    """Measure the CPU seconds for a log of a hundred thousand lines with one crash, including the program's start."""
     return _measured(world, _JUDGE, _LINES)[0]
 
 
 def match(world: World) -> float:
-    """The same for one regular expression over its lines, and nothing kept."""
+    """Measure the same for one regular expression over the lines, with nothing kept."""
     return _measured(world, _MATCH, _LINES)[0]
 
 
 def hold_much(world: World) -> float:
-    """MiB of memory at most, for a flood of 100 MB."""
+    """Measure the peak memory in MiB for a flood of 100 MB."""
     return _measured(world, _JUDGE, 14 * _LINES)[1]
 
 
@@ -52,7 +52,7 @@ def _measured(world: World, program: str, lines: int) -> tuple[float, float]:
 
 
 def _log(world: World, lines: int) -> Path:
-    """A flood of so many lines behind a crash; made once."""
+    """Write a flood of this many lines after a crash, once."""
     path = world.folder / f"flood-{lines}.log"
     if not path.exists():
         sample = (REPOSITORY / "tests" / "data" / "oops" / f"{_SAMPLE}.txt").read_bytes()

@@ -1,4 +1,4 @@
-"""Guests side by side against the same ones one after another: time, and what each takes of memory and disk."""
+"""Measure guests in parallel against the same guests one after another: time, memory and disk."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ _EXAMPLES = ("hello", "init_exit", "params", "multi", "oops", "build_error")
 
 
 def restored_together(world: World) -> float:
-    """`kmlab up` of four stopped guests."""
+    """Measure `kmlab up` of four stopped guests."""
     lab = _stopped(world)
     took, _ = world.kmlab("up", "--all", lab=lab)
     return took
 
 
 def restored_in_turn(world: World) -> float:
-    """The same as four commands, each when the one before it has ended."""
+    """Measure the same as four commands, one after the other."""
     lab = _stopped(world)
     return sum(world.kmlab("up", guest, lab=lab)[0] for guest in _GUESTS)
 
 
 def memory_of_four(world: World) -> float:
-    """MiB for each of four restored guests; what they share is split between them."""
+    """Measure the MiB of each of four restored guests; shared memory is divided among them."""
     return _memory(world, _GUESTS)
 
 
@@ -37,7 +37,7 @@ def memory_of_one(world: World) -> float:
 
 
 def disk_of_four(world: World) -> float:
-    """MiB on disk for each of four restored guests, beside the base and the checkpoint that they share."""
+    """Measure the MiB on disk of each of four restored guests, without the shared base and checkpoint."""
     lab = _stopped(world)
     world.kmlab("up", "--all", lab=lab)
     labs = Path(world.environment["XDG_STATE_HOME"]) / "kmlab" / "labs"
@@ -45,7 +45,7 @@ def disk_of_four(world: World) -> float:
 
 
 def disk_of_base_and_checkpoint(world: World) -> float:
-    """What a guest would take that shares nothing: image, base and checkpoint of its own."""
+    """Measure what a guest that shares nothing would need: image, base and checkpoint."""
     _, told = world.run_json("up", _GUESTS[0], lab=_lab(world))
     (guest,) = told["guests"]
     image = paths.read_json(paths.bases() / guest["base"] / "base.json")["image"]
@@ -54,17 +54,17 @@ def disk_of_base_and_checkpoint(world: World) -> float:
 
 
 def tested_together(world: World) -> float:
-    """`kmlab test` of six examples, just edited, in four guests, from stopped guests to the table."""
+    """Measure `kmlab test` of six edited examples in four guests, from stopped guests to the table."""
     return _tested(world)
 
 
 def tested_in_turn(world: World) -> float:
-    """The same command, with one guest at a time."""
+    """Measure the same command with one guest at a time."""
     return _tested(world, "--jobs", "1")
 
 
 def run_by_hand(world: World) -> float:
-    """Each of the 24 by a `kmlab run` of its own, each when the one before it has ended."""
+    """Measure the 24 runs as `kmlab run` commands, one after the other."""
     lab = _stopped(world)
     folders = _edited(world)
     argv = [(str(folder), "--guest", guest) for guest in _GUESTS for folder in folders]
@@ -72,7 +72,7 @@ def run_by_hand(world: World) -> float:
 
 
 def _edited(world: World) -> list[Path]:
-    """The examples' folders, such that who comes second has not built them already."""
+    """Change the examples' folders, so that the second figure does not find them built."""
     folders = [world.copied(example) for example in _EXAMPLES]
     for source in (source for folder in folders for source in folder.rglob("*.c")):
         world.edit(source)
@@ -100,7 +100,7 @@ def _stopped(world: World) -> Path:
 
 
 def _memory(world: World, guests: tuple[str, ...]) -> float:
-    """MiB of a QEMU, on average: its proportional set size (proc_pid_smaps(5), Pss)."""
+    """Return the average MiB of a QEMU: its proportional set size (proc_pid_smaps(5), Pss)."""
     lab = _stopped(world)
     _, told = world.run_json("up", *guests, lab=lab)
     sizes = []

@@ -1,4 +1,4 @@
-"""How long the program itself takes to start."""
+"""Measure the start of the program itself."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from benchmarks.frame import Figure
 from benchmarks.world import World
 
 _TIMES = 5
-"""These are short: each measurement is the mean of some."""
+"""The number of starts of which each measurement is the mean, because they are short."""
 
 
 def show_help(world: World) -> float:
@@ -16,7 +16,7 @@ def show_help(world: World) -> float:
 
 
 def complete(world: World) -> float:
-    """What a shell asks when a person presses Tab after `kmlab r`."""
+    """Measure what a shell runs when a user presses Tab after `kmlab r`."""
     asked = {"_KMLAB_COMPLETE": "complete_bash", "COMP_WORDS": "kmlab r", "COMP_CWORD": "1"}
     program = "from kmlab.cli.app import main; main()"
     argv = [sys.executable, "-c", program]

@@ -1,4 +1,4 @@
-"""What Secure Boot costs a run: signing, and a guest that checks signatures."""
+"""Measure what Secure Boot costs a run: signing, and a guest that checks signatures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ guests:
 
 
 def _lab(world: World) -> Path:
-    """The lab with both guests; its key is kept from one benchmark to the next, so that its checkpoint is, too."""
+    """Return the lab with both guests; its key is kept between benchmarks, and so is its checkpoint."""
     place = world.folder / "secure.yaml"
     if not place.exists():
         keys = find_saved_pair(SCRATCH / "key") or save_pair(*make_key_pair("kmlab bench"), SCRATCH / "key")

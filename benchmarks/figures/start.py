@@ -1,4 +1,4 @@
-"""How long one waits for a guest."""
+"""Measure how long a user waits for a guest."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from benchmarks.world import World
 
 
 def up(world: World) -> float:
-    """`kmlab up` of a stopped guest; the last thing that it does is a command in the guest."""
+    """Measure `kmlab up` of a stopped guest; its last action is a command in the guest."""
     world.kmlab("down")
     took, _ = world.kmlab("up")
     return took
 
 
 def up_after_panic(world: World) -> float:
-    """The same after a run in which the guest's kernel panicked."""
+    """Measure the same after a run in which the guest's kernel panicked."""
     world.kmlab("run", str(world.copied("panic")), accept=(0, 1))
     took, _ = world.kmlab("up")
     return took
 
 
 def boot(world: World) -> float:
-    """virtme-ng from its start to the end of one command."""
+    """Measure virtme-ng from its start to the end of one command."""
     return virtme().boot(world, "true")
 
 
 def read_checkpoint(world: World) -> float:
-    """The file with the guest's memory, read once; it is in the page cache, as it is for `kmlab up`."""
+    """Measure reading the file with the guest's memory once; it is in the page cache, as for `kmlab up`."""
     memory = world.checkpoint() / "memory"
     took, _ = world.run(["dd", f"if={memory}", f"of={os.devnull}", "bs=1M"])
     return took

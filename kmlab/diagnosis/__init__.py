@@ -1,1 +1,1 @@
-"""What a guest's console, its memory and a saved log tell about a failure."""
+"""Diagnose a failure from a guest's console, its memory, or a saved log."""

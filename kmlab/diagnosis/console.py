@@ -1,6 +1,6 @@
-"""What a run leaves behind: the console as it is written, the findings in it with their lines, the run's folder.
+"""Read a guest's console during a run, find crashes in it, and manage the folders of runs.
 
-The console file is the witness: it lies on the host, so that it is complete even when the guest is dead.
+The console file is on the host, so it is complete even when the guest is dead.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from kmlab.kernel.crash.scanner import Scanner
 from kmlab.kernel.log.records import ConsoleReader, KernelLog, Record
 
 _FIRST, _LAST = 2000, 20000
-"""Records of a run that are kept: the first and the last ones; those between are counted."""
+"""Records of a run that are kept: the first and the last ones. The others are only counted."""
 _POLL = 0.02
 _AFTER_PANIC = 1.0
-"""Seconds of silence after which a panic that never said its last line is taken to be over."""
+"""Seconds of silence after which a panic without its usual last line counts as complete."""
 _FLOOD_ENDS, _LONGEST_FLOOD = 1.0, 60.0
-"""Seconds of silence after which a flood on the console is over, and the longest that its end is waited for."""
+"""Seconds of silence after which a flood on the console is over, and the longest wait for its end."""
 _AFTER_HANG = 3.0
-"""Seconds that a reported hang gets to say more before its step is given up."""
+"""Seconds after the report of a hang before its step is stopped: more lines may come."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunLog:
-    """What the kernel said in a run."""
+    """The kernel's log of a run."""
 
     records: tuple[Record, ...]
-    """Its ring buffer, where that was read whole, else what the console said."""
+    """The kernel's ring buffer if it was read completely, else the console's records."""
     whole: bool
-    """Whether nothing is missing in between."""
+    """Whether no record is missing in between."""
     deaf: bool
     """Whether the console fell silent."""
     lost_records: int
@@ -56,14 +56,14 @@ class RunLog:
 
 
 class ConsoleMonitor:
-    """Reads the console while a run is on; `over` is set when waiting for the guest makes no sense any more."""
+    """Reads the console during a run; `over` is set when waiting for the guest no longer makes sense."""
 
     def __init__(self, console: Path, answers: Callable[[], bool] = lambda: False) -> None:
         self.over = threading.Event()
         self.panicked = False
         """The console says that the kernel has panicked, and the guest does not answer."""
         self.deaf = False
-        """Something of the run did not come to the console: the kernel says no more there, or not all."""
+        """Some records of the run did not come to the console: the kernel stopped printing there, or skips some."""
         self._marks: dict[str, int] = {}
         self.begin = self.new_mark()
         """The mark where the run begins in the kernel's log."""
@@ -81,7 +81,7 @@ class ConsoleMonitor:
         self._aside: list[Record] | None = None
         self._alive_after_all = False
         self._failed: BaseException | None = None
-        """What the thread that reads ended of."""
+        """The exception that ended the reading thread."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="console")
 
@@ -94,15 +94,15 @@ class ConsoleMonitor:
         self._thread.join()
 
     def new_mark(self) -> str:
-        """A word that nothing in the guest can guess; a line with it in the kernel's log is ours."""
+        """Return a word that nothing in the guest can guess; the log's records with it are kmlab's own."""
         word = f"kmlab-{secrets.token_hex(8)}"
         self._marks[word] = -1
         return word
 
     def wait_for(self, mark: str, deadline: Deadline) -> bool:
-        """Wait until the console has come to our mark; whether it has.
+        """Wait until the mark has come to the console; return whether it has.
 
-        While the console goes on, behind a flood, it is waited for beyond the deadline.
+        While a flood is still being printed, wait beyond the deadline.
         """
         longest = Deadline(_LONGEST_FLOOD)
         while self._marks[mark] < 0 and not self.over.is_set():
@@ -114,7 +114,7 @@ class ConsoleMonitor:
 
     @contextlib.contextmanager
     def aside(self) -> Iterator[list[Record]]:
-        """What the kernel says meanwhile is an answer to us: it is kept here and is no part of the run's log."""
+        """Collect the records that answer kmlab's own questions; they are not part of the run's log."""
         self._aside = []
         try:
             yield self._aside
@@ -123,15 +123,15 @@ class ConsoleMonitor:
 
     @property
     def quiet(self) -> float:
-        """Seconds since the console's last byte."""
+        """Return the seconds since the console's last byte."""
         return time.monotonic() - self._last_byte
 
     def position(self) -> int:
-        """How many records there were so far."""
+        """Return the number of records so far."""
         return self._seen
 
     def since(self, position: int) -> list[Record]:
-        """The records that came after; of a flood only those that are kept."""
+        """Return the records after a position; of a flood only those that are kept."""
         first = max(0, position)
         head = self._head[first:]
         skipped = self._seen - len(self._tail)
@@ -139,42 +139,42 @@ class ConsoleMonitor:
         return head + tail[max(0, first - skipped) :] if first > len(self._head) else head + tail
 
     def check(self) -> None:
-        """LabError if the console can not be read any more: a monitor that has gone blind is no reason to acquit."""
+        """Raise LabError if the console cannot be read any more: then a run must not pass."""
         if self._failed is not None:
             raise unexpected(self._failed, "the guest's console could not be read any more") from self._failed
 
     def finish(self, ring: KernelLog | None) -> RunLog:
-        """Stop reading; return what the kernel said. LabError where the console could not be read to its end.
+        """Stop reading, and return the kernel's log. Raise LabError if the console could not be read to its end.
 
-        `ring` is the guest's ring buffer where it could be read. It holds what the console did not get, and not what a
-        program wrote to the serial port.
+        `ring` is the guest's ring buffer if it could be read. It also has records that the console missed, and nothing
+        that a program wrote to the serial port.
         """
         self._stop.set()
         self._thread.join()
         self.check()
         self._take(self._reader.close())
         self._scanner.close()
-        heard = [*self._head, *self._tail]
-        lost = max(0, self._seen - len(heard)) + self._reader.dropped
+        records = [*self._head, *self._tail]
+        lost = max(0, self._seen - len(records)) + self._reader.dropped
         if ring is None:
-            return RunLog(tuple(heard), not self.deaf, self.deaf, lost)
+            return RunLog(tuple(records), not self.deaf, self.deaf, lost)
         begin = next((n for n, record in enumerate(ring.records) if self._is_mark(record, self.begin)), None)
         ours = [record for record in ring.records[(begin or 0) :] if not self._is_mark(record)]
         if begin is not None and not ring.dropped:
             return RunLog(tuple(ours), True, self.deaf, 0)
         if not self.deaf:
-            return RunLog(tuple(heard), True, False, lost)
-        # The ring buffer does not reach back to the begin: what the console had, and the rest.
-        last = max((r.time for r in heard if r.time is not None and r.facility in (None, 0)), default=0.0)
+            return RunLog(tuple(records), True, False, lost)
+        # The ring buffer does not reach back to the beginning: take the console's records, then newer ones from it.
+        last = max((r.time for r in records if r.time is not None and r.facility in (None, 0)), default=0.0)
         rest = [record for record in ours if record.time is not None and record.time > last]
-        return RunLog((*heard, *rest), False, True, lost)
+        return RunLog((*records, *rest), False, True, lost)
 
     def _is_mark(self, record: Record, word: str | None = None) -> bool:
-        said = record.text.strip() if record.facility not in (None, 0) else ""
-        return said == word if word else said in self._marks
+        text = record.text.strip() if record.facility not in (None, 0) else ""
+        return text == word if word else text in self._marks
 
     def raw(self) -> bytes:
-        """The console's bytes since the run began, the last 64 MiB of them."""
+        """Return the console's bytes since the run began: the last 64 MiB."""
         with self._console.open("rb") as file:
             size = file.seek(0, 2)
             file.seek(max(self._start, size - (64 << 20)))
@@ -221,7 +221,7 @@ class ConsoleMonitor:
         self._judge()
 
     def _judge(self) -> None:
-        """Whether the guest is past waiting for."""
+        """Find out whether waiting for the guest still makes sense."""
         silent = self._scanner.panic_complete or self.quiet > _AFTER_PANIC
         if self._scanner.panicked and silent and not self.panicked and not self._alive_after_all:
             self._alive_after_all = self._answers()
@@ -239,14 +239,14 @@ class ConsoleMonitor:
 
     @property
     def doomed(self) -> bool:
-        """A hang or a deadly oops was reported long enough ago that a step which has not ended will not end."""
+        """Return whether a hang or deadly oops was reported long enough ago: a step still running then will not end."""
         return self._doomed is not None and time.monotonic() - self._doomed > _AFTER_HANG
 
 
 class Follower:
-    """What the kernel says on a console, bit by bit, whichever file that is: a restore makes a new one.
+    """Reads new kernel records from a console, even if a restore replaces the file.
 
-    Where `at_end`, what stands there at first is passed over.
+    With `at_end`, skip the content that exists at first.
     """
 
     def __init__(self, console: Path, *, at_end: bool = False) -> None:
@@ -256,7 +256,7 @@ class Follower:
         self._at_end = at_end
 
     def read(self) -> Iterator[Record]:
-        """The kernel's records since the last call; none where there is no such file yet."""
+        """Yield the kernel's records since the last call; none if the file does not exist yet."""
         if self._file is not None:
             yield from self._rest(self._file)
             if not self._replaced(self._file):
@@ -270,7 +270,7 @@ class Follower:
         self._at_end = False
 
     def close(self) -> Iterator[Record]:
-        """The record of a last line that was not ended."""
+        """Close the file, and return the record of an unfinished last line."""
         last, self._reader = self._reader.close(), ConsoleReader()
         if self._file is not None:
             self._file.close()
@@ -289,7 +289,7 @@ class Follower:
 
 
 def new_run_folder(runs: Path, module: str, guest: str) -> Path:
-    """A new folder for one run's evidence, named so that they sort by time."""
+    """Create a folder for one run's evidence. The names sort by time."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     return paths.make_folder(runs / f"{stamp}-{secrets.token_hex(2)}-{module}-{guest}")
 
@@ -308,7 +308,7 @@ def keep_latest(runs: Path, count: int, size: int, spare: Collection[Path] = ())
 
 
 def dmesg(records: Sequence[Record]) -> str:
-    """The records as `dmesg` shows them."""
+    """Return the records as `dmesg` prints them."""
     return "".join(
         f"[{record.time:12.6f}] {record.text}\n" if record.time is not None else f"{record.text}\n"
         for record in records

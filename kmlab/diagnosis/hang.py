@@ -1,6 +1,6 @@
-"""What a guest that hangs or has died still tells: where its CPUs are, what its tasks wait for, its memory.
+"""Examine a guest that hangs or has died: where its CPUs are, what its tasks wait for, and its memory.
 
-The kernel may have said nothing of it, or blamed another. Nothing here needs a program in the guest.
+The kernel may have reported nothing, or blamed other code. Nothing here needs a program in the guest.
 """
 
 from __future__ import annotations
@@ -34,85 +34,85 @@ from kmlab.virt.domain import SERIAL_DEVICE, serial_tty
 _LARGEST_FUNCTION, _LARGEST_OF_MODULE = 1 << 16, 1 << 12
 """Bytes; an address further behind the last symbol known is in something that was loaded later."""
 _ANSWER_BEGINS = 2.0
-"""Seconds until a kernel that can be asked has begun to answer; QEMU looks for a reader of the line once a second."""
+"""Seconds until a responsive kernel has begun to answer; QEMU looks for a reader of the line once a second."""
 _ANSWER_ENDS = 20.0
 _QUIET = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class HangSnapshot:
-    """What a look from outside found in a guest that does not answer."""
+    """The state of a guest that does not answer, read from outside."""
 
     registers: str = ""
     tasks: tuple[str, ...] = ()
-    """The kernel's word on every task, as lines."""
+    """The kernel's list of tasks, as lines."""
     silent: Crash | None = None
-    """What its CPUs are in, or its tasks wait in."""
+    """The finding for the code that its CPUs run, or that its tasks wait in."""
     busy: Crash | None = None
-    """The same, of a CPU that is in the module's code."""
+    """The finding for a CPU that runs the module's code."""
     log: KernelLog | None = None
-    """The kernel's ring buffer, out of the guest's memory."""
+    """The kernel's ring buffer, read from the guest's memory."""
 
 
-def is_there(host: Host, guest: Guest) -> bool:
-    """Whether the hypervisor has the guest at all; LabError where the host's disk is full."""
+def guest_exists(host: Host, guest: Guest) -> bool:
+    """Return whether the hypervisor still has the guest. Raise LabError if the host's disk is full."""
     record, status = guest.record, ""
     with contextlib.suppress(LabError), host.hypervisor(record.uri, guest.files.libvirt, Deadline(10)) as hv:
         status = "shutdown"
-        # A QEMU that has a guest answers whatever its guest does.
+        # A running QEMU answers whatever its guest does.
         with contextlib.suppress(LabError):
             status = hv.monitor(record.domain, "info status")
     if "shutdown" in status or "io-error" in status:
-        # QEMU stops a guest whose disk finds no room; libvirt ends one whose state it cannot write.
+        # QEMU pauses a guest when the host's disk is full; libvirt ends a guest whose state it cannot write.
         paths.require_space(guest.files.root, paths.MIN_FREE_SPACE, f"the disk of guest '{record.name}'")
     return "shutdown" not in status
 
 
-def look_inside(
+def take_snapshot(
     host: Host,
     guest: Guest,
-    witness: ConsoleMonitor,
+    console: ConsoleMonitor,
     images: Mapping[str, bytes],
     folder: PurePosixPath,
     own: frozenset[str],
     step: str,
 ) -> HangSnapshot:
-    """Where the CPUs are and what the tasks wait for, before the guest is stopped.
+    """Find where the CPUs are and what the tasks wait for, before the guest is stopped.
 
-    The kernel may not have said it, or not rightly. `images` are the modules that were built, `own` their names.
+    The kernel's own report may be missing or wrong. `images` are the modules that were built, `own` their names.
     """
     registers, silent, tasks = "", None, list[str]()
     log = read_ring_memory(host, guest)  # before the questions, whose answers the kernel logs too
-    # A module that lies has no place of its own.
+    # A malformed module has no lines.
     with contextlib.suppress(LabError, MalformedModule):
-        registers, frames = place_of_cpus(host, guest.record, guest.files, images, folder)
+        registers, frames = read_cpus(host, guest.record, guest.files, images, folder)
         silent = silent_hang(frames, step)
     with contextlib.suppress(LabError):
-        tasks = ask_tasks(host, guest, witness)
+        tasks = ask_tasks(host, guest, console)
     busy = silent if silent and silent.module in own else busy_hang(tasks, images, folder, own, step)
     silent = busy or waiting_hang(parse_tasks(tasks), images, folder, own, step) or silent
     return HangSnapshot(registers, tuple(tasks), silent, busy, log)
 
 
-def place_of_cpus(
+def read_cpus(
     host: Host, record: GuestRecord, files: paths.GuestFiles, images: Mapping[str, bytes], folder: PurePosixPath
 ) -> tuple[str, list[Frame]]:
-    """QEMU's word on every CPU of a guest that does not answer, and where each that is not idle is, as frames."""
+    """Return QEMU's registers of every CPU, and the code that each busy CPU executes, as frames."""
     with host.hypervisor(record.uri, files.libvirt, Deadline(10)) as hv:
         text = hv.monitor(record.domain, "info registers -a")
         states = [state for state in parse_registers(text) if not state.halted]
-        asked = [window(state.address) for state in states]
-        codes = [parse_bytes(hv.monitor(record.domain, f"x /{size}xb 0x{first:x}")) for first, size in asked]
+        windows = [window(state.address) for state in states]
+        codes = [parse_bytes(hv.monitor(record.domain, f"x /{size}xb 0x{first:x}")) for first, size in windows]
     table = paths.checkpoints() / record.checkpoint / "kallsyms"
     kallsyms = Kallsyms(table.read_text("utf-8", "replace")) if table.exists() else None
     frames: list[Frame] = []
     for state, code in zip(states, codes, strict=True):
-        known = kallsyms.resolve(state.address) if kallsyms else None
-        known = known if known and _is_near(known) else None
-        # Functions of the kernel's own begin and end with the bytes that a module's do.
-        found = None if known and not known.module else find_code(images, state.address, code)
-        if found:
-            path, section, offset = found
+        symbol = kallsyms.resolve(state.address) if kallsyms else None
+        symbol = symbol if symbol and _is_near(symbol) else None
+        # The kernel's functions begin and end with the same bytes as a module's.
+        match = None if symbol and not symbol.module else find_code(images, state.address, code)
+        if match:
+            path, section, offset = match
             symbols = ModuleSymbols(images[path], path, folder)
             name = symbols.symbol_at(section, offset)
             module = PurePosixPath(path).stem.replace("-", "_")
@@ -121,8 +121,8 @@ def place_of_cpus(
                 if name:
                     frame = frame._replace(offset=name.offset, size=name.size)
                 frames.append(placed(frame, place))
-        elif known:
-            frames.append(Frame(known.function, known.offset, known.size, known.module, reliable=True, exact=True))
+        elif symbol:
+            frames.append(Frame(symbol.function, symbol.offset, symbol.size, symbol.module, reliable=True, exact=True))
     return text, frames
 
 
@@ -149,51 +149,53 @@ def read_ring_memory(host: Host, guest: Guest) -> KernelLog | None:
         piece.unlink(missing_ok=True)
 
 
-def ask_tasks(host: Host, guest: Guest, witness: ConsoleMonitor) -> list[str]:
-    """The kernel's own word on every task and CPU, as lines; empty where it cannot be asked any more.
+def ask_tasks(host: Host, guest: Guest, console: ConsoleMonitor) -> list[str]:
+    """Ask the kernel for every task and CPU; return its lines, none if it does not answer any more.
 
-    Asked by a break on the serial port, which takes no more than an interrupt, else through the shell.
+    Ask with a break on the serial port, which needs only an interrupt, else through the shell.
     """
     record = guest.record
     with (
-        witness.aside() as said,
+        console.aside() as answer,
         host.hypervisor(record.uri, guest.files.libvirt, Deadline(10)) as hv,
         serialport.opened(serial_tty(hv.xml(record.domain)) or "no pty") as port,
     ):
         for key, beginning in QUESTIONS.items():
             hv.monitor(record.domain, f"chardev-send-break {SERIAL_DEVICE}")
             port.type(key.encode())
-            if not _answered(witness, port, said, beginning):
+            if not _wait_for_answer(console, port, answer, beginning):
                 guest.run(f"echo {key} > /proc/sysrq-trigger", Deadline(_ANSWER_BEGINS))
-                if not _answered(witness, port, said, beginning):
+                if not _wait_for_answer(console, port, answer, beginning):
                     break
-    return [record.text for record in said]
+    return [record.text for record in answer]
 
 
-def _answered(witness: ConsoleMonitor, port: serialport.SerialPort, said: Sequence[Record], beginning: str) -> bool:
-    """Wait for an answer and for its end; whether there was one."""
+def _wait_for_answer(
+    console: ConsoleMonitor, port: serialport.SerialPort, answer: Sequence[Record], beginning: str
+) -> bool:
+    """Wait for an answer and for its end; return whether one came."""
     begins, ends = Deadline(_ANSWER_BEGINS), Deadline(_ANSWER_ENDS)
-    while not any(record.text.startswith(beginning) for record in said):
+    while not any(record.text.startswith(beginning) for record in answer):
         if begins.passed:
             return False
-        _let_pass(port)
-    while witness.quiet < _QUIET and not ends.passed:
-        _let_pass(port)
+        _drain(port)
+    while console.quiet < _QUIET and not ends.passed:
+        _drain(port)
     return True
 
 
-def _let_pass(port: serialport.SerialPort) -> None:
-    """What the port says is in the console's file: it is only read so that QEMU does not wait for a reader."""
+def _drain(port: serialport.SerialPort) -> None:
+    """Read and drop the port's output, which is also in the console file, so that QEMU never waits for a reader."""
     if port.read(Deadline(0.05)) is None:
         time.sleep(0.05)
 
 
-def _is_near(known: SymbolAt) -> bool:
-    return known.offset < (_LARGEST_OF_MODULE if known.module else _LARGEST_FUNCTION)
+def _is_near(symbol: SymbolAt) -> bool:
+    return symbol.offset < (_LARGEST_OF_MODULE if symbol.module else _LARGEST_FUNCTION)
 
 
 def silent_hang(frames: Sequence[Frame], step: str) -> Crash:
-    """The finding for a guest whose kernel said nothing of the loop that it is in."""
+    """Return the finding for a guest whose kernel did not report the loop that it is in."""
     own = [f for f in frames if f.module]
     at = next((i for i, f in enumerate(own) if not f.inlined), None)
     mine = own[at] if at is not None else None
@@ -224,7 +226,7 @@ def silent_hang(frames: Sequence[Frame], step: str) -> Crash:
 def waiting_hang(
     tasks: Iterable[Task], images: Mapping[str, bytes], folder: PurePosixPath, own: frozenset[str], step: str
 ) -> Crash | None:
-    """The finding for a step that waits in one of these modules without any CPU being busy; None where no task does."""
+    """Return the finding for a step that waits in one of these modules while no CPU is busy; None if no task does."""
     for task in tasks_in(list(tasks), own):
         found = _hang_of(task.frames, images, folder, own, step)
         if found.module in own:
@@ -235,7 +237,7 @@ def waiting_hang(
 def busy_hang(
     answer: Sequence[str], images: Mapping[str, bytes], folder: PurePosixPath, own: frozenset[str], step: str
 ) -> Crash | None:
-    """The finding for a CPU that is in one of these modules, by the kernel's own answer; None where none is."""
+    """Return the finding for a CPU that is in one of these modules, by the kernel's own answer; None if none is."""
     found = (_hang_of(stack, images, folder, own, step) for stack in parse_cpus(answer))
     return next((crash for crash in found if crash.module in own), None)
 
@@ -251,11 +253,11 @@ def _hang_of(
 def merge_hang_findings(
     crashes: list[Crash], busy: Crash | None, silent: Crash | None, own: frozenset[str]
 ) -> list[Crash]:
-    """The findings of a run, the kernel's and those of a look from outside, without telling one bug twice."""
+    """Merge the kernel's findings with those read from outside, so that no bug is reported twice."""
     if any(c.deadly for c in crashes):
-        return crashes  # what waits, waits for a task that was killed
+        return crashes  # tasks that wait, wait for a task that was killed
     if busy and all(c.class_ == "hung-task" for c in crashes if c.module in own):
-        # Who waits for the module may have been told; it is a loop of the module's that it waits for.
+        # The kernel may have reported the task that waits for the module; the cause is the module's loop.
         return [busy, *(c for c in crashes if c.module not in own)]
     if silent and not any(c.module in own for c in crashes):
         return [silent, *crashes] if silent.module else crashes or [silent]
@@ -263,8 +265,8 @@ def merge_hang_findings(
 
 
 def dump_memory(host: Host, record: GuestRecord, files: paths.GuestFiles, target: Path, size: int, limit: int) -> bool:
-    """The guest's `size` bytes of memory as a file that drgn and crash open; False if it is beyond `limit` bytes."""
-    # Its pages are compressed; until they lie where they belong there are two files.
+    """Write the guest's memory as a file that drgn and crash open; return False if it exceeds `limit` bytes."""
+    # The dump's pages are compressed; until they are unpacked there are two files.
     paths.require_space(files.root, size, "a memory dump")
     flat = files.root / "memory.flat"
     try:
@@ -272,10 +274,10 @@ def dump_memory(host: Host, record: GuestRecord, files: paths.GuestFiles, target
             hv.dump(record.domain, flat)
         with contextlib.ExitStack() as undo:
             undo.callback(target.unlink, missing_ok=True)
-            kept = vmcore.unflatten(flat, target, limit, record.release, record.arch)
-            if kept:
+            complete = vmcore.unflatten(flat, target, limit, record.release, record.arch)
+            if complete:
                 undo.pop_all()
-            return kept
+            return complete
     except OSError as error:
         raise LabError(f"the memory dump could not be kept: {error.strerror}") from error
     finally:

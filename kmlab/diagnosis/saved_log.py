@@ -1,4 +1,4 @@
-"""Judging a kernel log that somebody saved: no guest, no lab; with the module's .ko also the lines."""
+"""Judge a saved kernel log, without a guest or a lab; with the module's .ko, find source lines, too."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _RELEASE = re.compile(r"(?:Not tainted|Tainted: [A-Z ]+?) +(\d[\w.+~-]{1,80}) #\
 
 
 class Judged(NamedTuple):
-    """What a log comes to."""
+    """The findings in a saved log."""
 
     crashes: tuple[Crash, ...]
     notes: tuple[str, ...]
-    """Why there are no lines where there could be, or other ones; a sentence each."""
+    """Why source lines are missing or may be wrong; a sentence each."""
     source: Path | None = None
-    """The folder of the sources that the lines are of."""
+    """The folder with the sources."""
 
 
 class _Build(NamedTuple):
-    """One .ko."""
+    """One .ko file."""
 
     file: Path
     symbols: ModuleSymbols
@@ -45,30 +45,32 @@ class _Build(NamedTuple):
 
 
 def judge_file(file: str, module: Path | None = None, elsewhere: Sequence[Path] = ()) -> Judged:
-    """The findings in a log ("-" is stdin); with the module's .ko, or a folder of them, also their lines.
+    """Find the crashes in a log ("-" is stdin); with the module's .ko, or a folder of them, also their source lines.
 
-    `elsewhere` are folders to look in where the module's own has no .ko. Of several builds of a module it takes the one
-    that crashed, told by the sizes of its functions.
+    `elsewhere` are folders to search if the module's own has no .ko. If a module has several builds, use the one that
+    crashed: the one whose function sizes match the log.
     """
     root = None if module is None or module.is_file() else PurePosixPath(module.resolve())
     builds = _builds(module, elsewhere, root) if module else {}
-    found = _findings(file, frozenset(builds))
+    findings = _findings(file, frozenset(builds))
     source = (module if module.is_dir() else module.parent) if module else None
-    crashes, notes, changed = [], dict.fromkeys(_strangers(found, builds)), dict[str, None]()
-    for crash in found:
-        chosen = {name: _chosen(crash, name, several) for name, several in builds.items()}
+    crashes, notes, changed = [], dict.fromkeys(_other_modules(findings, builds)), dict[str, None]()
+    for crash in findings:
+        chosen = {name: _best_build(crash, name, several) for name, several in builds.items()}
         images = {f"{name}.ko": build.symbols for name, build in chosen.items() if build}
         crashes.append(located(crash, images, root))
-        notes |= dict.fromkeys(f"no lines: {known.problem}" for known in images.values() if known.problem)
-        notes |= dict.fromkeys(note for name, several in builds.items() if (note := _doubt(crash, name, several)))
+        notes |= dict.fromkeys(f"no lines: {each.problem}" for each in images.values() if each.problem)
+        notes |= dict.fromkeys(
+            note for name, several in builds.items() if (note := _missing_lines(crash, name, several))
+        )
         build = chosen.get(crash.module or "")
-        if source and build and (note := _change(source, crashes[-1].file, build.file)):
+        if source and build and (note := _newer_source(source, crashes[-1].file, build.file)):
             changed[note] = None
     return Judged(tuple(crashes), (*notes, *changed), None if changed else source)
 
 
 def _findings(file: str, own: frozenset[str]) -> list[Crash]:
-    """What a log reports; an error where it is none. Without a single prefix it is all taken to be the kernel's."""
+    """Return the findings in a log; raise ConfigError if it is none. Without any prefix, every line is the kernel's."""
     reader, scanner, bare, doubt = ConsoleReader(), Scanner(own), Scanner(own), Doubt()
 
     def take(records: list[Record]) -> None:
@@ -101,8 +103,8 @@ def _no_log(file: str, reason: str, remedy: str) -> ConfigError:
     return ConfigError(f"{printable(name)}: this is no kernel log: {reason}", printable(remedy.replace("{}", place)))
 
 
-def _change(source: Path, file: str | None, built: Path) -> str | None:
-    """That the source with the line to blame is younger than what was built of it."""
+def _newer_source(source: Path, file: str | None, built: Path) -> str | None:
+    """Return a note if the guilty source file is newer than the build."""
     place = source / file if file else source
     if place.is_file() and place.stat().st_mtime > built.stat().st_mtime:
         return f"{printable(str(place))} was changed after {printable(str(built))} was built of it"
@@ -110,7 +112,7 @@ def _change(source: Path, file: str | None, built: Path) -> str | None:
 
 
 def _builds(module: Path, elsewhere: Sequence[Path], root: PurePosixPath | None) -> dict[str, list[_Build]]:
-    """The .ko files by the kernel's name of their module."""
+    """Read the .ko files, by the kernel's name of their module."""
     folders = (module, *elsewhere)
     files = [module] if not module.is_dir() else next((f for d in folders if (f := _modules_below(d))), [])
     if not files:
@@ -118,7 +120,7 @@ def _builds(module: Path, elsewhere: Sequence[Path], root: PurePosixPath | None)
             f"{printable(str(module))}: no .ko here",
             "build the module first, with debug information; or give the .ko that crashed",
         )
-    found: dict[str, list[_Build]] = {}
+    builds: dict[str, list[_Build]] = {}
     left = LARGEST_PRODUCTS
     for file in files:
         try:
@@ -136,12 +138,12 @@ def _builds(module: Path, elsewhere: Sequence[Path], root: PurePosixPath | None)
             )
         info = parse_modinfo(image, str(file))
         build = _Build(file, ModuleSymbols(image, str(file), root), info)
-        found.setdefault(info.name, []).append(build)
-    return found
+        builds.setdefault(info.name, []).append(build)
+    return builds
 
 
 def _modules_below(folder: Path) -> list[Path]:
-    """All .ko files beneath a folder, however deep."""
+    """Return all .ko files below a folder, however deep."""
     try:
         with folder_tree.opened(folder) as top:
             walked = folder_tree.walk(top, unreadable=lambda *_: None)
@@ -150,28 +152,28 @@ def _modules_below(folder: Path) -> list[Path]:
         return []
 
 
-def _chosen(crash: Crash, name: str, builds: Iterable[_Build]) -> _Build | None:
-    """The build that crashed, the one with lines before others."""
-    fitting = [build for build in builds if _misfit(crash, name, build) is None]
+def _best_build(crash: Crash, name: str, builds: Iterable[_Build]) -> _Build | None:
+    """Return the build that crashed, preferably one with debug information."""
+    fitting = [build for build in builds if _mismatch(crash, name, build) is None]
     return next((build for build in fitting if build.symbols.has_lines), next(iter(fitting), None))
 
 
-def _misfit(crash: Crash, name: str, build: _Build) -> str | None:
-    """What tells that this build is not the one that crashed: another kernel's, or functions of other sizes."""
-    said = _RELEASE.search(crash.text)
-    if said and build.info.release and said[1] != build.info.release:
-        return f"it was built for the kernel {printable(build.info.release, 60)}, and the log is of {said[1]}"
+def _mismatch(crash: Crash, name: str, build: _Build) -> str | None:
+    """Return why this build is not the one that crashed: another kernel, or functions of other sizes."""
+    release = _RELEASE.search(crash.text)
+    if release and build.info.release and release[1] != build.info.release:
+        return f"it was built for the kernel {printable(build.info.release, 60)}, and the log is of {release[1]}"
     for frame in crash.frames:
         if frame.module == name and frame.size is not None and not build.symbols.knows(frame.function, frame.size):
             return f"it has no {printable(frame.function, 80)}() of 0x{frame.size:x} bytes"
     return None
 
 
-def _doubt(crash: Crash, name: str, builds: Sequence[_Build]) -> str | None:
-    """Why this finding has no lines of that module, if it is in there at all."""
+def _missing_lines(crash: Crash, name: str, builds: Sequence[_Build]) -> str | None:
+    """Return why this finding has no source lines of that module, if the module is in it at all."""
     if not any(frame.module == name for frame in crash.frames):
         return None
-    chosen = _chosen(crash, name, builds)
+    chosen = _best_build(crash, name, builds)
     file = printable(str((chosen or builds[0]).file))
     if (chosen is None and all(not build.info.has_symbols for build in builds)) or (
         chosen and not chosen.symbols.has_lines
@@ -180,14 +182,14 @@ def _doubt(crash: Crash, name: str, builds: Sequence[_Build]) -> str | None:
     if chosen is None:
         several = f" nor is any of the {len(builds) - 1} others" if len(builds) > 1 else ""
         return (
-            f"{file} is not the {name} that crashed{several}: {_misfit(crash, name, builds[0])}; "
+            f"{file} is not the {name} that crashed{several}: {_mismatch(crash, name, builds[0])}; "
             "for the lines, give the .ko of that very build"
         )
     return None
 
 
-def _strangers(crashes: Sequence[Crash], builds: Mapping[str, object]) -> list[str]:
-    """That the log is about modules which were not given."""
+def _other_modules(crashes: Sequence[Crash], builds: Mapping[str, object]) -> list[str]:
+    """Return a note if the log is about other modules than the given ones."""
     others = dict.fromkeys(c.module for c in crashes if c.module and c.module not in builds)
     if not builds or not others or any(f.module in builds for c in crashes for f in c.frames):
         return []

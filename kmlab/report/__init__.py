@@ -1,4 +1,4 @@
-"""The reports of a command's runs, as files for other programs and for people.
+"""Write the reports of a command's runs, as files for other programs and for people.
 
 A format is one file in this package with a function `text(results)`, and one line in FORMATS. `kmlab run` and
 `kmlab test` offer every format of the table as `--report FILE`; the ending of the file's name chooses one.
@@ -21,14 +21,14 @@ from kmlab.run.result import RunResult
 
 
 class Format(NamedTuple):
-    """One kind of report."""
+    """One report format."""
 
     name: str
-    """Of its file in this package, which is imported when such a report is written."""
+    """The name of its file in this package, imported when such a report is written."""
     endings: tuple[str, ...]
-    """A file's name that ends in one of these asks for this format; the longest ending wins."""
+    """Endings of file names that select this format; the longest matching one wins."""
     title: str
-    """What people call it."""
+    """Its name for people."""
     streams: bool = False
     """Whether results are appended as they arrive. Then the file has a function `line(result)`, too."""
 
@@ -46,7 +46,7 @@ FORMATS: tuple[Format, ...] = (
 
 
 class Writer(Protocol):
-    """What a format's file has."""
+    """The functions of a format's file."""
 
     def text(self, results: Sequence[RunResult]) -> str:
         """Return the whole report: text that UTF-8 can hold, whatever a guest said."""
@@ -56,12 +56,12 @@ class Writer(Protocol):
 
 
 class ReportFile(NamedTuple):
-    """One report that is to be written."""
+    """One report to write."""
 
     path: Path
     format: Format
     option: str
-    """The option that asked for it, for errors."""
+    """The option that requested it, for errors."""
 
 
 def report_files(paths: Sequence[Path], junit: Path | None = None) -> tuple[ReportFile, ...]:
@@ -92,12 +92,12 @@ def format_of(path: Path) -> Format:
 
 
 def writer(chosen: Format) -> Writer:
-    """Import a format's file."""
+    """Import the file of a format."""
     return cast(Writer, importlib.import_module(f"{__name__}.{chosen.name}"))
 
 
 class Reports:
-    """The reports of one command: begun before its runs, added to as results arrive, and written at the end."""
+    """The reports of one command: created before its runs, extended as results arrive, and written at the end."""
 
     def __init__(self, files: Sequence[ReportFile]) -> None:
         self._files = tuple(files)
@@ -138,7 +138,7 @@ def _check_writable(file: ReportFile) -> None:
     try:
         if file.path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
-        # Tried, because a superuser may write everywhere by the permissions, and yet not in /proc.
+        # Try it: permissions allow a superuser to write everywhere, but /proc does not.
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A report as the JSON document of `kmlab run --json`: schema kmlab.run/1, with the grid."""
+"""Write a report as the JSON document of `kmlab run --json`: schema kmlab.run/1, with the table of runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What several formats say of results: the one line of a run, places in the sources, and findings that are the same."""
+"""Turn results into findings for reports, with the one line of a run and places in the sources."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ UNMET = "unmet-expectation"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that is wrong in the sources, in however many runs it was seen."""
+    """One thing that is wrong in the sources, with all the runs that show it."""
 
     rule: str
     """The crash's class, `compiler-error`, `compiler-warning`, or the outcome of the run."""
@@ -47,7 +47,7 @@ class Finding:
 
     @property
     def where(self) -> str:
-        """The guests it was seen in, in words."""
+        """Return the guests that show it, in words."""
         return ", ".join(dict.fromkeys(run_place(result) for result in self.results))
 
 
@@ -102,8 +102,8 @@ def source_lines(result: RunResult, file: str | None, line: int | None, around: 
     return []
 
 
-def telling_records(result: RunResult, count: int) -> tuple[Record, ...]:
-    """Return the `count` records of the log that tell most: from the first crash on, else the last ones."""
+def key_records(result: RunResult, count: int) -> tuple[Record, ...]:
+    """Return the `count` most useful records of the log: from the first crash on, else the last ones."""
     begins = {crash.time for crash in result.crashes if crash.time is not None}
     first = next((number for number, record in enumerate(result.log) if record.time in begins), None)
     return result.log[-count:] if first is None else result.log[first : first + count]
@@ -127,9 +127,9 @@ def findings(results: Sequence[RunResult]) -> list[Finding]:
 
 
 def _findings_of(result: RunResult, root: Path | None) -> Iterator[Finding]:
-    told = False
+    reported = False
     for crash in () if result.ok else result.crashes:
-        told = True
+        reported = True
         yield Finding(
             rule=crash.class_,
             level="warning" if crash.kind == "warning" else "error",
@@ -149,7 +149,7 @@ def _findings_of(result: RunResult, root: Path | None) -> Iterator[Finding]:
         elif result.ok:
             continue
         else:
-            told = True
+            reported = True
         rule = f"compiler-{diagnostic.severity}"
         yield Finding(
             rule=rule,
@@ -162,7 +162,7 @@ def _findings_of(result: RunResult, root: Path | None) -> Iterator[Finding]:
             fingerprint=_digest(rule, path, diagnostic.message),
             results=(result,),
         )
-    if not result.ok and not told:
+    if not result.ok and not reported:
         rule = UNMET if result.outcome in result.expect.outcome or result.outcome == "pass" else result.outcome
         message = summary(result) if result.outcome != "pass" or result.unmet else _missed(result)
         yield Finding(
@@ -181,12 +181,12 @@ def _missed(result: RunResult) -> str:
 
 def _makefile(result: RunResult, root: Path | None) -> str | None:
     """Return the module's makefile or folder, for what belongs to no line: code scanning wants a place."""
-    there = (name for name in _MAKEFILES if result.folder is not None and _is_file(result.folder / name))
-    return path_in_sources(result, next(there, "."), root)
+    makefiles = (name for name in _MAKEFILES if result.folder is not None and _is_file(result.folder / name))
+    return path_in_sources(result, next(makefiles, "."), root)
 
 
 def _is_file(path: Path) -> bool:
-    """Whether it is a plain file: opening a pipe could wait for ever."""
+    """Return whether it is a regular file: opening a pipe could wait for ever."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What GitHub Actions shows of runs: annotations on lines, and the summary of a job.
+"""Write what GitHub Actions shows of runs: annotations on lines, and the summary of a job.
 
 See https://docs.github.com/en/actions/writing-workflows/choosing-what-your-workflow-does/workflow-commands-for-github-actions.
 """
@@ -32,7 +32,7 @@ def github_annotations(results: Sequence[RunResult]) -> list[str]:
 
 
 def add_job_summary(results: Sequence[RunResult], environment: Mapping[str, str]) -> None:
-    """Append the runs to the summary of this job, if GitHub Actions has asked for one."""
+    """Append the runs to this job's summary, if GitHub Actions asks for one."""
     path = environment.get(SUMMARY_VARIABLE)
     if not path:
         return

@@ -1,4 +1,4 @@
-"""A report as GitLab's code quality JSON, shown in merge requests (https://docs.gitlab.com/ci/testing/code_quality/)."""
+"""Write a report as GitLab's code quality JSON (https://docs.gitlab.com/ci/testing/code_quality/)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Modules times kernels on one page: a cell for each run, and what failed grouped by its fingerprint.
+"""Arrange modules and kernels in a table: a cell for each run, with failures grouped by their fingerprint.
 
-Pure: results in, a `Grid` out, and that as lines for people and as JSON.
+Turn results into a `Grid`, and that into lines for people and into JSON, without any I/O.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _MOST_NAMES = 6
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One guest, which is one kernel."""
+    """One guest, which means one kernel."""
 
     guest: str
     kernel: str | None
-    """None where no run reached it."""
+    """None if no run reached the guest."""
 
     @property
     def version(self) -> Version | None:
@@ -33,35 +33,35 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Runs that came to the same for the same reason."""
+    """Runs with the same outcome for the same reason."""
 
     fingerprint: str
     outcome: str
     modules: tuple[str, ...]
     guests: tuple[str, ...]
     ok: bool
-    """Whether all of them are what was expected."""
+    """Whether all of them are as expected."""
     sentence: str
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """One page."""
+    """The table of all runs."""
 
     columns: tuple[Column, ...]
     modules: tuple[str, ...]
     cells: Mapping[tuple[str, str], RunResult]
-    """By module and guest; not every module runs in every guest."""
+    """Runs by module and guest; not every module runs in every guest."""
     groups: tuple[Group, ...]
-    """Of all that did not pass or was not expected, those that were not expected first."""
+    """The runs that did not pass or were not expected, unexpected ones first."""
 
     def outcomes(self, module: str) -> set[str]:
-        """All that a module came to."""
+        """Return all outcomes of a module."""
         return {result.outcome for (name, _), result in self.cells.items() if name == module}
 
 
 def grid_of(results: Sequence[RunResult]) -> Grid:
-    """The page of these results; columns and rows in the order in which they come."""
+    """Return the table of these results; columns and rows keep their order."""
     kernels: dict[str, str | None] = {}
     for result in results:
         kernels[result.guest] = kernels.get(result.guest) or result.kernel
@@ -71,7 +71,7 @@ def grid_of(results: Sequence[RunResult]) -> Grid:
 
 
 def lines(grid: Grid) -> list[str]:
-    """For people: modules down, kernels across; then how many are as expected, and each group with a sentence.
+    """Return the table for people: modules down, kernels across; then counts, and a sentence for each group.
 
     A module that comes to the same on all kernels, as was expected, needs no sentence.
     """
@@ -95,7 +95,7 @@ def lines(grid: Grid) -> list[str]:
 
 
 def document(grid: Grid) -> GridPage:
-    """What `--json` adds to the results."""
+    """Return what `--json` adds to the results."""
     return {
         "columns": [{"guest": column.guest, "kernel": column.kernel} for column in grid.columns],
         "rows": [
@@ -147,7 +147,7 @@ def _groups(
 
 
 def _fingerprint(result: RunResult) -> str:
-    """The same for the same trouble, on whichever kernel and, where it is the kernel's doing, in whichever module."""
+    """Return the same digest for the same failure on any kernel, and in any module if the kernel is the cause."""
     # Numbers differ from kernel to kernel: addresses, lines of headers, seconds, the release itself.
     about = re.sub(r"\S+", _without_number, _what(result))
     if result.unmet:
@@ -199,14 +199,14 @@ def _built(result: RunResult | None) -> bool:
 
 
 def _where(bad: Sequence[Column], good: Sequence[Column]) -> str:
-    """On which kernels something is so, and on the others not."""
+    """Return on which kernels it fails, and on which it does not."""
     if not good and len(bad) > 1:
         return "on every kernel"
     return _span(bad, good) or f"on {' and '.join(filter(None, [', '.join(_names(bad)[:-1]), _names(bad)[-1]]))}"
 
 
 def _span(bad: Sequence[Column], good: Sequence[Column]) -> str | None:
-    """`from 6.12 on` or `up to 6.1`, where their versions part them so from the others."""
+    """Return `from 6.12 on` or `up to 6.1`, if the versions separate these kernels from the others."""
     wrong, right = [c.version for c in bad], [c.version for c in good]
     low, high = [v for v in wrong if v], [v for v in right if v]
     if not high or len(low) < len(wrong) or len(high) < len(right):
@@ -225,7 +225,7 @@ def _names(columns: Sequence[Column]) -> list[str]:
 
 
 def _what(result: RunResult) -> str:
-    """What is wrong, with its place, in one line."""
+    """Return what is wrong, with its place, in one line."""
     if result.unmet:
         return "; ".join(result.unmet)
     error = next((d for d in result.diagnostics if d.severity == "error" and d.file), None)
@@ -250,7 +250,7 @@ def _digest(*parts: object) -> str:
 
 
 def _common_suffix(releases: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """What all releases end in, such as …-cloud-amd64, and each without it."""
+    """Return the common end of all releases, such as …-cloud-amd64, and each release without it."""
     if len(set(releases)) < 2:
         return "", {}
     words = [release.split("-") for release in releases]

@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs nothing else: verdicts, guilty lines, kernel logs and where the time went.
+"""Write a report as one self-contained HTML page: verdicts, guilty lines, kernel logs and timelines.
 
 Everything is an element of a tree, and all text goes through `_add`: nothing that a guest says can become a tag. The
 page loads nothing, and its Content-Security-Policy lets no script but its own run
@@ -28,11 +28,11 @@ from kmlab.run.result import WORST_LAST, RunResult
 
 _HOME = Path(__file__).parent
 _LONGEST = 2000
-"""Characters of one text that are shown."""
+"""The most characters of one text."""
 _RECORDS = 1000
-"""Records of one run's log that are shown."""
+"""The most records of one run's log."""
 _ALL_RECORDS = 40_000
-"""And of all runs': a browser must be able to hold the page."""
+"""The most records of all runs: a browser must be able to hold the page."""
 _FRAMES, _DIAGNOSTICS, _EXCERPTS = 24, 40, 3
 _SERIOUS = LEVELS[: LEVELS.index("warn")]
 
@@ -47,7 +47,7 @@ def text(results: Sequence[RunResult]) -> str:
     _add(head, "meta", name="viewport", content="width=device-width, initial-scale=1")
     _add(head, "meta", name="color-scheme", content="light dark")
     _add(head, "title", f"{'✗' if wrong else '✓'} kmlab: {_sentence(results, wrong)}")
-    # The page's own files are the only text that is not made safe: it must reach the browser as it stands.
+    # The page's own files are the only text that is not escaped: the browser needs them unchanged.
     ET.SubElement(head, "style").text = style
     _header(_add(body, "header"), results, wrong)
     main = _add(body, "main")
@@ -135,7 +135,7 @@ def _grid(main: ET.Element, results: Sequence[RunResult]) -> None:
 
 
 def _filters(main: ET.Element, results: Sequence[RunResult]) -> None:
-    """Add what the page's script filters by; without it the form stays hidden, and all runs are there."""
+    """Add the controls of the page's script; without the script the form stays hidden, and all runs are visible."""
     form = _add(main, "form", class_="filters", hidden="hidden", aria_label="Filter the runs")
     _add(form, "input", type="search", name="find", placeholder="Find module, kernel, title …", aria_label="Find")
     outcomes = [outcome for outcome in reversed(WORST_LAST) if any(r.outcome == outcome for r in results)]

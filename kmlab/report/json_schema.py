@@ -1,7 +1,7 @@
-"""JSON Schemas of the files that people write and of the documents that commands print, made from their types.
+"""Make JSON Schemas of the files that users write, and of the documents that commands print, from their types.
 
-What `yamlshape` takes beyond the types holds here too: a lone value stands for a list of one, and what is text to kmlab
-needs no quotes that YAML would want. Docstrings of types and fields become descriptions, which editors show. Editors
+Like kmlab's YAML reader, the schemas accept more than the types: a single value for a list of one, and text
+without the quotes that YAML would need. Docstrings of types and fields become descriptions, which editors show. Editors
 read draft 7 (https://json-schema.org/draft-07/json-schema-release-notes).
 """
 
@@ -51,7 +51,7 @@ FILES = (
 
 
 def subjects() -> list[Subject]:
-    """Return all that has a schema: the files, then the documents by their names."""
+    """Return everything that has a schema: the files, then the documents by their names."""
     taken = {subject.name for subject in FILES}
     found = []
     for shape in get_args(documents.Document):
@@ -192,7 +192,7 @@ def _about(shape: Any) -> str | None:
 
 
 def _docstrings(shape: Any) -> dict[str, str]:
-    """Return what stands below each field of a class, also of those that it is derived from."""
+    """Return the docstring below each field of a class and of its base classes."""
     found: dict[str, str] = {}
     for base in reversed([shape, *getattr(shape, "__orig_bases__", ()), *shape.__mro__]):
         found |= _of_module(getattr(base, "__module__", "")).get(getattr(base, "__name__", ""), {})

@@ -1,4 +1,4 @@
-"""A report as JSON Lines (https://jsonlines.org): one run a line, as results arrive, each a kmlab.run/1 document."""
+"""Write a report as JSON Lines (https://jsonlines.org): a kmlab.run/1 document for each run, as results arrive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A report as a JUnit file, which CI servers read (https://github.com/testmoapp/junitxml)."""
+"""Write a report as a JUnit file, which CI servers read (https://github.com/testmoapp/junitxml)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A report as Markdown for a pull request or a job's summary (https://github.github.com/gfm/).
+"""Write a report as Markdown for a pull request or a job's summary (https://github.github.com/gfm/).
 
-All that a guest said stands in code: there nobody is mentioned, nothing is a link, and no tag is a tag.
+All text from a guest is formatted as code: there it can mention nobody, link nowhere and contain no tag.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Iterator, Sequence
 from kmlab.common.events import printable
 from kmlab.diagnosis.console import dmesg
 from kmlab.report import grid
-from kmlab.report.finding import run_place, source_lines, summary, telling_records
+from kmlab.report.finding import key_records, run_place, source_lines, summary
 from kmlab.run.result import RunResult
 
 _LIMIT = 60_000
 """Characters. A comment on GitHub holds 65,536."""
 _CELLS = 2_000
-"""Cells of a table that is shown; of a larger one only the rows that are not as expected."""
+"""The most cells of a table; a larger one shows only the rows that are not as expected."""
 _LOG_LINES = 30
 _FRAMES = 12
 
@@ -88,7 +88,7 @@ def _run(result: RunResult) -> Iterator[str]:
         yield from _shown(result, diagnostic.file, diagnostic.line, diagnostic.message)
     if result.log:
         yield ""
-        shown = telling_records(result, _LOG_LINES)
+        shown = key_records(result, _LOG_LINES)
         yield f"{len(shown)} of {len(result.log)} records of the kernel's log:"
         yield from _fence(dmesg(shown).splitlines())
     yield "</details>"

@@ -1,4 +1,4 @@
-"""A report as SARIF 2.1.0, which code scanning shows on the guilty lines (https://docs.oasis-open.org/sarif/sarif/v2.1.0/).
+"""Write a report as SARIF 2.1.0 for code scanning (https://docs.oasis-open.org/sarif/sarif/v2.1.0/).
 
 What GitHub reads of it: https://docs.github.com/en/code-security/code-scanning/integrating-with-code-scanning/sarif-support-for-code-scanning.
 """

@@ -1,4 +1,4 @@
-"""A report as TAP 14, the Test Anything Protocol (https://testanything.org/tap-version-14-specification.html)."""
+"""Write a report as TAP 14, the Test Anything Protocol (https://testanything.org/tap-version-14-specification.html)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import yaml
 
 from kmlab.common.events import printable
 from kmlab.diagnosis.console import dmesg
-from kmlab.report.finding import path_in_sources, source_root, summary, telling_records
+from kmlab.report.finding import key_records, path_in_sources, source_root, summary
 from kmlab.run.result import RunResult
 
 _LOG_LINES = 40
@@ -56,7 +56,7 @@ def _diagnostics(result: RunResult, root: Path | None) -> Iterator[tuple[str, An
     yield "seconds", round(result.seconds, 3)
     yield "reason", result.reason and printable(result.reason)
     yield "at", next(_places(result, root), None)
-    yield "log", [printable(line) for line in dmesg(telling_records(result, _LOG_LINES)).splitlines()] or None
+    yield "log", [printable(line) for line in dmesg(key_records(result, _LOG_LINES)).splitlines()] or None
     yield "evidence", str(result.directory) if result.directory else None
 
 

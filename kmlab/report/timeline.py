@@ -1,4 +1,4 @@
-"""Where the time of runs went, as a picture: SVG drawn from the runs' own step times (https://www.w3.org/TR/SVG2/)."""
+"""Draw where the time of runs went, as SVG made from the runs' own step times (https://www.w3.org/TR/SVG2/)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from kmlab.run.result import RunResult
 _WIDTH, _LEFT, _RIGHT, _ROW, _HEAD = 900, 230, 90, 22, 46
 _FILL = {"ok": "#4c78a8", "failed": "#d1495b", "hang": "#d1495b", "lost": "#d1495b", "skipped": "#bbbbbb"}
 _BESIDE = "#9aa5b1"
-"""What is no step: the guest's start, and what stands between steps and at the end."""
+"""The colour of times outside of steps: the guest's start, gaps between steps, and the end."""
 _TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _FEW = 12
-"""Ticks, at most."""
+"""The most ticks."""
 
 
 class Bar(NamedTuple):
-    """One line of the picture."""
+    """One line of the chart."""
 
     label: str
     began: float
@@ -48,7 +48,7 @@ def bars(result: RunResult) -> list[Bar]:
 
 
 def svg(results: Sequence[RunResult]) -> str:
-    """One picture of all runs, one below the other, to one scale."""
+    """Return one chart of all runs, one below the other, with one time scale."""
     charts = [(result, bars(result)) for result in results]
     longest = max((r.seconds for r in results), default=0.0) or 1.0
     height = sum(_HEAD + _ROW * len(lines) for _, lines in charts) + 14
@@ -70,7 +70,7 @@ def svg(results: Sequence[RunResult]) -> str:
 
 
 def write(path: Path, results: Sequence[RunResult]) -> None:
-    """`svg` in a file of that name, or in a page around it where the name ends in .html."""
+    """Write the chart as an SVG file, or as a page around it if the name ends in .html."""
     check(path)
     picture = svg(results)
     if path.suffix != ".svg":
@@ -80,7 +80,7 @@ def write(path: Path, results: Sequence[RunResult]) -> None:
 
 
 def check(path: Path) -> None:
-    """ConfigError unless such a file can be drawn; asked before a run, not after it."""
+    """Raise ConfigError unless a chart can be written to this file. Call it before the run."""
     if path.suffix not in (".svg", ".html"):
         raise ConfigError(f"--timeline {printable(str(path))}: not the name of a picture", "end it in .svg or .html")
 

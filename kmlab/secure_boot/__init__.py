@@ -1,1 +1,1 @@
-"""Signing files in place, and one module signed in every way."""
+"""Sign files in place, and try one module with every kind of signature."""

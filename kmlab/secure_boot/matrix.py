@@ -1,4 +1,4 @@
-"""One module signed in every way there is, with Secure Boot on and off: what was expected, and what happened."""
+"""Try every way to sign one module, with Secure Boot on and off, and compare with the expected outcome."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WAYS = {
     STRIPPED: "stripped after signing",
     LAB_KEY: "signed with the lab's key",
 }
-"""By the word that `--sign-with` takes."""
+"""The ways to sign, by the word for `--sign-with`."""
 _NAME_LIMIT = 31
 
 
@@ -42,7 +42,7 @@ class Cell:
 
     @property
     def happened(self) -> str:
-        """refused, loads, or what else became of the run."""
+        """Return refused, loads, or the outcome of the run."""
         load = next((step.outcome for step in self.result.steps if step.name == "load"), None)
         if load == "ok":
             return TAINTS if "UNSIGNED_MODULE" in taint_names(self.result.taint_after) else LOADS
@@ -54,7 +54,7 @@ class Cell:
 
 
 def expected(way: str, secure_boot: bool) -> str:
-    """By what kernels do: with Secure Boot only the enrolled key counts, without it none does."""
+    """Return what kernels do: with Secure Boot only the enrolled key counts, without it no key does."""
     if not secure_boot:
         return TAINTS
     return LOADS if way == LAB_KEY else REFUSED
@@ -64,13 +64,13 @@ def run_matrix(
     host: Host,
     lab: Lab,
     specs: Sequence[GuestSpec],
-    wanted: Module,
+    module_to_sign: Module,
     ask: AskPassphrase | None,
-    report: EventSink,
-    told: Callable[[RunResult], None],
+    events: EventSink,
+    on_result: Callable[[RunResult], None],
 ) -> list[Cell]:
-    """Every way of signing, in each of these guests and in its twin with Secure Boot the other way round."""
-    plain = dataclasses.replace(wanted, exercise=None, keep=False)
+    """Try every way of signing, in each of these guests and in its twin with the opposite Secure Boot setting."""
+    plain = dataclasses.replace(module_to_sign, exercise=None, keep=False)
     refused = dataclasses.replace(plain, expect=Expect(outcome=("load-failed",)))
     cells = []
     pairs = [spec for each in specs for spec in (twin(lab, each, True), twin(lab, each, False))]
@@ -79,16 +79,16 @@ def run_matrix(
             for way in WAYS:
                 options = run.Options(sign=way, ask=ask, fresh=way == next(iter(WAYS)))
                 module = refused if expected(way, spec.secure_boot) == REFUSED else plain
-                cells.append(Cell(way, spec, run.run(host, lab, spec, module, options, report)))
-                told(cells[-1].result)
+                cells.append(Cell(way, spec, run.run(host, lab, spec, module, options, events)))
+                on_result(cells[-1].result)
         finally:
             if spec.name not in lab.guests:
-                lifecycle.destroy_lab(host, lab, [spec.name], all_state=False, report=report)
+                lifecycle.destroy_lab(host, lab, [spec.name], all_state=False, report=events)
     return cells
 
 
 def twin(lab: Lab, spec: GuestSpec, secure_boot: bool) -> GuestSpec:
-    """The guest itself if it is so, one of the lab's that differs in nothing else, or one made for the moment."""
+    """Return the guest itself if it fits, a guest of the lab with the same other settings, or a temporary one."""
     if spec.secure_boot == secure_boot:
         return spec
     for other in lab.guests.values():
@@ -124,7 +124,7 @@ def document(cells: Sequence[Cell]) -> SecureBootDocument:
 
 
 def lines(cells: Sequence[Cell]) -> list[str]:
-    """The table for people: ways down, guests across; what was not expected is marked."""
+    """Return the table for people: ways down, guests across; unexpected cells are marked."""
     guests = list(dict.fromkeys(cell.spec.name for cell in cells))
     heads = {}
     for cell in cells:

@@ -1,4 +1,4 @@
-"""What `kmlab sign` tells of a lab: which guest has its key, and which guest would load which file; all offline."""
+"""Sign files, enrol the lab's key, and explain which guest would load which file; all offline."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class Signed:
 
     file: Path
     replaced: str | None
-    """Who had signed it before; None if nobody had."""
+    """The previous signer; None if it was not signed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """A file, and what each guest of the lab would make of it."""
+    """A file, and whether each guest of the lab would load it."""
 
     file: Path
     description: Description
@@ -52,18 +52,18 @@ class Explained:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What one `kmlab sign` did."""
+    """The result of one `kmlab sign`."""
 
     signer: Signer
     notes: Sequence[str]
     guests: Sequence[Enrolment]
     signed: Sequence[Signed]
     mok: bool
-    """Whether it was about the lab's key."""
+    """Whether the command enrolled the lab's key."""
 
 
 def make(files: paths.LabFiles, lab: str) -> list[str]:
-    """See to it that the lab has a key; what a person should know of that."""
+    """Create the lab's key if it does not exist; return notes for the user."""
     if key_files.find_saved_pair(files.keys) is not None:
         return []
     places = ensure_pair(files, lab)
@@ -71,44 +71,44 @@ def make(files: paths.LabFiles, lab: str) -> list[str]:
     for other in key_files.find_system_pairs():
         may = "" if other.readable else " (as root)"
         notes.append(
-            f"this host has {other.whose} key, too; to make it the lab's{may}: "
+            f"this host also has {other.whose} key; to use it as the lab's key{may}: "
             f"kmlab sign --mok --key {other.key} --cert {other.certificate}"
         )
     return notes
 
 
 def adopt(files: paths.LabFiles, key: Path, certificate: Path | None, ask: AskPassphrase | None) -> list[str]:
-    """Make an existing key the lab's; what a person should know of that."""
+    """Make an existing key the lab's; return notes for the user."""
     _, aside = adopt_pair(key, certificate, files, ask)
-    return [f"the key that the lab had before is kept in {aside}"] if aside else []
+    return [f"the lab's previous key is kept in {aside}"] if aside else []
 
 
 def require_secure(specs: Sequence[GuestSpec]) -> None:
-    """ConfigError if one of these guests has no Secure Boot to enrol a key for."""
+    """Raise ConfigError if one of these guests has no Secure Boot."""
     for spec in specs:
         if not spec.secure_boot:
             raise ConfigError(f"guest '{spec.name}' has no Secure Boot", "give it `secure_boot: true` in lab.yaml")
 
 
 def enrolments(lab: Lab, specs: Sequence[GuestSpec]) -> list[Enrolment]:
-    """Of these guests, those with Secure Boot. A key is enrolled when the checkpoint is made, before the first boot."""
+    """Return the guests with Secure Boot. A key is enrolled before the first boot, for the checkpoint."""
     certificate = _lab_certificate(lab)
-    found = []
+    entries = []
     for spec in specs:
         if not spec.secure_boot:
             continue
         recorded = keyring_of(lifecycle.lab_files(lab).guest(spec.name), spec.name)
         if recorded is None:
-            found.append(Enrolment(spec.name, False, "is enrolled at its first start, before it boots"))
+            entries.append(Enrolment(spec.name, False, "the key is enrolled at its first start, before it boots"))
         elif certificate is not None and certificate in recorded.certificates:
-            found.append(Enrolment(spec.name, True, "has it enrolled"))
+            entries.append(Enrolment(spec.name, True, "the key is enrolled"))
         else:
-            found.append(Enrolment(spec.name, False, "had another key: is enrolled anew at its next start"))
-    return found
+            entries.append(Enrolment(spec.name, False, "it has another key: this one is enrolled at its next start"))
+    return entries
 
 
 def sign_files(signer: Signer, places: Sequence[Path]) -> list[Signed]:
-    """Sign modules in place; none is written unless all can be."""
+    """Sign modules in place; write none unless all can be signed."""
     contents = {path: _read(path) for path in places}
     signed = {path: signer.sign(content, printable(str(path))) for path, content in contents.items()}
     for path, content in signed.items():
@@ -117,21 +117,21 @@ def sign_files(signer: Signer, places: Sequence[Path]) -> list[Signed]:
 
 
 def explain_file(path: Path, lab: Lab | None, certificates: Sequence[Certificate] = ()) -> Explained:
-    """Who signed a module, whether that holds, and for each guest of the lab whether it would load and why not.
+    """Explain who signed a module, whether the signature is valid, and which guests would load it and why.
 
-    `certificates` are others to check the signature with, beside the lab's and those of its guests.
+    `certificates` are further ones to check the signature with, besides those of the lab and its guests.
     """
     content, name = _read(path), printable(str(path))
     keyrings = [guest_keyring(lab, spec) for spec in lab.guests.values()] if lab else []
     own = _lab_certificate(lab) if lab else None
-    known = [*certificates, *([own] if own else []), *(c for k in keyrings for c in k.certificates)]
+    known_certificates = [*certificates, *([own] if own else []), *(c for k in keyrings for c in k.certificates)]
     stripped = lab is not None and was_stripped(lifecycle.lab_files(lab), content)
     guests = [explain(content, keyring, was_signed=stripped, name=name) for keyring in keyrings]
-    return Explained(path, describe(content, known, name=name), tuple(guests))
+    return Explained(path, describe(content, known_certificates, name=name), tuple(guests))
 
 
 def guest_keyring(lab: Lab, spec: GuestSpec) -> GuestKeyring:
-    """The keys of a guest as they will be at its next start: as recorded, where lab.yaml and key are still the same."""
+    """Return a guest's keys at its next start: the recorded ones, if lab.yaml and key have not changed."""
     recorded = keyring_of(lifecycle.lab_files(lab).guest(spec.name), spec.name)
     own = _lab_certificate(lab)
     enrolled = (own,) if own and spec.secure_boot else ()
@@ -145,15 +145,15 @@ def guest_keyring(lab: Lab, spec: GuestSpec) -> GuestKeyring:
 
 
 def _lab_certificate(lab: Lab) -> Certificate | None:
-    found = key_files.find_saved_pair(lifecycle.lab_files(lab).keys)
-    return key_files.load_certificate(found.certificate) if found else None
+    pair = key_files.find_saved_pair(lifecycle.lab_files(lab).keys)
+    return key_files.load_certificate(pair.certificate) if pair else None
 
 
 def _signed_by(content: bytes) -> str | None:
     signature = read_signature(content)
     if signature is None:
         return None
-    return signature.signer or signature.key_id or "somebody whose name cannot be read"
+    return signature.signer or signature.key_id or "an unreadable name"
 
 
 def _read(path: Path) -> bytes:
@@ -173,7 +173,7 @@ def _read(path: Path) -> bytes:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Put the new content in the old one's place at once, with its mode; through a symbolic link."""
+    """Replace a file's content at once and keep its mode; follow a symbolic link."""
     place = path.resolve()
     try:
         paths.replace_file(place, content, place.stat().st_mode & 0o777)

@@ -1,9 +1,9 @@
-"""Fake doors: a Host without a world, so that the story is told without libvirt, QEMU's guests or ssh.
+"""Provide fake doors: a Host that needs no libvirt, no QEMU and no ssh.
 
     with World(FakeModule("hello", load=Act(kernel=("Hello, world.",)))) as world:
         result = run.run(world.host, lab, lab.guest("debian"), module, run.Options(), silent)
 
-Files, locks, qemu-img and the console are real. In the place of each QEMU a program waits that bears its name.
+Files, locks, qemu-img and the console are real. A waiting program with QEMU's name replaces each QEMU.
 """
 
 from __future__ import annotations

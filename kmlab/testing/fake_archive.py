@@ -1,4 +1,4 @@
-"""An apt archive without a network; stands in for host/apt.py."""
+"""Provide an apt archive without a network; it replaces host/packages/apt.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kmlab.testing.setting import WorldState
 
 
 class FakeArchive(Archive):
-    """apt without a network: the World's indexes, and packages of no content."""
+    """Serves the World's package indexes and empty packages, without a network."""
 
     def __init__(self, world: WorldState, folder: Path, arch: str) -> None:
         super().__init__(folder, arch)

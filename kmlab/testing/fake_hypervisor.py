@@ -1,4 +1,4 @@
-"""libvirt without libvirt; stands in for host/hypervisor.py."""
+"""Provide a hypervisor without libvirt; it replaces host/hypervisor/hypervisor.py."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from kmlab.testing.fake_machine import Machine
 from kmlab.testing.setting import WorldState
 
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFakeFakeFakeFakeFakeFakeFakeFakeFakeFakeFake"
-"""What every base says that its sshd has."""
+"""The host key of every base's sshd."""
 
 
 class FakeHypervisor(Hypervisor):
-    """libvirt without libvirt."""
+    """A hypervisor without libvirt."""
 
     def __init__(self, world: WorldState, root: Path) -> None:
         self._world, self._root = world, root

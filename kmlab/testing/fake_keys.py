@@ -1,4 +1,4 @@
-"""What the kernel of a fake guest does about keys and signatures; follows kernel/module/signing.c."""
+"""Check keys and signatures as the kernel of a fake guest; follows kernel/module/signing.c."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kmlab.kernel.signing.signature import Verdict, read_signature, verify
 
 
 def enrolled(store: Path) -> tuple[x509.Certificate, ...] | None:
-    """The certificates of MokList in a store of UEFI variables, as edk2 writes it; None if it has no such variable."""
+    """Return the certificates of MokList in a store of UEFI variables, as edk2 writes it; None without MokList."""
     content = store.read_bytes() if store.is_file() else b""
     at = content.find("MokList\0".encode("utf-16-le"))
     if at < 0:
@@ -24,7 +24,7 @@ def enrolled(store: Path) -> tuple[x509.Certificate, ...] | None:
 
 
 def keyring_answer(release: str, mok: Sequence[x509.Certificate] | None) -> str:
-    """What a guest says to guestkeys.QUESTION."""
+    """Return a guest's answer to guestkeys.QUESTION."""
     secure = mok is not None
     lists = b"".join(guest_keyring.signature_list(guest_keyring.der(c)) for c in mok or ())
     keys = [f"0a I------ 1 perm 1f010000 0 0 asymmetri {kernel_name(c)}: X509.rsa 00 []" for c in mok or ()]
@@ -35,7 +35,7 @@ def keyring_answer(release: str, mok: Sequence[x509.Certificate] | None) -> str:
 
 
 def refusal(mok: Sequence[x509.Certificate] | None, image: bytes) -> tuple[str, ...] | None:
-    """What the kernel says when it takes only signed modules and this one is not; None where it takes it."""
+    """Return the kernel's message if it loads only signed modules and this one is not; None if it loads it."""
     if mok is None:
         return None
     verdicts = [verify(image, certificate) for certificate in mok]

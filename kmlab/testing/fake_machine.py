@@ -1,4 +1,4 @@
-"""A running domain with nothing in it: its console and its process are real."""
+"""Provide a running domain without a kernel: its console and its process are real."""
 
 from __future__ import annotations
 
@@ -29,39 +29,39 @@ class Machine:
         self.root, self.channel = root, Path(channel.get("path", "") if channel is not None else "")
         self.loaded: list[str] = []
         self.synced: set[str] = set()
-        """The modules' folders that were unpacked."""
+        """Folders of modules that were unpacked."""
         self.taint = 0
         self.files: dict[tuple[str, str], bytes] = {}
-        """What the modules' folders hold, by module and path, of what was unpacked or built there."""
+        """Files unpacked or built in the modules' folders, by module and path."""
         self.mok = fake_keys.enrolled(Path(about.findtext("os/nvram", "")))
-        """The certificates that its kernel goes by; None without Secure Boot."""
+        """The certificates that its kernel trusts; None without Secure Boot."""
         self.process: Conversation | None = None
         self._clock = 100.0
         self._numbers = itertools.count()
         self.ring: list[str] = []
-        """The kernel's ring buffer, as /dev/kmsg gives it."""
+        """The kernel's ring buffer, in the format of /dev/kmsg."""
         self.ring_code = 0
-        """How reading it ends: not 0 where records were overwritten before."""
+        """The exit code of reading it: not 0 if records were overwritten before."""
         self.heard = True
-        """Whether the kernel's log comes out of the serial port."""
+        """Whether the kernel's log goes to the serial port."""
         self.panicked = False
-        """Whether the kernel has stopped: it says `---[ end Kernel panic`, and nothing answers any more."""
+        """Whether the kernel has stopped: it printed `---[ end Kernel panic`, and nothing answers any more."""
         if not self.baking:
             root.mkdir(parents=True, exist_ok=True)
             stand_in = root / "qemu-system-stand-in"
             with contextlib.suppress(FileExistsError):
                 stand_in.symlink_to("/bin/sh")
-            # It waits for a line that never comes, and so ends with whoever started it.
+            # It waits for a line that never comes, and so ends with the process that started it.
             self.process = Conversation([stand_in, "-c", "echo here; read line", f"{root}/"], {})
             self.process.listen(Deadline(10))
 
     @property
     def runs(self) -> bool:
-        """Whether its process is there still: nobody need have asked a door to end it."""
+        """Return whether its process still runs: a test may have killed it directly."""
         return self.process is not None and bool(hypervisor.processes(self.root))
 
     def say(self, text: str, facility: int = 0) -> None:
-        """A record of the kernel's log, or with another facility a program's, on the console."""
+        """Write a record of the kernel's log to the console, or with another facility a program's."""
         level, words = (int(text[1]), text[3:]) if re.match("<[0-7]>", text) else (6, text)
         self._clock += 0.001
         self.ring.append(f"{facility * 8 + level},{next(self._numbers)},{self._clock * 1e6:.0f},-;{words}\n")
@@ -70,12 +70,12 @@ class Machine:
             self.write(f"<{facility * 8 + level}>[{self._clock:12.6f}] {words}\n")
 
     def write(self, text: str) -> None:
-        """What comes out of the serial port, whoever wrote it."""
+        """Write text to the serial port, as the kernel or a program does."""
         with self.console.open("a", encoding="utf-8") as console:
             console.write(text)
 
     def overwrite(self) -> None:
-        """Forget what the ring buffer held, as the kernel does where more is logged than it has room for."""
+        """Drop what the ring buffer holds, as the kernel does when it is full."""
         self.ring.clear()
         self.ring_code = 32
 

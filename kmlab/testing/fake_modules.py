@@ -1,4 +1,4 @@
-"""Modules that behave as told, and the smallest file that says it is one."""
+"""Provide modules that behave as a test defines, and the smallest valid .ko file."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 RELEASE = "6.1.0-0-fake-amd64"
-"""Of the kernel of every guest, where a test says no other."""
+"""The release of every guest's kernel, unless a test sets another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Act:
-    """What comes of one command in the guest."""
+    """The effects of one command in the guest."""
 
     code: int = 0
     output: str = ""
     error: str = ""
-    """What it says on stderr."""
+    """The text on stderr."""
     kernel: tuple[str, ...] = ()
-    """What the kernel says meanwhile: `text`, or `<3>text` with a level."""
+    """Lines that the kernel logs meanwhile: `text`, or `<3>text` with a level."""
     taint: int = 0
-    """Bits that it adds to the kernel's taint."""
+    """Bits that the command adds to the kernel's taint."""
     mutes: bool = False
-    """Whether the serial port gets nothing of the kernel's log from then on."""
+    """Whether the kernel's log stops going to the serial port."""
     serial: str = ""
-    """What a program writes to the serial port meanwhile."""
+    """Text that a program writes to the serial port meanwhile."""
     overwrites: bool = False
     """Whether the kernel's ring buffer loses its beginning."""
     ends: str = "returns"
-    """returns; hangs: never, while the connection stays; lost: the guest is gone."""
+    """returns; hangs: never returns, the connection stays; lost: the guest dies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +37,9 @@ class FakeModule:
     """How a module behaves in every guest of a World."""
 
     name: str
-    """Of its folder in the guest, and of its only .ko where `images` does not say more."""
+    """The name of its folder in the guest, and of its only .ko unless `images` lists others."""
     images: dict[str, bytes] = field(default_factory=dict)
-    """The .ko files that a build makes, by their path."""
+    """The .ko files that a build makes, by path."""
     build: Act = Act()
     load: Act = Act(taint=1 << 12)
     exercise: Act = Act()
@@ -50,7 +50,7 @@ class FakeModule:
 
 
 def module_image(name: str, *, imports: Sequence[str] = (), has_exit: bool = True, **tags: str) -> bytes:
-    """The smallest .ko that says what it is: an ELF object with .modinfo and a symbol table (elf(5))."""
+    """Build the smallest valid .ko: an ELF object with .modinfo and a symbol table (elf(5))."""
     said = {"name": name, "license": "GPL", "vermagic": f"{RELEASE} SMP mod_unload ", **tags}
     info = b"".join(f"{key}={value}".encode() + b"\0" for key, value in said.items())
     symbols, names = bytes(24), b"\0"

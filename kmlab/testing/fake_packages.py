@@ -1,4 +1,4 @@
-"""Real Debian packages, for a fake archive and for tests."""
+"""Build real Debian packages, for a fake archive and for tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kmlab.host.process import command
 
 
 def package_file(folder: Path, name: str, depends: str = "", arch: str = "amd64") -> Path:
-    """A Debian package of no content."""
+    """Build an empty Debian package."""
     about = folder / f"tree-{name}" / "DEBIAN" / "control"
     about.parent.mkdir(parents=True, exist_ok=True)
     lines = [f"Package: {name}", "Version: 1", f"Architecture: {arch}", "Maintainer: nobody <nobody@localhost>"]

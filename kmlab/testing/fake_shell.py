@@ -1,4 +1,4 @@
-"""A guest's shell without a guest; stands in for host/agent.py and host/ssh.py."""
+"""Provide a guest's shell without a guest; it replaces host/channel/agent.py and host/channel/ssh.py."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from kmlab.testing.fake_modules import Act, FakeModule
 from kmlab.testing.setting import WorldState
 
 TEXT = 0xFFFFFFFFC0261000
-"""Where the code of every module lies."""
+"""The address of every module's code."""
 
 
 _HARMLESS = (
@@ -39,12 +39,12 @@ _HARMLESS = (
 
 
 class FakeShell(Shell):
-    """A guest's shell that knows the lines the story says, and answers as the World's modules would have it."""
+    """A guest's shell that knows the lines of a run, and answers as the World's modules define."""
 
     def __init__(self, world: WorldState, machine: Machine) -> None:
         self._world, self._machine = world, machine
         self._users = 0
-        """How many times each loaded module is used, since the last step."""
+        """The reference count of each loaded module, since the last step."""
 
     @property
     def alive(self) -> bool:
@@ -121,7 +121,7 @@ class FakeShell(Shell):
         with tarfile.open(fileobj=archive, mode="w") as members:
             for path, image in module.built().items() if answer.ok else ():
                 member = tarfile.TarInfo(f"./{path}")
-                # make leaves a module as it is that somebody signed.
+                # make does not rebuild a module that was signed after the build.
                 there = self._machine.files.setdefault((module.name, path), image)
                 member.size = len(there)
                 members.addfile(member, io.BytesIO(there))
@@ -161,7 +161,7 @@ class FakeShell(Shell):
         return answer
 
     def _look(self, module: str = "") -> str:
-        """The kernel's files as the agent reads them, one module's sections among them."""
+        """Return the kernel's files as the agent reads them, with one module's sections."""
         listed = "".join(
             f"{name} 16384 {self._users} - Live 0x0000000000000000 (OE)\n"
             for name in self._machine.loaded
@@ -191,6 +191,6 @@ class FakeShell(Shell):
 
 
 def _folder_in(line: str) -> str:
-    """The module that a shell line is about, by its folder."""
+    """Return the module that a shell line is about, by its folder."""
     found = re.search(re.escape(str(MODULES_FOLDER)) + r"/([A-Za-z0-9_.+-]+)", line)
     return found[1] if found else ""

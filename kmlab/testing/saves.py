@@ -1,4 +1,4 @@
-"""Saves in a folder, without a person who saves; stands in for host/saves.py."""
+"""Provide saves in a folder, without an editor; it replaces host/process/file_watch.py."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class FakeSaves:
-    """Saves as a test has them: each wait is the next of `then`, and after the last one comes ^C."""
+    """Saves that a test defines: each wait runs the next of `then`; after the last one comes Ctrl-C."""
 
     def __init__(self, *then: Callable[[], object]) -> None:
         self.then = list(then)

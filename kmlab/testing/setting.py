@@ -1,4 +1,4 @@
-"""What a test says of a world beforehand, and may look at afterwards: all that the fake doors open on."""
+"""Hold what a test defines about a fake world, and can inspect afterwards."""
 
 from __future__ import annotations
 
@@ -11,47 +11,47 @@ from kmlab.testing.fake_modules import RELEASE, Act, FakeModule
 
 
 class WorldState:
-    """What is behind every door of one world."""
+    """The state behind every door of one world."""
 
     def __init__(self, *modules: FakeModule, release: str = RELEASE, accel: str = "kvm") -> None:
         self.modules = {module.name: module for module in modules}
         self.release = release
         self.acceleration = Acceleration(accel, "this world is a fake")
         self.asked: list[str] = []
-        """What was asked of the doors, in order: build-image, start, save, restore, stop."""
+        """Calls of the doors, in order: build-image, start, save, restore, stop."""
         self.lines: list[str] = []
-        """Every line that a guest's shell was given."""
+        """Every line that a guest's shell received."""
         self.refusals: dict[str, KmlabError] = {}
-        """What a door raises instead, by what is asked; `shell` is ssh, `agent` the channel."""
+        """Exceptions that a door raises instead, by call; `shell` is ssh, `agent` the channel."""
         self.refusals_once: dict[str, KmlabError] = {}
-        """The same, the next time alone."""
+        """The same, only for the next call."""
         self.seeds: list[bytes] = []
-        """Of every base that was baked."""
+        """The seed of every base that was baked."""
         self.first_boot: tuple[str, ...] = ()
-        """What the console of a first boot says, instead of what it does when a base is well baked."""
+        """The console output of a first boot, instead of a successful one."""
         self.indexes: dict[str, str] = {}
         """The archive of every image: a Packages file for each suite."""
         self.holders = b""
-        """What a guest says to the question of who holds a module, in the words of kernel/holders."""
+        """A guest's answer to who holds a module, in the format of kernel/module/users.py."""
         self.taints_unsigned = False
-        """Whether a kernel that asks for no signature sets its taint E over a module, as most do."""
+        """Whether a kernel that requires no signature sets taint E for an unsigned module, as most do."""
         self.replaced: set[str] = set()
-        """The guest's programs, insmod and rmmod, that something has put `true` in place of."""
+        """The guest's programs (insmod, rmmod) that are replaced by `true`."""
         self.hides: set[str] = set()
-        """Modules that take themselves off the kernel's list."""
+        """Modules that remove themselves from the kernel's list."""
         self.once: dict[str, Act] = {}
-        """How a module behaves the next time that it is loaded, and not after."""
+        """How a module behaves the next time that it is loaded, and only then."""
         self.monitor: dict[str, str] = {}
-        """What QEMU's monitor says, by what it is asked; nothing to the rest."""
+        """Answers of QEMU's monitor, by command; empty for other commands."""
         self.boot_panics = 0
         """How many of the next boots end in a panic."""
         self.silent = False
-        """Whether firmware and kernel of a guest that starts say nothing."""
+        """Whether firmware and kernel of a starting guest print nothing."""
         self.machines: dict[tuple[Path, str], Machine] = {}
         self._next_port = 40000
 
     def ask(self, what: str) -> None:
-        """Note it, and refuse where that was wanted."""
+        """Record a call, and raise the exception that the test set for it."""
         self.asked.append(what)
         if what in self.refusals_once:
             raise self.refusals_once.pop(what)

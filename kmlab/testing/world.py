@@ -1,4 +1,4 @@
-"""The Host of a world that is not there."""
+"""Provide the Host of a fake world."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from kmlab.testing.setting import WorldState
 
 
 class World(WorldState):
-    """A setting, with its doors. Guests end with the `with` block."""
+    """A setting with its doors. Guests end with the `with` block."""
 
     @property
     def host(self) -> Host:

@@ -33,12 +33,12 @@ def run_in_guest(
         context.console.over.wait(_LAST_WORDS)
     if context.console.panicked:
         timer.stage.outcome = "failed"
-    elif result.answer.lost or not hang.is_there(context.host, context.guest):
+    elif result.answer.lost or not hang.guest_exists(context.host, context.guest):
         # QEMU may have ended it without a message to anybody: a reboot, or a triple fault.
         timer.stage.outcome = facts["verdict"] = "lost"
     else:
         timer.stage.outcome = facts["verdict"] = "hang"
         build = so_far.build
         module_facts = (build.images, context.folder, build.names, timer.name)
-        facts["hang"] = hang.look_inside(context.host, context.guest, context.console, *module_facts)
+        facts["hang"] = hang.take_snapshot(context.host, context.guest, context.console, *module_facts)
     return result, facts
