@@ -14,29 +14,29 @@ from benchmarks.world import SCRATCH, opened
 
 
 def main() -> int:
-    known = frame.all_figures()
+    figures = frame.all_figures()
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Performance as ratios.")
     parser.add_argument("figures", nargs="*", metavar="FIGURE", help="only those whose names have this in them")
-    parser.add_argument("--list", action="store_true", help="say which there are, and measure nothing")
+    parser.add_argument("--list", action="store_true", help="list the figures, and measure nothing")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, metavar="FILE", help="default: a new file in .kmlab/bench")
-    asked = parser.parse_args()
-    wanted = [f for f in known if not asked.figures or any(word in f.name for word in asked.figures)]
-    if asked.list:
-        print("\n".join(f"{f.name}: {f.what}, against {f.companion}" for f in wanted))
+    arguments = parser.parse_args()
+    chosen = [f for f in figures if not arguments.figures or any(word in f.name for word in arguments.figures)]
+    if arguments.list:
+        print("\n".join(f"{f.name}: {f.what}, against {f.companion}" for f in chosen))
         return 0
-    if not wanted:
-        print(f"no such figure; there are: {', '.join(f.name for f in known)}", file=sys.stderr)
+    if not chosen:
+        print(f"no such figure; choose from: {', '.join(f.name for f in figures)}", file=sys.stderr)
         return 2
     before = os.getloadavg()
     with opened() as world:
-        found = frame.measure(wanted, world, asked.rounds, lambda line: print(line, file=sys.stderr, flush=True))
+        measured = frame.measure(chosen, world, arguments.rounds, lambda line: print(line, file=sys.stderr, flush=True))
     versions = companions.versions()
-    document = frame.document(found, (before, os.getloadavg()), versions)
-    target = asked.json or SCRATCH / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
+    document = frame.document(measured, (before, os.getloadavg()), versions)
+    target = arguments.json or SCRATCH / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(document, indent=1) + "\n")
-    print("\n".join(frame.table(found)))
+    print("\n".join(frame.table(measured)))
     for name, version in versions.items():
         print(f"measured against {name} {version}")
     print(f"all numbers: {target}")

@@ -87,35 +87,35 @@ def versions() -> dict[str, str]:
 def _release() -> str:
     """Return the distribution's newest generic kernel that apt knows here."""
     about = _said(["apt-cache", "depends", f"linux-image-{_arch()}"])
-    found = re.search(r"Depends: linux-image-(\S+)", about)
-    if not found:
+    dependency = re.search(r"Depends: linux-image-(\S+)", about)
+    if not dependency:
         raise RuntimeError("apt knows no kernel here: sudo apt-get update")
-    return found[1]
+    return dependency[1]
 
 
-def _install(wanted: Virtme) -> None:
-    release = wanted.release
+def _install(companion: Virtme) -> None:
+    release = companion.release
     common = release.removesuffix(f"-{_arch()}")
     kbuild = f"linux-kbuild-{'.'.join(release.split('.')[:2])}"
     packages = [f"linux-image-{release}", f"linux-headers-{release}", f"linux-headers-{common}-common", kbuild]
-    archives = wanted.root.parent / "archives"
+    archives = companion.root.parent / "archives"
     archives.mkdir()
     subprocess.run(["apt-get", "download", *packages, *_OTHERS], cwd=archives, check=True, capture_output=True)
     for archive in sorted(archives.glob("*.deb")):
-        subprocess.run(["dpkg-deb", "--extract", archive, wanted.root], check=True)
+        subprocess.run(["dpkg-deb", "--extract", archive, companion.root], check=True)
     shutil.rmtree(archives)
     # The package's Makefile names the other half of the headers by its installed path.
-    makefile = wanted.headers / "Makefile"
-    makefile.write_text(makefile.read_text().replace("/usr/src", str(wanted.root / "usr/src")))
-    wanted.tools.mkdir()
-    libraries = next(wanted.root.rglob("libkmod.so.2")).parent
+    makefile = companion.headers / "Makefile"
+    makefile.write_text(makefile.read_text().replace("/usr/src", str(companion.root / "usr/src")))
+    companion.tools.mkdir()
+    libraries = next(companion.root.rglob("libkmod.so.2")).parent
     for name in _TOOLS:
-        tool = wanted.tools / name
-        program = f'exec -a {name} "{wanted.root}/bin/kmod" "$@"'
+        tool = companion.tools / name
+        program = f'exec -a {name} "{companion.root}/bin/kmod" "$@"'
         tool.write_text(f'#!/bin/bash\nexport LD_LIBRARY_PATH="{libraries}"\n{program}\n')
         tool.chmod(0o755)
-    subprocess.run([sys.executable, "-m", "venv", wanted.venv], check=True)
-    pip: list[str | Path] = [wanted.venv / "bin/python", "-m", "pip", "install", "--quiet", "virtme-ng"]
+    subprocess.run([sys.executable, "-m", "venv", companion.venv], check=True)
+    pip: list[str | Path] = [companion.venv / "bin/python", "-m", "pip", "install", "--quiet", "virtme-ng"]
     subprocess.run(pip, check=True, capture_output=True)
 
 

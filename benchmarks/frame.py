@@ -65,13 +65,13 @@ class Measured:
         return ours / theirs if self.figure.kind == "ratio" else ours - theirs
 
     def to_json(self) -> dict[str, Any]:
-        wanted = self.figure
+        figure = self.figure
         return {
-            "name": wanted.name,
-            "what": wanted.what,
-            "companion": wanted.companion,
-            "kind": wanted.kind,
-            "target": wanted.target,
+            "name": figure.name,
+            "what": figure.what,
+            "companion": figure.companion,
+            "kind": figure.kind,
+            "target": figure.target,
             "value": round(self.value, 4),
             "spread": [round(min(self.rounds), 4), round(max(self.rounds), 4)],
             "reached": self.reached,
@@ -82,33 +82,33 @@ class Measured:
 
 def all_figures() -> list[Figure]:
     """Return the figures of every file in figures/, in the order of the files' names."""
-    found: list[Figure] = []
+    collected: list[Figure] = []
     for module in sorted(pkgutil.iter_modules(figures.__path__), key=lambda m: m.name):
-        found += importlib.import_module(f"{figures.__name__}.{module.name}").FIGURES
-    return found
+        collected += importlib.import_module(f"{figures.__name__}.{module.name}").FIGURES
+    return collected
 
 
-def measure(wanted: Sequence[Figure], world: World, rounds: int, say: Callable[[str], None]) -> list[Measured]:
+def measure(chosen: Sequence[Figure], world: World, rounds: int, say: Callable[[str], None]) -> list[Measured]:
     """Measure all figures, round by round; measure what several of them need once a round."""
-    found = [Measured(figure) for figure in wanted]
+    measured = [Measured(figure) for figure in chosen]
     for number in range(rounds):
-        known: dict[Measure, float] = {}
-        for each in found:
+        values: dict[Measure, float] = {}
+        for each in measured:
             if number >= (each.figure.rounds or rounds):
                 continue
             for which, what in (("ours", each.figure.ours), ("theirs", each.figure.theirs)):
-                if what not in known:
+                if what not in values:
                     say(f"round {number + 1}: {each.figure.name}: {which}")
-                    known[what] = what(world)
-            each.ours.append(known[each.figure.ours])
-            each.theirs.append(known[each.figure.theirs])
-    return found
+                    values[what] = what(world)
+            each.ours.append(values[each.figure.ours])
+            each.theirs.append(values[each.figure.theirs])
+    return measured
 
 
-def table(found: Iterable[Measured]) -> list[str]:
+def table(measured: Iterable[Measured]) -> list[str]:
     """Return the table for people: medians, their ratio, the spread of the rounds, and whether the goal is reached."""
     rows = [("figure", "ours", "companion", "", "value", "spread", "to reach", "")]
-    for each in found:
+    for each in measured:
         sign = "×" if each.figure.kind == "ratio" else "s"
         rows.append(
             (
@@ -127,7 +127,7 @@ def table(found: Iterable[Measured]) -> list[str]:
 
 
 def document(
-    found: Sequence[Measured], load: Sequence[tuple[float, float, float]], versions: Mapping[str, str]
+    measured: Sequence[Measured], load: Sequence[tuple[float, float, float]], versions: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return all measurements, with the machine and the versions of the companions."""
     return {
@@ -141,5 +141,5 @@ def document(
             "load_after": load[1],
         },
         "companions": dict(versions),
-        "figures": [each.to_json() for each in found],
+        "figures": [each.to_json() for each in measured],
     }

@@ -106,8 +106,8 @@ class World:
 
     def checkpoint(self) -> Path:
         """Return the folder of the checkpoint that the lab's guest starts from."""
-        _, told = self.run_json("up")
-        return paths.checkpoints() / str(told["guests"][0]["checkpoint"])
+        _, document = self.run_json("up")
+        return paths.checkpoints() / str(document["guests"][0]["checkpoint"])
 
 
 @contextlib.contextmanager

@@ -48,7 +48,7 @@ def test_an_oops_fits_on_one_screen_with_the_verdict_last(capsys: pytest.Capture
     lines = printed(capsys, crashed(tmp_path))
     assert len(lines) <= SCREEN
     assert lines[0] == "  BUG: kernel NULL pointer dereference, address: 0000000000000000"
-    assert lines[1] == f"  kernel log: {tmp_path}/runs/1/dmesg.txt (39 more lines of the report; -v shows them)"
+    assert lines[1] == f"  kernel log: {tmp_path}/runs/1/dmesg.txt (39 more lines of the crash log; -v shows them)"
     assert lines[2] == "    function_0 [oops] oops.c:27"
     assert "    >   27  line 27;" in lines
     assert lines[-2].startswith(f"OOPS  oops on debian: {TITLE} at oops.c:27 (NOT as expected: pass)")
@@ -82,7 +82,7 @@ def test_several_crashes_are_told_apart(capsys: pytest.CaptureFixture[str], tmp_
     second = dataclasses.replace(result.crashes[0], kind="warning", title="WARNING in other", truncated=True)
     lines = printed(capsys, dataclasses.replace(result, crashes=(*result.crashes, second)))
     assert f"  oops: {TITLE} at oops.c:27" in lines
-    assert "  warning: WARNING in other at oops.c:27 (the report is cut short)" in lines
+    assert "  warning: WARNING in other at oops.c:27 (its log is incomplete)" in lines
 
 
 def test_a_run_that_passes_shows_what_the_kernel_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ With `--boots` also benign-boot-*.txt, of the first boot of every kernel that th
 
 Takes the newest run of each module on each kernel that did what lab.yaml expects of it, so that what a log's header
 claims (outcome, guilty function, the line that is marked in the source) was said by the module's author before the log
-was there. With a crasher's log comes the .ko that its lines are found with. tests/test_oops.py has the form.
+was there. With a crasher's log comes the .ko that its lines are crashes with. tests/test_oops.py has the form.
 """
 
 from __future__ import annotations
@@ -72,32 +72,32 @@ def _keep(lab: Lab, name: str, series: str, folder: Path, result: dict[str, Any]
     images = {str(path): path.read_bytes() for path in built.rglob("*.ko")}
     own = [path.stem.replace("-", "_") for path in map(Path, images)] or [name]
     options = {"own": ", ".join(own), "booted": "yes"}
-    found = find_crashes(parse_log(console).records, frozenset(own), booted=True)
-    sections, kept = _sections(folder), None
-    if crasher and images and found:
+    crashes = find_crashes(parse_log(console).records, frozenset(own), booted=True)
+    sections, stored = _sections(folder), None
+    if crasher and images and crashes:
         (image,) = images.values()
-        bare, root = found, PurePosixPath(folder_in_guest(name))
-        found = [located(crash, images, root, sections) for crash in bare]
-        kept = _equal_module(f"{source}-{series}", bare, found, sections)
-        options["ko"] = kept or f"{source}-{series}-{_code(image)}.ko"
-        if found != [located(crash, images, root) for crash in bare]:
+        bare, root = crashes, PurePosixPath(folder_in_guest(name))
+        crashes = [located(crash, images, root, sections) for crash in bare]
+        stored = _equal_module(f"{source}-{series}", bare, crashes, sections)
+        options["ko"] = stored or f"{source}-{series}-{_code(image)}.ko"
+        if crashes != [located(crash, images, root) for crash in bare]:
             options["at"] = " ".join(f"{section}={at:#x}" for section, at in sections[own[0]].items())
-    if not (0 < len(console) <= _LARGEST and _findings_match(result, found, crasher)):
+    if not (0 < len(console) <= _LARGEST and _findings_match(result, crashes, crasher)):
         print(f"left out: {name} on {series}")
         return
-    if "ko" in options and not kept:
+    if "ko" in options and not stored:
         target = crashers.BUILT / options["ko"]
         subprocess.run(["objcopy", "--compress-debug-sections=zlib", *images, target], check=True)
-    header = "".join(f"# expect: {line}\n" for line in _header(options, found))
+    header = "".join(f"# expect: {line}\n" for line in _header(options, crashes))
     words = ["guest", series, *([source] if crasher else []), name]
     (DATA / "oops" / f"{'-'.join(words)}.txt").write_bytes(header.encode() + console)
 
 
-def _equal_module(stem: str, bare: list[Crash], found: list[Crash], sections: Sections) -> str | None:
+def _equal_module(stem: str, bare: list[Crash], crashes: list[Crash], sections: Sections) -> str | None:
     """Return the stored module with the same findings: only other parts of its source changed."""
     for path in sorted(crashers.BUILT.glob(f"{stem}-*.ko")):
         images = {f"{stem.split('-', maxsplit=1)[0]}.ko": path.read_bytes()}
-        if [_gist(located(crash, images, None, sections)) for crash in bare] == [_gist(crash) for crash in found]:
+        if [_gist(located(crash, images, None, sections)) for crash in bare] == [_gist(crash) for crash in crashes]:
             return path.name
     return None
 
@@ -115,11 +115,11 @@ def _forget_unused() -> None:
 
 def _sections(folder: Path) -> dict[str, dict[str, int]]:
     """Return where the run's modules had their sections."""
-    found: dict[str, dict[str, int]] = {}
+    crashes: dict[str, dict[str, int]] = {}
     for line in (folder / "sections.txt").read_text().splitlines() if (folder / "sections.txt").exists() else ():
         module, name, at = line.split()
-        found.setdefault(module, {})[name] = int(at, 16)
-    return found
+        crashes.setdefault(module, {})[name] = int(at, 16)
+    return crashes
 
 
 def _code(image: bytes) -> str:
@@ -129,21 +129,21 @@ def _code(image: bytes) -> str:
     return hashlib.sha256(code).hexdigest()[:8]
 
 
-def _findings_match(result: dict[str, Any], found: list[Crash], crasher: bool) -> bool:
+def _findings_match(result: dict[str, Any], crashes: list[Crash], crasher: bool) -> bool:
     """Check the findings in the console against the module's author, or for an example, against the run."""
     if not crasher:
-        return [(c.title, c.function) for c in found] == [(c["title"], c["function"]) for c in result["crashes"]]
+        return [(c.title, c.function) for c in crashes] == [(c["title"], c["function"]) for c in result["crashes"]]
     try:
-        crashers.check({**result, "ok": True, "crashes": [crash_to_json(crash) for crash in found]})
+        crashers.check({**result, "ok": True, "crashes": [crash_to_json(crash) for crash in crashes]})
     except AssertionError:
         return False
-    return bool(found) == bool(result["crashes"])
+    return bool(crashes) == bool(result["crashes"])
 
 
-def _header(options: dict[str, str], found: list[Crash]) -> list[str]:
-    lines = [f"{key}: {value}" for key, value in options.items()] + [f"count: {len(found)}"]
+def _header(options: dict[str, str], crashes: list[Crash]) -> list[str]:
+    lines = [f"{key}: {value}" for key, value in options.items()] + [f"count: {len(crashes)}"]
     keys = ("kind", "title", "function", "module", *(("file", "line") if "ko" in options else ()))
-    for number, crash in enumerate(found):
+    for number, crash in enumerate(crashes):
         lines += ["and:"] if number else []
         lines += [f"{key}: {getattr(crash, key) or 'none'}" for key in keys]
         lines.append(f"class: {crash.class_}")

@@ -72,7 +72,7 @@ if __name__ == "__main__":
     parser.add_argument("--logs", type=int, default=0)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seconds", type=int, default=0)
-    asked = parser.parse_args()
-    judge_damaged(asked.logs, asked.first)
-    if asked.seconds:
-        judge_guided(asked.seconds)
+    arguments = parser.parse_args()
+    judge_damaged(arguments.logs, arguments.first)
+    if arguments.seconds:
+        judge_guided(arguments.seconds)

@@ -55,10 +55,15 @@ def newest(source: Published) -> catalog.Pin:
     serial = max(serials, key=order)
     folder, name = source.dated(serial)
     if source.key is not None:
-        found = read_signed(source, source.key, folder, name, deadline)
-        if old is not None and old.signed is not None and found.signed is not None and found.signed < old.signed:
+        checksums = read_signed(source, source.key, folder, name, deadline)
+        if (
+            old is not None
+            and old.signed is not None
+            and checksums.signed is not None
+            and checksums.signed < old.signed
+        ):
             raise KmlabError(f"{folder}: signed before the release that is pinned, though it is called newer")
-        return catalog.Pin(serial=serial, digest=found.digest, signed=found.signed)
+        return catalog.Pin(serial=serial, digest=checksums.digest, signed=checksums.signed)
     sums = download.read(f"{folder}/{source.publisher.sums}", deadline, limit=LISTING_LIMIT)
     return catalog.Pin(serial=serial, digest=digest_in(sums, name, folder))
 
@@ -68,8 +73,8 @@ def listed(source: Published, deadline: Deadline) -> list[str]:
     above, _, last = source.publisher.dated.rpartition("/")
     page = download.read(f"{source.server}/{above}/", deadline, limit=LISTING_LIMIT).decode("utf-8", "replace")
     before, _, after = last.partition("{serial}")
-    wanted = re.compile(f'href="(?:\\./)?{re.escape(before)}([0-9][0-9A-Za-z.-]{{0,40}}?){re.escape(after)}/"')
-    return sorted(set(wanted.findall(page)))
+    link = re.compile(f'href="(?:\\./)?{re.escape(before)}([0-9][0-9A-Za-z.-]{{0,40}}?){re.escape(after)}/"')
+    return sorted(set(link.findall(page)))
 
 
 def order(serial: str) -> tuple[int, ...]:
@@ -87,8 +92,8 @@ def write(path: Path, arch: str, pin: catalog.Pin) -> None:
     for number, line in enumerate(lines):
         if re.match(r" {2}\S", line):
             within = line.strip() == f"{arch}:"
-        elif within and (found := re.match(r"(\s+pin:\s*)(null|\{[^}]*\})", line)):
-            lines[number] = f"{found[1]}{text}{line[found.end() :]}"
+        elif within and (pin := re.match(r"(\s+pin:\s*)(null|\{[^}]*\})", line)):
+            lines[number] = f"{pin[1]}{text}{line[pin.end() :]}"
             path.write_text("".join(lines), encoding="utf-8")
             return
     raise KmlabError(f"{path}: no line `pin: null` for {arch}")

@@ -34,9 +34,9 @@ def watched(world: World) -> float:
         verdicts.readline()
         began = time.perf_counter()
         world.edit(hello / "hello.c")
-        said = json.loads(verdicts.readline())
+        document = json.loads(verdicts.readline())
         took = time.perf_counter() - began
-    assert said["results"][0]["outcome"] == "pass", said
+    assert document["results"][0]["outcome"] == "pass", document
     return took
 
 

@@ -52,9 +52,9 @@ def _unpack(world: World) -> float:
 
 
 def _boot(world: World) -> float:
-    _, told = world.run_json("up")
+    _, document = world.run_json("up")
     world.kmlab("down")
-    base = paths.bases() / str(told["guests"][0]["base"])
+    base = paths.bases() / str(document["guests"][0]["base"])
     folder = world.folder / "boot"
     folder.mkdir()
     arch = os.uname().machine
@@ -73,8 +73,14 @@ def _boot(world: World) -> float:
         folder / "disk",
     ]
     world.run(overlay)
-    flash = "if=pflash,format=raw,file="
-    argv: list[str | Path] = [f"qemu-system-{arch}", "-machine", firmware.machine, "-accel", told["guests"][0]["accel"]]
+    flash, accel = "if=pflash,format=raw,file=", document["guests"][0]["accel"]
+    argv: list[str | Path] = [
+        f"qemu-system-{arch}",
+        "-machine",
+        firmware.machine,
+        "-accel",
+        accel,
+    ]
     argv += ["-cpu", "max", "-smp", "2", "-m", "1G", "-display", "none", "-serial", "null", "-nic", "user,model=virtio"]
     argv += ["-drive", f"{flash}{firmware.code},readonly=on", "-drive", f"{flash}{folder / 'vars'}"]
     argv += ["-drive", f"if=virtio,format=qcow2,cache=unsafe,file={folder / 'disk'}", "-device", "virtio-serial"]

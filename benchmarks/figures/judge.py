@@ -46,8 +46,8 @@ def hold_little(world: World) -> float:
 
 
 def _measured(world: World, program: str, lines: int) -> tuple[float, float]:
-    _, said = world.run([sys.executable, "-c", program, _log(world, lines)])
-    seconds, memory = map(float, said.split())
+    _, output = world.run([sys.executable, "-c", program, _log(world, lines)])
+    seconds, memory = map(float, output.split())
     return seconds, memory
 
 

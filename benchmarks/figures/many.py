@@ -46,8 +46,8 @@ def disk_of_four(world: World) -> float:
 
 def disk_of_base_and_checkpoint(world: World) -> float:
     """Measure what a guest that shares nothing would need: image, base and checkpoint."""
-    _, told = world.run_json("up", _GUESTS[0], lab=_lab(world))
-    (guest,) = told["guests"]
+    _, document = world.run_json("up", _GUESTS[0], lab=_lab(world))
+    (guest,) = document["guests"]
     image = paths.read_json(paths.bases() / guest["base"] / "base.json")["image"]
     folders = (paths.images() / image, paths.bases() / guest["base"], paths.checkpoints() / guest["checkpoint"])
     return sum(map(disks.size_on_disk, folders)) / 2**20
@@ -102,13 +102,13 @@ def _stopped(world: World) -> Path:
 def _memory(world: World, guests: tuple[str, ...]) -> float:
     """Return the average MiB of a QEMU: its proportional set size (proc_pid_smaps(5), Pss)."""
     lab = _stopped(world)
-    _, told = world.run_json("up", *guests, lab=lab)
+    _, document = world.run_json("up", *guests, lab=lab)
     sizes = []
-    for guest in told["guests"]:
+    for guest in document["guests"]:
         text = Path(f"/proc/{guest['pid']}/smaps_rollup").read_text()
-        found = re.search(r"^Pss:\s+(\d+) kB", text, re.MULTILINE)
-        assert found is not None
-        sizes.append(int(found[1]) / 1024)
+        size = re.search(r"^Pss:\s+(\d+) kB", text, re.MULTILINE)
+        assert size is not None
+        sizes.append(int(size[1]) / 1024)
     return sum(sizes) / len(sizes)
 
 

@@ -17,10 +17,10 @@ def show_help(world: World) -> float:
 
 def complete(world: World) -> float:
     """Measure what a shell runs when a user presses Tab after `kmlab r`."""
-    asked = {"_KMLAB_COMPLETE": "complete_bash", "COMP_WORDS": "kmlab r", "COMP_CWORD": "1"}
+    variables = {"_KMLAB_COMPLETE": "complete_bash", "COMP_WORDS": "kmlab r", "COMP_CWORD": "1"}
     program = "from kmlab.cli.app import main; main()"
     argv = [sys.executable, "-c", program]
-    return sum(world.run(argv, env=asked, accept=range(256))[0] for _ in range(_TIMES)) / _TIMES
+    return sum(world.run(argv, env=variables, accept=range(256))[0] for _ in range(_TIMES)) / _TIMES
 
 
 def import_typer(world: World) -> float:

@@ -104,7 +104,7 @@ def _started(file: Path | None, name: str | None) -> tuple[Lab, GuestRecord, pat
 
     opened = open_lab(file)
     spec = select_guests(opened, [name] if name else None)[0]
-    found = cache.guest_status(opened, spec.name)
-    if found.record is None or not found.running:
+    guest_status = cache.guest_status(opened, spec.name)
+    if guest_status.record is None or not guest_status.running:
         raise LabError(f"guest '{spec.name}' is not running", "kmlab up")
-    return opened, found.record, found.files
+    return opened, guest_status.record, guest_status.files

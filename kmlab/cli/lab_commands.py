@@ -104,7 +104,7 @@ def up(
 
     opened = open_lab(lab, connect)
     lifecycle.sweep()
-    _entered(opened, select_guests(opened, guests, every), json, "kmlab.up/1", fresh=False)
+    _start_guests(opened, select_guests(opened, guests, every), json, "kmlab.up/1", fresh=False)
 
 
 def reset(
@@ -119,10 +119,10 @@ def reset(
     """Restore guests to their clean state."""
     set_global_options(json=json, debug=debug, verbose=verbose)
     opened = open_lab(lab, connect)
-    _entered(opened, select_guests(opened, guests, every), json, "kmlab.reset/1", fresh=True)
+    _start_guests(opened, select_guests(opened, guests, every), json, "kmlab.reset/1", fresh=True)
 
 
-def _entered(opened: Lab, specs: list[GuestSpec], json: bool, what: GuestsSchema, *, fresh: bool) -> None:
+def _start_guests(opened: Lab, specs: list[GuestSpec], json: bool, what: GuestsSchema, *, fresh: bool) -> None:
     """Start guests in parallel, and print their records. Without `fresh`, modules that are kept loaded stay."""
     from kmlab.cli import render
     from kmlab.provision import lifecycle
@@ -174,9 +174,9 @@ def destroy(
 
     opened, host = open_lab(lab), real_host()
     with render.reporting() as events:
-        gone = lifecycle.destroy_lab(host, opened, guests or [], all_state=all_state, report=events)
-    render.document({"schema": "kmlab.destroy/1", "destroyed": gone}) if json else render.print_line(
-        f"destroyed: {', '.join(gone) or 'there was nothing'}"
+        destroyed = lifecycle.destroy_lab(host, opened, guests or [], all_state=all_state, report=events)
+    render.document({"schema": "kmlab.destroy/1", "destroyed": destroyed}) if json else render.print_line(
+        f"destroyed: {', '.join(destroyed) or 'there was nothing'}"
     )
 
 
@@ -210,8 +210,8 @@ def image_pull(
     from kmlab.provision import lifecycle
 
     host = real_host()
-    there = lab is not None or find_lab(Path.cwd()) is not None
-    opened = open_lab(lab) if there or not names else None
+    has_lab = lab is not None or find_lab(Path.cwd()) is not None
+    opened = open_lab(lab) if has_lab or not names else None
     if arch and not names:
         raise ConfigError("--arch needs the name of an image", "name one, or set image: {name: …, arch: …} in lab.yaml")
     pulled: list[ImageFile] = []
@@ -267,8 +267,8 @@ def image_kernels(
 
     file = lab or find_lab(Path.cwd())
     with render.reporting() as events:
-        found, own = lifecycle.available(real_host(), name, file.parent if file else None, events, arch)
-    render.kernels(name, found, own, as_json=json)
+        releases, own = lifecycle.available(real_host(), name, file.parent if file else None, events, arch)
+    render.kernels(name, releases, own, as_json=json)
 
 
 def image_verify(lab: LabFile = None, json: Json = False, debug: Debug = False) -> None:
@@ -280,9 +280,9 @@ def image_verify(lab: LabFile = None, json: Json = False, debug: Debug = False) 
 
     file = lab or find_lab(Path.cwd())
     with render.reporting() as events:
-        found = cache.verify(events, file.parent if file else None)
-    render.verified(found, as_json=json)
-    raise typer.Exit(3 if any(problem for _, problem in found) else 0)
+        files = cache.verify(events, file.parent if file else None)
+    render.verified(files, as_json=json)
+    raise typer.Exit(3 if any(problem for _, problem in files) else 0)
 
 
 def image_prune(lab: LabFile = None, json: Json = False, debug: Debug = False) -> None:

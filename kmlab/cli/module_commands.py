@@ -267,9 +267,9 @@ def crashes(
     from kmlab.cli import render
     from kmlab.diagnosis import saved_log
 
-    found = saved_log.judge_file(file, module, _built_by_lab(module, lab) if module else ())
-    render.crashes(found.crashes, found.notes, found.source, as_json=json)
-    raise typer.Exit(1 if found.crashes else 0)
+    judged = saved_log.judge_file(file, module, _built_by_lab(module, lab) if module else ())
+    render.crashes(judged.crashes, judged.notes, judged.source, as_json=json)
+    raise typer.Exit(1 if judged.crashes else 0)
 
 
 def _built_by_lab(module: Path, lab: Path | None) -> list[Path]:

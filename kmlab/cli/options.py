@@ -25,7 +25,7 @@ Compact = Annotated[bool, typer.Option("--compact", help="With --json: omit the 
 Debug = Annotated[bool, typer.Option("--debug", help="Show Python tracebacks.")]
 Verbose = Annotated[
     bool,
-    typer.Option("--verbose", "-v", help="Show each program that runs, and the kernel's whole crash report."),
+    typer.Option("--verbose", "-v", help="Show each program that runs, and the kernel's whole crash log."),
 ]
 Connect = Annotated[
     str | None, typer.Option("--connect", help="Use this libvirt URI instead of the one in lab.yaml.", metavar="URI")

@@ -42,7 +42,7 @@ _DIAGNOSTICS_SHOWN = 20
 _LARGEST_SHOWN = 4 << 20
 """Bytes of a source file that are read for an excerpt."""
 
-_TRUNCATED = "(the report is cut short)"
+_TRUNCATED = "(its log is incomplete)"
 
 reporting, in_lines = progress.reporting, progress.in_lines
 
@@ -114,7 +114,7 @@ def _kernel_lines(result: RunResult, verbose: bool) -> Iterator[str]:
     report = [line for crash in result.crashes for line in crash.text.splitlines()]
     if result.crashes:
         yield from (f"  {line}" for line in (report if verbose else report[:1]))
-        more = "" if verbose or len(report) < 2 else f" ({len(report) - 1} more lines of the report; -v shows them)"
+        more = "" if verbose or len(report) < 2 else f" ({len(report) - 1} more lines of the crash log; -v shows them)"
         if result.directory:
             yield f"  kernel log: {where}{more}"
     else:

@@ -29,9 +29,9 @@ def schema(
     if name is not None:
         render.schema(schemas.schema(name))
         return
-    found = schemas.subjects()
+    subjects = schemas.subjects()
     if json:
-        listed: list[SchemaName] = [{"name": each.name, "about": f"{each.full}: {each.about}"} for each in found]
+        listed: list[SchemaName] = [{"name": each.name, "about": f"{each.full}: {each.about}"} for each in subjects]
         render.document({"schema": "kmlab.schemas/1", "schemas": listed})
         return
-    render.print_lines(f"{each.name:<20} {each.full:<28} {each.about}" for each in found)
+    render.print_lines(f"{each.name:<20} {each.full:<28} {each.about}" for each in subjects)

@@ -121,7 +121,7 @@ def _explain(files: list[Path], cert: Path | None, lab: Path | None, json: bool)
 
     opened = open_lab(lab) if lab or find_lab(Path.cwd()) else None
     certificates = [load_certificate(cert)] if cert else []
-    found = [sign_files.explain_file(path, opened, certificates) for path in files]
-    render.document(sign_text.explained_document(found)) if json else render.print_lines(
-        sign_text.explained_lines(found)
+    explained = [sign_files.explain_file(path, opened, certificates) for path in files]
+    render.document(sign_text.explained_document(explained)) if json else render.print_lines(
+        sign_text.explained_lines(explained)
     )

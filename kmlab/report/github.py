@@ -42,13 +42,13 @@ def add_job_summary(results: Sequence[RunResult], environment: Mapping[str, str]
         with Path(path).open("a", encoding="utf-8") as file:
             file.write(markdown.text(results))
     except (OSError, ValueError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise LabError(f"{SUMMARY_VARIABLE} {printable(path)}: cannot write: {said}") from error
+        cause = getattr(error, "strerror", None) or error
+        raise LabError(f"{SUMMARY_VARIABLE} {printable(path)}: cannot write: {cause}") from error
 
 
-def _data(said: str) -> str:
-    return said.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+def _data(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
-def _property(said: str) -> str:
-    return _data(said).replace(":", "%3A").replace(",", "%2C")
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")

@@ -128,10 +128,10 @@ def document(grid: Grid) -> GridPage:
 def _groups(
     results: Sequence[RunResult], cells: Mapping[tuple[str, str], RunResult], columns: Sequence[Column]
 ) -> tuple[Group, ...]:
-    found: dict[tuple[str, str], list[RunResult]] = {}
+    members_by_cause: dict[tuple[str, str], list[RunResult]] = {}
     for result in results:
         if result.outcome != "pass" or not result.ok:
-            found.setdefault((result.outcome, _fingerprint(result)), []).append(result)
+            members_by_cause.setdefault((result.outcome, _fingerprint(result)), []).append(result)
     groups = [
         Group(
             fingerprint=fingerprint,
@@ -141,7 +141,7 @@ def _groups(
             ok=all(r.ok for r in members),
             sentence=_sentence(members, cells, columns),
         )
-        for (outcome, fingerprint), members in found.items()
+        for (outcome, fingerprint), members in members_by_cause.items()
     ]
     return tuple(sorted(groups, key=lambda group: group.ok))
 

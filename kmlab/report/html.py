@@ -188,9 +188,9 @@ def _run(section: ET.Element, result: RunResult, name: str, limit: int, *, opene
 
 def _verdict(run: ET.Element, result: RunResult) -> None:
     expected = " or ".join(result.expect.outcome)
-    said = _verdict_words(result.ok).strip(" ()").capitalize()
+    verdict = _verdict_words(result.ok).strip(" ()").capitalize()
     other = "" if result.outcome in result.expect.outcome else f": lab.yaml expects {expected}"
-    _add(run, "p", f"{said}{other}.", class_="verdict")
+    _add(run, "p", f"{verdict}{other}.", class_="verdict")
     for sentence in (*result.unmet, *([result.reason] if result.reason else [])):
         _add(run, "p", sentence, class_="reason")
 
@@ -199,7 +199,10 @@ def _crash(run: ET.Element, result: RunResult, crash: Crash) -> None:
     block = _add(run, "section", class_="finding")
     _add(block, "h3", crash.title)
     about = [crash.class_, f"in {crash.function}()" if crash.function else "", _at(crash.file, crash.line)]
-    about += [f"task {crash.task}" if crash.task else "", "the report is cut short" if crash.truncated else ""]
+    about += [
+        f"task {crash.task}" if crash.task else "",
+        "its log is incomplete" if crash.truncated else "",
+    ]
     _add(block, "p", " · ".join(filter(None, about)), class_="about")
     _source(block, result, crash.file, crash.line)
     frames = [frame for frame in crash.frames if frame.reliable]
@@ -245,14 +248,14 @@ def _source(block: ET.Element, result: RunResult, file: str | None, line: int | 
 
 
 def _timeline(run: ET.Element, result: RunResult) -> None:
-    found = bars(result)
-    whole = max([result.seconds, *(bar.began + bar.seconds for bar in found)], default=0.0)
+    all_bars = bars(result)
+    whole = max([result.seconds, *(bar.began + bar.seconds for bar in all_bars)], default=0.0)
     if not result.steps or whole <= 0:
         return
     _add(run, "h3", "Where the time went")
     outcomes = {step.name: step.outcome for step in result.steps}
     table = _add(run, "div", class_="timeline", role="table")
-    for bar in found:
+    for bar in all_bars:
         state = outcomes.get(bar.label, "beside")
         row = _add(table, "div", class_=state if state in ("ok", "beside", "skipped") else "failed", role="row")
         _add(row, "span", bar.label + (f" ✗ {state}" if state not in ("ok", "beside", "skipped") else ""), role="cell")
@@ -266,9 +269,9 @@ def _facts(run: ET.Element, result: RunResult) -> None:
     block = _add(run, "details", class_="facts")
     _add(block, "summary", "Facts")
     facts = _add(block, "dl")
-    for name, said in _run_command(result):
+    for name, value in _run_command(result):
         _add(facts, "dt", name)
-        _add(facts, "dd", said)
+        _add(facts, "dd", value)
 
 
 def _run_command(result: RunResult) -> Iterator[tuple[str, str]]:
@@ -323,11 +326,11 @@ def _record(table: ET.Element, record: Record, *, marked: bool) -> None:
 # --- words and elements --------------------------------------------------------------------------------------------
 
 
-def _add(parent: ET.Element, tag: str, said: str | None = None, /, **attributes: str | None) -> ET.Element:
+def _add(parent: ET.Element, tag: str, content: str | None = None, /, **attributes: str | None) -> ET.Element:
     """Add an element. Its text and attributes are made printable here, and escaped when the tree is written."""
     element = ET.SubElement(parent, tag)
-    if said:
-        element.text = printable(said, _LONGEST)
+    if content:
+        element.text = printable(content, _LONGEST)
     for name, value in attributes.items():
         if value is not None:
             element.set(name.rstrip("_").replace("_", "-"), printable(value, _LONGEST))

@@ -53,12 +53,14 @@ FILES = (
 def subjects() -> list[Subject]:
     """Return everything that has a schema: the files, then the documents by their names."""
     taken = {subject.name for subject in FILES}
-    found = []
+    document_subjects = []
     for shape in get_args(documents.Document):
         for full in get_args(get_type_hints(shape)["schema"]):
             short = full.removeprefix("kmlab.").rpartition("/")[0]
-            found.append(Subject(full if short in taken else short, full, (_about(shape) or "").rstrip("."), shape))
-    return [*FILES, *sorted(found, key=lambda subject: subject.name)]
+            document_subjects.append(
+                Subject(full if short in taken else short, full, (_about(shape) or "").rstrip("."), shape)
+            )
+    return [*FILES, *sorted(document_subjects, key=lambda subject: subject.name)]
 
 
 def schema(name: str) -> dict[str, Any]:
@@ -66,8 +68,8 @@ def schema(name: str) -> dict[str, Any]:
     for subject in subjects():
         if name in (subject.name, subject.full):
             return _schema(subject)
-    known = [subject.name for subject in subjects()]
-    raise ConfigError(f"there is no schema {quoted(name)}", nearest(name, known, "schemas"))
+    names = [subject.name for subject in subjects()]
+    raise ConfigError(f"there is no schema {quoted(name)}", nearest(name, names, "schemas"))
 
 
 def _schema(subject: Subject) -> dict[str, Any]:
@@ -86,7 +88,7 @@ class _Maker:
 
     def struct(self, shape: Any, hidden: Iterable[str] = ()) -> dict[str, Any]:
         """Return the schema of a dataclass or TypedDict, without the fields that are filled in from elsewhere."""
-        kinds, told = get_type_hints(shape, include_extras=True), _docstrings(shape)
+        kinds, descriptions = get_type_hints(shape, include_extras=True), _docstrings(shape)
         names = [name for name in kinds if name not in set(hidden)]
         if is_typeddict(shape):
             required = [name for name in names if name in shape.__required_keys__]
@@ -95,10 +97,10 @@ class _Maker:
             required = required if self.yaml else names
         properties = {}
         for name in names:
-            said = self.of(kinds[name])
+            schema = self.of(kinds[name])
             if self.yaml and name not in required and _holds_many(kinds[name]):
-                said = {"anyOf": [*_choices(said), {"type": "null"}]}
-            properties[name] = _described(said, told.get(name))
+                schema = {"anyOf": [*_choices(schema), {"type": "null"}]}
+            properties[name] = _described(schema, descriptions.get(name))
         made: dict[str, Any] = {"type": "object"}
         if about := _about(shape):
             made["description"] = about
@@ -172,31 +174,31 @@ def _holds_many(kind: Any) -> bool:
     return get_origin(kind) in (list, tuple, Sequence, dict, Mapping)
 
 
-def _choices(said: dict[str, Any]) -> list[dict[str, Any]]:
-    return list(said["anyOf"]) if set(said) == {"anyOf"} else [said]
+def _choices(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    return list(schema["anyOf"]) if set(schema) == {"anyOf"} else [schema]
 
 
-def _described(said: dict[str, Any], about: str | None) -> dict[str, Any]:
+def _described(schema: dict[str, Any], about: str | None) -> dict[str, Any]:
     if not about:
-        return said
-    limits = said.get("description")
+        return schema
+    limits = schema.get("description")
     # In draft 7 nothing beside a $ref counts.
-    whole = {"allOf": [said]} if "$ref" in said else said
+    whole = {"allOf": [schema]} if "$ref" in schema else schema
     return {**whole, "description": f"{about} {limits}" if limits else about}
 
 
 def _about(shape: Any) -> str | None:
-    said = vars(shape).get("__doc__")
+    docstring = vars(shape).get("__doc__")
     # A dataclass without a docstring gets its signature for one.
-    return " ".join(said.split()) if said and not said.startswith(f"{shape.__name__}(") else None
+    return " ".join(docstring.split()) if docstring and not docstring.startswith(f"{shape.__name__}(") else None
 
 
 def _docstrings(shape: Any) -> dict[str, str]:
     """Return the docstring below each field of a class and of its base classes."""
-    found: dict[str, str] = {}
+    docstrings: dict[str, str] = {}
     for base in reversed([shape, *getattr(shape, "__orig_bases__", ()), *shape.__mro__]):
-        found |= _of_module(getattr(base, "__module__", "")).get(getattr(base, "__name__", ""), {})
-    return found
+        docstrings |= _of_module(getattr(base, "__module__", "")).get(getattr(base, "__name__", ""), {})
+    return docstrings
 
 
 @functools.cache

@@ -31,12 +31,12 @@ def text(results: Sequence[RunResult]) -> str:
             time=f"{result.seconds:.3f}",
         )
         if not result.ok:
-            kind, said = "error" if result.outcome == "error" else "failure", _xml_safe(summary(result))
-            ET.SubElement(case, kind, type=result.outcome, message=said).text = said
+            kind, message = "error" if result.outcome == "error" else "failure", _xml_safe(summary(result))
+            ET.SubElement(case, kind, type=result.outcome, message=message).text = message
         ET.SubElement(case, "system-out").text = _xml_safe(dmesg(result.log[-_LOG_LINES:]))
     ET.indent(suite)
     return ET.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def _xml_safe(said: str) -> str:
-    return "".join(c for c in said if c in "\n\t" or c.isprintable())
+def _xml_safe(text: str) -> str:
+    return "".join(c for c in text if c in "\n\t" or c.isprintable())

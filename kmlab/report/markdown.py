@@ -29,15 +29,15 @@ def text(results: Sequence[RunResult]) -> str:
     wrong = [result for result in results if not result.ok]
     parts = [_headline(results, wrong), "", *_table(page), ""]
     parts += [f"- {'✓' if g.ok else '✗'} {_code(_listed(g))}: {_code(g.sentence)}" for g in page.groups if not g.ok]
-    said = "\n".join(parts) + "\n"
-    if len(said) > _LIMIT:
-        said = _headline(results, wrong) + "\n\nThe table is too large to be shown here.\n"
+    report = "\n".join(parts) + "\n"
+    if len(report) > _LIMIT:
+        report = _headline(results, wrong) + "\n\nThe table is too large to be shown here.\n"
     for number, result in enumerate(wrong):
         part = "\n" + "\n".join(_run(result)) + "\n"
-        if len(said) + len(part) > _LIMIT:
-            return said + f"\n{len(wrong) - number} more runs are not shown here.\n"
-        said += part
-    return said
+        if len(report) + len(part) > _LIMIT:
+            return report + f"\n{len(wrong) - number} more runs are not shown here.\n"
+        report += part
+    return report
 
 
 def _headline(results: Sequence[RunResult], wrong: Sequence[RunResult]) -> str:
@@ -116,14 +116,14 @@ def _fence(lines: Sequence[str], language: str = "") -> Iterator[str]:
     yield fence
 
 
-def _code(said: str) -> str:
+def _code(words: str) -> str:
     """Return text as code within a line."""
-    safe = printable(said, 500).strip() or "-"
+    safe = printable(words, 500).strip() or "-"
     ticks = "`" * (1 + max((len(run) for run in re.findall("`+", safe)), default=0))
     edge = " " if "`" in (safe[0], safe[-1]) else ""
     return f"{ticks}{edge}{safe}{edge}{ticks}"
 
 
-def _cell(said: str) -> str:
+def _cell(words: str) -> str:
     """Return a cell's text: a bar ends a cell even within code."""
-    return said.replace("|", "\\|")
+    return words.replace("|", "\\|")

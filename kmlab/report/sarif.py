@@ -37,11 +37,11 @@ _HELP = (
 
 def text(results: Sequence[RunResult]) -> str:
     """Return each finding once, with all guests that have it; the lab's own errors are notifications."""
-    found, root = findings(results), source_root(results)
-    rules = list(dict.fromkeys(finding.rule for finding in found))
+    all_findings, root = findings(results), source_root(results)
+    rules = list(dict.fromkeys(finding.rule for finding in all_findings))
     run: dict[str, Any] = {
         "tool": {
-            "driver": {"name": "kmlab", "version": __version__, "rules": [_rule(rule, found) for rule in rules]},
+            "driver": {"name": "kmlab", "version": __version__, "rules": [_rule(rule, all_findings) for rule in rules]},
         },
         "invocations": [
             {
@@ -50,15 +50,15 @@ def text(results: Sequence[RunResult]) -> str:
             }
         ],
         "columnKind": "unicodeCodePoints",
-        "results": [_result(finding, rules.index(finding.rule), root) for finding in found],
+        "results": [_result(finding, rules.index(finding.rule), root) for finding in all_findings],
     }
     if root is not None:
         run["originalUriBaseIds"] = {_ROOT: {"uri": f"file://{_quoted(str(root).rstrip('/'))}/"}}
     return json.dumps({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}, indent=1) + "\n"
 
 
-def _rule(rule: str, found: Sequence[Finding]) -> dict[str, Any]:
-    level = next(finding.level for finding in found if finding.rule == rule)
+def _rule(rule: str, all_findings: Sequence[Finding]) -> dict[str, Any]:
+    level = next(finding.level for finding in all_findings if finding.rule == rule)
     words = rule.replace("-", " ")
     about = _RULES.get(rule, f"The kernel reported a bug of the class '{rule}' while it ran with the module.")
     return {
@@ -73,7 +73,7 @@ def _rule(rule: str, found: Sequence[Finding]) -> dict[str, Any]:
 
 def _result(finding: Finding, rule: int, root: Path | None) -> dict[str, Any]:
     first = finding.results[0]
-    said: dict[str, Any] = {
+    entry: dict[str, Any] = {
         "ruleId": finding.rule,
         "ruleIndex": rule,
         "level": finding.level,
@@ -82,12 +82,12 @@ def _result(finding: Finding, rule: int, root: Path | None) -> dict[str, Any]:
         "properties": {"modules": sorted({printable(r.module) for r in finding.results})},
     }
     if finding.path is not None:
-        said["locations"] = [_location(finding.path, finding.line, finding.column)]
-        _show(said["locations"][0]["physicalLocation"], source_lines(first, finding.file, finding.line))
+        entry["locations"] = [_location(finding.path, finding.line, finding.column)]
+        _show(entry["locations"][0]["physicalLocation"], source_lines(first, finding.file, finding.line))
     if finding.frames:
         frames = [_frame(frame, path_in_sources(first, frame.file, root)) for frame in finding.frames if frame.reliable]
-        said["stacks"] = [{"message": {"text": "call trace"}, "frames": frames}]
-    return said
+        entry["stacks"] = [{"message": {"text": "call trace"}, "frames": frames}]
+    return entry
 
 
 def _show(place: dict[str, Any], lines: Sequence[SourceLine]) -> None:
@@ -108,15 +108,15 @@ def _location(path: str, line: int | None, column: int | None) -> dict[str, Any]
 
 def _frame(frame: Any, path: str | None) -> dict[str, Any]:
     place = _location(path, frame.line, None) if path and frame.line else {}
-    said: dict[str, Any] = {"location": {**place, "message": {"text": printable(frame.function)}}}
+    entry: dict[str, Any] = {"location": {**place, "message": {"text": printable(frame.function)}}}
     if frame.module:
-        said["module"] = printable(frame.module)
-    return said
+        entry["module"] = printable(frame.module)
+    return entry
 
 
 def _notification(result: RunResult) -> dict[str, Any]:
-    said = f"{result.module} on {result.guest}: {summary(result)}"
-    return {"level": "error", "message": {"text": printable(said)}, "descriptor": {"id": "lab-error"}}
+    message = f"{result.module} on {result.guest}: {summary(result)}"
+    return {"level": "error", "message": {"text": printable(message)}, "descriptor": {"id": "lab-error"}}
 
 
 def _quoted(path: str) -> str:

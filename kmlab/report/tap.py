@@ -43,8 +43,8 @@ def text(results: Sequence[RunResult]) -> str:
 
 
 def _description(result: RunResult) -> str:
-    said = f"{result.module} on {result.guest}" + ("" if result.outcome == "pass" else f": {result.outcome}")
-    return printable(said).replace("\\", "\\\\").replace("#", "\\#")
+    description = f"{result.module} on {result.guest}" + ("" if result.outcome == "pass" else f": {result.outcome}")
+    return printable(description).replace("\\", "\\\\").replace("#", "\\#")
 
 
 def _diagnostics(result: RunResult, root: Path | None) -> Iterator[tuple[str, Any]]:

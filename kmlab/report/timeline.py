@@ -36,15 +36,15 @@ def bars(result: RunResult) -> list[Bar]:
 
     A build in the sandbox needs no guest: it may begin while that is still restored.
     """
-    found = [Bar(f"guest: {part.name}", part.began, part.seconds, _BESIDE) for part in result.guest_parts]
+    all_bars = [Bar(f"guest: {part.name}", part.began, part.seconds, _BESIDE) for part in result.guest_parts]
     for step in result.steps:
         note = "" if step.outcome == "ok" else step.outcome
-        found.append(Bar(step.name, step.began, step.seconds, _FILL.get(step.outcome, _BESIDE), note))
-    found.sort(key=lambda bar: bar.began)
-    end = max((bar.began + bar.seconds for bar in found), default=0.0)
+        all_bars.append(Bar(step.name, step.began, step.seconds, _FILL.get(step.outcome, _BESIDE), note))
+    all_bars.sort(key=lambda bar: bar.began)
+    end = max((bar.began + bar.seconds for bar in all_bars), default=0.0)
     if result.seconds > end:
-        found.append(Bar("judge", end, result.seconds - end, _BESIDE, result.outcome))
-    return found
+        all_bars.append(Bar("judge", end, result.seconds - end, _BESIDE, result.outcome))
+    return all_bars
 
 
 def svg(results: Sequence[RunResult]) -> str:

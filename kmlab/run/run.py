@@ -234,7 +234,7 @@ def _run_watched(context: RunContext) -> tuple[Results, RunLog, list[Crash]]:
         results = results.plus([StepResult(results.shown[-1].name, kernel=KernelState(taint, {}), shown=False)])
     symbols = symbols_of(build.images, context.folder)
     crashes = [located(crash, symbols, context.folder, results.sections) for crash in crashes]
-    for problem in dict.fromkeys(known.problem for known in symbols.values() if known.problem):
+    for problem in dict.fromkeys(each.problem for each in symbols.values() if each.problem):
         context.events(Note(context.guest.record.name, f"no lines: {printable(problem, 300)}"))
     seen = results.hang
     return results, log, hang.merge_hang_findings(crashes, seen.busy, seen.silent, build.names)
@@ -307,11 +307,11 @@ def _dump_memory(context: RunContext, spec: GuestSpec, results: Results, outcome
     return None
 
 
-def _depends_on_guest(found: RunResult) -> bool:
+def _depends_on_guest(outcome: RunResult) -> bool:
     """Return whether the guest, and so what ran in it before, can have caused the outcome."""
-    if found.outcome == "load-failed":
-        return found.failure in _BY_INIT
-    return found.outcome not in ("pass", "build-failed", "error")
+    if outcome.outcome == "load-failed":
+        return outcome.failure in _BY_INIT
+    return outcome.outcome not in ("pass", "build-failed", "error")
 
 
 def _is_the_same(one: RunResult, other: RunResult) -> bool:

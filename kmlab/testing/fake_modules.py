@@ -51,8 +51,8 @@ class FakeModule:
 
 def module_image(name: str, *, imports: Sequence[str] = (), has_exit: bool = True, **tags: str) -> bytes:
     """Build the smallest valid .ko: an ELF object with .modinfo and a symbol table (elf(5))."""
-    said = {"name": name, "license": "GPL", "vermagic": f"{RELEASE} SMP mod_unload ", **tags}
-    info = b"".join(f"{key}={value}".encode() + b"\0" for key, value in said.items())
+    fields = {"name": name, "license": "GPL", "vermagic": f"{RELEASE} SMP mod_unload ", **tags}
+    info = b"".join(f"{key}={value}".encode() + b"\0" for key, value in fields.items())
     symbols, names = bytes(24), b"\0"
     for symbol, section in [*((n, 0) for n in imports), *([("cleanup_module", 2)] if has_exit else [])]:
         symbols += struct.pack("<IBBHQQ", len(names), 0x10, 0, section, 0, 0)

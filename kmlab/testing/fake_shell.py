@@ -122,9 +122,9 @@ class FakeShell(Shell):
             for path, image in module.built().items() if answer.ok else ():
                 member = tarfile.TarInfo(f"./{path}")
                 # make does not rebuild a module that was signed after the build.
-                there = self._machine.files.setdefault((module.name, path), image)
-                member.size = len(there)
-                members.addfile(member, io.BytesIO(there))
+                content = self._machine.files.setdefault((module.name, path), image)
+                member.size = len(content)
+                members.addfile(member, io.BytesIO(content))
         return Answer(answer.code, archive.getvalue(), answer.err, answer.lost)
 
     def _step(self, line: str, deadline: Deadline, abandon: threading.Event | None) -> Answer:
@@ -135,13 +135,13 @@ class FakeShell(Shell):
             module = Path(words[words.index("insmod") + 1]).stem
             path = words[words.index("insmod") + 1].removeprefix("./")
             image = self._machine.files.get((_folder_in(line), path), b"")
-            said, act = (
+            kernel_lines, act = (
                 fake_keys.refusal(self._machine.mok, image),
                 self._world.once.pop(module, None) or self._module(_folder_in(line)).load,
             )
-            if said is not None:
+            if kernel_lines is not None:
                 error = "insmod: ERROR: could not insert module: Key was rejected by service\n"
-                act = Act(code=1, error=error, kernel=said)
+                act = Act(code=1, error=error, kernel=kernel_lines)
             elif self._world.taints_unsigned and self._machine.mok is None:
                 self._machine.taint |= 1 << 13
         elif words[0] == "rmmod":
@@ -192,5 +192,5 @@ class FakeShell(Shell):
 
 def _folder_in(line: str) -> str:
     """Return the module that a shell line is about, by its folder."""
-    found = re.search(re.escape(str(MODULES_FOLDER)) + r"/([A-Za-z0-9_.+-]+)", line)
-    return found[1] if found else ""
+    match = re.search(re.escape(str(MODULES_FOLDER)) + r"/([A-Za-z0-9_.+-]+)", line)
+    return match[1] if match else ""

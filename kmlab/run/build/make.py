@@ -144,8 +144,8 @@ class _Products:
                 f"the build left more than {_MOST_PRODUCTS} modules and programs: does its Makefile copy them?"
             )
         else:
-            found = {path: read(path, size) for path, size in new.items()}
-            self.files.update({path: content for path, content in found.items() if content is not None})
+            contents = {path: read(path, size) for path, size in new.items()}
+            self.files.update({path: content for path, content in contents.items() if content is not None})
 
 
 def check_folder(source: Path) -> None:

@@ -135,8 +135,8 @@ class Results:
     @property
     def left_loaded(self) -> list[str]:
         """Return the names of the modules that were loaded and not unloaded."""
-        gone = {step.module for step in self.all(Unloaded) if step.outcome == "ok"}
-        return [step.info.name for step in self.loaded if step.info and step.info.name not in gone]
+        unloaded = {step.module for step in self.all(Unloaded) if step.outcome == "ok"}
+        return [step.info.name for step in self.loaded if step.info and step.info.name not in unloaded]
 
     @property
     def sections(self) -> dict[str, Mapping[str, int]]:
@@ -160,13 +160,13 @@ class Results:
     @property
     def tainted_by(self) -> dict[int, str]:
         """Return, for each new taint bit, the step after which it was first seen."""
-        found: dict[int, str] = {}
+        steps_by_bit: dict[int, str] = {}
         seen = self.taint[0]
         for step in self.steps:
             new = step.kernel.taint & ~seen if step.kernel else 0
-            found |= {bit: step.name for bit in range(new.bit_length()) if new >> bit & 1}
+            steps_by_bit |= {bit: step.name for bit in range(new.bit_length()) if new >> bit & 1}
             seen |= new
-        return found
+        return steps_by_bit
 
     @property
     def modules(self) -> tuple[frozenset[str], frozenset[str] | None]:
