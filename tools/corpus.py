@@ -3,11 +3,11 @@
     kmlab test --all --lab tests/data/crashers/lab.yaml; kmlab test       (an hour where guests are emulated)
     .venv/bin/python tools/corpus.py lab.yaml tests/data/crashers/lab.yaml
 
-With `--boots` also benign-boot-*.txt, of the first boot of every kernel that the cache has a checkpoint of.
+With `--boots`, also make benign-boot-*.txt from the first boot of every kernel with a checkpoint in the cache.
 
-Takes the newest run of each module on each kernel that did what lab.yaml expects of it, so that what a log's header
-claims (outcome, guilty function, the line that is marked in the source) was said by the module's author before the log
-was there. With a crasher's log comes the .ko that its lines are crashes with. tests/test_oops.py has the form.
+Take the newest run of each module on each kernel that met lab.yaml's expectations. So the claims in a log's header
+(outcome, guilty function, the line that is marked in the source) come from the module's author, who wrote them before
+the log existed. A crasher's log comes with the .ko for its source lines. tests/test_oops.py defines the format.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Judge many damaged logs: no exception, no line longer than its cap, no escape code in the output.
 
-    .venv/bin/python tools/fuzz.py --logs 1000000 [--first SEED]    damaged as the tests do it, with a seed each
+    .venv/bin/python tools/fuzz.py --logs 1000000 [--first SEED]    damaged like in the tests, with a seed each
     .venv/bin/python tools/fuzz.py --seconds 300                    guided by coverage: atheris (pip install atheris)
 
 A failure is printed with its seed, or written as `crash-…` in this folder; the exit status is then not 0.

@@ -1,7 +1,7 @@
 """Look up the current pins of published images: `make images`, or `python tools/pins.py FOLDER`.
 
-Of each image the newest dated release is taken, if its publisher signed it as the catalogue wants, and no release
-before the one that is pinned. Only the `pin:` lines in images/*.yaml change: look at the difference before you commit.
+For each image, take the newest dated release, if its publisher signed it as the catalogue requires, and no release
+older than the pinned one. Only the `pin:` lines in images/*.yaml change: check the difference before you commit.
 """
 
 from __future__ import annotations

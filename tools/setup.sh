@@ -1,6 +1,6 @@
 #!/bin/sh
-# Brings all that kmlab needs on Debian or Ubuntu: system packages (with sudo only if some are missing), then .venv.
-# Twice is the same as once, and the second time is quick.
+# Install everything that kmlab needs on Debian or Ubuntu: system packages (sudo only if some are missing), then .venv.
+# Running it again changes nothing, and is quick.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -12,12 +12,12 @@ case $(uname -m) in
 	aarch64) emulator=qemu-system-arm firmware=qemu-efi-aarch64 ;;
 	*) die "this is $(uname -m): kmlab runs on x86_64 and aarch64" ;;
 esac
-# To build Python's libvirt binding; libvirt's QEMU driver, which needs no daemon; QEMU; to build an image; to enter it.
+# Packages to build Python's libvirt binding, libvirt's QEMU driver (no daemon), QEMU, to build an image, to enter it.
 run="python3 python3-venv python3-dev gcc libc6-dev make pkg-config libvirt-dev
 	libvirt-daemon-driver-qemu $emulator qemu-utils $firmware
 	mmdebstrap debian-archive-keyring e2fsprogs dosfstools mtools fdisk uidmap bubblewrap
 	openssh-client ca-certificates gpgv"
-# For the tests alone: a libvirtd for system mode, libvirt's own schema, a second reader of signatures, a publisher's key.
+# Only for the tests: a libvirtd for system mode, libvirt's own schema, a second reader of signatures, a publisher's key.
 test="libvirt-daemon libvirt-clients libxml2-utils openssl gpg"
 packages="$run"
 [ "${1:-}" = --run-only ] || packages="$run $test"
@@ -25,7 +25,7 @@ packages="$run"
 . /etc/os-release 2>/dev/null || ID=unknown
 case " ${ID:-} ${ID_LIKE:-} " in
 	*" debian "* | *" ubuntu "*) ;;
-	*) die "this is ${PRETTY_NAME:-an unknown system}, and only Debian and Ubuntu are set up by themselves.
+	*) die "this is ${PRETTY_NAME:-an unknown system}, but this script supports only Debian and Ubuntu.
 Install what these packages hold, then: python3 -m venv .venv && .venv/bin/pip install --editable '.[dev]'
 $(echo $packages)" ;;
 esac
@@ -43,9 +43,9 @@ for package in $packages; do
 done
 if [ -n "$missing" ]; then
 	say "installing$missing"
-	need_root apt-get --quiet --quiet update || say "apt-get update had errors; going on with what it got"
+	need_root apt-get --quiet --quiet update || say "apt-get update had errors; continuing with the lists that it fetched"
 	need_root apt-get --quiet --quiet --yes --no-install-recommends -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 install $missing > .setup.log 2>&1 ||
-		{ tail -n 20 .setup.log >&2; die "apt-get could not install$missing (all it said: .setup.log)"; }
+		{ tail -n 20 .setup.log >&2; die "apt-get could not install$missing (full output: .setup.log)"; }
 	rm -f .setup.log
 fi
 

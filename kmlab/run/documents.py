@@ -1,4 +1,4 @@
-"""The JSON documents that commands print, as types: mypy holds what is printed to them, `kmlab schema` shows them.
+"""Define the JSON documents that commands print, as types: mypy checks the output, `kmlab schema` shows them.
 
 Each has a literal `schema`, the name and the version of the document. A later version may add keys.
 """
@@ -34,11 +34,11 @@ Record = Annotated[Mapping[str, object], FieldsOf(GuestRecord)]
 class Failure(TypedDict):
     message: str
     hint: str | None
-    """What to do about it."""
+    """The remedy."""
 
 
 class ErrorDocument(TypedDict):
-    """A command that could not do its work."""
+    """An error that ended a command."""
 
     schema: Literal["kmlab.error/1"]
     error: Failure
@@ -61,7 +61,7 @@ class FramePlace(TypedDict):
 
     function: str
     offset: int | None
-    """The kernel's `+0x4b`; an inlined frame has that of the one it is part of."""
+    """The kernel's `+0x4b`; an inlined frame has the offset of the frame that it is part of."""
     size: int | None
     module: str | None
     file: str | None
@@ -89,7 +89,7 @@ CrashReport = TypedDict(
 
 
 class Said(TypedDict):
-    """One thing that the compiler or modpost said."""
+    """One error or warning of the compiler or modpost."""
 
     file: str | None
     line: int | None
@@ -106,7 +106,7 @@ class Taint(TypedDict):
 class Modules(TypedDict):
     before: list[str]
     after: list[str] | None
-    """null: the guest did not live to the end of the run."""
+    """null: the guest died during the run."""
 
 
 class StepDone(TypedDict):
@@ -127,7 +127,7 @@ class GuestPart(TypedDict):
 
 class Artifacts(TypedDict):
     directory: str | None
-    """The folder of the run; the others are names of files in it."""
+    """The folder of the run; the other keys name files in it."""
     console: str | None
     kernel_log: str | None
     build_log: str | None
@@ -135,11 +135,11 @@ class Artifacts(TypedDict):
 
 
 class Result(TypedDict):
-    """One module through one guest."""
+    """The run of one module in one guest."""
 
     module: str
     source: str
-    """The module's folder, relative to that of lab.yaml where it lies beneath."""
+    """The module's folder, relative to the folder of lab.yaml if it lies below."""
     guest: str
     kernel: str | None
     """null: the guest was never reached."""
@@ -154,7 +154,7 @@ class Result(TypedDict):
     crashes: list[CrashReport]
     reason: str | None
     failure: str | None
-    """The kind of a load-failed, in a word."""
+    """The kind of a load-failed, as a word for programs."""
     diagnostics: list[Said]
     taint: Taint
     taint_set_by: Mapping[str, str]
@@ -163,7 +163,7 @@ class Result(TypedDict):
     log: list[LogRecord]
     """Oldest first."""
     log_truncated: int
-    """How many records are not in `log`."""
+    """The number of records that are not in `log`."""
     steps: list[StepDone]
     guest_parts: list[GuestPart]
     """Where the time went until the guest could be used."""
@@ -189,7 +189,7 @@ class GridRow(TypedDict):
 
 
 class GridGroup(TypedDict):
-    """Runs that came to the same for the same reason."""
+    """Runs with the same outcome for the same reason."""
 
     fingerprint: str
     outcome: OutcomeWord
@@ -216,16 +216,16 @@ class RunDocument(_Runs, total=False):
     """The runs of a command."""
 
     grid: GridPage
-    """Of `test`, and of `run --kernels`."""
+    """The table of `test` and of `run --kernels`."""
 
 
 class CrashesDocument(TypedDict):
-    """What a saved kernel log comes to."""
+    """The crashes in a saved kernel log."""
 
     schema: Literal["kmlab.crashes/1"]
     crashes: list[CrashReport]
     notes: list[str]
-    """Why there are no lines where there could be."""
+    """Why source lines are missing; a sentence each."""
 
 
 # --- guests --------------------------------------------------------------------------------------------------------
@@ -235,7 +235,7 @@ GuestsSchema = Literal["kmlab.up/1", "kmlab.reset/1"]
 
 
 class GuestsDocument(TypedDict):
-    """Guests that were brought up or restored."""
+    """Guests that were started or restored."""
 
     schema: GuestsSchema
     lab: str
@@ -255,11 +255,11 @@ class _State(TypedDict):
 
 class GuestState(_State, total=False):
     record: Record
-    """Of a guest that was started."""
+    """The record of a guest that was started."""
 
 
 class StatusDocument(TypedDict):
-    """What runs."""
+    """The state of a lab's guests."""
 
     schema: Literal["kmlab.status/1"]
     lab: str
@@ -268,7 +268,7 @@ class StatusDocument(TypedDict):
 
 
 class LogDocument(TypedDict):
-    """A guest's kernel log since it was started."""
+    """A guest's kernel log since its start."""
 
     schema: Literal["kmlab.log/1"]
     guest: str
@@ -282,11 +282,11 @@ class SshDocument(TypedDict):
     guest: str
     code: int | None
     output: str
-    """Both streams, in order."""
+    """The output of both streams, in order."""
 
 
 class ConsoleDocument(TypedDict):
-    """Where a guest's console is."""
+    """The device of a guest's console."""
 
     schema: Literal["kmlab.console/1"]
     guest: str
@@ -301,7 +301,7 @@ class DownDocument(TypedDict):
 
 
 class DestroyDocument(TypedDict):
-    """What is gone."""
+    """The names of what was removed."""
 
     schema: Literal["kmlab.destroy/1"]
     destroyed: list[str]
@@ -319,7 +319,7 @@ class HostFinding(TypedDict):
 
 
 class DoctorDocument(TypedDict):
-    """What keeps a lab from working on this host."""
+    """Checks of this host: what breaks or slows a lab."""
 
     schema: Literal["kmlab.doctor/1"]
     findings: list[HostFinding]
@@ -338,7 +338,7 @@ class SchemaName(TypedDict):
 
 
 class SchemasDocument(TypedDict):
-    """The names that `kmlab schema` takes."""
+    """The names that `kmlab schema` accepts."""
 
     schema: Literal["kmlab.schemas/1"]
     schemas: list[SchemaName]
@@ -353,16 +353,16 @@ class ImageEntry(TypedDict):
     release: str
     architectures: list[str]
     architecture: str
-    """The one that is taken where nobody says which."""
+    """The default architecture."""
     cached_bytes: int
     trust: Annotated[str, OneOf(("packages", "signature", "digest", "nothing"))]
-    """What vouches for it."""
+    """How the image is verified."""
     serial: str | None
-    """The release that is pinned."""
+    """The pinned release."""
 
 
 class ImagesDocument(TypedDict):
-    """The images that a lab can name."""
+    """The images that a lab can use."""
 
     schema: Literal["kmlab.images/1"]
     images: list[ImageEntry]
@@ -374,7 +374,7 @@ class ImageFile(TypedDict):
 
 
 class PullDocument(TypedDict):
-    """Images that are in the cache now."""
+    """Images that were downloaded into the cache."""
 
     schema: Literal["kmlab.pull/1"]
     images: list[ImageFile]
@@ -396,7 +396,7 @@ class KernelEntry(TypedDict):
 
 
 class KernelsDocument(TypedDict):
-    """What `kernel:` can name for an image."""
+    """The kernels that `kernel:` can name for an image."""
 
     schema: Literal["kmlab.kernels/1"]
     image: str
@@ -408,18 +408,18 @@ class KernelsDocument(TypedDict):
 class VerifiedFile(TypedDict):
     name: str
     problem: str | None
-    """null: the file is as it was recorded."""
+    """null: the file is unchanged."""
 
 
 class VerifyDocument(TypedDict):
-    """The cache compared with what was recorded."""
+    """The result of comparing the cache with recorded digests."""
 
     schema: Literal["kmlab.verify/1"]
     files: list[VerifiedFile]
 
 
 class PruneDocument(TypedDict):
-    """What was removed from the cache."""
+    """The files that were removed from the cache."""
 
     schema: Literal["kmlab.prune/1"]
     removed: list[str]
@@ -445,7 +445,7 @@ class Enrolment(TypedDict):
 class SignedFile(TypedDict):
     file: str
     replaced: str | None
-    """Who had signed it before."""
+    """The previous signer."""
 
 
 class SignDocument(TypedDict):
@@ -461,7 +461,7 @@ class SignDocument(TypedDict):
 class LoadCheck(TypedDict):
     guest: str
     loads: bool | None
-    """null: only trying tells."""
+    """null: only a load can show it."""
     why: str
     remedy: str | None
 
@@ -484,7 +484,7 @@ class ExplainedFile(TypedDict):
 
 
 class ExplainDocument(TypedDict):
-    """Who signed files, and which guests would load them."""
+    """The signers of files, and the guests that would load them."""
 
     schema: Literal["kmlab.explain/1"]
     files: list[ExplainedFile]
@@ -504,7 +504,7 @@ class MatrixCell(TypedDict):
 
 
 class SecureBootDocument(TypedDict):
-    """One module signed in every way, with Secure Boot on and off."""
+    """One module signed in every way, loaded with Secure Boot on and off."""
 
     schema: Literal["kmlab.secure-boot-matrix/1"]
     module: str
