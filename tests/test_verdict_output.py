@@ -49,8 +49,9 @@ def test_an_oops_fits_on_one_screen_with_the_verdict_last(capsys: pytest.Capture
     assert len(lines) <= SCREEN
     assert lines[0] == "  BUG: kernel NULL pointer dereference, address: 0000000000000000"
     assert lines[1] == f"  kernel log: {tmp_path}/runs/1/dmesg.txt (39 more lines of the crash log; -v shows them)"
-    assert lines[2] == "    function_0 [oops] oops.c:27"
-    assert "    >   27  line 27;" in lines
+    assert lines[2].startswith("  taint DIE, set by exercise: ")
+    assert lines[3] == "    function_0 [oops] oops.c:27"
+    assert lines[-5] == "    >   27  line 27;"
     assert lines[-2].startswith(f"OOPS  oops on debian: {TITLE} at oops.c:27 (NOT as expected: pass)")
     assert lines[-1] == f"  evidence: {tmp_path}/runs/1"
 

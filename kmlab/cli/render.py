@@ -135,22 +135,25 @@ def evidence(result: RunResult) -> Iterator[str]:
 
 
 def finding_lines(result: RunResult, frames: int = 12) -> Iterator[str]:
-    """Return the lines about the findings, with at most `frames` frames of each crash; without the verdict's words."""
+    """Return the lines about the findings, with at most `frames` frames of each crash; without the verdict's words.
+
+    The crashes come last, next to the verdict.
+    """
     for diagnostic in result.diagnostics[:_DIAGNOSTICS_SHOWN]:
         yield f"  {_opened_at(diagnostic, result)}: {diagnostic.severity}: {diagnostic.message}"
     if len(result.diagnostics) > _DIAGNOSTICS_SHOWN:
         yield f"  ({len(result.diagnostics) - _DIAGNOSTICS_SHOWN} more; {_near(result.directory)}/build.log has all)"
     title = result.title or ""
+    yield from (f"  {sentence}" for sentence in result.unmet if sentence != title)
+    if rest := (result.reason or "").removeprefix(title).lstrip("; "):
+        yield f"  {rest}"
+    yield from _taint(result)
     for crash in result.crashes:
         if len(result.crashes) > 1 or crash.title != title:
             yield _crash_line(crash)
         elif crash.truncated:
             yield f"  {_TRUNCATED}"
         yield from _crash_lines(crash, result.folder, frames)
-    yield from (f"  {sentence}" for sentence in result.unmet if sentence != title)
-    if rest := (result.reason or "").removeprefix(title).lstrip("; "):
-        yield f"  {rest}"
-    yield from _taint(result)
 
 
 def _opened_at(diagnostic: Diagnostic, result: RunResult) -> str:

@@ -307,11 +307,11 @@ def _dump_memory(context: RunContext, spec: GuestSpec, results: Results, outcome
     return None
 
 
-def _depends_on_guest(outcome: RunResult) -> bool:
+def _depends_on_guest(ended: RunResult) -> bool:
     """Return whether the guest, and so what ran in it before, can have caused the outcome."""
-    if outcome.outcome == "load-failed":
-        return outcome.failure in _BY_INIT
-    return outcome.outcome not in ("pass", "build-failed", "error")
+    if ended.outcome == "load-failed":
+        return ended.failure in _BY_INIT
+    return ended.outcome not in ("pass", "build-failed", "error")
 
 
 def _is_the_same(one: RunResult, other: RunResult) -> bool:
