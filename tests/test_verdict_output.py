@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +19,7 @@ from kmlab.run.result import RunResult
 from tests.story import OOPS, whole_result
 
 TITLE = "BUG: kernel NULL pointer dereference in null_read"
+REPOSITORY = Path(__file__).parents[1]
 SCREEN = 24
 """Lines of a classic terminal."""
 
@@ -104,3 +109,20 @@ def test_a_program_is_shown_as_a_line_to_paste(capsys: pytest.CaptureFixture[str
     ]
     assert shown.out == ""
     assert drawn == ["$ false  # exit code 1, 0.0 s"]
+
+
+def test_verbose_shows_the_programs_of_a_run_on_stderr_and_leaves_the_json_clean(xdg: Path) -> None:
+    folder = xdg / "lab"
+    (folder / "hello").mkdir(parents=True)
+    (folder / "hello" / "Kbuild").write_text("obj-m := hello.o\n")
+    (folder / "hello" / "hello.c").write_text("/* well */\n")
+    (folder / "lab.yaml").write_text("name: fake\nguests:\n  debian: {image: debian-12}\nbuild: guest\n")
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    shown = []
+    for words in (("--json",), ("--json", "--verbose", "--fresh")):
+        argv = [sys.executable, "-m", "tests.watching", "run", "hello", *words]
+        done = subprocess.run(argv, cwd=folder, env=environment, capture_output=True, text=True, check=True)
+        assert json.loads(done.stdout)["results"][0]["outcome"] == "pass"
+        shown.append([line for line in done.stderr.splitlines() if line.startswith("$ ")])
+    assert shown[0] == [], "without --verbose only programs that fail are shown"
+    assert any("qemu-img create " in line and line.endswith(" s") and "# exit code 0, " in line for line in shown[1])
