@@ -65,7 +65,7 @@ class Lines:
 
 @dataclass(slots=True)
 class Board:
-    """Remember what each subject does at the moment, and since when."""
+    """Remember the current activity of each subject, and its start."""
 
     clock: Callable[[], float] = time.monotonic
     width: int = _WIDTH

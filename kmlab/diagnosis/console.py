@@ -68,7 +68,7 @@ class ConsoleMonitor:
         self.begin = self.new_mark()
         """The mark where the run begins in the kernel's log."""
         self._answers = answers
-        """Asks the guest whether it is alive: a panic stops the kernel, whatever text came."""
+        """Asks the guest whether it is alive: a real panic stops the kernel, a printed text does not."""
         self._console = console
         self._start = console.stat().st_size if console.exists() else 0
         self._reader = ConsoleReader()

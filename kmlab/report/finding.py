@@ -21,7 +21,7 @@ _MAKEFILES = ("Kbuild", "Makefile")
 _LARGEST_SOURCE = 4 << 20
 """Bytes of a source file that is shown."""
 UNMET = "unmet-expectation"
-"""The rule of a run whose outcome is a good one, but not the one that lab.yaml expects."""
+"""The rule of a run that passed or met its outcome, but not all expectations of lab.yaml."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from kmlab.report.finding import summary
 from kmlab.run.result import RunResult
 
 SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
-"""The environment's name for the file whose Markdown GitHub shows on the page of a job."""
+"""The environment variable with the file whose Markdown GitHub shows on the page of a job."""
 
 
 def github_annotations(results: Sequence[RunResult]) -> list[str]:

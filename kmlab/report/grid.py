@@ -73,7 +73,7 @@ def grid_of(results: Sequence[RunResult]) -> Grid:
 def lines(grid: Grid) -> list[str]:
     """Return the table for people: modules down, kernels across; then counts, and a sentence for each group.
 
-    A module that comes to the same on all kernels, as was expected, needs no sentence.
+    A module with the same expected outcome on all kernels needs no sentence.
     """
     texts = {key: ("" if r.ok else "! ") + r.outcome for key, r in grid.cells.items()}
     suffix, short = _common_suffix([column.kernel for column in grid.columns if column.kernel])

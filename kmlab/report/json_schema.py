@@ -30,16 +30,16 @@ _TEXT = ["string", "number", "boolean"]
 
 
 class Subject(NamedTuple):
-    """Something that has a schema."""
+    """One file or document with a schema."""
 
     name: str
-    """What `kmlab schema` calls it."""
+    """Its name for `kmlab schema`."""
     full: str
-    """A document's `schema`, or which files it is of."""
+    """A document's `schema`, or the files that it describes."""
     about: str
     shape: Any
     hidden: tuple[str, ...] | None = None
-    """Of a file: fields of its dataclass that are no keys. None: this is a document."""
+    """For a file: fields of its dataclass that are not keys. None: this is a document."""
 
 
 FILES = (

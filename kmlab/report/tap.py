@@ -17,7 +17,7 @@ _LOG_LINES = 40
 
 
 class _Dumper(yaml.SafeDumper):
-    """Indents lists below their key, as the readers of TAP that know only a part of YAML want it."""
+    """Indents lists below their key, because some readers of TAP know only a part of YAML."""
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         super().increase_indent(flow, False)
@@ -37,7 +37,7 @@ def text(results: Sequence[RunResult]) -> str:
                 sort_keys=False,
                 width=float("inf"),
             )
-            # Only a line feed ends a line of TAP; what else YAML might break a line at is escaped before.
+            # Only a line feed ends a line of TAP; YAML's other line breaks are escaped before.
             lines += [f"  {line}" for line in ("---", *shown.rstrip("\n").split("\n"), "...")]
     return "\n".join(lines) + "\n"
 

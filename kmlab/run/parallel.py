@@ -212,7 +212,7 @@ class _Workers:
         try:
             self.work(spec, lambda: not self._stop)
         except BaseException as problem:
-            error = unexpected(problem, f"{spec.name} could not go on")
+            error = unexpected(problem, f"{spec.name} failed")
             error.__cause__ = None if error is problem else problem
             with self._lock:
                 self._failed[spec.name] = error

@@ -52,7 +52,7 @@ class RunResult:
     """The step after which each new bit was first seen."""
     modules_before: frozenset[str] = frozenset()
     modules_after: frozenset[str] | None = None
-    """None where the guest could not be asked any more."""
+    """None if the guest did not answer any more."""
     log: tuple[Record, ...] = ()
     lost_records: int = 0
     steps: tuple[StepResult, ...] = ()

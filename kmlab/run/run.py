@@ -1,6 +1,6 @@
 """Run a module in a guest, from its folder to a verdict.
 
-This is the only place where a guest's LabError becomes the outcome `error`, so that other guests go on.
+This is the only place where a guest's LabError becomes the outcome `error`, so that other guests continue.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
 __all__ = ["Options", "Outdated", "not_tried", "run", "shown_source"]
 
 _BY_INIT = ("exists", "init-error", "init-crash", "init-hang", "killed", "memory", "load", "not-listed")
-"""Failures to load that come from what init finds in the kernel, not from the file."""
+"""Failures to load that depend on the state of the kernel, not on the file alone."""
 _PANIC_PATIENCE = 0.5
-"""Seconds for a guest to answer whose console says that it has panicked."""
+"""Seconds for an answer of a guest whose console reports a panic."""
 
 
 def run(
@@ -163,7 +163,7 @@ def _lab_error(problem: Exception, folder: Path) -> KmlabError:
         with contextlib.suppress(OSError):
             text = "".join(traceback.format_exception(problem))
             (folder / "traceback.txt").write_text(evidence.printable_lines(text))
-    return unexpected(problem, "the run could not go on")
+    return unexpected(problem, "the run failed")
 
 
 def _about(lab: Lab, spec: GuestSpec, module: Module) -> dict[str, Any]:

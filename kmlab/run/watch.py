@@ -68,7 +68,7 @@ class WatchView(Protocol):
         """Show a line that the command for each verdict printed."""
 
     def show_error(self, error: KmlabError) -> None:
-        """Show what keeps a run from beginning, or a command that failed; the loop goes on."""
+        """Show what keeps a run from beginning, or a command that failed; the loop continues."""
 
     def waiting(self, what: str) -> None: ...
 

@@ -390,7 +390,7 @@ def _read_digests(record: Path) -> Mapping[str, str]:
     return value if isinstance(value, dict) else {}
 
 
-# --- what make left ------------------------------------------------------------------------------------------------
+# --- the built files -----------------------------------------------------------------------------------------------
 
 
 def _build_result(

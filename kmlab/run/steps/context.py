@@ -32,7 +32,7 @@ _EXERCISE_PATIENCE = 300.0
 _MARK_PATIENCE = 2.5
 """Seconds for a mark to come from the kernel's log to the console."""
 STATE_PATIENCE = 10.0
-"""Seconds for a guest to say what its kernel has."""
+"""Seconds for a guest to report its kernel's state."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

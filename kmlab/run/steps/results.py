@@ -36,9 +36,9 @@ class StepResult:
     hang: HangSnapshot | None = None
     """The state of a guest whose step did not end, read from outside."""
     guest_gone: bool = False
-    """Whether the guest cannot be used any more."""
+    """Whether the guest has become unusable."""
     shown: bool = True
-    """Whether it is a step for people, and not only for the steps after it."""
+    """Whether users see this step; False for one that only later steps need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Built(StepResult):
 
     build: BuildResult = field(default_factory=lambda: BuildResult(False, "", ""))
     delivered: Mapping[str, str] = field(default_factory=dict)
-    """What the module's folder in the guest already has of it: digests by path."""
+    """The files of it that the module's folder in the guest already has: digests by path."""
 
 
 @dataclass(frozen=True, slots=True)

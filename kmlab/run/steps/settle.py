@@ -38,7 +38,7 @@ def settle(context: RunContext, so_far: Results) -> Sequence[StepResult]:
         context.console.over.wait(_LAST_WORDS)
         lost = not context.console.panicked
         if lost:
-            hang.guest_exists(context.host, context.guest)  # LabError where the host's disk is full
+            hang.guest_exists(context.host, context.guest)  # raises LabError if the host's disk is full
         return [StepResult(AFTERWARDS, guest_gone=True, verdict="lost" if lost else None, shown=False)]
     return [StepResult(AFTERWARDS, kernel=kernel, shown=False)]
 

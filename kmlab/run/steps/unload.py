@@ -18,7 +18,7 @@ from kmlab.run.steps.results import Results, Unloaded
 
 
 def unload(context: RunContext, so_far: Results) -> Sequence[Unloaded]:
-    """Unload what this run has loaded, or with `kmlab unload` what an earlier one has; stop at the first that stays."""
+    """Unload this run's modules, or with `kmlab unload` an earlier run's; stop at the first failure."""
     results: list[Unloaded] = []
     for info, hidden in reversed(_to_unload(context, so_far)):
         if not context.usable or any(result.outcome != "ok" for result in results):
