@@ -17,7 +17,7 @@ from kmlab.provision.guest import read_record
 from kmlab.provision.lifecycle import lab_files
 from kmlab.run import run, watch
 from kmlab.run.result import RunResult
-from kmlab.run.watch import Watched
+from kmlab.run.watch import WatchTarget
 from kmlab.testing import Act, FakeModule, FakeSaves, World
 from tests.story import LAB, OOPS, PANIC
 
@@ -39,7 +39,7 @@ class Shown:
         if self.on_event:
             self.on_event(event)
 
-    def begin(self, watched: Watched) -> None:
+    def begin(self, watched: WatchTarget) -> None:
         self.events.clear()
 
     def verdict(self, result: RunResult) -> None:
@@ -93,10 +93,10 @@ class Bench:
         place = place if place.exists() else Path(directory)
         saves = saves or FakeSaves(*then)
 
-        def look() -> Watched:
+        def look() -> WatchTarget:
             lab = load_lab(self.folder / "lab.yaml")
             module = lab.module_for(place)
-            return Watched(lab, module, [lab.guest(name) for name in guests])
+            return WatchTarget(lab, module, [lab.guest(name) for name in guests])
 
         with pytest.raises(KeyboardInterrupt):
             watch.watch(self.world.host, look, options or run.Options(), saves, self.shown, command)

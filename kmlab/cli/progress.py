@@ -27,7 +27,7 @@ def reporting() -> Iterator[EventSink]:
     if not sys.stderr.isatty():
         yield in_lines()
         return
-    with _moving() as events:
+    with _live_sink() as events:
         yield events
 
 
@@ -42,16 +42,16 @@ class Lines:
 
     write: Callable[[str], object]
     clock: Callable[[], float] = time.monotonic
-    _board: Board = field(init=False)
+    _activities: Activities = field(init=False)
     _shown_at: dict[tuple[str, str], float] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        self._board = Board(self.clock)
+        self._activities = Activities(self.clock)
 
     def hear(self, event: Event) -> None:
         with self._lock:
-            for line in self._board.hear(event):
+            for line in self._activities.hear(event):
                 self.write(line)
             if isinstance(event, Note | Finished):
                 return
@@ -60,11 +60,11 @@ class Lines:
                 self._shown_at.setdefault(key, now)
                 return
             self._shown_at[key] = now
-            self.write(f"  …   {self._board.under_way(*key)}")
+            self.write(f"  …   {self._activities.under_way(*key)}")
 
 
 @dataclass(slots=True)
-class Board:
+class Activities:
     """Remember the current activity of each subject, and its start."""
 
     clock: Callable[[], float] = time.monotonic
@@ -131,19 +131,19 @@ def show_program(program: ProgramRun) -> None:
 
 
 @contextlib.contextmanager
-def _moving() -> Iterator[EventSink]:
+def _live_sink() -> Iterator[EventSink]:
     from rich.console import Console
     from rich.status import Status
     from rich.text import Text
 
     console = Console(stderr=True, highlight=False)
     status = Status(Text(""), console=console)
-    board = Board()
+    activities = Activities()
     lock, ended = threading.Lock(), threading.Event()
 
     def draw() -> None:
         # A line that wraps could not be redrawn.
-        cut = [Text(printable(line)[: max(console.width - 3, 20)]) for line in board.lines()]
+        cut = [Text(printable(line)[: max(console.width - 3, 20)]) for line in activities.lines()]
         status.update(Text("\n").join(cut))
 
     def tick() -> None:
@@ -153,7 +153,7 @@ def _moving() -> Iterator[EventSink]:
 
     def hear(event: Event) -> None:
         with lock:
-            for line in board.hear(event):
+            for line in activities.hear(event):
                 console.print(Text(printable(line)))
             draw()
 

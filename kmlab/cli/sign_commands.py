@@ -11,7 +11,7 @@ from kmlab.cli.options import Debug, Json, LabFile, Verbose, ask_passphrase, ope
 
 if TYPE_CHECKING:
     from kmlab.config.lab import Lab
-    from kmlab.secure_boot.sign_files import Done
+    from kmlab.secure_boot.sign_files import SignResult
 
 
 def sign(
@@ -82,7 +82,7 @@ def _sign(
     guests: list[str] | None,
     mok: bool,
     via_mokmanager: bool,
-) -> Done:
+) -> SignResult:
     from kmlab.cli import render
     from kmlab.provision import lifecycle
     from kmlab.provision.plan import lab_key
@@ -110,7 +110,7 @@ def _sign(
             for spec in specs:
                 lifecycle.enrol_by_mokmanager(real_host(), lab, spec, events)
     enrolments = sign_files.enrolments(lab, specs) if lab is not None and mok else []
-    return sign_files.Done(signer, [*notes, *signer.pair.notes], enrolments, done, mok)
+    return sign_files.SignResult(signer, [*notes, *signer.pair.notes], enrolments, done, mok)
 
 
 def _explain(files: list[Path], cert: Path | None, lab: Path | None, json: bool) -> None:

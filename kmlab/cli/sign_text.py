@@ -8,7 +8,7 @@ from kmlab.kernel.signing.key_ids import kernel_name, key_id
 from kmlab.kernel.signing.load_check import Description, Explanation
 from kmlab.kernel.signing.signature import Verdict
 from kmlab.run.documents import ExplainDocument, ExplainedFile, SignDocument
-from kmlab.secure_boot.sign_files import Done, Explained
+from kmlab.secure_boot.sign_files import FileExplanation, SignResult
 
 _VALIDITY = {
     Verdict.VALID: "and the signature is valid",
@@ -17,7 +17,7 @@ _VALIDITY = {
 }
 
 
-def done_lines(done: Done) -> list[str]:
+def done_lines(done: SignResult) -> list[str]:
     certificate = done.signer.pair.certificate
     lines = list(done.notes)
     if done.mok:
@@ -31,7 +31,7 @@ def done_lines(done: Done) -> list[str]:
     return lines
 
 
-def done_document(done: Done) -> SignDocument:
+def done_document(done: SignResult) -> SignDocument:
     certificate = done.signer.pair.certificate
     return {
         "schema": "kmlab.sign/1",
@@ -47,7 +47,7 @@ def done_document(done: Done) -> SignDocument:
     }
 
 
-def explained_lines(found: Sequence[Explained]) -> list[str]:
+def explained_lines(found: Sequence[FileExplanation]) -> list[str]:
     lines: list[str] = []
     for each in found:
         about = each.description
@@ -61,7 +61,7 @@ def explained_lines(found: Sequence[Explained]) -> list[str]:
     return lines
 
 
-def explained_document(found: Sequence[Explained]) -> ExplainDocument:
+def explained_document(found: Sequence[FileExplanation]) -> ExplainDocument:
     return {"schema": "kmlab.explain/1", "files": [_file(each) for each in found]}
 
 
@@ -96,7 +96,7 @@ def _guest_line(entry: Explanation) -> str:
     return f"{entry.guest}: {outcome}: {entry.why}.{remedy}"
 
 
-def _file(each: Explained) -> ExplainedFile:
+def _file(each: FileExplanation) -> ExplainedFile:
     about, signature = each.description, each.description.signature
     module = about.module
     return {

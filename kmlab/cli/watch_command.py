@@ -79,12 +79,12 @@ def watch(
     options = options_of(param, exercise, timeout, fresh=fresh, keep=keep, sign=sign_choice(no_sign, sign_with))
     folder = Path(os.path.abspath(directory)) if directory.exists() else directory
 
-    def read_lab() -> loop.Watched:
+    def read_lab() -> loop.WatchTarget:
         opened = open_lab(file, connect)
         module = opened.module_for(folder)
         guest_names = list(opened.guests) if every else guest or []
         planned = parallel.jobs(opened, [module], guest_names, columns_of(opened, kernels))
-        return loop.Watched(opened, module, [job.spec for job in planned], jobs)
+        return loop.WatchTarget(opened, module, [job.spec for job in planned], jobs)
 
     first = read_lab()
     for spec in first.guests:

@@ -18,7 +18,7 @@ from kmlab.common.events import Event, EventSink, Finished, Note, Progress, Star
 from kmlab.diagnosis.console import Follower
 from kmlab.provision import lifecycle
 from kmlab.run.result import RunResult, document
-from kmlab.run.watch import Watched, WatchView
+from kmlab.run.watch import WatchTarget, WatchView
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,7 +55,7 @@ class Lines:
         self._json = as_json
         self._verbose = verbose
 
-    def begin(self, watched: Watched) -> None:
+    def begin(self, watched: WatchTarget) -> None:
         pass
 
     def verdict(self, result: RunResult) -> None:
@@ -136,7 +136,7 @@ class Screen:
 
     # --- what happens ---
 
-    def begin(self, watched: Watched) -> None:
+    def begin(self, watched: WatchTarget) -> None:
         files = lifecycle.lab_files(watched.lab)
         named = [(spec.name, files.guest(spec.name).console) for spec in watched.guests]
         with self._change():

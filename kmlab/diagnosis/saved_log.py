@@ -26,7 +26,7 @@ _RELEASE = re.compile(r"(?:Not tainted|Tainted: [A-Z ]+?) +(\d[\w.+~-]{1,80}) #\
 """The kernel's release in a report's second line: print_tainted() and init_utsname() in lib/dump_stack.c."""
 
 
-class Judged(NamedTuple):
+class JudgedLog(NamedTuple):
     """The findings in a saved log."""
 
     crashes: tuple[Crash, ...]
@@ -44,7 +44,7 @@ class _Build(NamedTuple):
     info: ModInfo
 
 
-def judge_file(file: str, module: Path | None = None, elsewhere: Sequence[Path] = ()) -> Judged:
+def judge_file(file: str, module: Path | None = None, elsewhere: Sequence[Path] = ()) -> JudgedLog:
     """Find the crashes in a log ("-" is stdin); with the module's .ko, or a folder of them, also their source lines.
 
     `elsewhere` are folders to search if the module's own has no .ko. If a module has several builds, use the one that
@@ -66,7 +66,7 @@ def judge_file(file: str, module: Path | None = None, elsewhere: Sequence[Path] 
         build = chosen.get(crash.module or "")
         if source and build and (note := _newer_source(source, crashes[-1].file, build.file)):
             changed[note] = None
-    return Judged(tuple(crashes), (*notes, *changed), None if changed else source)
+    return JudgedLog(tuple(crashes), (*notes, *changed), None if changed else source)
 
 
 def _findings(file: str, own: frozenset[str]) -> list[Crash]:

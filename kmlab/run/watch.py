@@ -39,7 +39,7 @@ State = tuple[Manifest | None, tuple[int, int, int] | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
+class WatchTarget:
     """What the loop runs, as lab.yaml defines it now."""
 
     lab: Lab
@@ -59,7 +59,7 @@ class WatchView(Protocol):
     def hear(self, event: Event) -> None:
         """Show an event of the current run."""
 
-    def begin(self, watched: Watched) -> None:
+    def begin(self, watched: WatchTarget) -> None:
         """Show that a run begins."""
 
     def verdict(self, result: RunResult) -> None: ...
@@ -88,7 +88,7 @@ class ChangeSource(Protocol):
 
 def watch(
     host: Host,
-    read_lab: Callable[[], Watched],
+    read_lab: Callable[[], WatchTarget],
     options: run.Options,
     saves: ChangeSource,
     view: WatchView,
@@ -123,7 +123,7 @@ def watch(
         view.waiting(_awaited(watched))
 
 
-def current_state(watched: Watched) -> State:
+def current_state(watched: WatchTarget) -> State:
     """Return the state that a run would use now."""
     try:
         manifest_of_all = read_folder(watched.source)
@@ -159,7 +159,7 @@ def environment(result: RunResult) -> dict[str, str]:
 
 def _run_once(
     host: Host,
-    watched: Watched,
+    watched: WatchTarget,
     options: run.Options,
     saves: ChangeSource,
     view: WatchView,
@@ -209,6 +209,6 @@ def _is_ignored(path: str) -> bool:
     return bool(_EDITOR_FILES.fullmatch(name) or _BUILD_FILES.fullmatch(name))
 
 
-def _awaited(watched: Watched) -> str:
+def _awaited(watched: WatchTarget) -> str:
     place = printable(run.shown_source(watched.lab, watched.module))
     return f"a save in {place}" if watched.source.is_dir() else f"{place} to be there again"

@@ -42,7 +42,7 @@ class Signed:
 
 
 @dataclass(frozen=True, slots=True)
-class Explained:
+class FileExplanation:
     """A file, and whether each guest of the lab would load it."""
 
     file: Path
@@ -51,7 +51,7 @@ class Explained:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class SignResult:
     """The result of one `kmlab sign`."""
 
     signer: Signer
@@ -116,7 +116,7 @@ def sign_files(signer: Signer, places: Sequence[Path]) -> list[Signed]:
     return [Signed(path, _signed_by(contents[path])) for path in places]
 
 
-def explain_file(path: Path, lab: Lab | None, certificates: Sequence[Certificate] = ()) -> Explained:
+def explain_file(path: Path, lab: Lab | None, certificates: Sequence[Certificate] = ()) -> FileExplanation:
     """Explain who signed a module, whether the signature is valid, and which guests would load it and why.
 
     `certificates` are further ones to check the signature with, besides those of the lab and its guests.
@@ -127,7 +127,7 @@ def explain_file(path: Path, lab: Lab | None, certificates: Sequence[Certificate
     known_certificates = [*certificates, *([own] if own else []), *(c for k in keyrings for c in k.certificates)]
     stripped = lab is not None and was_stripped(lifecycle.lab_files(lab), content)
     guests = [explain(content, keyring, was_signed=stripped, name=name) for keyring in keyrings]
-    return Explained(path, describe(content, known_certificates, name=name), tuple(guests))
+    return FileExplanation(path, describe(content, known_certificates, name=name), tuple(guests))
 
 
 def guest_keyring(lab: Lab, spec: GuestSpec) -> GuestKeyring:

@@ -8,10 +8,10 @@ from kmlab.common.events import Deadline
 from kmlab.run.build.make import build_in_guest, still_delivered
 from kmlab.run.steps.context import RunContext
 from kmlab.run.steps.outdated import give_up_if_outdated
-from kmlab.run.steps.results import Built, Results, StepResult
+from kmlab.run.steps.results import BuildStepResult, Results, StepResult
 
 
-def build(context: RunContext, so_far: Results) -> Sequence[Built]:
+def build(context: RunContext, so_far: Results) -> Sequence[BuildStepResult]:
     """Return the build, with the reason if it failed."""
     sandbox, deadline = context.sandbox_build, Deadline(context.build_patience)
     delivered: Mapping[str, str] = {}
@@ -31,7 +31,7 @@ def build(context: RunContext, so_far: Results) -> Sequence[Built]:
         step = timer.result(StepResult)
     give_up_if_outdated(context)
     return [
-        Built(
+        BuildStepResult(
             step.name,
             step.outcome,
             step.seconds,

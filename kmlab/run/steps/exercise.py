@@ -9,10 +9,10 @@ from kmlab.common.events import printable
 from kmlab.run.steps import guest_commands
 from kmlab.run.steps.context import RunContext
 from kmlab.run.steps.in_guest import run_in_guest
-from kmlab.run.steps.results import Exercised, Results
+from kmlab.run.steps.results import ExerciseStepResult, Results
 
 
-def exercise(context: RunContext, so_far: Results) -> Sequence[Exercised]:
+def exercise(context: RunContext, so_far: Results) -> Sequence[ExerciseStepResult]:
     """Run it as root in the module's folder; a code other than 0 is `test-failed`."""
     command = context.options.exercise or context.module.exercise
     loaded = so_far.loaded
@@ -31,7 +31,7 @@ def exercise(context: RunContext, so_far: Results) -> Sequence[Exercised]:
             tail = f": {printable(words[-1], 200)}" if words else ""
             facts["verdict"] = "test-failed"
             facts["reason"] = f"the exercise `{command}` ended with {answer.code}{tail}{_locked_down(context, words)}"
-    return [timer.result(Exercised, log=answer.text + answer.error_text, **facts)]
+    return [timer.result(ExerciseStepResult, log=answer.text + answer.error_text, **facts)]
 
 
 def _locked_down(context: RunContext, words: Sequence[str]) -> str:

@@ -19,10 +19,10 @@ from kmlab.run.steps.context import STATE_PATIENCE, RunContext
 from kmlab.run.steps.guest_commands import CommandResult
 from kmlab.run.steps.in_guest import run_in_guest
 from kmlab.run.steps.outdated import UnfitGuest
-from kmlab.run.steps.results import Loaded, Results
+from kmlab.run.steps.results import LoadStepResult, Results
 
 
-def load(context: RunContext, so_far: Results) -> Sequence[Loaded]:
+def load(context: RunContext, so_far: Results) -> Sequence[LoadStepResult]:
     """Load each module; stop at the first that is refused."""
     build = so_far.build
     loads = build.ok and {"load", "unload"} & set(context.options.steps)
@@ -34,7 +34,7 @@ def load(context: RunContext, so_far: Results) -> Sequence[Loaded]:
     context.wait_for_mark(context.console.begin)
     if context.console.deaf and not so_far.baseline.unused:
         raise UnfitGuest("its console had fallen silent")
-    results: list[Loaded] = []
+    results: list[LoadStepResult] = []
     for path, info in build.modules if "load" in context.options.steps else ():
         if not context.usable or any(result.outcome != "ok" for result in results):
             break
@@ -42,7 +42,7 @@ def load(context: RunContext, so_far: Results) -> Sequence[Loaded]:
     return results
 
 
-def _load(context: RunContext, so_far: Results, path: str, info: ModInfo, outside: Sequence[str]) -> Loaded:
+def _load(context: RunContext, so_far: Results, path: str, info: ModInfo, outside: Sequence[str]) -> LoadStepResult:
     position = context.console.position()
     with context.step("load") as timer:
         timer.stage.detail = info.name
@@ -54,7 +54,7 @@ def _load(context: RunContext, so_far: Results, path: str, info: ModInfo, outsid
         if not facts.get("guest_gone"):
             facts |= _load_facts(context, so_far, path, info, result, position)
             timer.stage.outcome = "failed" if facts.get("verdict") else "ok"
-    return timer.result(Loaded, path=path, info=info, **facts)
+    return timer.result(LoadStepResult, path=path, info=info, **facts)
 
 
 def _load_facts(

@@ -54,7 +54,7 @@ class Baseline(StepResult):
 
 
 @dataclass(frozen=True, slots=True)
-class Built(StepResult):
+class BuildStepResult(StepResult):
     """The result of a build, or of signing it."""
 
     build: BuildResult = field(default_factory=lambda: BuildResult(False, "", ""))
@@ -63,7 +63,7 @@ class Built(StepResult):
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded(StepResult):
+class LoadStepResult(StepResult):
     """The result of loading one module with insmod."""
 
     path: str = ""
@@ -75,14 +75,14 @@ class Loaded(StepResult):
 
 
 @dataclass(frozen=True, slots=True)
-class Exercised(StepResult):
+class ExerciseStepResult(StepResult):
     """The result of the user's own command."""
 
     log: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Unloaded(StepResult):
+class UnloadStepResult(StepResult):
     """The result of unloading one module with rmmod."""
 
     module: str = ""
@@ -120,22 +120,22 @@ class Results:
     @property
     def build(self) -> BuildResult:
         """Return the newest build: a signed one replaces the unsigned one before it."""
-        return next((step.build for step in reversed(self.all(Built))), BuildResult(False, "", ""))
+        return next((step.build for step in reversed(self.all(BuildStepResult))), BuildResult(False, "", ""))
 
     @property
     def delivered(self) -> Mapping[str, str]:
         """Return the files of the build that the guest already has."""
-        return next((step.delivered for step in reversed(self.all(Built))), {})
+        return next((step.delivered for step in reversed(self.all(BuildStepResult))), {})
 
     @property
-    def loaded(self) -> list[Loaded]:
+    def loaded(self) -> list[LoadStepResult]:
         """Return the modules that are loaded, or were."""
-        return [step for step in self.all(Loaded) if step.outcome == "ok"]
+        return [step for step in self.all(LoadStepResult) if step.outcome == "ok"]
 
     @property
     def left_loaded(self) -> list[str]:
         """Return the names of the modules that were loaded and not unloaded."""
-        unloaded = {step.module for step in self.all(Unloaded) if step.outcome == "ok"}
+        unloaded = {step.module for step in self.all(UnloadStepResult) if step.outcome == "ok"}
         return [step.info.name for step in self.loaded if step.info and step.info.name not in unloaded]
 
     @property
@@ -199,7 +199,7 @@ class Results:
     @property
     def exercise_log(self) -> str:
         """Return what the exercise printed."""
-        return "".join(step.log for step in self.all(Exercised))
+        return "".join(step.log for step in self.all(ExerciseStepResult))
 
 
 AFTERWARDS = "afterwards"

@@ -10,10 +10,10 @@ from kmlab.kernel.symbols.elf import MalformedModule
 from kmlab.run.build.make import deliver
 from kmlab.run.steps import guest_commands
 from kmlab.run.steps.context import RunContext
-from kmlab.run.steps.results import Built, Results
+from kmlab.run.steps.results import BuildStepResult, Results
 
 
-def sign(context: RunContext, so_far: Results) -> Sequence[Built]:
+def sign(context: RunContext, so_far: Results) -> Sequence[BuildStepResult]:
     """Sign on the host: the guest gets the signed modules, and never the key."""
     build, delivered, signer = so_far.build, so_far.delivered, context.signer
     guest, name, deadline = context.guest, context.module.name, Deadline(context.build_patience)
@@ -36,5 +36,5 @@ def sign(context: RunContext, so_far: Results) -> Sequence[Built]:
                 images = guest_commands.strip(guest, context.folder, list(images), deadline)
     if reason is not None:
         bad = dataclasses.replace(build, ok=False, reason=reason)
-        return [timer.result(Built, build=bad, verdict="build-failed", reason=reason)]
-    return [timer.result(Built, build=dataclasses.replace(build, images=images), delivered=delivered)]
+        return [timer.result(BuildStepResult, build=bad, verdict="build-failed", reason=reason)]
+    return [timer.result(BuildStepResult, build=dataclasses.replace(build, images=images), delivered=delivered)]

@@ -14,12 +14,12 @@ from kmlab.run.steps import guest_commands
 from kmlab.run.steps.context import STATE_PATIENCE, RunContext
 from kmlab.run.steps.guest_commands import CommandResult
 from kmlab.run.steps.in_guest import run_in_guest
-from kmlab.run.steps.results import Results, Unloaded
+from kmlab.run.steps.results import Results, UnloadStepResult
 
 
-def unload(context: RunContext, so_far: Results) -> Sequence[Unloaded]:
+def unload(context: RunContext, so_far: Results) -> Sequence[UnloadStepResult]:
     """Unload this run's modules, or with `kmlab unload` an earlier run's; stop at the first failure."""
-    results: list[Unloaded] = []
+    results: list[UnloadStepResult] = []
     for info, hidden in reversed(_to_unload(context, so_far)):
         if not context.usable or any(result.outcome != "ok" for result in results):
             break
@@ -37,7 +37,7 @@ def _to_unload(context: RunContext, so_far: Results) -> list[tuple[ModInfo, bool
     return [(step.info, step.hidden) for step in so_far.loaded if step.info]
 
 
-def _unload(context: RunContext, so_far: Results, info: ModInfo, hidden: bool) -> Unloaded:
+def _unload(context: RunContext, so_far: Results, info: ModInfo, hidden: bool) -> UnloadStepResult:
     with context.step("unload") as timer:
         timer.stage.detail = info.name
         command = functools.partial(guest_commands.unload, context.guest, info.name)
@@ -45,7 +45,7 @@ def _unload(context: RunContext, so_far: Results, info: ModInfo, hidden: bool) -
         if not facts.get("guest_gone"):
             facts |= _unload_facts(context, so_far, info, hidden, result)
             timer.stage.outcome = "failed" if facts.get("verdict") else "ok"
-    return timer.result(Unloaded, module=info.name, **facts)
+    return timer.result(UnloadStepResult, module=info.name, **facts)
 
 
 def _unload_facts(
