@@ -41,7 +41,7 @@ def main(home: Path) -> int:
     return failed
 
 
-def newest(source: Published) -> catalog.Pin:
+def newest(source: PublishedImageSource) -> catalog.Pin:
     """Return the pin of a publisher's newest release; the present one if there is no newer."""
     deadline = Deadline(PATIENCE)
     old = source.pin
@@ -68,7 +68,7 @@ def newest(source: Published) -> catalog.Pin:
     return catalog.Pin(serial=serial, digest=digest_in(sums, name, folder))
 
 
-def listed(source: Published, deadline: Deadline) -> list[str]:
+def listed(source: PublishedImageSource, deadline: Deadline) -> list[str]:
     """Return the serials of a publisher's dated folders, from the web server's page of the folder above."""
     above, _, last = source.publisher.dated.rpartition("/")
     page = download.read(f"{source.server}/{above}/", deadline, limit=LISTING_LIMIT).decode("utf-8", "replace")

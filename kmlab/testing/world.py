@@ -52,33 +52,19 @@ class World(WorldState):
     def _connect(self, port: int, host_key: str, identity: Path, deadline: Deadline) -> Iterator[Shell]:
         if "shell" in self.refusals:
             raise self.refusals["shell"]
-<<<<<<< HEAD
-        found = [m for m in list(self.machines.values()) if m.port == port and m.runs and not m.panicked]
-        if not found or host_key != HOST_KEY:
-            raise GuestUnreachable(f"no answer on ssh (127.0.0.1:{port}): no server listens")
-        yield FakeShell(self, found[0])
-=======
         machines = [m for m in list(self.machines.values()) if m.port == port and m.runs and not m.panicked]
         if not machines or host_key != HOST_KEY:
-            raise GuestUnreachable(f"no answer on ssh (127.0.0.1:{port}): nothing listens")
+            raise GuestUnreachable(f"no answer on ssh (127.0.0.1:{port}): no server listens")
         yield FakeShell(self, machines[0])
->>>>>>> d1adf4a (Nouns for variables in reports, tools, benchmarks and fakes; a crash log is no report)
 
     @contextlib.contextmanager
     def _reach(self, path: Path, deadline: Deadline) -> Iterator[Shell]:
         if "agent" in self.refusals:
             raise self.refusals["agent"]
-<<<<<<< HEAD
-        found = [m for m in list(self.machines.values()) if m.channel == path and m.runs]
-        if not found:
-            raise GuestUnreachable(f"cannot connect to the guest's agent ({path})")
-        yield FakeShell(self, found[0])
-=======
         machines = [m for m in list(self.machines.values()) if m.channel == path and m.runs]
         if not machines:
-            raise GuestUnreachable(f"no way to the guest's agent ({path})")
+            raise GuestUnreachable(f"cannot connect to the guest's agent ({path})")
         yield FakeShell(self, machines[0])
->>>>>>> d1adf4a (Nouns for variables in reports, tools, benchmarks and fakes; a crash log is no report)
 
     def _build_image(
         self, image: PackageImage, target: Path, deadline: Deadline, on_line: Callable[[str], None]
