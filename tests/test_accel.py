@@ -1,4 +1,4 @@
-"""Which accelerator guests get: a device that opens is not yet one that works."""
+"""Test the choice of the accelerator: a device that opens need not work."""
 
 from __future__ import annotations
 
@@ -48,28 +48,28 @@ def test_without_the_device_guests_are_emulated() -> None:
     assert "there is no /dev/kvm" in found.why
 
 
-def test_a_device_that_may_not_be_opened_says_what_to_do() -> None:
+def test_a_device_without_permission_gives_the_remedy() -> None:
     found = decided(fails(PermissionError))
     assert found.name == "tcg"
     assert found.why == "/dev/kvm cannot be opened (Permission denied): add yourself to the group kvm"
 
 
-def test_a_device_that_opens_but_runs_nothing_is_not_taken() -> None:
+def test_a_device_that_opens_but_runs_nothing_is_not_used() -> None:
     found = decided(opens, takes(tcg=0.2, kvm=None))
     assert found.name == "tcg"
     assert found.why == "/dev/kvm opens, but ran nothing in 2.0 s (tcg: 0.20 s)"
 
 
-def test_kvm_that_is_slower_than_emulation_is_not_taken() -> None:
+def test_kvm_that_is_slower_than_emulation_is_not_used() -> None:
     found = decided(opens, takes(tcg=0.2, kvm=0.5))
     assert (found.name, found.why) == ("tcg", "kvm took 0.50 s, tcg only 0.20 s for the same work")
 
 
-def test_kvm_that_works_is_taken() -> None:
+def test_kvm_that_works_is_used() -> None:
     assert decided(opens, takes(tcg=0.2, kvm=0.1)) == accel.Acceleration("kvm", "measured: kvm 0.10 s, tcg 0.20 s")
 
 
-def test_kvm_gets_longer_where_emulation_is_slow() -> None:
+def test_kvm_gets_more_time_if_emulation_is_slow() -> None:
     asked: list[float] = []
 
     def seconds(name: str, arch: str, deadline: Deadline) -> float | None:
@@ -84,7 +84,7 @@ def test_a_guest_of_another_architecture_is_emulated() -> None:
     assert decided(opens, arch="aarch64").why == "the guest is aarch64, this host is x86_64"
 
 
-def test_a_qemu_that_runs_nothing_at_all_is_an_error() -> None:
+def test_a_qemu_that_runs_nothing_is_an_error() -> None:
     with pytest.raises(LabError, match="QEMU does not work"):
         decided(opens, takes(tcg=None))
 
@@ -103,7 +103,7 @@ def test_the_firmware_does_its_work_in_a_real_qemu() -> None:
         assert took is not None and took < 30
 
 
-def test_what_lab_yaml_says_is_not_measured(xdg: Path) -> None:
+def test_accel_tcg_in_lab_yaml_is_not_measured(xdg: Path) -> None:
     assert accel.choose("tcg") == accel.Acceleration("tcg", "set in lab.yaml")
     assert accel.last_choice("tcg") == accel.choose("tcg")
     assert not paths.acceleration().exists()
@@ -119,13 +119,13 @@ def test_a_choice_is_remembered_for_this_boot_of_the_host(xdg: Path) -> None:
     assert accel.choose("kvm").name == "kvm"
 
 
-def test_a_choice_of_another_boot_counts_as_none(xdg: Path) -> None:
+def test_a_choice_of_another_boot_is_ignored(xdg: Path) -> None:
     paths.write_json(paths.acceleration(), {"0123456789abcdef": {"name": "kvm", "why": "long ago"}})
     assert accel.last_choice("auto") is None
     assert accel.choose("auto").why != "long ago"
 
 
-def test_kvm_that_was_asked_for_and_is_not_there_is_an_error(xdg: Path) -> None:
+def test_accel_kvm_without_kvm_is_an_error(xdg: Path) -> None:
     accel.choose("auto")
     known = json.loads(paths.acceleration().read_text())
     paths.write_json(paths.acceleration(), {key: {"name": "tcg", "why": "there is no /dev/kvm"} for key in known})
@@ -141,7 +141,7 @@ def test_emulation_has_smm_and_arm64_has_none() -> None:
 
 
 @pytest.mark.parametrize(("answer", "smm"), [(1, True), (0, False), (OSError(25, "not a KVM"), False)])
-def test_of_kvm_smm_is_asked(monkeypatch: pytest.MonkeyPatch, answer: int | OSError, smm: bool) -> None:
+def test_kvm_is_queried_for_smm(monkeypatch: pytest.MonkeyPatch, answer: int | OSError, smm: bool) -> None:
     def ioctl(device: int, request: int, argument: int) -> int:
         assert (request, argument) == (0xAE03, 117)
         if isinstance(answer, OSError):

@@ -1,4 +1,4 @@
-"""The channel to a guest's agent: the real program, compiled here, at the other end of a terminal instead of a port."""
+"""Test the channel to a guest's agent, with the real program at the other end of a terminal."""
 
 from __future__ import annotations
 
@@ -108,22 +108,22 @@ def test_a_command_s_code_and_both_of_its_streams_come_back(shell: Shell) -> Non
     assert (answer.code, answer.out, answer.err, answer.lost) == (3, b"out\n", b"err\n", False)
 
 
-def test_a_signal_is_told_as_a_shell_tells_it(shell: Shell) -> None:
+def test_a_signal_gives_the_exit_code_of_a_shell(shell: Shell) -> None:
     assert shell.run("kill -9 $$", Deadline(30)).code == 137
 
 
-def test_what_a_command_is_given_arrives_whole_and_so_does_what_it_says(shell: Shell) -> None:
+def test_input_and_output_arrive_complete(shell: Shell) -> None:
     given = secrets.token_bytes(3_000_000)
     answer = shell.run("cat", Deadline(60), data=given)
     assert answer.ok and answer.out == given
 
 
-def test_a_command_that_does_not_read_its_input_ends_all_the_same(shell: Shell) -> None:
+def test_a_command_that_does_not_read_its_input_still_ends(shell: Shell) -> None:
     assert shell.run("true", Deadline(30), data=bytes(1_000_000)).ok
     assert shell.run("echo here", Deadline(30)).text == "here\n"
 
 
-def test_commands_run_beside_one_another(shell: Shell, tmp_path: Path) -> None:
+def test_commands_run_in_parallel(shell: Shell, tmp_path: Path) -> None:
     found: list[int | None] = []
     wait = f"while [ ! -e {tmp_path}/go ]; do sleep 0.02; done; exit 7"
     waiting = threading.Thread(target=lambda: found.append(shell.run(wait, Deadline(30)).code))
@@ -133,7 +133,7 @@ def test_commands_run_beside_one_another(shell: Shell, tmp_path: Path) -> None:
     assert found == [7]
 
 
-def test_output_is_heard_as_it_comes(shell: Shell, tmp_path: Path) -> None:
+def test_output_is_reported_immediately(shell: Shell, tmp_path: Path) -> None:
     def hear(chunk: bytes) -> None:
         (tmp_path / "heard").touch()
 
@@ -141,7 +141,7 @@ def test_output_is_heard_as_it_comes(shell: Shell, tmp_path: Path) -> None:
     assert shell.run(line, Deadline(30), on_output=hear).out == b"first\nsecond\n"
 
 
-def test_the_agent_reads_files_itself_each_under_its_title(shell: Shell, tmp_path: Path) -> None:
+def test_the_agent_reads_files_itself_each_after_its_header(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "one").write_text("1\n")
     (tmp_path / ".two").write_text("2\n")
     (tmp_path / "large").write_bytes(b"x" * 300_000)
@@ -153,13 +153,13 @@ def test_the_agent_reads_files_itself_each_under_its_title(shell: Shell, tmp_pat
     assert shell.read_files([], Deadline(30)).out == b""
 
 
-def test_the_kernel_s_log_is_read_from_where_it_was_when_the_connection_opened(shell: Shell) -> None:
+def test_the_kernel_s_log_is_read_from_the_opening_of_the_connection_on(shell: Shell) -> None:
     answer = shell.kernel_log(Deadline(30))
     assert answer.code in (0, errno.ENODEV, errno.EPIPE)
     assert shell.run("echo here", Deadline(30)).text == "here\n"
 
 
-def test_a_command_that_does_not_end_is_given_up_at_its_deadline_or_when_asked(shell: Shell) -> None:
+def test_a_command_that_does_not_end_is_abandoned_at_its_deadline_or_on_request(shell: Shell) -> None:
     assert shell.run("echo begun; sleep 1000", Deadline(0.5)).out == b"begun\n"
     abandon = threading.Event()
     abandon.set()
@@ -167,7 +167,7 @@ def test_a_command_that_does_not_end_is_given_up_at_its_deadline_or_when_asked(s
     assert shell.run("echo here", Deadline(30)).text == "here\n"
 
 
-def test_nothing_that_it_started_outlives_a_connection(path: Path, tmp_path: Path) -> None:
+def test_no_process_outlives_its_connection(path: Path, tmp_path: Path) -> None:
     with agent.connected(path, Deadline(30)) as shell:
         shell.run(f"echo $$ > {tmp_path}/pid; exec sleep 1000", Deadline(0.5))
     with agent.connected(path, Deadline(30)):
@@ -178,7 +178,7 @@ def test_nothing_that_it_started_outlives_a_connection(path: Path, tmp_path: Pat
         assert not Path(f"/proc/{number}").exists()
 
 
-def test_what_an_agent_that_died_was_asked_has_no_answer_and_is_not_waited_for(port: Port, path: Path) -> None:
+def test_commands_of_a_dead_agent_end_without_an_answer(port: Port, path: Path) -> None:
     def die(content: bytes) -> None:
         port.agent.kill()
         port.agent.communicate()
@@ -191,7 +191,7 @@ def test_what_an_agent_that_died_was_asked_has_no_answer_and_is_not_waited_for(p
         assert shell.run("echo here", Deadline(30)).text == "here\n"
 
 
-def test_an_end_that_was_cut_off_in_the_middle_of_a_word_does_not_disturb_the_next(path: Path) -> None:
+def test_a_truncated_frame_does_not_disturb_the_next_connection(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as rude:
         rude.connect(str(path))
         rude.sendall(agent._frame("r", 1, b"x" * 5000)[:-100])
@@ -200,7 +200,7 @@ def test_an_end_that_was_cut_off_in_the_middle_of_a_word_does_not_disturb_the_ne
         assert shell.run("echo here", Deadline(30)).text == "here\n"
 
 
-def test_noise_from_a_guest_is_passed_over_and_bounded() -> None:
+def test_noise_from_a_guest_is_skipped_and_limited() -> None:
     here, there = socket.socketpair()
     shell = AgentShell(here)
 
@@ -216,7 +216,7 @@ def test_noise_from_a_guest_is_passed_over_and_bounded() -> None:
     shell.close()
 
 
-def test_nobody_at_the_other_end_is_said(tmp_path: Path) -> None:
+def test_a_missing_agent_is_reported(tmp_path: Path) -> None:
     with (
         pytest.raises(GuestUnreachable, match="cannot connect to the guest's agent"),
         agent.connected(tmp_path / "none", Deadline(1)),

@@ -1,4 +1,4 @@
-"""An image's archive, asked by the real apt: a signed archive on a local server, and an image that trusts its key."""
+"""Test queries of an image's archive with the real apt: a signed archive on a local server, an image with its key."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ KERNEL = {
 STATUS = "Package: kmod\nStatus: install ok installed\nVersion: 1\nArchitecture: amd64\nMaintainer: x\nDescription: x\n"
 
 
-def test_what_the_image_lacks_is_fetched_and_nothing_else(xdg: Path, distribution: Distribution) -> None:
+def test_only_packages_that_the_image_does_not_have_are_fetched(xdg: Path, distribution: Distribution) -> None:
     key = distribution.new_key("archive")
     distribution.publish("tin", KERNEL)
     disk = image(
@@ -140,9 +140,7 @@ def test_what_the_image_lacks_is_fetched_and_nothing_else(xdg: Path, distributio
     assert names == ["gcc-12", f"linux-headers-{RELEASE}", f"linux-image-{RELEASE}", "linux-kbuild-6.1"]
 
 
-def test_a_further_suite_lies_beside_the_image_s_own_and_is_verified_with_the_same_key(
-    xdg: Path, distribution: Distribution
-) -> None:
+def test_an_extra_suite_of_the_same_server_is_verified_with_the_same_key(xdg: Path, distribution: Distribution) -> None:
     key = distribution.new_key("archive")
     distribution.publish("tin", {"kmod": ""})
     distribution.publish("tin-backports", KERNEL)
@@ -165,7 +163,7 @@ def test_a_further_suite_lies_beside_the_image_s_own_and_is_verified_with_the_sa
 
 
 @pytest.mark.parametrize("options", ["", "[trusted=yes] ", "[allow-insecure=yes] "])
-def test_an_archive_signed_by_another_key_is_refused_whatever_the_image_says(
+def test_an_archive_signed_by_another_key_is_always_refused(
     xdg: Path, distribution: Distribution, options: str
 ) -> None:
     key = distribution.new_key("archive")
@@ -177,7 +175,7 @@ def test_an_archive_signed_by_another_key_is_refused_whatever_the_image_says(
         opened(xdg, disk)
 
 
-def test_an_index_or_a_package_that_was_altered_is_refused(xdg: Path, distribution: Distribution) -> None:
+def test_a_changed_index_or_package_is_refused(xdg: Path, distribution: Distribution) -> None:
     key = distribution.new_key("archive")
     distribution.publish("tin", KERNEL)
     source = f"deb {distribution.uri} tin main\n"
@@ -193,7 +191,7 @@ def test_an_index_or_a_package_that_was_altered_is_refused(xdg: Path, distributi
         Archive(xdg / "anew", "x86_64").update(disk, (), Deadline(SOON), lambda _: None)
 
 
-def test_no_program_that_an_image_names_is_run_and_no_link_out_of_it_followed(
+def test_no_program_of_an_image_s_configuration_runs_and_no_link_out_of_it_is_followed(
     xdg: Path, distribution: Distribution
 ) -> None:
     key = distribution.new_key("archive")
@@ -214,9 +212,9 @@ def test_no_program_that_an_image_names_is_run_and_no_link_out_of_it_followed(
     assert [path.name for path in (xdg / "lists/root/etc/apt/trusted.gpg.d").iterdir()] == ["archive.gpg"]
 
 
-def test_an_image_without_a_source_on_the_network_says_so(xdg: Path) -> None:
+def test_an_image_without_a_source_on_the_network_is_an_error(xdg: Path) -> None:
     disk = image(xdg, {"etc/apt/sources.list": "deb file:/srv/mirror tin main\ndeb cdrom:[x]/ tin main\n"})
-    with pytest.raises(LabError, match="no source of packages in /etc/apt of this image"):
+    with pytest.raises(LabError, match="/etc/apt of this image has no package source"):
         opened(xdg, disk)
 
 

@@ -1,4 +1,4 @@
-"""A guest's architecture is the image's, by the person's word or the catalogue's; the host is asked last."""
+"""Test that a guest's architecture comes from lab.yaml or the catalogue, and only then from the host."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def arch(folder: Path, image: str) -> str:
     return guest_image_source(lab, lab.guest("one"))[1].arch
 
 
-def test_where_the_catalogue_has_several_and_nobody_says_which_it_is_the_host_s(tmp_path: Path) -> None:
+def test_the_default_of_several_architectures_is_the_host_s(tmp_path: Path) -> None:
     assert arch(tmp_path, "debian-12") == arch(tmp_path, "{name: debian-12}") == HOST
 
 
-def test_the_person_s_word_comes_first(tmp_path: Path) -> None:
+def test_arch_in_lab_yaml_takes_precedence(tmp_path: Path) -> None:
     assert arch(tmp_path, f"{{name: debian-12, arch: {OTHER}}}") == OTHER
     assert arch(tmp_path, f"{{name: ubuntu-24.04, arch: {OTHER}}}") == OTHER
     assert arch(tmp_path, f"{{path: x.qcow2, family: debian, arch: {OTHER}}}") == OTHER
 
 
-def test_an_image_for_one_architecture_is_taken_for_that_whatever_the_host_is(tmp_path: Path) -> None:
+def test_an_image_for_one_architecture_uses_it_on_every_host(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     text = ENTRY.read_text()
     head, body = text.split("architectures:\n")
@@ -49,12 +49,12 @@ def test_an_image_for_one_architecture_is_taken_for_that_whatever_the_host_is(tm
         arch(tmp_path, f"{{name: only, arch: {HOST}}}")
 
 
-def test_a_word_that_is_no_architecture_is_said_with_those_there_are(tmp_path: Path) -> None:
+def test_an_unknown_architecture_is_reported_with_the_available_ones(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"lab\.yaml:3: 'arch' .*x86_64.*aarch64"):
         arch(tmp_path, "{name: debian-12, arch: arm}")
 
 
-def test_an_image_is_built_for_the_architecture_that_was_asked_for(xdg: Path) -> None:
+def test_an_image_is_built_for_the_requested_architecture(xdg: Path) -> None:
     with World() as world:
         path = lifecycle.build_image(world.host, "debian-12", None, silent, OTHER)
         assert path.parent.name.startswith(f"debian-12-{OTHER}-")
@@ -62,7 +62,7 @@ def test_an_image_is_built_for_the_architecture_that_was_asked_for(xdg: Path) ->
         assert found == [] and world.asked.count("build-image") == 1
 
 
-def test_one_place_alone_asks_for_the_host_s_architecture_and_those_that_run_on_it() -> None:
+def test_only_known_places_query_the_host_s_architecture() -> None:
     """Whether the host's programs can be run is the host's to say: a sandbox, and what doctor finds."""
     home = Path(kmlab.__file__).parent
     asking = set()

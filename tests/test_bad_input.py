@@ -1,4 +1,4 @@
-"""Trouble of the host's: each ends in one clear error, and leaves nothing half-made behind."""
+"""Test problems of the host: each ends in one clear error and leaves nothing incomplete."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def alter(path: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("home", ["state", "cache"])
-def test_a_state_or_cache_folder_that_is_a_file_is_said(xdg: Path, world: World, lab: Lab, home: str) -> None:
+def test_a_state_or_cache_folder_that_is_a_file_is_reported(xdg: Path, world: World, lab: Lab, home: str) -> None:
     (xdg / home).write_text("")
     error = refused(LabError, lambda: up(world, lab))
     assert error.message.startswith(f"{xdg / home}/kmlab")
@@ -70,7 +70,7 @@ def test_a_state_or_cache_folder_that_is_a_file_is_said(xdg: Path, world: World,
     assert error.hint is not None and "XDG_STATE_HOME" in error.hint
 
 
-def test_a_path_that_is_too_long_for_a_socket_is_said_before_libvirt_is_asked(xdg: Path) -> None:
+def test_a_path_that_is_too_long_for_a_socket_is_reported_before_libvirt_starts(xdg: Path) -> None:
     root = xdg / ("x" * 90) / "v"
 
     def open_it() -> None:
@@ -82,7 +82,7 @@ def test_a_path_that_is_too_long_for_a_socket_is_said_before_libvirt_is_asked(xd
     assert not root.exists()
 
 
-def test_a_program_that_is_missing_is_said_with_its_package(
+def test_a_missing_program_is_reported_with_its_package(
     world: World, lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -92,7 +92,7 @@ def test_a_program_that_is_missing_is_said_with_its_package(
     assert world.asked == []
 
 
-def test_no_room_for_the_image_is_said_before_it_is_built(
+def test_a_full_disk_is_reported_before_the_image_is_built(
     world: World, lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Space(100 << 30, 99 << 30, 1 << 30))
@@ -116,7 +116,7 @@ def test_a_disk_that_fills_while_a_base_is_baked_is_one_error_and_the_next_one_w
     up(world, lab)
 
 
-def test_a_disk_that_fills_while_a_checkpoint_boots_is_said_at_once_and_the_next_one_works(
+def test_a_disk_that_fills_while_a_checkpoint_boots_is_reported_at_once_and_the_next_one_works(
     world: World, lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     up(world, lab)
@@ -132,7 +132,7 @@ def test_a_disk_that_fills_while_a_checkpoint_boots_is_said_at_once_and_the_next
     up(world, lab)
 
 
-def test_memory_that_finds_no_room_when_it_is_saved_says_what_to_do() -> None:
+def test_a_full_disk_while_memory_is_saved_gives_the_remedy() -> None:
     said = (
         "operation failed: /usr/lib/libvirt/libvirt_iohelper: failure with /c/memory: "
         "Unable to write /c/memory: No space left on device"
@@ -162,7 +162,7 @@ def test_a_bake_that_is_interrupted_leaves_nothing_and_the_next_one_works(world:
     up(world, lab)
 
 
-def test_what_a_killed_kmlab_left_half_made_is_swept(world: World, lab: Lab) -> None:
+def test_incomplete_artifacts_of_a_killed_kmlab_are_removed(world: World, lab: Lab) -> None:
     up(world, lab)
     key = only("bases/*").name
     left = paths.work() / f"{key}.abcdef"
@@ -177,7 +177,7 @@ def test_what_a_killed_kmlab_left_half_made_is_swept(world: World, lab: Lab) -> 
 
 @pytest.mark.parametrize("pattern", ["images/*/image.json", "bases/*/base.json", "checkpoints/*/checkpoint.json"])
 @pytest.mark.parametrize("content", [b"", b'{"sha256": "00', b"\xff\xfe", b"[]", b'{"release": "6.1"}'])
-def test_a_damaged_record_is_said_with_the_remedy(world: World, lab: Lab, pattern: str, content: bytes) -> None:
+def test_a_damaged_record_is_reported_with_the_remedy(world: World, lab: Lab, pattern: str, content: bytes) -> None:
     up(world, lab)
     record = only(pattern)
     alter(record, content)
@@ -189,7 +189,7 @@ def test_a_damaged_record_is_said_with_the_remedy(world: World, lab: Lab, patter
 
 
 @pytest.mark.parametrize("pattern", ["images/*/disk.qcow2", "bases/*/disk.qcow2", "checkpoints/*/memory"])
-def test_a_file_of_the_cache_that_was_cut_short_is_said(world: World, lab: Lab, pattern: str) -> None:
+def test_a_truncated_file_of_the_cache_is_reported(world: World, lab: Lab, pattern: str) -> None:
     up(world, lab)
     file = only(pattern)
     size = file.stat().st_size
@@ -199,7 +199,7 @@ def test_a_file_of_the_cache_that_was_cut_short_is_said(world: World, lab: Lab, 
 
 
 @pytest.mark.parametrize("pattern", ["images/*/disk.qcow2", "bases/*/disk.qcow2", "checkpoints/*/memory"])
-def test_a_file_of_the_cache_that_was_altered_is_said(world: World, lab: Lab, pattern: str) -> None:
+def test_a_changed_file_of_the_cache_is_reported(world: World, lab: Lab, pattern: str) -> None:
     up(world, lab)
     file = only(pattern)
     alter(file, b"\xee" * file.stat().st_size)
@@ -214,14 +214,14 @@ def test_a_file_that_was_only_copied_is_still_good(world: World, lab: Lab) -> No
     up(world, lab)
 
 
-def test_a_file_of_the_cache_that_is_gone_is_said(world: World, lab: Lab) -> None:
+def test_a_missing_file_of_the_cache_is_reported(world: World, lab: Lab) -> None:
     up(world, lab)
     only("checkpoints/*/memory").unlink()
     error = refused(ImageError, lambda: up(world, lab))
     assert error.message.endswith("memory: No such file or directory")
 
 
-def test_verify_reads_every_byte_even_where_size_and_time_are_right(world: World, lab: Lab) -> None:
+def test_verify_reads_every_byte_even_if_size_and_time_are_right(world: World, lab: Lab) -> None:
     up(world, lab)
     assert [problem for _, problem in cache.verify(silent, None)] == [None, None, None]
     file = only("images/*/disk.qcow2")
@@ -233,7 +233,7 @@ def test_verify_reads_every_byte_even_where_size_and_time_are_right(world: World
     ]
 
 
-def test_prune_keeps_what_a_guest_stands_on_and_takes_the_rest(world: World, lab: Lab) -> None:
+def test_prune_keeps_what_a_guest_uses_and_removes_the_rest(world: World, lab: Lab) -> None:
     up(world, lab)
     assert cache.prune() == ([], 0)
     lifecycle.destroy_lab(world.host, lab, [], all_state=False, report=silent)
@@ -256,7 +256,7 @@ def test_a_damaged_record_of_a_guest_only_costs_a_restore(world: World, lab: Lab
     assert len([m for m in world.machines.values() if m.runs]) == 1
 
 
-def test_an_image_of_the_lab_that_is_not_there_is_said_before_anything_is_made(xdg: Path, world: World) -> None:
+def test_a_missing_image_of_the_lab_is_reported_before_anything_is_made(xdg: Path, world: World) -> None:
     (xdg / "lab.yaml").write_text("name: t\nguests:\n  g: {image: debain-12}\n")
     lab = load_lab(xdg / "lab.yaml")
 

@@ -1,4 +1,4 @@
-"""bake.sh, run as it is in a container where apt, dpkg and the boot loader are stand-ins that tell what was asked."""
+"""Test bake.sh in a container whose apt, dpkg and boot loader are stand-ins that record their calls."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_the_headers_of_the_running_kernel_are_installed(tmp_path: Path) -> None
     assert not any(name.startswith("linux-modules-extra") for name in baked.installed())
 
 
-def test_further_modules_are_installed_where_the_archive_has_them(tmp_path: Path) -> None:
+def test_extra_modules_are_installed_if_the_archive_has_them(tmp_path: Path) -> None:
     extra = f"linux-modules-extra-{RUNNING}"
     assert extra in bake(tmp_path, offered=(f"linux-headers-{RUNNING}", extra)).installed()
 
@@ -139,7 +139,7 @@ def test_debian_asks_for_no_such_package(tmp_path: Path) -> None:
     assert baked.said[-1] == f"done {RUNNING}" and extra not in baked.installed()
 
 
-def test_headers_that_left_the_archive_bring_a_newer_kernel_with_its_own_and_that_is_told(tmp_path: Path) -> None:
+def test_a_kernel_whose_headers_left_the_archive_is_replaced_by_a_newer_one_with_a_note(tmp_path: Path) -> None:
     baked = bake(tmp_path, offered=(f"linux-headers-{NEWER}",), newer=NEWER)
     assert baked.said[-1] == f"done {NEWER}", baked.said
     assert {"linux-image-virtual", "linux-headers-virtual"} <= baked.installed()
@@ -147,7 +147,7 @@ def test_headers_that_left_the_archive_bring_a_newer_kernel_with_its_own_and_tha
     assert RUNNING in note and NEWER in note and "restarts" in note
 
 
-def test_where_no_package_follows_the_flavour_s_newest_kernel_it_is_taken_by_the_name_of_the_flavour(
+def test_without_a_metapackage_the_newest_kernel_of_the_flavour_is_found_by_its_name(
     tmp_path: Path,
 ) -> None:
     # As dpkg-query said it in an image of Debian's that came with one kernel and without linux-image-cloud-amd64.
@@ -168,12 +168,12 @@ def test_without_a_newer_kernel_it_is_an_error(tmp_path: Path) -> None:
     assert "nor a kernel newer than" in bake(tmp_path, offered=()).error
 
 
-def test_a_package_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_package_is_named(tmp_path: Path) -> None:
     baked = bake(tmp_path, offered=(f"linux-headers-{RUNNING}",), packages=("make", "no-such-package"))
     assert "Unable to locate package no-such-package" in baked.error
 
 
-def test_nobody_has_a_password_and_nothing_runs_by_itself(tmp_path: Path) -> None:
+def test_no_user_has_a_password_and_no_timer_runs(tmp_path: Path) -> None:
     baked = bake(tmp_path, offered=(f"linux-headers-{RUNNING}",))
     assert {"usermod --password * root", "usermod --password * ubuntu"} <= set(baked.told)
     units = tmp_path / "root/etc/systemd/system"

@@ -1,4 +1,4 @@
-"""What can be booted: every entry loads, and what is not there is said with the nearest that is."""
+"""Test the catalogue: every entry loads, and an unknown name is reported with the nearest one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_every_image_loads_and_its_family_has_a_recipe(name: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_recipe_says_how_to_bake_and_when_it_is_idle(family: str) -> None:
+def test_every_recipe_has_scripts_for_baking_and_for_idling(family: str) -> None:
     recipe = catalog.load_recipe(family)
     assert recipe.user_data and recipe.bake and recipe.idle
     assert "{release}" in recipe.headers
@@ -42,7 +42,7 @@ def test_every_recipe_says_how_to_bake_and_when_it_is_idle(family: str) -> None:
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_a_published_image_is_there_for_both_architectures_in_the_publisher_s_layout(name: str) -> None:
+def test_a_published_image_has_both_architectures_in_the_publisher_s_layout(name: str) -> None:
     image = catalog.load_image(name)
     if image.publisher is None:
         return
@@ -56,7 +56,7 @@ def test_a_published_image_is_there_for_both_architectures_in_the_publisher_s_la
         assert key.keyring.is_file() and key.origin
 
 
-def test_a_recipe_takes_from_the_one_it_is_like_whatever_it_does_not_say() -> None:
+def test_a_recipe_inherits_missing_fields_from_the_one_it_is_like() -> None:
     ubuntu, debian = catalog.load_recipe("ubuntu"), catalog.load_recipe("debian")
     assert ubuntu.family == "ubuntu"
     assert ubuntu.optional == ("linux-modules-extra-{release}",)
@@ -92,13 +92,15 @@ def test_an_entry_that_would_leave_its_place_or_its_word_is_refused(tmp_path: Pa
         catalog.load_image("a", tmp_path)
 
 
-def test_an_unknown_image_is_said_with_its_place_and_the_nearest_name() -> None:
+def test_an_unknown_image_is_reported_with_its_place_and_the_nearest_name() -> None:
     with pytest.raises(ConfigError, match=r"^lab\.yaml:4: unknown image 'debain-12'$") as caught:
         catalog.load_image("debain-12", None, "lab.yaml:4")
     assert caught.value.hint is not None and "debian-12" in caught.value.hint
 
 
-def test_a_guest_s_unknown_image_is_said_with_the_line_in_lab_yaml(xdg: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_guest_s_unknown_image_is_reported_with_the_line_in_lab_yaml(
+    xdg: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(xdg)
     (xdg / "lab.yaml").write_text("name: a\nguests:\n  g:\n    cpus: 1\n    image: debian-1\n")
     lab = load_lab(Path("lab.yaml"))
@@ -112,7 +114,7 @@ def test_an_unknown_recipe_says_where_to_write_one() -> None:
     assert caught.value.hint == "write guests/plan9/recipe.yaml next to lab.yaml"
 
 
-def test_a_lab_s_own_image_wins(tmp_path: Path) -> None:
+def test_a_lab_s_own_image_takes_precedence(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     text = (HOME / "images" / "debian-12.yaml").read_text().replace('release: "12"', 'release: "mine"')
     (tmp_path / "images" / "debian-12.yaml").write_text(text)
@@ -122,7 +124,7 @@ def test_a_lab_s_own_image_wins(tmp_path: Path) -> None:
     assert "own" in catalog.image_names(tmp_path)
 
 
-def test_an_entry_with_an_unknown_key_is_said_with_file_and_line(
+def test_an_entry_with_an_unknown_key_is_reported_with_file_and_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -133,13 +135,13 @@ def test_an_entry_with_an_unknown_key_is_said_with_file_and_line(
         catalog.load_image("own", tmp_path)
 
 
-def test_an_architecture_that_an_image_lacks_is_said_with_those_it_has() -> None:
+def test_a_missing_architecture_is_reported_with_the_available_ones() -> None:
     with pytest.raises(ConfigError, match="image 'debian-12' is not available for riscv64") as caught:
         catalog.find_architecture(catalog.load_image("debian-12"), "riscv64")
     assert caught.value.hint == "available for: x86_64, aarch64"
 
 
-def test_what_builds_need_is_in_the_image_already() -> None:
+def test_the_image_already_has_what_builds_need() -> None:
     image, recipe = catalog.load_image("debian-12"), catalog.load_recipe("debian")
     source = catalog.find_architecture(image, "x86_64").packages
     assert source is not None
@@ -173,7 +175,7 @@ def test_the_first_boot_does_what_is_done_to_an_unpacked_system() -> None:
         ({"user-data.yaml": "users: [me]", "configure.sh": "useradd me"}, False),
     ],
 )
-def test_what_only_a_first_boot_runs_is_not_passed_over(files: dict[str, str], booted: bool, tmp_path: Path) -> None:
+def test_files_that_only_a_first_boot_runs_require_one(files: dict[str, str], booted: bool, tmp_path: Path) -> None:
     home = tmp_path / "guests" / "mine"
     home.mkdir(parents=True)
     for name, text in {"recipe.yaml": "family: mine\nlike: debian\n", **files}.items():

@@ -1,4 +1,4 @@
-"""The seed that makes a base of an image, as cloud-init reads it."""
+"""Test the seed that makes a base of an image, as cloud-init reads it."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def test_the_three_files_are_yaml() -> None:
     assert yaml.safe_load(made["network-config"])["ethernets"]["all"] == {"match": {"name": "e*"}, "dhcp4": True}
 
 
-def test_the_image_s_user_and_root_take_the_person_s_key_and_root_is_not_locked() -> None:
+def test_the_image_s_user_and_root_accept_the_user_s_key_and_root_is_not_locked() -> None:
     assert config()["ssh_authorized_keys"] == [KEY]
     assert config()["users"] == ["default", {"name": "root", "lock_passwd": False, "ssh_authorized_keys": [KEY]}]
 
 
-def test_what_the_recipe_says_stays() -> None:
+def test_the_recipe_s_own_configuration_is_kept() -> None:
     made = config("users: [me]\nwrite_files: [{path: /a}]\nruncmd: [[sh, /run/kmlab/bake.sh]]\n", "true\n")
     assert made["users"][0] == "me"  # type: ignore[index]
     assert [entry["path"] for entry in made["write_files"]] == ["/a", "/run/kmlab/bake.sh"]  # type: ignore[attr-defined]
     assert made["runcmd"] == [["sh", "/run/kmlab/bake.sh"]]
 
 
-def test_values_take_their_places_in_the_script() -> None:
+def test_values_replace_their_names_in_the_script() -> None:
     made = config("", "install @PACKAGES@ '@HEADERS@'\n", PACKAGES=["gcc", "make"], HEADERS=["linux-headers-{release}"])
     script = made["write_files"][0]  # type: ignore[index]
     assert script["content"] == "install gcc make 'linux-headers-{release}'\n"

@@ -1,4 +1,4 @@
-"""A package without its compression: the same to dpkg, byte for byte."""
+"""Test that an uncompressed package is the same package for dpkg."""
 
 from __future__ import annotations
 

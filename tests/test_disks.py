@@ -1,4 +1,4 @@
-"""Disk files, made with the real programs and read back."""
+"""Test disk files: make them with the real programs and read them back."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_seed_s_files_keep_name_and_content(tmp_path: Path) -> None:
     assert {name: read_iso(tmp_path / "seed.iso", f"/{name}") for name in files} == files
 
 
-def test_an_overlay_is_empty_and_stands_on_its_backing_file(tmp_path: Path) -> None:
+def test_an_overlay_is_empty_and_uses_its_backing_file(tmp_path: Path) -> None:
     base, overlay = tmp_path / "base.qcow2", tmp_path / "overlay.qcow2"
     said("qemu-img", "create", "-q", "-f", "qcow2", base, "64M")
     disks.freeze(base)
@@ -86,7 +86,7 @@ def test_a_disk_has_an_esp_with_the_boot_files_and_the_root_file_system(tmp_path
         assert file.read(16 << 20) == root.read_bytes()
 
 
-def test_a_file_is_read_out_of_a_file_system_without_a_mount(tmp_path: Path) -> None:
+def test_a_file_is_read_from_a_file_system_without_a_mount(tmp_path: Path) -> None:
     tree, image = tmp_path / "tree", tmp_path / "ext4"
     tree.mkdir()
     (tree / "shim").write_bytes(b"MZ\0\xff")
@@ -97,7 +97,7 @@ def test_a_file_is_read_out_of_a_file_system_without_a_mount(tmp_path: Path) -> 
         disks.read_from_filesystem(image, "/absent", tmp_path / "none", Deadline(10))
 
 
-def test_a_digest_is_sha256_and_tells_how_far_it_is(tmp_path: Path) -> None:
+def test_a_digest_is_sha256_and_reports_progress(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")
     heard: list[tuple[int, int]] = []
     assert disks.digest(tmp_path / "abc", lambda done, total: heard.append((done, total))) == (
@@ -114,7 +114,7 @@ def test_a_copy_of_a_frozen_file_may_be_written(tmp_path: Path) -> None:
     assert (tmp_path / "b").stat().st_mode & 0o777 == 0o600
 
 
-def test_size_on_disk_counts_no_holes(tmp_path: Path) -> None:
+def test_size_on_disk_does_not_count_holes(tmp_path: Path) -> None:
     with (tmp_path / "sparse").open("wb") as file:
         file.truncate(1 << 30)
     assert disks.size_on_disk(tmp_path) < 1 << 20

@@ -96,7 +96,7 @@ def driver() -> Iterator[libvirt.virConnect]:
 
 
 @pytest.mark.parametrize("name", DOMAINS)
-def test_a_domain_is_as_its_golden_file_says(name: str) -> None:
+def test_a_domain_equals_its_golden_file(name: str) -> None:
     golden = GOLDEN / f"{name}.xml"
     if not golden.exists():
         golden.write_text(xml(DOMAINS[name]), encoding="utf-8")
@@ -116,7 +116,7 @@ def test_a_domain_is_as_its_golden_file_says(name: str) -> None:
         ("x86_64", "tcg", "something else", ()),
     ],
 )
-def test_what_an_old_qemu_emulates_wrongly_is_disabled(
+def test_a_feature_that_an_old_qemu_emulates_wrongly_is_disabled(
     arch: str, accel: str, qemu: str, disabled: tuple[str, ...]
 ) -> None:
     assert defects(arch, accel, qemu) == disabled
@@ -127,7 +127,7 @@ def test_no_golden_file_is_left_without_a_domain() -> None:
 
 
 @pytest.mark.parametrize("name", DOMAINS)
-def test_libvirt_s_own_schema_takes_it(name: str) -> None:
+def test_libvirt_s_own_schema_accepts_it(name: str) -> None:
     validate = shutil.which("virt-xml-validate")
     if validate:  # make setup brings it where the tests run
         argv = [validate, str(GOLDEN / f"{name}.xml"), "domain"]
@@ -151,7 +151,7 @@ def test_libvirt_reads_back_what_was_written(name: str, driver: libvirt.virConne
         assert original.attrib.items() <= defined_element.attrib.items(), path
 
 
-def test_what_libvirt_saved_is_given_the_files_of_another_guest(driver: libvirt.virConnect) -> None:
+def test_a_saved_domain_gets_the_files_of_another_guest(driver: libvirt.virConnect) -> None:
     defined = driver.defineXML(xml(made()))
     try:
         saved = defined.XMLDesc(0)
@@ -168,12 +168,12 @@ def test_what_libvirt_saved_is_given_the_files_of_another_guest(driver: libvirt.
     again.undefine()
 
 
-def test_libvirt_is_told_not_to_ask_for_each_property_of_a_restored_cpu() -> None:
+def test_libvirt_does_not_query_each_property_of_a_restored_cpu() -> None:
     (override,) = ET.fromstring(retarget(xml(made()), **PLACES)).iter("{http://libvirt.org/schemas/domain/qemu/1.0}del")
     assert override.attrib == {"capability": "cpu-unavailable-features"}
 
 
-def test_a_saved_pty_and_backing_chain_are_forgotten() -> None:
+def test_a_saved_pty_and_backing_chain_are_removed() -> None:
     saved = xml(made()).replace('<serial type="pty">', '<serial type="pty"><source path="/dev/pts/3"/>')
     saved = saved.replace('<target dev="vda"', '<backingStore type="file"/><target dev="vda"')
     saved = saved.replace('<console type="pty">', '<console type="pty" tty="/dev/pts/3">')
@@ -182,7 +182,7 @@ def test_a_saved_pty_and_backing_chain_are_forgotten() -> None:
     assert "backingStore" not in changed
 
 
-def test_a_saved_domain_of_somebody_else_is_refused() -> None:
+def test_a_saved_domain_that_is_not_kmlab_s_is_refused() -> None:
     with pytest.raises(HypervisorError, match="not one of kmlab's"):
         retarget("<domain><name>other</name></domain>", **PLACES)
 
@@ -213,7 +213,7 @@ def test_a_base_may_reboot_while_it_is_baked_and_a_guest_may_not() -> None:
     assert ET.fromstring(xml(made())).findtext("on_reboot") == "destroy"
 
 
-def test_the_cpu_is_the_host_s_under_kvm_and_all_that_there_is_under_tcg() -> None:
+def test_the_cpu_is_the_host_s_under_kvm_and_maximum_under_tcg() -> None:
     assert (domain.cpu_model("kvm"), domain.cpu_model("tcg")) == ("host-passthrough", "maximum")
 
 

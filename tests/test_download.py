@@ -1,4 +1,4 @@
-"""Downloads from a real HTTPS server that breaks off, lies, redirects and stalls."""
+"""Test downloads from a real HTTPS server that interrupts, lies, redirects and stalls."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def breaking(times: int, after: int, *, content: bytes = CONTENT, etag: str | No
     return answer
 
 
-def test_a_file_arrives_whole_and_tells_how_far_it_is(server: Server, tmp_path: Path) -> None:
+def test_a_file_arrives_complete_and_reports_progress(server: Server, tmp_path: Path) -> None:
     server.files["a/b.img"] = CONTENT
     heard: list[tuple[int, int | None]] = []
     url, target = f"{server.url}/a/b.img", tmp_path / "x.part"
@@ -45,14 +45,14 @@ def test_a_file_arrives_whole_and_tells_how_far_it_is(server: Server, tmp_path: 
     assert heard and all(total == len(CONTENT) and 0 < done <= len(CONTENT) for done, total in heard)
 
 
-def test_a_connection_that_breaks_is_taken_up_where_it_broke(server: Server, tmp_path: Path) -> None:
+def test_a_broken_connection_is_resumed(server: Server, tmp_path: Path) -> None:
     server.answers["a/b.img"] = breaking(2, 1_000_000)  # type: ignore[assignment]
     fetch(server, tmp_path / "x.part")
     assert (tmp_path / "x.part").read_bytes() == CONTENT
     assert [asked for _, asked in server.asked] == [None, "bytes=1000000-", "bytes=2000000-"]
 
 
-def test_what_an_earlier_call_left_is_taken_up(server: Server, tmp_path: Path) -> None:
+def test_an_interrupted_call_is_resumed_by_the_next(server: Server, tmp_path: Path) -> None:
     left = [1]
 
     def broken_once(request: Request) -> None:
@@ -62,7 +62,7 @@ def test_what_an_earlier_call_left_is_taken_up(server: Server, tmp_path: Path) -
     server.answers["a/b.img"] = broken_once
     with pytest.raises(LabError) as caught:
         fetch(server, tmp_path / "x.part")
-    assert caught.value.hint is not None and "goes on" in caught.value.hint
+    assert caught.value.hint is not None and "resumes" in caught.value.hint
     assert (tmp_path / "x.part").stat().st_size == 1_234_567
     server.answers.clear()
     server.files["a/b.img"] = CONTENT
@@ -71,7 +71,7 @@ def test_what_an_earlier_call_left_is_taken_up(server: Server, tmp_path: Path) -
     assert (tmp_path / "x.part").read_bytes() == CONTENT
 
 
-def test_what_is_all_there_is_not_fetched_again(server: Server, tmp_path: Path) -> None:
+def test_a_complete_file_is_not_fetched_again(server: Server, tmp_path: Path) -> None:
     server.files["a/b.img"] = CONTENT
     fetch(server, tmp_path / "x.part")
     fetch(server, tmp_path / "x.part")
@@ -100,7 +100,7 @@ def test_a_weak_validator_is_no_reason_to_resume(server: Server, tmp_path: Path)
     assert (tmp_path / "x.part").read_bytes() == CONTENT
 
 
-def test_another_part_than_was_asked_for_is_not_put_there(server: Server, tmp_path: Path) -> None:
+def test_a_range_that_was_not_requested_is_not_written(server: Server, tmp_path: Path) -> None:
     left = [2]
 
     def lying(request: Request) -> None:
@@ -119,7 +119,7 @@ def test_another_part_than_was_asked_for_is_not_put_there(server: Server, tmp_pa
 
 
 @pytest.mark.parametrize("status", [500, 503, 429])
-def test_a_server_in_trouble_is_asked_again(server: Server, tmp_path: Path, status: int) -> None:
+def test_a_temporary_server_error_is_retried(server: Server, tmp_path: Path, status: int) -> None:
     left = [2]
 
     def troubled(request: Request) -> None:
@@ -131,27 +131,27 @@ def test_a_server_in_trouble_is_asked_again(server: Server, tmp_path: Path, stat
     assert len(server.asked) == 3
 
 
-def test_what_is_not_there_is_said_at_once(server: Server, tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_at_once(server: Server, tmp_path: Path) -> None:
     with pytest.raises(download.NotFound, match=r"/a/b\.img: not found \(404\)"):
         fetch(server, tmp_path / "x.part")
     assert len(server.asked) == 1
 
 
-def test_a_forbidden_file_is_said_at_once(server: Server, tmp_path: Path) -> None:
+def test_a_forbidden_file_is_reported_at_once(server: Server, tmp_path: Path) -> None:
     server.answers["a/b.img"] = lambda request: request.send_status(403)
     with pytest.raises(LabError, match="answered with 403"):
         fetch(server, tmp_path / "x.part")
     assert len(server.asked) == 1
 
 
-def test_more_than_is_taken_is_refused_before_it_is_sent(server: Server, tmp_path: Path) -> None:
+def test_a_file_above_the_limit_is_refused_before_it_is_sent(server: Server, tmp_path: Path) -> None:
     server.files["a/b.img"] = CONTENT
     with pytest.raises(LabError, match="exceed the limit of 1000000"):
         fetch(server, tmp_path / "x.part", limit=1_000_000)
     assert not (tmp_path / "x.part").exists()
 
 
-def test_more_than_is_taken_is_refused_though_the_server_does_not_say_how_much(server: Server, tmp_path: Path) -> None:
+def test_a_file_above_the_limit_is_refused_even_without_a_content_length(server: Server, tmp_path: Path) -> None:
     def endless(request: Request) -> None:
         request.send_response(200)
         request.send_header("Transfer-Encoding", "chunked")
@@ -193,7 +193,7 @@ def test_redirects_in_a_circle_end(server: Server, tmp_path: Path) -> None:
         fetch(server, tmp_path / "x.part")
 
 
-def test_a_certificate_of_an_unknown_authority_is_refused_and_says_the_remedy(
+def test_a_certificate_of_an_unknown_authority_is_refused_with_the_remedy(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.files["a/b.img"] = CONTENT
@@ -219,7 +219,7 @@ def test_a_certificate_of_another_host_or_of_yesterday_is_refused(
         other.close()
 
 
-def test_a_server_that_is_not_there_is_given_up_with_its_address(server: Server, tmp_path: Path) -> None:
+def test_an_unreachable_server_is_reported_with_its_address(server: Server, tmp_path: Path) -> None:
     url = server.url
     server.close()
     with pytest.raises(LabError, match=url):
@@ -280,7 +280,7 @@ def test_the_proxy_that_the_environment_names_is_used(
     assert len(seen) == 1
 
 
-def test_a_proxy_of_another_kind_is_said(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unsupported_proxy_is_reported(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "socks5://127.0.0.1:1")
     with pytest.raises(LabError, match="proxy socks5://"):
         fetch(server, tmp_path / "x.part")

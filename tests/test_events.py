@@ -1,4 +1,4 @@
-"""What happened, told upwards: stages, deadlines and text that is safe to show."""
+"""Test stages, deadlines and text that is safe to print."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kmlab.common.errors import LabError
 from kmlab.common.events import Deadline, Event, Finished, Progress, Stage, Started, printable
 
 
-def test_a_stage_says_that_it_began_and_that_it_ended_well() -> None:
+def test_a_stage_reports_its_start_and_its_success() -> None:
     heard: list[Event] = []
     with Stage(heard.append, "debian", "baking the base") as stage:
         stage.progress(1, 2, "MiB", detail="half")
@@ -26,7 +26,7 @@ def test_a_stage_says_that_it_began_and_that_it_ended_well() -> None:
     assert ended.seconds >= 0
 
 
-def test_a_stage_says_what_became_of_it() -> None:
+def test_a_stage_reports_its_outcome() -> None:
     heard: list[Event] = []
     with Stage(heard.append, "debian", "load hello") as stage:
         stage.outcome = "failed"
@@ -41,7 +41,7 @@ def test_a_failed_step_is_not_shown_as_well(capsys: pytest.CaptureFixture[str]) 
     assert [line[: line.index("debian")] for line in shown] == ["  ok  ", " fail "]
 
 
-def test_a_stage_that_raised_has_not_ended_well() -> None:
+def test_a_stage_that_raised_is_reported_as_failed() -> None:
     heard: list[Event] = []
     with pytest.raises(ValueError, match="no"), Stage(heard.append, "debian", "booting"):
         raise ValueError("no")
@@ -76,7 +76,7 @@ def test_a_part_never_outlasts_the_whole() -> None:
         ("\udcff", "\\xff"),
     ],
 )
-def test_what_a_guest_says_cannot_steer_a_terminal(said: str, shown: str) -> None:
+def test_a_guest_s_text_cannot_control_a_terminal(said: str, shown: str) -> None:
     assert printable(said) == shown
 
 

@@ -1,4 +1,4 @@
-"""Which firmware a guest is given, from what is installed and what the host can do."""
+"""Test the choice of a guest's firmware by installed files and the host's abilities."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_secure_boot_uses_smm_where_there_is_smm() -> None:
     assert (firmware.machine, firmware.smm, firmware.secure, firmware.format) == ("q35", True, True, "raw")
 
 
-def test_secure_boot_without_smm_uses_the_firmware_that_does_without_and_says_what_is_lost() -> None:
+def test_secure_boot_without_smm_uses_the_firmware_without_smm_and_says_what_is_lost() -> None:
     firmware = choose("x86_64", secure_boot=True, smm_available=False, exists=among(DEBIAN_12))
     assert firmware.code == Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
     assert firmware.variables == Path("/usr/share/OVMF/OVMF_VARS_4M.ms.fd")
@@ -92,7 +92,7 @@ def test_arm64_has_its_own_firmware_and_never_smm(arch: str, installed: set[str]
     assert (firmware.machine, firmware.smm, firmware.secure) == ("virt", False, secure)
 
 
-def test_fedoras_files_are_qcow2_and_said_to_be() -> None:
+def test_fedoras_files_are_marked_as_qcow2() -> None:
     firmware = choose("x86_64", secure_boot=True, smm_available=True, exists=among(FEDORA))
     assert firmware.code.name == "OVMF_CODE_4M.secboot.qcow2"
     assert firmware.format == "qcow2"
@@ -106,17 +106,17 @@ def test_code_without_its_variables_is_not_chosen() -> None:
     assert "OVMF_CODE_4M.secboot.fd" in error.value.message
 
 
-def test_firmware_that_must_have_smm_is_not_started_without() -> None:
+def test_firmware_that_needs_smm_is_not_started_without_it() -> None:
     with pytest.raises(LabError, match="needs SMM, which this host does not have"):
         choose("x86_64", secure_boot=True, smm_available=False, exists=among(FEDORA))
 
 
-def test_an_architecture_that_is_not_known_is_said() -> None:
+def test_an_unknown_architecture_is_reported() -> None:
     with pytest.raises(LabError, match="no UEFI firmware for riscv64"):
         choose("riscv64", secure_boot=False, smm_available=False, exists=among(DEBIAN_12))
 
 
-def test_silence_is_explained_by_smm_where_the_firmware_needs_it() -> None:
+def test_silence_is_explained_by_smm_if_the_firmware_needs_it() -> None:
     message, hint = why_silent(choose("x86_64", secure_boot=True, smm_available=True, exists=among(DEBIAN_12)))
     assert "OVMF_CODE_4M.secboot.fd printed nothing: it does not run if SMM is missing" in message
     assert "without SMM" in hint

@@ -1,4 +1,4 @@
-"""What is said of a first boot: cloud-init's own complaints, the script's notes, and what disk the guest gets."""
+"""Test the messages of a first boot, and the size of a guest's disk."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_an_image_that_is_built_here_needs_no_first_boot(xdg: Path) -> None:
 
 
 @pytest.mark.parametrize("more", ["packages: [gdb]", "cmdline: slub_debug", "disk: 3G", "recipe: mine"])
-def test_what_a_guest_wants_besides_takes_one(more: str, xdg: Path) -> None:
+def test_a_guest_with_additional_settings_needs_one(more: str, xdg: Path) -> None:
     (xdg / "guests" / "mine").mkdir(parents=True)
     (xdg / "guests" / "mine" / "recipe.yaml").write_text("family: mine\nlike: debian\npackages: [tcc]\n")
     with World() as world:
@@ -50,7 +50,7 @@ def test_what_a_guest_wants_besides_takes_one(more: str, xdg: Path) -> None:
         assert len(world.seeds) == 1
 
 
-def test_packages_that_the_archive_may_have_take_one(xdg: Path) -> None:
+def test_optional_packages_need_one(xdg: Path) -> None:
     (xdg / "guests" / "debian").mkdir(parents=True)
     shipped = Path(catalog.__file__).parents[2] / "guests" / "debian"
     for file in shipped.iterdir():
@@ -72,12 +72,12 @@ def test_a_lab_s_own_bake_is_run_in_a_first_boot(xdg: Path) -> None:
         assert len(world.seeds) == 1
 
 
-def test_a_first_boot_that_goes_well_has_nothing_to_say(xdg: Path) -> None:
+def test_a_successful_first_boot_has_no_notes(xdg: Path) -> None:
     with World() as world:
         assert notes_of(world, xdg) == []
 
 
-def test_cloud_init_s_complaints_are_shown_though_the_base_was_baked(xdg: Path) -> None:
+def test_cloud_init_s_warnings_are_shown_even_if_the_base_was_baked(xdg: Path) -> None:
     with World() as world:
         world.first_boot = (f"{CLOUD_INIT}util.py[WARNING]: Running module growpart failed \x1b[31m", *WELL)
         (note,) = notes_of(world, xdg)
@@ -91,14 +91,14 @@ def test_when_cloud_init_ends_without_baking_its_own_error_is_the_error(xdg: Pat
             notes_of(world, xdg)
 
 
-def test_when_it_says_nothing_else_its_last_line_is(xdg: Path) -> None:
+def test_without_an_error_of_cloud_init_its_last_line_is_the_error(xdg: Path) -> None:
     with World() as world:
         world.first_boot = (ENDED,)
         with pytest.raises(LabError, match=r"ended before the base was baked: .*DataSourceNone"):
             notes_of(world, xdg)
 
 
-def test_a_newer_kernel_than_the_image_s_is_told(xdg: Path) -> None:
+def test_a_newer_kernel_than_the_image_s_is_reported(xdg: Path) -> None:
     with World() as world:
         world.first_boot = (WELL[0], "<5>kmlab-bake: note it restarts into 6.1.0-99", *WELL[1:])
         assert notes_of(world, xdg) == ["it restarts into 6.1.0-99"]
@@ -124,7 +124,7 @@ def virtual_size() -> int:
     return int(json.loads(said)["virtual-size"])
 
 
-def test_a_disk_is_as_large_as_its_image_or_as_was_asked_for(xdg: Path) -> None:
+def test_a_disk_is_as_large_as_its_image_or_as_requested(xdg: Path) -> None:
     with World() as world:
         notes_of(world, xdg, "{image: debian-12}")
         assert virtual_size() == 1 << 20
@@ -133,7 +133,7 @@ def test_a_disk_is_as_large_as_its_image_or_as_was_asked_for(xdg: Path) -> None:
         assert virtual_size() == 3 << 30
 
 
-def test_a_brought_image_s_disk_has_room_for_a_compiler(xdg: Path) -> None:
+def test_a_published_image_s_disk_has_space_for_a_compiler(xdg: Path) -> None:
     (xdg / "own.img").write_bytes(disk_image(xdg, "2G"))
     with World() as world:
         notes_of(world, xdg, "{image: {path: own.img, family: ubuntu}}")

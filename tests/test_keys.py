@@ -1,4 +1,4 @@
-"""Reading the key pairs that people have, and keeping the lab's own so that nobody else can read it."""
+"""Test reading the user's key pairs, and storing the lab's own so that only the owner can read it."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_key_and_certificate_may_share_a_file(tmp_path: Path, certificate_first:
 
 
 @pytest.mark.parametrize("encoding", [Encoding.PEM, Encoding.DER])
-def test_the_passphrase_comes_from_the_environment_before_anybody_is_asked(tmp_path: Path, encoding: Encoding) -> None:
+def test_the_passphrase_of_the_environment_takes_precedence(tmp_path: Path, encoding: Encoding) -> None:
     asked = []
 
     def ask(path: str) -> str:
@@ -107,7 +107,7 @@ def test_the_passphrase_comes_from_the_environment_before_anybody_is_asked(tmp_p
     assert asked == []
 
 
-def test_a_person_is_asked_for_the_passphrase_of_that_file(tmp_path: Path) -> None:
+def test_the_user_is_asked_for_the_passphrase_of_that_file(tmp_path: Path) -> None:
     answers = {str(tmp_path / "key"): "s3cret"}
     key, certificate = encrypted(tmp_path / "key"), write_certificate(tmp_path / "cert")
     assert load_pair(key, certificate, ask=answers.get, environ=NOBODY, now=NOW).certificate == CERTIFICATE
@@ -126,7 +126,7 @@ def test_an_encrypted_key_without_a_passphrase_names_the_variable(tmp_path: Path
     assert PASSPHRASE in (error.value.hint or "")
 
 
-def test_a_wrong_passphrase_is_said_and_not_shown(tmp_path: Path) -> None:
+def test_a_wrong_passphrase_is_reported_and_not_shown(tmp_path: Path) -> None:
     key, certificate = encrypted(tmp_path / "key"), write_certificate(tmp_path / "cert")
     with pytest.raises(ConfigError, match="does not open the key") as error:
         load_pair(key, certificate, environ={PASSPHRASE: "hunter2"})
@@ -149,7 +149,7 @@ def test_an_expired_certificate_is_a_note(tmp_path: Path) -> None:
     assert "kernels still load modules that it signs" in note
 
 
-def test_a_certificate_of_tomorrow_is_a_note(tmp_path: Path) -> None:
+def test_a_certificate_that_is_not_valid_yet_is_a_note(tmp_path: Path) -> None:
     key, certificate = write_key(tmp_path / "key"), write_certificate(tmp_path / "cert")
     (note,) = load_pair(key, certificate, environ=NOBODY, now=NOW - timedelta(days=10)).notes
     assert "valid only from 2026-05-23 on" in note
@@ -181,7 +181,7 @@ def test_a_key_that_kernels_cannot_verify_is_refused(tmp_path: Path, key: Privat
 
 
 @pytest.mark.parametrize("content", [b"hello", b"\x30\x03\x02\x01", b"-----BEGIN PRIVATE KEY-----\nAAAA"])
-def test_what_is_no_key_and_no_certificate_is_said(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_key_or_certificate_is_reported(tmp_path: Path, content: bytes) -> None:
     junk = tmp_path / "junk"
     junk.write_bytes(content)
     with pytest.raises(ConfigError, match="junk: not a private key"):
@@ -211,7 +211,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("open_umask")
-def test_a_kept_pair_is_the_owners_alone_whatever_the_umask(tmp_path: Path) -> None:
+def test_only_the_owner_can_read_a_stored_pair_with_any_umask(tmp_path: Path) -> None:
     folder = tmp_path / "state" / "keys" / "lab"
     paths = save_pair(KEY, CERTIFICATE, folder)
     assert stat.S_IMODE(paths.key.stat().st_mode) == 0o600
@@ -219,7 +219,7 @@ def test_a_kept_pair_is_the_owners_alone_whatever_the_umask(tmp_path: Path) -> N
     assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
 
 
-def test_a_kept_pair_loads_again_without_a_note(tmp_path: Path) -> None:
+def test_a_stored_pair_loads_again_without_a_note(tmp_path: Path) -> None:
     paths = save_pair(KEY, CERTIFICATE, tmp_path / "lab")
     assert find_saved_pair(tmp_path / "lab") == paths
     pair = load_pair(paths.key, paths.certificate, environ=NOBODY, now=NOW)
@@ -228,7 +228,7 @@ def test_a_kept_pair_loads_again_without_a_note(tmp_path: Path) -> None:
     assert paths.certificate.read_bytes() == CERTIFICATE.public_bytes(Encoding.DER)
 
 
-def test_a_pair_that_is_there_is_never_overwritten(tmp_path: Path) -> None:
+def test_an_existing_pair_is_never_overwritten(tmp_path: Path) -> None:
     paths = save_pair(KEY, CERTIFICATE, tmp_path / "lab")
     before = paths.key.read_bytes()
     with pytest.raises(ConfigError, match="a key pair exists already"):
@@ -236,7 +236,7 @@ def test_a_pair_that_is_there_is_never_overwritten(tmp_path: Path) -> None:
     assert paths.key.read_bytes() == before
 
 
-def test_of_two_that_keep_a_pair_at_once_one_wins_whole(tmp_path: Path) -> None:
+def test_if_two_processes_store_a_pair_at_once_one_wins(tmp_path: Path) -> None:
     keys = [rsa.generate_private_key(65537, 2048) for _ in range(4)]
 
     def keep(key: rsa.RSAPrivateKey) -> bool:
@@ -252,7 +252,7 @@ def test_of_two_that_keep_a_pair_at_once_one_wins_whole(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["lab"]
 
 
-def test_nothing_is_left_where_a_pair_cannot_be_kept(tmp_path: Path) -> None:
+def test_nothing_is_left_if_a_pair_cannot_be_stored(tmp_path: Path) -> None:
     (tmp_path / "lab").write_text("a file")
     with pytest.raises(LabError, match="lab: cannot store the key pair: Not a directory"):
         save_pair(KEY, CERTIFICATE, tmp_path / "lab")
@@ -273,7 +273,7 @@ def test_a_pair_does_not_print_its_key(tmp_path: Path) -> None:
 # Where people have one
 
 
-def test_ubuntus_and_dkmss_pairs_are_found_where_both_halves_exist(tmp_path: Path) -> None:
+def test_ubuntus_and_dkmss_pairs_are_found_if_both_halves_exist(tmp_path: Path) -> None:
     assert find_system_pairs(tmp_path) == []
     ubuntu, dkms = tmp_path / "var/lib/shim-signed/mok", tmp_path / "var/lib/dkms"
     for path in (ubuntu / "MOK.priv", ubuntu / "MOK.der", dkms / "mok.key"):

@@ -1,4 +1,4 @@
-"""kmlab/lab.py: what lab.yaml may ask for, and which module a folder is."""
+"""Test lab.yaml: its keys, and which module a folder is."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_example_of_the_interface_loads_to_the_letter(folder: Path) -> None:
     )
 
 
-def test_what_is_not_said_has_the_interfaces_defaults(folder: Path) -> None:
+def test_missing_keys_have_the_interfaces_defaults(folder: Path) -> None:
     lab = lab_of(folder, SHORT)
     assert (lab.default, lab.modules, lab.libvirt, lab.accel, lab.build) == (
         ("debian",),
@@ -153,7 +153,7 @@ def test_a_folder_with_an_entry_is_that_module_however_it_is_named(folder: Path)
         assert lab.module_for(Path(directory)) is lab.modules["params"]
 
 
-def test_of_several_entries_for_a_folder_the_one_of_its_name_is_meant(folder: Path) -> None:
+def test_of_several_entries_for_a_folder_the_one_with_its_name_is_used(folder: Path) -> None:
     lab = lab_of(
         folder,
         SHORT + "modules:\n  twice: {source: x}\n  x: {source: x}\n  b: {source: y}\n  a: {source: y}\n",
@@ -209,7 +209,7 @@ def test_the_starter_files_are_a_lab_that_loads_in_a_folder_of_any_name(folder: 
     assert "\n\t$(MAKE) -C $(KDIR)" in (folder / "hello/Makefile").read_text()
 
 
-def test_one_of_several_entries_for_a_folder_is_meant_by_its_name(folder: Path) -> None:
+def test_one_of_several_entries_for_a_folder_is_selected_by_its_name(folder: Path) -> None:
     entries = "modules:\n  a: {source: x, params: {n: 1}}\n  b: {source: x, params: {n: 2}}\n"
     lab = lab_of(folder, SHORT + entries)
     assert lab.module_for(Path("b")).params == {"n": 2}
@@ -217,7 +217,7 @@ def test_one_of_several_entries_for_a_folder_is_meant_by_its_name(folder: Path) 
     assert lab.module_for(folder / "b").source == folder / "b", "a folder of that name comes first"
 
 
-def test_a_guest_with_another_kernel_is_a_guest_of_its_own(tmp_path: Path) -> None:
+def test_a_guest_with_another_kernel_is_a_separate_guest(tmp_path: Path) -> None:
     lab = lab_of(tmp_path, SHORT)
     spec = lab.guest("debian@6.12")
     assert (spec.name, spec.kernel, spec.image) == ("debian@6.12", "6.12", lab.guest("debian").image)
@@ -225,7 +225,7 @@ def test_a_guest_with_another_kernel_is_a_guest_of_its_own(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("kernel", ["backports:rt", "6.1*", "linux-image-6.12.95+deb12-rt-amd64", "6.1.0-50~bpo12"])
-def test_its_name_fits_a_path_and_stays_its_own(tmp_path: Path, kernel: str) -> None:
+def test_its_name_fits_a_path_and_stays_unique(tmp_path: Path, kernel: str) -> None:
     lab = lab_of(tmp_path, SHORT)
     name = lab.guest(f"debian@{kernel}").name
     assert re.fullmatch(r"debian@[A-Za-z0-9.+_-]{1,24}", name)
@@ -246,7 +246,7 @@ def test_the_columns_of_a_matrix_are_guests_and_kernels_of_guests_each_once(tmp_
     assert [spec.name for spec in lab.columns(["one", "two"], ["6.12"])] == ["one@6.12", "two"]
 
 
-def test_what_is_expected_since_a_version_holds_instead_from_there_on(tmp_path: Path) -> None:
+def test_expect_since_replaces_the_expectations_from_that_version_on(tmp_path: Path) -> None:
     text = "  m: {source: m, expect: {outcome: oops, log: [x], since: {'6.4': {}, 6.10: {outcome: [panic, hang]}}}}\n"
     expect = lab_of(tmp_path, SHORT + f"modules:\n{text}").modules["m"].expect
     assert expect.on((6, 1)) is expect is expect.on(None)

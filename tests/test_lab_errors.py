@@ -1,4 +1,4 @@
-"""kmlab/lab.py: what is said about a lab.yaml that is wrong."""
+"""Test the errors for a wrong lab.yaml."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def test_a_bad_value_of_a_module_is_named_with_its_line(
     assert (caught.value.hint is None) if hint is None else (hint in (caught.value.hint or ""))
 
 
-def test_the_line_of_a_key_is_there_for_errors_that_come_later(folder: Path) -> None:
+def test_the_line_of_a_key_is_available_for_later_errors(folder: Path) -> None:
     lab = lab_of(folder, "name: a\nguests:\n  debian:\n    cpus: 2\n\n    image: debain-12\n")
     assert lab.where("guests", "debian", "image") == "lab.yaml:6"
     assert lab.where("guests", "debian", "kernel") == "lab.yaml:3"
@@ -219,7 +219,7 @@ def test_the_line_of_a_key_is_there_for_errors_that_come_later(folder: Path) -> 
     assert error.message == "lab.yaml:6: unknown image 'debain-12'"
 
 
-def test_a_guest_that_is_not_there_gets_the_nearest_name(folder: Path) -> None:
+def test_an_unknown_guest_gets_the_nearest_name(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"there is no guest 'nobel' in lab\.yaml") as caught:
         lab_of(folder, INTERFACE).guest("nobel")
     assert caught.value.hint == "did you mean 'noble'?"

@@ -1,4 +1,4 @@
-"""Two kmlabs at one thing: the second says so and waits; one that was killed holds nothing."""
+"""Test locks between two kmlabs: the second one waits with a message; a killed one holds no lock."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def another(lock: Path) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def test_a_free_lock_is_taken_without_a_word(tmp_path: Path) -> None:
+def test_a_free_lock_is_acquired_without_a_message(tmp_path: Path) -> None:
     heard: list[Event] = []
     lock = tmp_path / "new" / "debian.lock"
     with locks.held(lock, "debian", heard.append, Deadline(1)):
@@ -48,7 +48,7 @@ def test_a_free_lock_is_taken_without_a_word(tmp_path: Path) -> None:
     assert locks.is_free(lock)
 
 
-def test_who_waits_says_for_whom_and_then_goes_on(tmp_path: Path) -> None:
+def test_a_waiting_process_names_the_holder_and_then_continues(tmp_path: Path) -> None:
     lock = tmp_path / "debian.lock"
     heard: list[Event] = []
     with another(lock) as other:
@@ -74,7 +74,7 @@ def test_another_guest_of_the_same_command_is_never_called_another_kmlab(tmp_pat
     assert locks.is_free(lock)
 
 
-def test_who_waited_too_long_gives_up_with_the_name_of_the_holder(tmp_path: Path) -> None:
+def test_a_process_that_waited_too_long_names_the_holder(tmp_path: Path) -> None:
     lock = tmp_path / "debian.lock"
     with another(lock) as other:
         with (
@@ -95,14 +95,14 @@ def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
             pass
 
 
-def test_a_lock_is_let_go_when_its_block_raises(tmp_path: Path) -> None:
+def test_a_lock_is_released_when_its_block_raises(tmp_path: Path) -> None:
     lock = tmp_path / "debian.lock"
     with pytest.raises(KeyboardInterrupt), locks.held(lock, "debian", silent, Deadline(1)):
         raise KeyboardInterrupt
     assert locks.is_free(lock)
 
 
-def test_a_full_disk_keeps_nobody_from_a_lock(tmp_path: Path) -> None:
+def test_a_full_disk_does_not_prevent_locking(tmp_path: Path) -> None:
     (tmp_path / "debian.holder").symlink_to("/dev/full")
     with locks.held(tmp_path / "debian.lock", "debian", silent, Deadline(1)):
         assert not locks.is_free(tmp_path / "debian.lock")

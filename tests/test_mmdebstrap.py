@@ -1,4 +1,4 @@
-"""What is said of an image that could not be built: the first thing that went wrong, and what to do about it."""
+"""Test the error for an image that could not be built: the first cause, and the remedy."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ FULL = (
 )
 
 
-def test_a_disk_that_fills_is_said_and_not_the_script_that_found_out(
+def test_a_full_disk_is_reported_and_not_the_script_that_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Space(100 << 30, 100 << 30, 0))
@@ -57,16 +57,14 @@ def test_a_disk_that_fills_is_said_and_not_the_script_that_found_out(
     assert error.hint is not None and "XDG_CACHE_HOME" in error.hint
 
 
-def test_where_the_image_had_room_it_was_the_folder_for_temporary_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_if_the_image_had_space_the_temporary_folder_was_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = "dpkg: error processing archive gcc.deb (--unpack): cannot copy: failed to write (No space left on device)"
     error = failed(tmp_path, monkeypatch, said, "E: run_progress failed")
     assert error.message.endswith("failed to write (No space left on device)")
     assert error.hint is not None and "TMPDIR" in error.hint
 
 
-def test_a_script_that_fails_is_told_by_its_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_script_is_reported_with_its_own_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     error = failed(tmp_path, monkeypatch, FULL[0], "sh: 3: mke2fs: not found", FULL[3], "I: removing tempdir")
     assert error.message == "could not build bookworm for x86_64: sh: 3: mke2fs: not found"
 

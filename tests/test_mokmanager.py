@@ -1,4 +1,4 @@
-"""Going through MokManager's screens, on what a real one wrote to its serial console (shim 16.1, OVMF 2022.11)."""
+"""Test MokManager's screens with the recorded output of a real one (shim 16.1, OVMF 2022.11)."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def typed(manager: MokManager, content: bytes, size: int) -> list[bytes]:
 
 
 @pytest.mark.parametrize("size", [1, 7, 80, 4096])
-def test_every_screen_is_answered_once_however_its_bytes_come(size: int) -> None:
+def test_every_screen_is_answered_once_in_any_chunks(size: int) -> None:
     manager = MokManager("secret")
     assert typed(manager, RECORDED, size) == TYPED
     assert manager.done
     assert manager.feed(RECORDED) == (), "and nothing more is typed into what comes after"
 
 
-def test_nothing_is_typed_before_a_screen_is_there() -> None:
+def test_nothing_is_typed_before_a_screen_appears() -> None:
     manager = MokManager("secret")
     begin = RECORDED.index(b"Press any key")
     assert typed(manager, RECORDED[:begin], 100) == []
@@ -46,7 +46,7 @@ def test_nothing_is_typed_before_a_screen_is_there() -> None:
     assert not manager.done
 
 
-def test_the_password_is_typed_only_where_it_is_asked_for() -> None:
+def test_the_password_is_typed_only_at_its_prompt() -> None:
     manager = MokManager("secret")
     at = RECORDED.index(b"Password:")
     assert b"secret" not in typed(manager, RECORDED[:at], 50)
@@ -55,7 +55,7 @@ def test_the_password_is_typed_only_where_it_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize("words", [b"Password doesn't match", b"Failed to enroll keys", b"Password limit reached"])
-def test_what_mokmanager_refuses_is_an_error_in_its_own_words(words: bytes) -> None:
+def test_a_refusal_of_mokmanager_is_an_error_with_its_message(words: bytes) -> None:
     manager = MokManager("secret")
     typed(manager, RECORDED[: RECORDED.index(b"Password:")], 64)
     with pytest.raises(Refused, match=words[:15].decode()):
@@ -125,13 +125,13 @@ def test_the_screens_are_answered_over_a_serial_port() -> None:
     ]
 
 
-def test_a_guest_that_never_shows_mokmanager_is_an_error_that_says_what_was_waited_for() -> None:
+def test_a_guest_that_never_shows_mokmanager_is_an_error_that_names_the_screen() -> None:
     with played(b"login: ") as (hv, heard), pytest.raises(LabError, match="while waiting for MokManager"):
         mok_enrolment.answer_screens(hv, "kmlab", "secret", Stage(silent, "guest", "enrolling"), Deadline(0.3))
     assert b"secret" not in heard
 
 
-def test_a_port_that_is_not_there_is_said() -> None:
+def test_a_missing_port_is_reported() -> None:
     refused = pytest.raises(LabError, match="/dev/pts/absent: cannot open the guest's serial port")
     with refused, serialport.opened("/dev/pts/absent"):
         pass

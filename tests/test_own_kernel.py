@@ -1,4 +1,4 @@
-"""A kernel of one's own: packages as `make bindeb-pkg` leaves them, or a build tree, of which packages are made."""
+"""Test the user's own kernel: packages of `make bindeb-pkg`, or a build tree that is packaged here."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def bases() -> set[str]:
 # Packages
 
 
-def test_one_s_own_packages_are_installed_as_they_are(xdg: Path, world: World) -> None:
+def test_the_user_s_packages_are_installed_unchanged(xdg: Path, world: World) -> None:
     mine = xdg / "debs"
     mine.mkdir()
     world.release = "6.9.0-mine"
@@ -72,7 +72,7 @@ def test_one_s_own_packages_are_installed_as_they_are(xdg: Path, world: World) -
     assert bases() > before, "what changed makes another base"
 
 
-def test_of_the_other_packages_beside_them_those_are_taken_that_they_depend_on(xdg: Path, world: World) -> None:
+def test_only_dependencies_are_used_of_the_other_packages(xdg: Path, world: World) -> None:
     mine = xdg / "debs"
     mine.mkdir()
     world.release = "6.9.0-1-generic"
@@ -85,7 +85,7 @@ def test_of_the_other_packages_beside_them_those_are_taken_that_they_depend_on(x
     assert b"3.deb" in world.seeds[-1] and b"4.deb" not in world.seeds[-1]
 
 
-def test_a_distribution_s_own_image_before_it_was_signed_is_one_too(xdg: Path, world: World) -> None:
+def test_a_distribution_s_unsigned_image_is_accepted(xdg: Path, world: World) -> None:
     mine = xdg / "debs"
     mine.mkdir()
     world.release = "6.1.0-53-cloud-amd64"
@@ -122,7 +122,7 @@ def test_packages_for_another_architecture_are_refused(xdg: Path, world: World) 
         start(world, xdg, "../debs", image="{name: debian-12, arch: x86_64}")
 
 
-def test_a_file_that_is_no_package_is_said(xdg: Path, world: World) -> None:
+def test_a_file_that_is_no_package_is_reported(xdg: Path, world: World) -> None:
     (xdg / "debs").mkdir()
     (xdg / "debs" / "linux-image-1.deb").write_text("not a package")
     with pytest.raises(LabError, match=r"linux-image-1\.deb: not a Debian package"):
@@ -220,7 +220,7 @@ def test_a_build_tree_becomes_an_image_with_its_modules_and_the_headers_to_build
     assert not list(paths.work().glob("*/*")), "nothing is left half-made"
 
 
-def test_with_o_the_headers_come_of_both_trees_and_the_makefile_of_the_source(xdg: Path, world: World) -> None:
+def test_with_o_the_headers_come_from_both_trees_and_the_makefile_from_the_source(xdg: Path, world: World) -> None:
     write(xdg / "linux", {name: f"// {name}\n" for name in SOURCES})
     write(xdg / "out", {**MADE, "Makefile": "include /elsewhere/Makefile\n", "modules.order": ""})
     (xdg / "out" / "source").symlink_to("../linux")
@@ -231,7 +231,7 @@ def test_with_o_the_headers_come_of_both_trees_and_the_makefile_of_the_source(xd
     assert {"include/linux/module.h", "include/generated/autoconf.h"} < names(headers)
 
 
-def test_a_tree_that_was_built_anew_makes_another_base_and_else_none(xdg: Path, world: World, tree: Path) -> None:
+def test_only_a_rebuilt_tree_makes_another_base(xdg: Path, world: World, tree: Path) -> None:
     world.release = RELEASE
     start(world, xdg, "../linux")
     one = bases()
@@ -268,7 +268,7 @@ def test_no_program_of_a_tree_is_run(xdg: Path, world: World, tree: Path) -> Non
         (build_tree.RELEASE, None, "needs one linux-image"),
     ],
 )
-def test_a_tree_that_makes_no_guest_is_refused_with_what_it_lacks(
+def test_an_unusable_tree_is_refused_with_what_is_missing(
     xdg: Path, world: World, tree: Path, name: str, content: str | None, said: str
 ) -> None:
     (tree / name).unlink() if content is None else (tree / name).write_text(content)
@@ -278,14 +278,14 @@ def test_a_tree_that_makes_no_guest_is_refused_with_what_it_lacks(
     assert "start" not in world.asked
 
 
-def test_a_tree_for_another_machine_is_said(xdg: Path, world: World, tree: Path) -> None:
+def test_a_tree_for_another_machine_is_reported(xdg: Path, world: World, tree: Path) -> None:
     (tree / "arch/arm64/boot").mkdir(parents=True)
     (tree / "arch/x86/boot/bzImage").rename(tree / "arch/arm64/boot/Image")
     with pytest.raises(ConfigError, match="a kernel for aarch64, and the image is for x86_64"):
         start(world, xdg, "../linux", image="{name: debian-12, arch: x86_64}")
 
 
-def test_secure_boot_and_a_kernel_that_nobody_signed_are_refused_together(xdg: Path, world: World, tree: Path) -> None:
+def test_secure_boot_with_an_unsigned_kernel_is_refused(xdg: Path, world: World, tree: Path) -> None:
     with pytest.raises(ConfigError, match="is not signed, and Secure Boot starts none that is not"):
         start(world, xdg, "../linux", secure_boot="true")
 
@@ -318,5 +318,5 @@ def test_a_module_without_its_debug_sections_is_the_same_otherwise(name: str, tm
 
 
 @pytest.mark.parametrize("other", [b"", b"no ELF", b"\x7fELF", b"\x7fELF" + bytes(100)])
-def test_what_is_no_module_is_left_as_it_is(other: bytes) -> None:
+def test_a_file_that_is_no_module_stays_unchanged(other: bytes) -> None:
     assert elf.without_debug(other) == other

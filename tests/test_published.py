@@ -1,4 +1,4 @@
-"""Published images, and a person's own, that are taken: from a local HTTPS server, verified, into the cache."""
+"""Test published images and the user's own: from a local HTTPS server, verified, into the cache."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.watched import NEW, OLD, Site, at, pin
 HOST = os.uname().machine
 
 
-def test_a_signed_release_is_taken_and_kept_with_what_vouches_for_it(site: Site, images: tuple[bytes, bytes]) -> None:
+def test_a_signed_release_is_accepted_and_stored_with_its_signature(site: Site, images: tuple[bytes, bytes]) -> None:
     site.publisher.publish(NEW, images[1])
     disk = site.pull()
     assert disk.read_bytes() == images[1]
@@ -40,7 +40,7 @@ def test_a_signed_release_is_taken_and_kept_with_what_vouches_for_it(site: Site,
     assert not list(paths.downloads().glob("*.part*"))
 
 
-def test_once_it_is_there_the_publisher_is_not_asked_again(site: Site, images: tuple[bytes, bytes]) -> None:
+def test_a_cached_image_does_not_contact_the_publisher(site: Site, images: tuple[bytes, bytes]) -> None:
     site.publisher.publish(NEW, images[1])
     disk = site.pull(refresh=False)
     before = list(site.publisher.server.asked)
@@ -48,7 +48,7 @@ def test_once_it_is_there_the_publisher_is_not_asked_again(site: Site, images: t
     assert site.publisher.server.asked == before
 
 
-def test_a_pull_takes_a_newer_release_and_keeps_the_old_one_for_what_stands_on_it(
+def test_a_pull_fetches_a_newer_release_and_keeps_the_old_one_for_its_bases(
     site: Site, images: tuple[bytes, bytes]
 ) -> None:
     site.publisher.publish(OLD, images[0])
@@ -59,7 +59,7 @@ def test_a_pull_takes_a_newer_release_and_keeps_the_old_one_for_what_stands_on_i
     assert old.read_bytes() == images[0]
 
 
-def test_a_pinned_release_is_taken_from_its_dated_folder(site: Site, images: tuple[bytes, bytes]) -> None:
+def test_a_pinned_release_comes_from_its_dated_folder(site: Site, images: tuple[bytes, bytes]) -> None:
     site.publisher.publish(OLD, images[0])
     site.publisher.publish(NEW, images[1])
     site.publisher.catalogue(site.folder, pin=pin(images[0]))
@@ -67,7 +67,7 @@ def test_a_pinned_release_is_taken_from_its_dated_folder(site: Site, images: tup
     assert all("release-20260110/" in path for path, _ in site.publisher.server.asked)
 
 
-def test_when_the_pinned_release_is_gone_the_newest_is_taken_if_it_is_newer_and_told(
+def test_if_the_pinned_release_is_missing_a_newer_one_is_used_with_a_note(
     site: Site, images: tuple[bytes, bytes]
 ) -> None:
     site.publisher.publish(NEW, images[1])
@@ -76,14 +76,16 @@ def test_when_the_pinned_release_is_gone_the_newest_is_taken_if_it_is_newer_and_
     assert any("release 20260110 is gone" in note for note in site.notes)
 
 
-def test_a_publisher_that_signs_nothing_is_taken_by_the_pinned_digest(site: Site, images: tuple[bytes, bytes]) -> None:
+def test_an_unsigned_image_is_verified_by_the_pinned_digest(site: Site, images: tuple[bytes, bytes]) -> None:
     site.publisher.publish(OLD, images[0])
     site.publisher.catalogue(site.folder, signed=False, pin=pin(images[0]))
     assert site.pull().read_bytes() == images[0]
     assert [path.rpartition("/")[2] for path, _ in site.publisher.server.asked] == [site.publisher.file]
 
 
-def test_or_by_the_digest_in_lab_yaml_of_either_kind(site: Site, images: tuple[bytes, bytes]) -> None:
+def test_an_unsigned_image_is_verified_by_a_digest_in_lab_yaml_of_either_kind(
+    site: Site, images: tuple[bytes, bytes]
+) -> None:
     site.publisher.publish(OLD, images[0])
     site.publisher.catalogue(site.folder, signed=False)
     for kind in ("sha256", "sha512"):
@@ -91,7 +93,7 @@ def test_or_by_the_digest_in_lab_yaml_of_either_kind(site: Site, images: tuple[b
         assert site.pull().read_bytes() == images[0]
 
 
-def test_or_when_lab_yaml_says_unverified_and_that_is_told(site: Site, images: tuple[bytes, bytes]) -> None:
+def test_an_unsigned_image_with_unverified_is_accepted_with_a_note(site: Site, images: tuple[bytes, bytes]) -> None:
     site.publisher.publish(NEW, images[1])
     site.publisher.catalogue(site.folder, signed=False)
     with pytest.raises(ImageError, match="signs nothing") as caught:
@@ -102,7 +104,7 @@ def test_or_when_lab_yaml_says_unverified_and_that_is_told(site: Site, images: t
     assert any("is not verified" in note for note in site.notes)
 
 
-def test_an_image_of_one_s_own_by_its_url(site: Site, images: tuple[bytes, bytes]) -> None:
+def test_the_user_s_own_image_by_url(site: Site, images: tuple[bytes, bytes]) -> None:
     site.publisher.server.files["own.img"] = images[0]
     url = f"{site.publisher.server.url}/own.img"
     site.lab(f"{{url: '{url}', sha256: {hashlib.sha256(images[0]).hexdigest()}, family: debian}}")
@@ -115,9 +117,7 @@ def test_an_image_of_one_s_own_by_its_url(site: Site, images: tuple[bytes, bytes
     assert any("is not verified" in note for note in site.notes)
 
 
-def test_an_image_of_one_s_own_by_its_path_is_taken_anew_when_it_changes(
-    site: Site, images: tuple[bytes, bytes]
-) -> None:
+def test_the_user_s_own_image_by_path_is_copied_again_when_it_changes(site: Site, images: tuple[bytes, bytes]) -> None:
     own = site.folder / "own.img"
     own.write_bytes(images[0])
     site.lab("{path: own.img, family: ubuntu}")
@@ -129,7 +129,7 @@ def test_an_image_of_one_s_own_by_its_path_is_taken_anew_when_it_changes(
     assert second.read_bytes() == images[1] and first.read_bytes() == images[0]
 
 
-def test_a_raw_disk_is_taken_only_with_a_digest(site: Site) -> None:
+def test_a_raw_disk_is_accepted_only_with_a_digest(site: Site) -> None:
     raw = os.urandom(65536) + bytes(1 << 20)
     (site.folder / "own.raw").write_bytes(raw)
     site.lab("{path: own.raw, family: debian}")
@@ -142,7 +142,7 @@ def test_a_raw_disk_is_taken_only_with_a_digest(site: Site) -> None:
     assert "convert -f raw" in site.calls.read_text()
 
 
-def test_an_own_image_says_its_family(site: Site, images: tuple[bytes, bytes]) -> None:
+def test_an_own_image_needs_a_family(site: Site, images: tuple[bytes, bytes]) -> None:
     (site.folder / "own.img").write_bytes(images[0])
     site.lab("{path: own.img}")
     with pytest.raises(ConfigError, match=r"lab\.yaml:3: an image of your own needs a family"):
@@ -152,7 +152,7 @@ def test_an_own_image_says_its_family(site: Site, images: tuple[bytes, bytes]) -
 
 
 @pytest.mark.parametrize("where", ["environment", "lab.yaml"])
-def test_a_mirror_stands_for_the_publisher_and_is_trusted_no_more(
+def test_a_mirror_replaces_the_publisher_and_is_not_trusted_more(
     site: Site, images: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     site.publisher.catalogue(site.folder, server="https://images.example.invalid")
@@ -171,9 +171,7 @@ def test_a_mirror_stands_for_the_publisher_and_is_trusted_no_more(
         site.pull()
 
 
-def test_plain_http_is_refused_where_no_digest_says_which_bytes_are_right(
-    site: Site, images: tuple[bytes, bytes]
-) -> None:
+def test_plain_http_is_refused_without_a_digest(site: Site, images: tuple[bytes, bytes]) -> None:
     plain = Server(None)
     try:
         plain.files["own.img"] = images[0]
@@ -187,7 +185,7 @@ def test_plain_http_is_refused_where_no_digest_says_which_bytes_are_right(
         plain.close()
 
 
-def test_a_download_that_was_killed_goes_on_with_the_next_command(
+def test_a_killed_download_is_resumed_by_the_next_command(
     site: Site, images: tuple[bytes, bytes], tmp_path: Path
 ) -> None:
     big = images[1] + os.urandom(4 << 20)
@@ -220,7 +218,7 @@ def test_a_download_that_was_killed_goes_on_with_the_next_command(
 # --- sums ------------------------------------------------------------------------------------------------------------
 
 
-def test_sums_are_read_as_sha256sum_and_sha512sum_write_them() -> None:
+def test_checksum_files_of_sha256sum_and_sha512sum_are_read() -> None:
     short, long = "a" * 64, "b" * 128
     sums = f"{short} *a.img\n{long}  b.img\nnonsense\n{short} *c d.img\n".encode()
     assert trust.digest_in(sums, "a.img", "x") == short
@@ -230,9 +228,7 @@ def test_sums_are_read_as_sha256sum_and_sha512sum_write_them() -> None:
             trust.digest_in(sums, absent, "x")
 
 
-def test_the_list_says_what_vouches_for_an_image_and_counts_none_under_another_s_name(
-    site: Site, images: tuple[bytes, bytes]
-) -> None:
+def test_the_list_shows_how_an_image_is_verified_and_its_own_size_only(site: Site, images: tuple[bytes, bytes]) -> None:
     site.publisher.publish(NEW, images[1])
     site.publisher.catalogue(site.folder, pin=pin(images[1], NEW))
     (site.folder / "images" / f"testix-{HOST}.yaml").write_text(site.publisher.entry(signed=False))
@@ -243,7 +239,7 @@ def test_the_list_says_what_vouches_for_an_image_and_counts_none_under_another_s
     assert (found[f"testix-{HOST}"].trust, found["debian-12"].trust) == ("nothing", "packages")
 
 
-def test_prune_takes_what_is_half_downloaded_and_what_nobody_stands_on(site: Site, images: tuple[bytes, bytes]) -> None:
+def test_prune_removes_interrupted_downloads_and_unused_images(site: Site, images: tuple[bytes, bytes]) -> None:
     site.publisher.publish(NEW, images[1])
     site.pull()
     (paths.downloads() / "abc.part").write_bytes(bytes(5000))
@@ -252,9 +248,7 @@ def test_prune_takes_what_is_half_downloaded_and_what_nobody_stands_on(site: Sit
     assert site.cached == [] and not list(paths.downloads().glob("*.part"))
 
 
-def test_prune_takes_the_indexes_of_archives_unless_somebody_asks_them_now(
-    site: Site, images: tuple[bytes, bytes]
-) -> None:
+def test_prune_removes_the_indexes_of_archives_unless_they_are_in_use(site: Site, images: tuple[bytes, bytes]) -> None:
     for name in ("idle", "asked"):
         paths.make_folder(paths.archives() / name)
         (paths.archives() / name / "list").write_bytes(bytes(9000))
@@ -264,7 +258,7 @@ def test_prune_takes_the_indexes_of_archives_unless_somebody_asks_them_now(
     assert [folder.name for folder in paths.archives().iterdir()] == ["asked"]
 
 
-def test_a_download_that_fills_the_disk_is_one_clear_error_and_keeps_no_room(
+def test_a_download_that_fills_the_disk_is_one_clear_error_and_frees_the_space(
     site: Site, images: tuple[bytes, bytes]
 ) -> None:
     site.publisher.publish(NEW, images[1])
@@ -297,13 +291,13 @@ def test_a_release_is_added_by_one_yaml_file_and_nothing_else(site: Site, images
     assert site.pull().read_bytes() == images[0]
 
 
-def test_a_built_image_takes_no_digest(site: Site) -> None:
+def test_a_built_image_accepts_no_digest(site: Site) -> None:
     site.lab("{name: debian-12, unverified: true}")
     with pytest.raises(KmlabError, match="is built here"):
         site.pull()
 
 
-def test_who_listens_to_nothing_still_gets_the_image(site: Site, images: tuple[bytes, bytes]) -> None:
+def test_an_image_is_fetched_without_a_listener(site: Site, images: tuple[bytes, bytes]) -> None:
     site.publisher.publish(NEW, images[1])
     lab = load_lab(site.folder / "lab.yaml")
     with World() as world:

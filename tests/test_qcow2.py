@@ -1,4 +1,4 @@
-"""Headers of qcow2 files: what QEMU's own tools write is taken, and whatever would open another file is not."""
+"""Test headers of qcow2 files: those of QEMU's tools are accepted, and those that open other files are refused."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def patched(content: bytes, offset: int, form: str, value: int) -> bytes:
 
 
 @pytest.mark.parametrize("options", [("-o", "compat=0.10"), ("-o", "compat=1.1"), ("-o", "cluster_size=2M")])
-def test_what_qemu_img_writes_is_taken(tmp_path: Path, options: tuple[str, ...]) -> None:
+def test_images_of_qemu_img_are_accepted(tmp_path: Path, options: tuple[str, ...]) -> None:
     found = checked(disk_image(tmp_path, "3G", *options))
     assert found.virtual_size == 3 << 30
     assert found.version == (2 if "compat=0.10" in options else 3)
 
 
-def test_a_compressed_image_with_extended_entries_is_taken(tmp_path: Path) -> None:
+def test_a_compressed_image_with_extended_entries_is_accepted(tmp_path: Path) -> None:
     made = disk_image(tmp_path, "1G", "-o", "compression_type=zstd,extended_l2=on,cluster_size=128k")
     assert checked(made).virtual_size == 1 << 30
 
@@ -97,7 +97,7 @@ def test_a_header_that_is_wrong_is_refused(tmp_path: Path, what: str) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=2000), st.integers(0, 400))
-def test_whatever_the_bytes_the_answer_is_a_header_or_an_error(junk: bytes, at: int) -> None:
+def test_any_bytes_give_a_header_or_an_error(junk: bytes, at: int) -> None:
     head = b"QFI\xfb" + struct.pack(">I", 3) + bytes(4000)
     content = head[:at] + junk + head[at + len(junk) :]
     try:

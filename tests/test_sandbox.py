@@ -1,4 +1,4 @@
-"""The sandbox, the folder beneath which no link is followed, and the toolchain that is read out of a base's disk."""
+"""Test the sandbox, the untrusted folder whose links are not followed, and the toolchain of a base."""
 
 from __future__ import annotations
 
@@ -69,16 +69,16 @@ def test_a_sandbox_can_be_made_here() -> None:
         ("-a", f"Linux lab 6.1.0-9-guest's #1 SMP {os.uname().machine} GNU/Linux"),
     ],
 )
-def test_uname_says_the_guest_s_kernel_for_which_a_makefile_builds(box: Sandbox, options: str, said: str) -> None:
+def test_uname_prints_the_guest_s_kernel_for_makefiles(box: Sandbox, options: str, said: str) -> None:
     ended = shell(dataclasses.replace(box, release="6.1.0-9-guest's"), f"uname {options}")
     assert (ended.code, ended.output.strip()) == (0, said)
 
 
-def test_without_a_guest_uname_says_the_host_s_kernel(box: Sandbox) -> None:
+def test_without_a_guest_uname_prints_the_host_s_kernel(box: Sandbox) -> None:
     assert shell(box, "uname -r").output.strip() == os.uname().release
 
 
-def test_a_program_sees_its_root_and_nothing_of_the_person(box: Sandbox) -> None:
+def test_a_program_sees_its_root_and_no_files_of_the_user(box: Sandbox) -> None:
     ended = shell(box, "ls /; ls /root /tmp; ls /var/lib/kmlab/modules; ls /proc/1/root/home; ls -d $HOME; pwd")
     assert str(Path.home()) == "/root" or str(Path.home()) not in ended.output
     assert {"usr", "bin", "proc", "hello"} <= set(ended.output.split())
@@ -86,7 +86,7 @@ def test_a_program_sees_its_root_and_nothing_of_the_person(box: Sandbox) -> None
     assert ended.output.endswith("/root\n/var/lib/kmlab/modules/hello\n")
 
 
-def test_the_environment_of_the_person_stays_outside(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_of_the_user_stays_outside(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_SECRET_TOKEN", "hush")
     assert "hush" not in shell(box, "export -p; cat /proc/1/environ").output
 
@@ -121,18 +121,18 @@ def test_the_exit_code_and_both_streams_come_back(box: Sandbox) -> None:
     assert shell(box, "echo out; echo err >&2; exit 7") == sandbox.SandboxResult(7, "out\nerr\n")
 
 
-def test_an_endless_program_ends_at_the_deadline_with_what_it_said(box: Sandbox) -> None:
+def test_an_endless_program_ends_at_the_deadline_with_its_output(box: Sandbox) -> None:
     assert shell(box, "echo here; while :; do :; done", 1) == sandbox.SandboxResult(None, "here\n")
 
 
-def test_what_it_left_in_the_background_ends_with_it(box: Sandbox) -> None:
+def test_background_processes_end_with_it(box: Sandbox) -> None:
     shell(box, "(while :; do echo x >> alive; sleep 0.05; done) > /dev/null 2>&1 & sleep 0.3")
     before = (box.folder / "alive").stat().st_size
     shell(box, "sleep 0.3")
     assert (box.folder / "alive").stat().st_size == before > 0
 
 
-def test_the_kernel_itself_bounds_the_processes_even_for_root(box: Sandbox) -> None:
+def test_the_kernel_itself_limits_the_processes_even_for_root(box: Sandbox) -> None:
     # Sixty at most, whether or not the limit holds: a bomb would be the test's own end where it does not.
     line = "ulimit -p 20 2>/dev/null || ulimit -u 20; i=0; while [ $i -lt 60 ]; do sleep 3 & i=$((i+1)); done; echo all"
     ended = shell(box, line)
@@ -146,12 +146,12 @@ def test_a_fork_bomb_ends_at_its_limit(box: Sandbox) -> None:
     assert ended.limit == "64 processes"
 
 
-def test_a_bomb_that_outruns_the_looks_ends_at_the_kernel_s_bound(box: Sandbox) -> None:
+def test_a_bomb_that_is_faster_than_the_checks_ends_at_the_kernel_s_limit(box: Sandbox) -> None:
     ended = shell(box, "bomb() { bomb & bomb & sleep 20; }; bomb 2> /dev/null", 15)
     assert ended.limit == "64 processes" or ended.code != 0
 
 
-def test_one_memory_hog_is_refused_more(box: Sandbox) -> None:
+def test_one_memory_hog_gets_no_more_memory(box: Sandbox) -> None:
     ended = shell(box, "tail /dev/zero")
     assert ended.code not in (0, None)
 
@@ -214,7 +214,7 @@ def test_memory_of_every_kind_ends_at_the_limit(
     assert ended.limit == "0.1 GiB of memory", ended
 
 
-def test_memory_that_nobody_is_seen_to_hold_is_the_sandbox_s(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_without_a_visible_owner_counts_for_the_sandbox(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     told = footprint.Footprint(1, 1 << 20, 0, 6 << 30)
     monkeypatch.setattr(sandbox.MemoryMeter, "measure", lambda self, first: told)
     assert shell(box, "sleep 20", 20).limit == "0.2 GiB of memory"
@@ -230,7 +230,7 @@ def test_very_many_files_end_at_the_limit(box: Sandbox) -> None:
         assert ended.limit == "2000 files", (place, ended)
 
 
-def test_a_sandbox_that_nobody_can_watch_ends_in_an_error(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sandbox_that_cannot_be_checked_ends_in_an_error(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: sandbox.MemoryMeter, first: int) -> footprint.Footprint:
         raise MemoryError
 
@@ -388,7 +388,7 @@ def test_a_base_without_headers_gives_no_toolchain_and_leaves_nothing(small_base
     assert list((paths.work() / "toolchains").iterdir()) == []
 
 
-def test_a_half_made_toolchain_is_swept(small_base: Path) -> None:
+def test_an_incomplete_toolchain_is_removed(small_base: Path) -> None:
     half = paths.make_folder(paths.work() / "toolchains" / f"{KEY[:12]}.abcd")
     (paths.work() / f"toolchain-{KEY}.lock").touch()
     sweep_toolchains()
@@ -404,7 +404,7 @@ def guest_record(**changed: object) -> GuestRecord:
     return GuestRecord(**{**known, **changed})  # type: ignore[arg-type]
 
 
-def test_auto_takes_the_sandbox_only_where_the_guest_is_emulated_and_of_the_hosts_architecture(
+def test_auto_uses_the_sandbox_only_for_emulated_guests_of_the_hosts_architecture(
     small_base: Path,
 ) -> None:
     assert toolchain_for("auto", guest_record(), silent) == paths.toolchains() / KEY / "root"
@@ -421,7 +421,7 @@ def test_auto_falls_back_to_the_guest_and_says_why(xdg: Path) -> None:
     assert isinstance(note, Note) and "built in the guest" in note.text and "disk is missing" in note.text
 
 
-def test_a_sandbox_that_cannot_be_is_an_error_where_it_was_asked_for(xdg: Path) -> None:
+def test_a_requested_sandbox_that_cannot_be_made_is_an_error(xdg: Path) -> None:
     with pytest.raises(LabError, match="sparc64") as caught:
         toolchain_for("sandbox", guest_record(arch="sparc64"), silent)
     assert caught.value.hint

@@ -1,4 +1,4 @@
-"""The door that tells of saves, on a real folder with the kernel's own watches."""
+"""Test the file watcher on a real folder with inotify."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def tells(saves: FileWatcher, save: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
-def test_a_write_a_rename_a_deletion_and_a_file_deep_below_are_told(saves: FileWatcher, folder: Path) -> None:
+def test_a_write_a_rename_a_deletion_and_a_file_deep_below_are_reported(saves: FileWatcher, folder: Path) -> None:
     tells(saves, lambda: (folder / "hello.c").write_text("two\n"))
     (folder.parent / "new.c").write_text("three\n")
     tells(saves, lambda: (folder.parent / "new.c").replace(folder / "hello.c"))
@@ -61,7 +61,7 @@ def test_a_new_folder_is_watched_as_well(saves: FileWatcher, folder: Path) -> No
     tells(saves, lambda: (folder / "new" / "x.c").write_text("\n"))
 
 
-def test_the_one_file_beside_is_told_of_and_nothing_else_beside(saves: FileWatcher, folder: Path) -> None:
+def test_only_the_one_file_outside_the_folder_is_reported(saves: FileWatcher, folder: Path) -> None:
     (folder.parent / "other.yaml").write_text("x\n")
     (folder.parent / "other").mkdir()
     time.sleep(0.3)
@@ -69,7 +69,7 @@ def test_the_one_file_beside_is_told_of_and_nothing_else_beside(saves: FileWatch
     tells(saves, lambda: (folder.parent / "lab.yaml").write_text("name: other\n"))
 
 
-def test_a_folder_that_was_moved_away_and_made_anew_is_watched_again(saves: FileWatcher, folder: Path) -> None:
+def test_a_folder_that_was_moved_and_recreated_is_watched_again(saves: FileWatcher, folder: Path) -> None:
     aside = folder.parent / "aside"
     tells(saves, lambda: folder.rename(aside))
     tells(saves, lambda: shutil.copytree(aside, folder))
@@ -79,7 +79,7 @@ def test_a_folder_that_was_moved_away_and_made_anew_is_watched_again(saves: File
     tells(saves, lambda: (folder / "hello.c").write_text("three\n"))
 
 
-def test_another_folder_may_be_watched_instead(saves: FileWatcher, folder: Path) -> None:
+def test_another_folder_can_be_watched_instead(saves: FileWatcher, folder: Path) -> None:
     other = folder.parent / "other"
     other.mkdir()
     saves.point(other, folder.parent / "lab.yaml")

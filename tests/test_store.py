@@ -1,4 +1,4 @@
-"""Where everything lies, and that nothing there is ever half there."""
+"""Test the paths of the state and the cache, and that files there are written atomically."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def test_state_and_cache_follow_xdg(xdg: Path, monkeypatch: pytest.MonkeyPatch) 
     assert paths.state_home() == xdg / ".local" / "state" / "kmlab"
 
 
-def test_a_relative_xdg_folder_counts_as_none(xdg: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_xdg_folder_is_ignored(xdg: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(xdg))
     monkeypatch.setenv("XDG_CACHE_HOME", "here")
     assert paths.cache_home() == xdg / ".cache" / "kmlab"
 
 
-def test_labs_of_one_name_in_two_places_have_two_folders(xdg: Path) -> None:
+def test_labs_with_the_same_name_have_different_folders(xdg: Path) -> None:
     one = paths.LabFiles.of("lab", xdg / "one" / "lab.yaml")
     two = paths.LabFiles.of("lab", xdg / "two" / "lab.yaml")
     assert one.root != two.root
@@ -40,12 +40,12 @@ def test_labs_of_one_name_in_two_places_have_two_folders(xdg: Path) -> None:
     assert paths.state_home() in one.keys.parents
 
 
-def test_a_lock_is_beside_what_it_guards(xdg: Path) -> None:
+def test_a_lock_is_next_to_what_it_guards(xdg: Path) -> None:
     guest = paths.LabFiles.of("lab", xdg / "lab.yaml").guest("debian")
     assert guest.lock.parent == guest.root.parent
 
 
-def test_a_file_is_written_whole_or_not_at_all(xdg: Path) -> None:
+def test_a_file_is_written_atomically(xdg: Path) -> None:
     place = xdg / "new" / "file.json"
     paths.write_text(place, "one", 0o600)
     assert place.stat().st_mode & 0o777 == 0o600
@@ -55,7 +55,7 @@ def test_a_file_is_written_whole_or_not_at_all(xdg: Path) -> None:
     assert [path.name for path in place.parent.iterdir()] == ["file.json"]
 
 
-def test_a_record_that_was_cut_short_counts_as_none(xdg: Path) -> None:
+def test_a_truncated_record_is_ignored(xdg: Path) -> None:
     place = xdg / "record.json"
     paths.write_json(place, {"name": "Grüße"})
     assert paths.read_json(place) == {"name": "Grüße"}
@@ -93,7 +93,7 @@ def test_removing_a_folder_leaves_what_its_links_point_to(xdg: Path) -> None:
     assert (xdg / "kept" / "file").exists()
 
 
-def test_a_name_by_content_changes_with_any_part() -> None:
+def test_a_digest_changes_with_any_part() -> None:
     name = paths.digest_of(1, "a", {"x": 1, "y": 2})
     assert len(name) == 16
     assert name == paths.digest_of(1, "a", {"y": 2, "x": 1})
@@ -101,7 +101,7 @@ def test_a_name_by_content_changes_with_any_part() -> None:
     assert paths.digest_of("ab", "c") != paths.digest_of("a", "bc")
 
 
-def test_what_failed_half_way_is_not_published(xdg: Path) -> None:
+def test_an_atomic_folder_is_removed_after_a_failure(xdg: Path) -> None:
     final, scratch = xdg / "final", xdg / "work"
     with pytest.raises(KeyboardInterrupt), paths.atomic_folder(final, scratch) as folder:
         (folder / "part").write_text("x")
@@ -110,7 +110,7 @@ def test_what_failed_half_way_is_not_published(xdg: Path) -> None:
     assert list(scratch.iterdir()) == []
 
 
-def test_what_went_well_takes_the_place_of_what_was_there(xdg: Path) -> None:
+def test_an_atomic_folder_replaces_the_old_one_after_a_success(xdg: Path) -> None:
     final, scratch = xdg / "final", xdg / "work"
     for text in ("old", "new"):
         with paths.atomic_folder(final, scratch) as folder:
@@ -119,7 +119,7 @@ def test_what_went_well_takes_the_place_of_what_was_there(xdg: Path) -> None:
     assert list(scratch.iterdir()) == []
 
 
-def test_half_made_things_bear_the_name_by_which_they_are_swept(xdg: Path) -> None:
+def test_incomplete_artifacts_have_the_prefix_that_the_sweep_looks_for(xdg: Path) -> None:
     with paths.atomic_folder(xdg / "0123456789abcdef", xdg / "work") as folder:
         assert folder.name.startswith("0123456789abcdef.")
 
@@ -145,7 +145,7 @@ class Space(NamedTuple):
     free: int
 
 
-def test_a_write_that_found_no_room_says_on_which_disk_and_which_variable_moves_it(
+def test_a_failed_write_on_a_full_disk_names_the_disk_and_the_variable(
     xdg: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -179,14 +179,14 @@ TAMPERING: dict[str, tuple[Tamper, str]] = {
     "the image and its digest": (_altered_sums, "changed after it was signed"),
     "a second digest": (_longer_sums, "changed after it was signed"),
     "another's signature": (_signed_by_another, "signed by another key"),
-    "two signatures, none by the publisher on these sums": (_signed_by_both, "signed by another key|does not fit"),
-    "no signature": (_no_signature, "not there"),
+    "two signatures, none by the publisher on these sums": (_signed_by_both, "signed by another key|does not match"),
+    "no signature": (_no_signature, "not found"),
     "an empty signature": (_empty_signature, "no signature that gpgv can check"),
     "junk for a signature": (_junk_signature, "no signature that gpgv can check"),
     "gpgv's own words for a signature": (_status_lines_for_a_signature, "no signature that gpgv can check"),
     "the key for a signature": (_key_for_a_signature, "no signature that gpgv can check"),
-    "another text, well signed, for a signature": (_signed_text_for_a_signature, "no signature|does not fit"),
-    "another message, well signed, for a signature": (_signed_message_for_a_signature, "no signature|does not fit"),
+    "another text, well signed, for a signature": (_signed_text_for_a_signature, "no signature|does not match"),
+    "another message, well signed, for a signature": (_signed_message_for_a_signature, "no signature|does not match"),
     "the signature of another release": (_signature_of_another_release, "changed after it was signed"),
     "an expired signature": (_expired_signature, "expired"),
     "sums without the image": (_image_not_in_the_sums, "0 times, and not once"),
@@ -220,7 +220,7 @@ def test_there_are_enough_kinds_of_tampering() -> None:
     assert len(TAMPERING) >= 25
 
 
-def test_after_tampering_the_right_image_is_taken(site: Site, stranger: Signer, images: tuple[bytes, bytes]) -> None:
+def test_after_tampering_the_right_image_is_accepted(site: Site, stranger: Signer, images: tuple[bytes, bytes]) -> None:
     site.publisher.publish(NEW, images[1])
     _altered_image(site.publisher, stranger, *images)
     with pytest.raises(ImageError):
@@ -229,7 +229,7 @@ def test_after_tampering_the_right_image_is_taken(site: Site, stranger: Signer, 
     assert site.pull().read_bytes() == images[1]
 
 
-def test_a_release_older_than_one_that_was_seen_is_refused(site: Site, images: tuple[bytes, bytes]) -> None:
+def test_a_release_older_than_an_earlier_one_is_refused(site: Site, images: tuple[bytes, bytes]) -> None:
     site.publisher.publish(OLD, images[0])
     site.publisher.publish(NEW, images[1])
     new = site.pull()
@@ -244,7 +244,7 @@ def test_a_release_older_than_one_that_was_seen_is_refused(site: Site, images: t
     assert site.nothing_was_read()
 
 
-def test_what_was_seen_is_not_forgotten_over_an_older_pin(site: Site, images: tuple[bytes, bytes]) -> None:
+def test_an_older_pin_does_not_forget_the_earlier_release(site: Site, images: tuple[bytes, bytes]) -> None:
     site.publisher.publish(OLD, images[0])
     site.publisher.publish(NEW, images[1])
     site.pull()
@@ -275,7 +275,7 @@ def test_an_old_release_in_the_pinned_one_s_folder_is_refused(site: Site, images
     assert site.nothing_was_read()
 
 
-def test_another_image_than_the_pinned_one_is_refused_though_it_is_signed(
+def test_another_image_than_the_pinned_one_is_refused_even_if_it_is_signed(
     site: Site, images: tuple[bytes, bytes]
 ) -> None:
     site.publisher.publish(NEW, images[1])
@@ -328,7 +328,7 @@ def test_a_signature_with_a_hash_that_can_be_forged_is_refused() -> None:
         gpgv.parse_status(line.format("10", "00"), 2, fpr, "sums")
 
 
-def test_a_resumed_download_of_other_bytes_is_made_once_more_from_the_beginning(
+def test_a_resumed_download_of_another_file_restarts_from_the_beginning(
     site: Site, images: tuple[bytes, bytes]
 ) -> None:
     site.publisher.publish(NEW, images[1])
@@ -348,9 +348,7 @@ def test_a_resumed_download_of_other_bytes_is_made_once_more_from_the_beginning(
     assert site.pull().read_bytes() == images[1]
 
 
-def test_a_cached_image_that_was_altered_is_found_by_verify_and_not_booted(
-    site: Site, images: tuple[bytes, bytes]
-) -> None:
+def test_a_changed_cached_image_is_found_by_verify_and_not_booted(site: Site, images: tuple[bytes, bytes]) -> None:
     site.publisher.publish(NEW, images[1])
     disk = site.pull()
     disk.chmod(0o644)

@@ -1,4 +1,4 @@
-"""kmlab.trees: folders deeper than Python's stack and than PATH_MAX, without rights, with names of any bytes."""
+"""Test folder trees deeper than Python's stack and PATH_MAX, without permissions, with names of any bytes."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_tree_deeper_than_the_stack_and_the_longest_path_is_removed(deep: Path
     paths.remove_tree(deep)
 
 
-def test_every_file_of_a_deep_tree_is_met_and_the_paths_end_at_path_max(deep: Path) -> None:
+def test_every_file_of_a_deep_tree_is_visited_and_the_paths_end_at_path_max(deep: Path) -> None:
     with folder_tree.opened(deep) as top:
         found = list(folder_tree.walk(top))
     assert sum(stat.S_ISDIR(f.status.st_mode) for f in found) == DEPTH
@@ -67,21 +67,21 @@ def test_every_file_of_a_deep_tree_is_met_and_the_paths_end_at_path_max(deep: Pa
     assert places and max(map(len, places)) < folder_tree.PATH_MAX
 
 
-def test_a_folder_beneath_which_a_build_dug_is_listed_cleared_and_given_away(deep: Path, tmp_path: Path) -> None:
+def test_a_folder_with_a_deep_tree_of_a_build_is_listed_cleared_and_given_away(deep: Path, tmp_path: Path) -> None:
     with UntrustedFolder(tmp_path / "deep") as folder:
         assert [path for path, _ in folder.files()] == [f"{LONG}/" * 100 + "file.ko", "file.ko"]
         folder.remove(LONG)
     assert list(deep.iterdir()) == [deep / "file.ko"]
 
 
-def test_a_sandbox_of_root_s_is_given_a_deep_folder(deep: Path) -> None:
+def test_root_s_sandbox_can_write_to_a_deep_folder(deep: Path) -> None:
     if os.geteuid() == 0:
         sandbox._make_writable(deep)
         with folder_tree.opened(deep) as top:
             assert {f.status.st_uid for f in folder_tree.walk(top)} == {sandbox._SANDBOX_UID}
 
 
-def test_a_deep_run_s_folder_goes_with_the_oldest(deep: Path, tmp_path: Path) -> None:
+def test_a_deep_run_s_folder_is_removed_with_the_oldest(deep: Path, tmp_path: Path) -> None:
     (tmp_path / "z-newer").mkdir()
     console.keep_latest(tmp_path, 1, 1 << 30)
     assert not deep.exists()
@@ -99,14 +99,14 @@ def test_a_module_s_folder_that_is_too_deep_is_one_clear_line(deep: Path) -> Non
 
 
 @pytest.mark.parametrize("depth", [300, 2500])
-def test_short_names_lie_too_deep_as_well(tmp_path: Path, depth: int) -> None:
+def test_short_names_can_be_too_deep_as_well(tmp_path: Path, depth: int) -> None:
     dig(tmp_path, depth, "d")
     with pytest.raises(ConfigError, match="folders in folders"):
         read_folder(tmp_path)
     paths.remove_tree(tmp_path / "d")
 
 
-def test_folders_without_rights_are_removed_even_by_who_is_not_root(tmp_path: Path) -> None:
+def test_folders_without_permissions_are_removed_even_without_root(tmp_path: Path) -> None:
     top = tmp_path / "top"
     (top / "a/b/c").mkdir(parents=True)
     (top / "a/b/c/file").touch()
@@ -165,7 +165,7 @@ def test_what_cannot_be_removed_is_a_lab_error_with_a_visible_name(tmp_path: Pat
         paths.remove_tree(Path("/proc/self"))
 
 
-def test_a_folder_that_is_moved_meanwhile_ends_the_walk(tmp_path: Path) -> None:
+def test_a_folder_that_is_moved_during_the_walk_ends_it(tmp_path: Path) -> None:
     (tmp_path / "top/a/b").mkdir(parents=True)
     (tmp_path / "top/z").mkdir()
     with folder_tree.opened(tmp_path / "top") as top, pytest.raises(OSError, match="moved"):
@@ -184,8 +184,8 @@ def test_folders_of_modules_are_looked_for_in_a_deep_tree(deep: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("folder", ["/proc", "/proc/self", "/sys", "/sys/kernel", "/dev/pts"])
-def test_what_the_kernel_makes_up_is_no_module_s_folder(folder: str) -> None:
-    with pytest.raises(ConfigError, match=f"^{folder}: holds no source files"):
+def test_a_kernel_file_system_is_no_module_s_folder(folder: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{folder}: holds no files of anybody's"):
         check_folder(Path(folder))
 
 
@@ -195,7 +195,7 @@ def test_other_places_are_one_clear_line(folder: str) -> None:
         check_folder(Path(folder))
 
 
-def test_a_folder_of_very_many_files_is_no_module_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_with_too_many_files_is_no_module_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source_folder, "_MOST_SOURCES", 20)
     for number in range(30):
         (tmp_path / str(number)).touch()
@@ -203,7 +203,7 @@ def test_a_folder_of_very_many_files_is_no_module_s(tmp_path: Path, monkeypatch:
         read_folder(tmp_path)
 
 
-def test_pipes_sockets_and_devices_beside_the_sources_are_passed_over(tmp_path: Path) -> None:
+def test_pipes_sockets_and_devices_next_to_the_sources_are_skipped(tmp_path: Path) -> None:
     for name in ("Kbuild", "sub/Makefile"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         os.mkfifo(tmp_path / name)
@@ -229,7 +229,7 @@ def test_a_makefile_that_is_a_pipe_or_a_device_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["Makefile", "a.c", "sub"])
-def test_what_may_not_be_read_is_named(tmp_path: Path, name: str) -> None:
+def test_an_unreadable_file_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "a.c").touch()
     (tmp_path / "Makefile").write_text("obj-m := a.o\n")
@@ -240,7 +240,7 @@ def test_what_may_not_be_read_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / name).chmod(0o755)
 
 
-def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+def test_an_unreadable_folder_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0)
     with as_nobody(tmp_path), pytest.raises(ConfigError, match="Permission denied"):
         check_folder(tmp_path)

@@ -1,4 +1,4 @@
-"""Errors that nobody foresaw, in each of the threads of a run: the lab's own, exit code 3, and never a pass."""
+"""Test unforeseen errors in each thread of a run: they are lab errors with exit code 3, and never a pass."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ each_error = pytest.mark.parametrize(("error", "said"), ERRORS, ids=lambda value
 
 
 @each_error
-def test_an_error_that_nobody_foresaw_is_one_of_the_lab_s(error: Exception, said: str) -> None:
+def test_an_unforeseen_error_becomes_a_lab_error(error: Exception, said: str) -> None:
     told = unexpected(error, "it could not go on")
     assert isinstance(told, LabError) and told.exit_code == 3
     assert told.message.startswith("it could not go on: ") and said in told.message
 
 
-def test_an_error_of_ours_stays_as_it_is() -> None:
+def test_an_error_of_kmlab_stays_unchanged() -> None:
     ours = ConfigError("lab.yaml:3: no")
     assert unexpected(ours, "it could not go on") is ours
 
 
 @each_error
 @pytest.mark.parametrize("where", ["build_in_sandbox", "read_folder"])
-def test_a_build_thread_hands_on_what_it_ended_of(
+def test_a_build_thread_passes_on_its_error(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str, error: Exception, said: str
 ) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -69,7 +69,7 @@ def test_a_build_thread_hands_on_what_it_ended_of(
 
 
 @each_error
-def test_what_ends_a_run_is_its_outcome_and_others_go_on(
+def test_an_error_of_one_run_is_its_outcome_and_others_continue(
     go: Go, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
 ) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -84,7 +84,7 @@ def test_what_ends_a_run_is_its_outcome_and_others_go_on(
 
 
 @each_error
-def test_a_witness_that_has_gone_blind_ends_the_run_as_an_error(
+def test_a_failed_console_monitor_ends_the_run_as_an_error(
     go: Go, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
 ) -> None:
     def fail(self: console.ConsoleReader, chunk: bytes) -> None:
@@ -96,7 +96,7 @@ def test_a_witness_that_has_gone_blind_ends_the_run_as_an_error(
     assert "the guest's console could not be read any more" in (result.reason or "") and said in (result.reason or "")
 
 
-def test_a_console_that_cannot_be_opened_is_no_silence(tmp_path: Path) -> None:
+def test_a_console_that_cannot_be_opened_is_not_a_silent_console(tmp_path: Path) -> None:
     with ConsoleMonitor(tmp_path / "absent") as witness:
         assert witness.over.wait(30)
         with pytest.raises(LabError, match="No such file"):
@@ -104,7 +104,7 @@ def test_a_console_that_cannot_be_opened_is_no_silence(tmp_path: Path) -> None:
 
 
 @each_error
-def test_guests_side_by_side_go_on_without_the_one_that_failed(
+def test_parallel_guests_continue_without_the_one_that_failed(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
 ) -> None:
     done: list[str] = []
@@ -121,7 +121,7 @@ def test_guests_side_by_side_go_on_without_the_one_that_failed(
     assert done == [spec.name for spec in specs if spec.name != "debian"]
 
 
-def test_who_waits_for_an_agent_whose_reader_has_ended_hears_that_it_is_lost(
+def test_a_command_of_an_agent_without_a_reader_is_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(self: AgentShell, pending: bytearray) -> None:
@@ -138,7 +138,7 @@ def test_who_waits_for_an_agent_whose_reader_has_ended_hears_that_it_is_lost(
 
 
 @each_error
-def test_the_program_says_it_in_one_line_and_ends_with_3(
+def test_the_program_prints_one_line_and_exits_with_3(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, said: str
 ) -> None:
     def fail(**_: object) -> None:

@@ -1,4 +1,4 @@
-"""A dump in QEMU's flattened form is put together as a reader of dumps wants it, or not at all."""
+"""Test that a dump in QEMU's flattened form becomes a readable dump, or an error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def flattened(pieces: list[tuple[int, bytes]], end: bytes = struct.pack(">qq", -
     return b"makedumpfile".ljust(16, b"\0") + bytes(4080) + body + end
 
 
-def test_each_piece_comes_to_its_place_in_whatever_order_they_are(tmp_path: Path) -> None:
+def test_each_piece_is_written_to_its_offset_in_any_order(tmp_path: Path) -> None:
     (tmp_path / "flat").write_bytes(flattened(PIECES))
     assert unflatten(tmp_path / "flat", tmp_path / "vmcore", 2 << 20, "6.1.0-9-amd64", "x86_64")
     made = (tmp_path / "vmcore").read_bytes()
@@ -38,7 +38,7 @@ def test_a_dump_beyond_the_limit_is_refused(tmp_path: Path) -> None:
     [b"", b"KDUMP   ", flattened(PIECES, b""), flattened(PIECES)[:-30], flattened([], struct.pack(">qq", 0, 9))],
     ids=["empty", "not flattened", "no end", "cut short", "a piece without content"],
 )
-def test_what_is_no_whole_dump_is_an_error(tmp_path: Path, content: bytes) -> None:
+def test_an_incomplete_dump_is_an_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "flat").write_bytes(content)
     with pytest.raises(LabError, match="dump"):
         unflatten(tmp_path / "flat", tmp_path / "vmcore", 2 << 20, "r", "x86_64")

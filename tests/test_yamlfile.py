@@ -1,4 +1,4 @@
-"""kmlab/yaml*.py: what a YAML file may be, and what is said about one that is otherwise."""
+"""Test kmlab/config/yaml: what a YAML file may contain, and the errors for other files."""
 
 from __future__ import annotations
 
@@ -73,12 +73,12 @@ def part(line: str) -> Part:
 
 
 @pytest.mark.parametrize("text", ["6.10", "1:30", "no", "on", "010", "0x10", "1e3", "2026-11-23", "=", "+1", ".5"])
-def test_text_stays_as_it_stands_in_the_file_whatever_yaml_would_guess(text: str) -> None:
+def test_text_stays_as_in_the_file_whatever_yaml_would_guess(text: str) -> None:
     assert part(f"text: {text}").text == text
     assert part(f"free: {{key: {text}}}").free == {"key": text}
 
 
-def test_values_take_the_types_of_the_shape() -> None:
+def test_values_get_the_types_of_the_shape() -> None:
     got = part(
         "{text: 'a: b', maybe: ~, count: -12, ratio: 2.5, flag: true, size: 1.5G, wait: 2m, path: a/b,"
         " mode: never, words: [a, 1], free: {a: 4, b: true, c: '4', d: [1, x, false]}}"
@@ -99,16 +99,16 @@ def test_values_take_the_types_of_the_shape() -> None:
     assert got.free["b"] is True
 
 
-def test_a_list_that_may_be_missing_takes_a_lone_word_too() -> None:
+def test_an_optional_list_accepts_a_single_word() -> None:
     assert part("others: a").others == ("a",)
     assert part("others: ~").others is None
 
 
-def test_a_lone_word_is_a_list_of_one() -> None:
+def test_a_single_word_is_a_list_of_one() -> None:
     assert part("words: a").words == ("a",)
 
 
-def test_a_key_with_nothing_below_it_means_no_such_key_where_many_values_could_be() -> None:
+def test_a_collection_key_without_a_value_counts_as_missing() -> None:
     assert read("title: t\nparts:\n").parts == {}
 
 
@@ -245,7 +245,7 @@ def test_the_line_is_that_of_the_value_in_a_list_over_several_lines() -> None:
     assert refused("parts:\n  one:\n    words:\n      - a\n      - {}\n").message.startswith("f.yaml:5: item 2")
 
 
-def test_what_the_person_wrote_is_printed_without_its_control_characters() -> None:
+def test_the_user_s_text_is_printed_without_control_characters() -> None:
     message = refused('parts: {one: {count: "\\e[31m\\n\u202e' + "x" * 500 + '"}}').message
     assert "\\x1b[31m\\x0a\\u202e" in message
     assert message.isprintable()
@@ -281,7 +281,7 @@ def test_a_file_larger_than_a_mebibyte_is_refused(tmp_path: Path) -> None:
     assert reader.load(large, File).title == "t"
 
 
-def test_what_is_no_file_is_told_by_its_name(tmp_path: Path) -> None:
+def test_a_path_that_is_no_file_is_named(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for path, why in [
         (tmp_path / "nothing", "No such file"),
@@ -293,7 +293,7 @@ def test_what_is_no_file_is_told_by_its_name(tmp_path: Path) -> None:
             reader.load(path, File)
 
 
-def test_a_file_below_the_working_folder_is_named_shortly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_below_the_working_folder_has_a_short_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "f.yaml").write_text("x: y\n")
     with pytest.raises(ConfigError, match=r"^f\.yaml:1: unknown key"):
