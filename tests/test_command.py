@@ -33,6 +33,31 @@ def test_an_unexpected_exit_code_is_an_error_with_the_last_output() -> None:
     assert command.run(["sh", "-c", "exit 3"], deadline=Deadline(5), accept=(3,)).code == 3
 
 
+def test_each_program_is_observed_as_a_line_to_paste(tmp_path: Path) -> None:
+    (tmp_path / "in put").write_text("given")
+    seen: list[command.ProgramRun] = []
+    script = 'test "$A" = "b c" && test "$(cat)" = given && pwd'
+    command.observe_programs(seen.append)
+    try:
+        done = command.run(
+            ["sh", "-c", script],
+            deadline=Deadline(5),
+            cwd=tmp_path,
+            environment={"A": "b c"},
+            stdin=tmp_path / "in put",
+        )
+        with pytest.raises(CommandFailed):
+            command.run(["sh", "-c", "exit 3"], deadline=Deadline(5))
+        with pytest.raises(CommandFailed):
+            command.run(["sleep", "60"], deadline=Deadline(0.1))
+    finally:
+        command.observe_programs(None)
+    assert [(program.code, program.ok) for program in seen] == [(0, True), (3, False), (None, False)]
+    assert all(program.seconds > 0 for program in seen)
+    pasted = subprocess.run(["sh", "-c", seen[0].command], capture_output=True, text=True, check=True)
+    assert pasted.stdout == done.output
+
+
 def test_a_program_that_fails_on_a_full_disk_gives_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(CommandFailed) as error:
         command.run(["dd", "if=/dev/zero", "of=/dev/full", "bs=1", "count=1"], deadline=Deadline(10))

@@ -132,7 +132,8 @@ def _start_guests(opened: Lab, specs: list[GuestSpec], json: bool, what: GuestsS
     with render.reporting() as events:
 
         def record(spec: GuestSpec) -> GuestRecord:
-            with lifecycle.guest_session(host, opened, spec, events, fresh=fresh, allow_kept_modules=not fresh) as guest:
+            session = lifecycle.guest_session(host, opened, spec, events, fresh=fresh, allow_kept_modules=not fresh)
+            with session as guest:
                 return guest.record
 
         records = parallel.map_guests(host, opened, specs, record, events)
