@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.pages import commands
 from tests.program import Program
 
 OOPS = Path(__file__).parent / "data" / "oops"
@@ -41,6 +43,21 @@ def test_help_names_every_command(kmlab: Program, flag: str) -> None:
     assert ended.code == 0
     listed = {line.split()[0] for line in ended.out.splitlines() if line.startswith("  ") and line.strip()}
     assert set(COMMANDS) <= listed
+
+
+@pytest.mark.parametrize("name", [name for name, _ in commands()])
+def test_help_names_values_as_a_person_types_them(kmlab: Program, name: str) -> None:
+    said = kmlab(*name.split(), "-h", COLUMNS="120").out
+    assert re.findall(r"<\w+|list\[|\{\w+\}|\]\.\.\.", said) == []
+    usage, table = said.splitlines()[0], said.partition("Arguments:\n")[2].partition("\n\n")[0]
+    for row in filter(None, table.splitlines()):
+        assert row.split("  ")[1] in usage
+
+
+def test_help_says_what_may_be_several_and_what_must_be_given(kmlab: Program) -> None:
+    assert "test [OPTIONS] [DIR...]" in kmlab("test", "-h").out
+    assert "\n  DIR...  " in kmlab("test", "-h").out
+    assert kmlab("run", "-h").out.splitlines()[0].endswith("run [OPTIONS] DIR")
 
 
 def test_the_list_of_commands_has_a_whole_sentence_for_each(kmlab: Program) -> None:

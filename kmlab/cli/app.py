@@ -14,6 +14,7 @@ import typer
 
 from kmlab import __version__
 from kmlab.cli import inspect_commands, lab_commands, module_commands, schema_command, sign_commands, watch_command
+from kmlab.cli.command_help import Command
 from kmlab.cli.options import cli_state
 from kmlab.common.errors import KmlabError, unexpected
 
@@ -62,9 +63,9 @@ _IMAGE_COMMANDS: dict[str, Callable[..., None]] = {
     "prune": lab_commands.image_prune,
 }
 for command in _COMMANDS:
-    app.command()(command)
+    app.command(cls=Command)(command)
 for name, command in _IMAGE_COMMANDS.items():
-    images.command(name)(command)
+    images.command(name, cls=Command)(command)
 app.add_typer(images, name="image")
 
 

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from kmlab.run.documents import GuestsSchema, ImageFile
 
 Architecture = Annotated[
-    str | None, typer.Option("--arch", help="Use x86_64 or aarch64; default: the host's if the image has it.")
+    str | None,
+    typer.Option("--arch", help="Use x86_64 or aarch64; default: the host's if the image has it.", metavar="ARCH"),
 ]
 
 

@@ -256,7 +256,9 @@ def crashes(
     file: Annotated[str, typer.Argument(help="Saved kernel log; - for stdin.", metavar="FILE")],
     module: Annotated[
         Path | None,
-        typer.Option("--module", help="Find source lines with this .ko, or with the builds in this folder."),
+        typer.Option(
+            "--module", help="Find source lines with this .ko, or with the builds in this folder.", metavar="PATH"
+        ),
     ] = None,
     lab: LabFile = None,
     json: Json = False,
