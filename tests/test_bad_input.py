@@ -212,6 +212,8 @@ def test_a_file_that_was_only_copied_is_still_good(world: World, lab: Lab) -> No
     file = only("bases/*/disk.qcow2")
     alter(file, file.read_bytes())
     up(world, lab)
+    assert only("bases/*/disk.qcow2") == file
+    assert world.asked.count("build-image") == 1
 
 
 def test_a_missing_file_of_the_cache_is_reported(world: World, lab: Lab) -> None:

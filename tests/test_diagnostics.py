@@ -142,7 +142,8 @@ def test_the_same_diagnostic_of_two_attempts_is_said_once() -> None:
 @given(st.text(alphabet="/-:.m\"'[]()* \n1aerorwning", max_size=3000))
 def test_any_text_is_read(text: str) -> None:
     found = parse_diagnostics(text, PurePosixPath("/m"))
-    build_reason(text, 2, found, OLD)
+    assert all(diagnostic.message.isprintable() for diagnostic in found)
+    assert build_reason(text, 2, found, OLD)
 
 
 @pytest.mark.parametrize("unit", ["-/", "a:", "x.o:", "1: ", "ld", "'", "make[1]: ", "ERROR: modpost: "])

@@ -37,7 +37,7 @@ def test_every_yaml_on_a_page_is_a_lab_or_a_part_of_one(page: Path, tmp_path: Pa
         head += "" if re.search(r"^guests:", text, re.MULTILINE) else "guests: {debian: {image: debian-12}}\n"
         file = tmp_path / f"{number}.yaml"
         file.write_text(head + text)
-        lab.load_lab(file)
+        assert lab.load_lab(file).guests
 
 
 SHAPES: dict[str, tuple[type, set[str]]] = {

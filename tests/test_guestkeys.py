@@ -79,4 +79,4 @@ def test_no_bytes_break_the_reader_of_lists(content: bytes) -> None:
 
 @given(st.text(max_size=400))
 def test_no_text_breaks_the_reader_of_answers(text: str) -> None:
-    parse_keyring("g", f"{text}\nmok={text}\nsecure_boot=1\n{text}")
+    assert parse_keyring("g", f"{text}\nmok={text}\nsecure_boot=1\n{text}").guest == "g"

@@ -144,7 +144,7 @@ def test_the_workflows_on_the_page_are_yaml_with_commands_that_the_program_takes
         (line,) = re.findall(r"(?:run|script): (kmlab .*)", text)
         command, words = KMLAB.commands["test"], line.split()[2:]
         context = command.make_context("test", words)
-        report_files(context.params["report_paths"])
+        assert report_files(context.params["report_paths"])
 
 
 def test_a_new_format_is_the_file_and_the_line_that_the_page_shows(
@@ -173,7 +173,12 @@ def test_no_format_fails_on_text_from_a_guest_or_lets_it_control_a_terminal(form
         hostile = dataclasses.replace(crash, title=word, function=word, file=word, task=word, frames=(frame,))
         result = dataclasses.replace(
             whole_result(),
-            **dict.fromkeys(("module", "source", "guest", "kernel", "title", "reason"), word),
+            module=word,
+            source=word,
+            guest=word,
+            kernel=word,
+            title=word,
+            reason=word,
             outcome="oops",
             unmet=(word,),
             crashes=(hostile,),

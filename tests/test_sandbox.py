@@ -53,8 +53,9 @@ def shell(box: Sandbox, line: str, seconds: float = 20) -> sandbox.SandboxResult
     return box.run(["sh", "-c", line], Deadline(seconds))
 
 
-def test_a_sandbox_can_be_made_here() -> None:
+def test_a_sandbox_that_can_be_made_here_runs_a_program(box: Sandbox) -> None:
     sandbox.check()
+    assert shell(box, "true") == sandbox.Ended(0, "")
 
 
 @pytest.mark.parametrize(
@@ -216,9 +217,9 @@ def test_memory_of_every_kind_ends_at_the_limit(
 
 def test_memory_without_a_visible_owner_counts_for_the_sandbox(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     told = footprint.Footprint(1, 1 << 20, 0, 6 << 30)
-    monkeypatch.setattr(sandbox.MemoryMeter, "measure", lambda self, first: told)
+    monkeypatch.setattr(footprint.MemoryMeter, "measure", lambda self, first: told)
     assert shell(box, "sleep 20", 20).limit == "0.2 GiB of memory"
-    monkeypatch.setattr(sandbox.MemoryMeter, "measure", lambda self, first: told._replace(unexplained=2 << 30))
+    monkeypatch.setattr(footprint.MemoryMeter, "measure", lambda self, first: told._replace(unexplained=2 << 30))
     assert shell(box, "sleep 0.5", 20) == sandbox.SandboxResult(0, "")
 
 
@@ -231,10 +232,10 @@ def test_very_many_files_end_at_the_limit(box: Sandbox) -> None:
 
 
 def test_a_sandbox_that_cannot_be_checked_ends_in_an_error(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: sandbox.MemoryMeter, first: int) -> footprint.Footprint:
+    def fail(self: footprint.MemoryMeter, first: int) -> footprint.Footprint:
         raise MemoryError
 
-    monkeypatch.setattr(sandbox.MemoryMeter, "measure", fail)
+    monkeypatch.setattr(footprint.MemoryMeter, "measure", fail)
     with pytest.raises(LabError, match="the sandbox could not be watched: this host has no memory left"):
         shell(box, "sleep 20", 20)
 

@@ -163,7 +163,9 @@ def test_a_new_lab_has_the_schema_beside_it_where_its_first_line_says(tmp_path: 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_schema_is_one(name: str) -> None:
-    jsonschema.Draft7Validator.check_schema(json_schema.schema(name))
+    made = json_schema.schema(name)
+    jsonschema.Draft7Validator.check_schema(made)
+    assert made["$schema"] == jsonschema.Draft7Validator.META_SCHEMA["$id"]
 
 
 def test_the_documents_of_runs_are_what_their_schema_says() -> None:

@@ -89,7 +89,7 @@ def test_a_name_from_outside_cannot_leave_the_picture() -> None:
 
 
 def test_a_run_without_a_step_has_a_picture() -> None:
-    ET.fromstring(timeline.svg([result(seconds=0.0, outcome="error")]))
+    assert ET.fromstring(timeline.svg([result(seconds=0.0, outcome="error")])).tag == f"{SVG}svg"
 
 
 def test_the_name_of_the_file_says_whether_it_is_a_picture_or_a_page(tmp_path: Path) -> None:
