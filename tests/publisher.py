@@ -123,7 +123,7 @@ class Request(BaseHTTPRequestHandler):
     """One request; files are served with ETag and ranges, as the publishers' servers do."""
 
     protocol_version = "HTTP/1.1"
-    server: Server  # type: ignore[assignment]
+    server: Server
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0].lstrip("/")

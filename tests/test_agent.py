@@ -52,7 +52,8 @@ class Port:
             client, _ = self._server.accept()
             with client:
                 while not self._over.is_set():
-                    ready, _, _ = select.select([client, self.master], [], [], 0.05)
+                    ends: list[socket.socket | int] = [client, self.master]
+                    ready, _, _ = select.select(ends, [], [], 0.05)
                     if client in ready:
                         # Who leaves with something unread resets the connection: unix_release_sock() in the kernel.
                         content = b""

@@ -216,15 +216,15 @@ def test_a_guest_made_for_a_matrix_stops_at_its_end_and_the_labs_own_stay(
     package = "Package: linux-{kind}-6.12.1-0-fake-amd64\nVersion: 6.12.1-1\nArchitecture: amd64\n\n"
     world.indexes = {"stable": "".join(package.format(kind=kind) for kind in ("image", "headers"))}
 
-    def run_in(matrix: tuple[str, ...], **options: bool) -> set[str]:
+    def run_in(matrix: tuple[str, ...], options: run.Options = run.Options()) -> set[str]:
         jobs = parallel.jobs(lab, [lab.modules["hello"]], ["one"], matrix)
-        results = parallel.run_all(world.host, lab, jobs, run.Options(**options), silent)
+        results = parallel.run_all(world.host, lab, jobs, options, silent)
         assert [r.outcome for r in results] == ["pass"] * len(jobs), [r.reason for r in results]
         files = lifecycle.lab_files(lab)
         return {name for name in files.guests() if hypervisor.processes(files.guest(name).root)}
 
     assert run_in(("default", "6.12")) == {"one"}
-    assert run_in(("6.12",), keep=True) == {"one", "one@6.12"}
+    assert run_in(("6.12",), run.Options(keep=True)) == {"one", "one@6.12"}
     assert cache.guest_names(lab) == [*lab.guests, "one@6.12"], "status and down --all have it while it runs"
     assert run_in(("6.12",)) == {"one", "one@6.12"}, "it was up before"
 

@@ -184,7 +184,7 @@ def unpacked(xdg: Path, world: World) -> Path:
     iso.open_fp(io.BytesIO(world.seeds[-1]))
     for number in (0, 1):
         deb = xdg / f"{number}.deb"
-        iso.get_file_from_iso(deb, joliet_path=f"/{number}.deb")
+        iso.get_file_from_iso(str(deb), joliet_path=f"/{number}.deb")
         subprocess.run(["dpkg-deb", "--extract", deb, root], check=True)
         subprocess.run(["dpkg-deb", "--control", deb, xdg / f"control{number}"], check=True)
     return root
@@ -302,8 +302,8 @@ def test_a_module_without_its_debug_sections_is_the_same_otherwise(name: str, tm
     before, after = elf.read_object(whole, "m"), elf.read_object(made, "m")
     assert after.symbols == before.symbols
     for old, new in zip(before.sections, after.sections, strict=True):
-        kept = {"offset": 0, "size": 0, "header_offset": 0}
-        assert old._replace(**kept) == new._replace(**kept)
+        left, right = (each._replace(offset=0, size=0, header_offset=0) for each in (old, new))
+        assert left == right
         if old.type != SHT_NOBITS:
             assert made[new.offset : new.offset + new.size] == (
                 b"" if ".debug_" in old.name else whole[old.offset : old.offset + old.size]

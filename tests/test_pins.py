@@ -99,8 +99,7 @@ def test_of_a_publisher_that_signs_nothing_the_digest_is_pinned(publisher: Publi
 
 def test_every_entry_of_the_catalogue_has_a_line_for_its_pin(tmp_path: Path) -> None:
     """As the tool would write it; kmlab's own files are copied."""
-    sys.path.insert(0, str(TOOL.parent))
-    import pins
+    from tools import pins
 
     for name in catalog.image_names():
         image = catalog.load_image(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Literal
 
 import pytest
 
@@ -65,7 +66,9 @@ def test_the_taint_of_a_guest_that_died_is_what_its_last_words_said(go: Go) -> N
         ("never", Act(kernel=PANIC, ends="hangs"), False),
     ],
 )
-def test_memory_is_kept_as_lab_yaml_says(go: Go, lab: Lab, world: World, setting: str, act: Act, kept: bool) -> None:
+def test_memory_is_kept_as_lab_yaml_says(
+    go: Go, lab: Lab, world: World, setting: Literal["auto", "always", "never"], act: Act, kept: bool
+) -> None:
     result = go(load=act, lab=dataclasses.replace(lab, vmcore=setting))
     assert result.directory is not None
     assert ("dump" in world.asked, result.vmcore == "vmcore", (result.directory / "vmcore").exists()) == (kept,) * 3

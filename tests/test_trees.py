@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from labs import SHORT, lab_of
 
 from kmlab.common import folder_tree, paths
 from kmlab.common.errors import ConfigError, LabError
@@ -24,6 +23,7 @@ from kmlab.run.build import source_folder
 from kmlab.run.build.make import check_folder, mirror
 from kmlab.run.build.source_folder import read_folder
 from kmlab.run.selection import modules_under
+from tests.labs import SHORT, lab_of
 
 DEPTH = 1200
 LONG = "a-name-that-is-long-enough"

@@ -14,9 +14,9 @@ from kmlab.common import paths
 from kmlab.common.errors import ConfigError, LabError, unexpected
 from kmlab.common.events import Deadline, silent
 from kmlab.config.lab import GuestSpec, Lab
-from kmlab.diagnosis import console
 from kmlab.diagnosis.console import ConsoleMonitor
 from kmlab.host.channel.agent import AgentShell
+from kmlab.kernel.log.records import ConsoleReader
 from kmlab.provision import lifecycle
 from kmlab.run import parallel, run
 from kmlab.run.build import sandbox_build
@@ -87,10 +87,10 @@ def test_an_error_of_one_run_is_its_outcome_and_others_continue(
 def test_a_failed_console_monitor_ends_the_run_as_an_error(
     go: Go, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
 ) -> None:
-    def fail(self: console.ConsoleReader, chunk: bytes) -> None:
+    def fail(self: ConsoleReader, chunk: bytes) -> None:
         raise error
 
-    monkeypatch.setattr(console.ConsoleReader, "feed", fail)
+    monkeypatch.setattr(ConsoleReader, "feed", fail)
     result = go()
     assert (result.outcome, result.ok) == ("error", False)
     assert "the guest's console could not be read any more" in (result.reason or "") and said in (result.reason or "")
@@ -100,7 +100,7 @@ def test_a_console_that_cannot_be_opened_is_not_a_silent_console(tmp_path: Path)
     with ConsoleMonitor(tmp_path / "absent") as witness:
         assert witness.over.wait(30)
         with pytest.raises(LabError, match="No such file"):
-            witness.finish(frozenset())
+            witness.finish(None)
 
 
 @each_error

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kmlab.cli import app
+from kmlab.cli.options import cli_state
 from kmlab.testing import Act, FakeModule, World
 from tests.story import OOPS, PANIC
 
@@ -17,7 +18,7 @@ from tests.story import OOPS, PANIC
 class FromSource(dict[str, FakeModule]):
     """Each module as its folder has it now."""
 
-    def get(self, name: str, default: object = None) -> FakeModule:  # type: ignore[override]
+    def get(self, name: str, default: object = None) -> FakeModule:
         text = (Path(name) / f"{name}.c").read_text()
         if "#error" in text:
             return FakeModule(name=name, build=Act(code=2, error=f"{name}.c:7:2: error: #error on purpose\n"))
@@ -31,5 +32,5 @@ class FromSource(dict[str, FakeModule]):
 if __name__ == "__main__":
     with World() as world:
         world.modules = FromSource()
-        app.cli_state.build_host = lambda: world.host
+        cli_state.build_host = lambda: world.host
         app.main()

@@ -31,8 +31,8 @@ from kmlab.kernel.crash.unloaded_module import Sections
 from kmlab.kernel.log.records import parse_log
 from kmlab.kernel.symbols.elf import read_object
 from kmlab.provision.lifecycle import lab_files
+from kmlab.run.build.source_folder import folder_in_guest
 from kmlab.run.result import crash_to_json
-from kmlab.run.steps.guest_commands import folder_in_guest
 from tests import crashers
 
 DATA = Path(__file__).parents[1] / "tests" / "data"

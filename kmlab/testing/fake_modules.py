@@ -14,7 +14,7 @@ RELEASE = "6.1.0-0-fake-amd64"
 class Act:
     """The effects of one command in the guest."""
 
-    code: int = 0
+    code: int | None = 0
     output: str = ""
     error: str = ""
     """The text on stderr."""

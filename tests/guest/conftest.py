@@ -158,7 +158,7 @@ def base(environment: dict[str, str]) -> Path:
     """The folder of the suite's base; made now if the cache has none."""
     lab = Lab(LAB_YAML, environment)
     answer = lab("up", "--json", timeout=FIRST_START)
-    return paths.bases() / answer.json["guests"][0]["base"]
+    return paths.bases() / str(answer.json["guests"][0]["base"])
 
 
 @pytest.fixture(scope="session")

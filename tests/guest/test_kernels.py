@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from functools import partial
 from pathlib import Path
 
 from kmlab.host.hypervisor import hypervisor
@@ -51,14 +52,16 @@ def test_modules_in_two_kernels_are_one_page_with_failures_grouped_by_their_reas
     assert "debian@6.12" not in running(lab), "made for the page only"
 
 
+def said_hello(lab: Lab, guest: str) -> bool:
+    return "Hello, world." in lab("log", guest, code=None).out
+
+
 def test_cut_off_while_two_guests_work_it_leaves_a_lab_that_the_next_command_uses(lab: Lab) -> None:
     lab.write(LAB)
     words = ("run", str(EXAMPLES / "hello"), "--kernels", "matrix")
     run = lab.start(*words, "--jobs", "2", "--exercise", "sleep 1000")
     for guest in BOTH:
-        wait_until(
-            f"{guest} to say hello", lambda guest=guest: "Hello, world." in lab("log", guest, code=None).out, 300
-        )  # type: ignore[misc]
+        wait_until(f"{guest} to say hello", partial(said_hello, lab, guest), 300)
     assert running(lab) == list(BOTH)
     code, out = interrupt(run, signal.SIGINT)
     assert code == 130, out
