@@ -14,8 +14,9 @@ from kmlab.cli.app import app
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = [
-    *(REPOSITORY / name for name in ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "examples/README.md")),
-    *sorted((REPOSITORY / "docs").glob("*.md")),
+    *sorted(REPOSITORY.glob("*.md")),
+    REPOSITORY / "examples" / "README.md",
+    *sorted((REPOSITORY / "docs").rglob("*.md")),
     *sorted((REPOSITORY / "examples").glob("*/README.md")),
 ]
 INTERFACE = REPOSITORY / "docs" / "interface.md"
