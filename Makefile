@@ -28,6 +28,11 @@ check: setup  ## Check format, lint, types and import rules
 	$(PYTHON_TOOL) mypy
 	$(PYTHON_TOOL) pytest -q tests/test_house.py
 
+docs:  ## Build the site with search, a page for each command, and man pages: build/site, build/man
+	@sh tools/setup.sh --docs
+	.venv/bin/python tools/manual.py
+	.venv/bin/zensical build --clean --strict
+
 images: setup  ## Look up the current pins of published images: this changes images/*.yaml
 	.venv/bin/python tools/pins.py
 
@@ -36,7 +41,7 @@ format: setup  ## Write the format that `make check` expects
 	$(PYTHON_TOOL) ruff check --fix kmlab tests tools benchmarks
 
 clean:  ## Remove built files; for guests and caches: kmlab destroy --all-state
-	rm -rf .venv .kmlab .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+	rm -rf .venv .kmlab build .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
 	find kmlab tests tools benchmarks -name __pycache__ -type d -exec rm -rf {} +
 
-.PHONY: help setup demo test unit bench check images format clean
+.PHONY: help setup demo test unit bench check docs images format clean

@@ -19,8 +19,14 @@ run="python3 python3-venv python3-dev gcc libc6-dev make pkg-config libvirt-dev
 	openssh-client ca-certificates gpgv"
 # Only for the tests: a libvirtd for system mode, libvirt's own schema, a second reader of signatures, a publisher's key.
 test="libvirt-daemon libvirt-clients libxml2-utils openssl gpg"
-packages="$run"
-[ "${1:-}" = --run-only ] || packages="$run $test"
+# For `make docs`: man pages are made of --help, and shown once.
+docs="help2man liblocale-gettext-perl man-db"
+packages="$run" extras=dev
+case ${1:-} in
+	--run-only) ;;
+	--docs) packages="$run $docs" extras=dev,docs ;;
+	*) packages="$run $test" ;;
+esac
 
 . /etc/os-release 2>/dev/null || ID=unknown
 case " ${ID:-} ${ID_LIKE:-} " in
@@ -61,10 +67,11 @@ fi
 python=${PYTHON:-python3}
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || die "kmlab needs Python 3.10 or newer; this is $("$python" -V)"
 wanted=$(cat pyproject.toml tools/setup.sh | sha256sum | cut -c1-16)
-if [ ! -x .venv/bin/kmlab ] || [ "$(cat .venv/kmlab-setup 2>/dev/null)" != "$wanted" ]; then
+if [ ! -x .venv/bin/kmlab ] || [ "$(cat .venv/kmlab-setup 2>/dev/null)" != "$wanted" ] ||
+	{ [ $extras != dev ] && [ ! -x .venv/bin/zensical ]; }; then
 	say "making .venv: this compiles libvirt's binding once"
 	[ -x .venv/bin/python ] || "$python" -m venv .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$extras]"
 	echo "$wanted" > .venv/kmlab-setup
 fi
 say "ready: .venv/bin/kmlab"
