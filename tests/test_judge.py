@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kmlab.common.errors import ConfigError
-from kmlab.diagnosis.saved_log import Judged, judge_file
+from kmlab.diagnosis.saved_log import JudgedLog, judge_file
 from kmlab.kernel.symbols.elf import read_object
 from kmlab.testing import module_image
 
@@ -19,7 +19,7 @@ LOG = DATA / "oops" / "guest-6.1-faults-null_read.txt"
 OTHER = next((DATA / "ko" / "crashers").glob("checks-6.1-*.ko"))
 
 
-def places(judged: Judged) -> list[tuple[str | None, str | None, bool]]:
+def places(judged: JudgedLog) -> list[tuple[str | None, str | None, bool]]:
     return [(crash.function, crash.file, crash.line is not None) for crash in judged.crashes]
 
 

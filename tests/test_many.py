@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from kmlab.cli.progress import Board, Lines
+from kmlab.cli.progress import Activities, Lines
 from kmlab.common import paths
 from kmlab.common.errors import ConfigError, HypervisorError, LabError
 from kmlab.common.events import Deadline, Event, Finished, Note, Progress, Started, silent
@@ -320,7 +320,7 @@ def test_guests_that_the_host_cannot_hold_together_make_room_for_each_other(
 
 def test_each_guest_at_work_has_one_line_in_a_place_that_stays() -> None:
     now = [0.0]
-    board = Board(lambda: now[0])
+    board = Activities(lambda: now[0])
     for event in (
         Started("trixie@backports", "baking the base"),
         Started("debian", "restoring the guest"),
