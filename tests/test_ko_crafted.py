@@ -229,5 +229,4 @@ def test_a_source_file_that_only_the_dwarf_names_is_shown_if_it_is_one(tmp_path:
     (source / "loop").symlink_to("loop")
     (source / "zero").symlink_to("/dev/zero")
     crash = dataclasses.replace(crash_of(()), file=name, line=1)
-    lines = list(render._crash(crash, source, 12))
-    assert len(lines) == 1 and "secret" not in lines[0]
+    assert list(render._crash_lines(crash, source, 12)) == []

@@ -139,16 +139,16 @@ def archive(**sizes: int) -> bytes:
 
 
 def test_an_archive_of_the_guest_s_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert make_module._unpacked(archive(a=1000, b=2000)).files.keys() == {"a.ko", "b.ko"}
+    assert make_module._unpack(archive(a=1000, b=2000)).files.keys() == {"a.ko", "b.ko"}
     monkeypatch.setattr(make_module, "LARGEST_PRODUCTS", 2500)
-    assert make_module._unpacked(archive(a=1000, b=2000)).excess
+    assert make_module._unpack(archive(a=1000, b=2000)).excess
 
 
 def test_a_sparse_member_counts_with_the_bytes_it_seems_to_hold() -> None:
     member = tarfile.TarInfo("a.ko")
     member.pax_headers = {"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.size": str(1 << 40)}
     member.pax_headers["GNU.sparse.map"] = "0,0"
-    assert make_module._unpacked(member.tobuf(tarfile.PAX_FORMAT) + bytes(1024)).excess
+    assert make_module._unpack(member.tobuf(tarfile.PAX_FORMAT) + bytes(1024)).excess
 
 
 @pytest.mark.parametrize("at", range(0, 512, 7))
@@ -156,14 +156,14 @@ def test_a_damaged_archive_holds_its_files_whole_or_none(at: int) -> None:
     damaged = bytearray(archive(a=1000, b=2000))
     for value in (0x00, 0x80, 0xFF):
         damaged[at : at + 3] = bytes([value]) * 3
-        sizes = {name: len(content) for name, content in make_module._unpacked(bytes(damaged)).files.items()}
+        sizes = {name: len(content) for name, content in make_module._unpack(bytes(damaged)).files.items()}
         assert sizes in ({}, {"a.ko": 1000, "b.ko": 2000})
 
 
 def test_a_compressed_archive_is_not_unpacked() -> None:
     import gzip
 
-    assert make_module._unpacked(gzip.compress(archive(a=1000))).files == {}
+    assert make_module._unpack(gzip.compress(archive(a=1000))).files == {}
 
 
 # --- a run of it ---------------------------------------------------------------------------------------------------
