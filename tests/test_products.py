@@ -122,7 +122,7 @@ def test_modules_that_cannot_be_are_the_build_s_failure(tmp_path: Path, files: d
 
     result = built(tmp_path, make)
     assert not result.ok and not result.images
-    assert (result.reason or "").startswith("what the build made cannot be loaded: ") and why in (result.reason or "")
+    assert (result.reason or "").startswith("the built module cannot be loaded: ") and why in (result.reason or "")
 
 
 # --- out of a guest ------------------------------------------------------------------------------------------------
@@ -175,7 +175,7 @@ LYING = module_image("hello") + b"?" + TRAILER.pack(0, 0, PKCS7, 0, 0, bytes(3),
 def test_a_module_that_cannot_be_signed_is_the_build_s_failure(go: Go) -> None:
     result = go(options=run.Options(sign="wrong-key"), images={"hello.ko": LYING})
     assert (result.outcome, step(result, "sign")) == ("build-failed", "failed")
-    assert (result.reason or "").startswith("what the build made cannot be signed: the module's signature claims")
+    assert (result.reason or "").startswith("the built module cannot be signed: the module's signature claims")
     assert "load" not in [s.name for s in result.steps]
 
 
@@ -183,7 +183,7 @@ def test_a_module_that_cannot_be_signed_is_the_build_s_failure(go: Go) -> None:
 def test_a_module_that_is_none_is_the_build_s_failure(go: Go, image: bytes) -> None:
     result = go(images={"hello.ko": image})
     assert result.outcome == "build-failed"
-    assert (result.reason or "").startswith("what the build made cannot be loaded: hello.ko: ")
+    assert (result.reason or "").startswith("the built module cannot be loaded: hello.ko: ")
 
 
 def test_a_crash_in_a_module_that_lies_is_the_verdict_without_a_line_and_why_is_told(

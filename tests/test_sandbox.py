@@ -55,7 +55,7 @@ def shell(box: Sandbox, line: str, seconds: float = 20) -> sandbox.SandboxResult
 
 def test_a_sandbox_that_can_be_made_here_runs_a_program(box: Sandbox) -> None:
     sandbox.check()
-    assert shell(box, "true") == sandbox.Ended(0, "")
+    assert shell(box, "true") == sandbox.SandboxResult(0, "")
 
 
 @pytest.mark.parametrize(

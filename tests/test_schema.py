@@ -214,4 +214,4 @@ def test_the_command_lists_the_schemas_and_prints_one(tmp_path: Path) -> None:
 
 def test_a_schema_that_there_is_not_is_an_error_with_the_nearest(tmp_path: Path) -> None:
     ended = Program(tmp_path)("schema", "recipes")
-    assert (ended.code, ended.err) == (2, "kmlab: there is no schema 'recipes'\n  hint: did you mean 'recipe'?\n")
+    assert (ended.code, ended.err) == (2, "kmlab: unknown schema 'recipes'\n  hint: did you mean 'recipe'?\n")

@@ -270,7 +270,7 @@ def test_a_folder_that_goes_away_is_waited_for(bench: Bench) -> None:
     )
     assert len(bench.shown.results) == 2
     assert len(bench.shown.errors) == 1 and "no such folder" in bench.shown.errors[0]
-    assert "hello to be there again" in bench.shown.waits
+    assert "hello to exist again" in bench.shown.waits
 
 
 def test_a_mistake_in_lab_yaml_is_shown_and_its_mending_begins_a_run(bench: Bench) -> None:

@@ -93,7 +93,9 @@ def test_a_module_that_hides_itself_is_said_to(go: Go, world: World) -> None:
 def test_a_taint_that_no_finding_explains_is_no_pass(taint: int, outcome: str, go: Go, lab: Lab) -> None:
     result = go(options=run.Options(exercise="true"), exercise=Act(taint=taint))
     assert (result.outcome, result.ok) == (outcome, False)
-    assert result.reason is not None and "was set in step 'exercise', and nothing in the log says why" in result.reason
+    assert (
+        result.reason is not None and "was set in step 'exercise', and nothing in the log explains it" in result.reason
+    )
     assert record_of(lab).state == "dirty"
 
 
@@ -153,7 +155,7 @@ def test_a_finding_in_a_guest_that_another_module_used_is_confirmed_on_a_fresh_o
     result = go("params", options=run.Options(exercise="true"), load=Act(code=137, kernel=OOPS, taint=DIE))
     assert result.outcome == "oops"
     assert world.asked == ["restore"]
-    assert "oops, but hello ran in this guest before: once more in a fresh one" in notes(events)
+    assert "oops, but hello ran in this guest before: running it again in a fresh one" in notes(events)
 
 
 def test_a_finding_that_a_fresh_guest_does_not_show_is_not_the_module_s(go: Go, world: World) -> None:

@@ -92,8 +92,8 @@ def write(path: Path, arch: str, pin: catalog.Pin) -> None:
     for number, line in enumerate(lines):
         if re.match(r" {2}\S", line):
             within = line.strip() == f"{arch}:"
-        elif within and (pin := re.match(r"(\s+pin:\s*)(null|\{[^}]*\})", line)):
-            lines[number] = f"{pin[1]}{text}{line[pin.end() :]}"
+        elif within and (found := re.match(r"(\s+pin:\s*)(null|\{[^}]*\})", line)):
+            lines[number] = f"{found[1]}{text}{line[found.end() :]}"
             path.write_text("".join(lines), encoding="utf-8")
             return
     raise KmlabError(f"{path}: no line `pin: null` for {arch}")

@@ -69,7 +69,7 @@ def schema(name: str) -> dict[str, Any]:
         if name in (subject.name, subject.full):
             return _schema(subject)
     names = [subject.name for subject in subjects()]
-    raise ConfigError(f"there is no schema {quoted(name)}", nearest(name, names, "schemas"))
+    raise ConfigError(f"unknown schema {quoted(name)}", nearest(name, names, "schemas"))
 
 
 def _schema(subject: Subject) -> dict[str, Any]:

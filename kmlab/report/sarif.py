@@ -22,7 +22,7 @@ _ROOT = "SRCROOT"
 _RULES = {
     "compiler-error": "The compiler or modpost refused the module.",
     "compiler-warning": "The compiler or modpost warned about the module.",
-    "unmet-expectation": "The run did not come to what lab.yaml expects.",
+    "unmet-expectation": "The run did not meet the expectations in lab.yaml.",
     "test-failed": "The exercise failed, or the kernel's log is not what lab.yaml expects.",
     "unload-failed": "The module could not be unloaded.",
     "load-failed": "The kernel or the module's init function refused the module.",

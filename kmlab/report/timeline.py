@@ -82,7 +82,7 @@ def write(path: Path, results: Sequence[RunResult]) -> None:
 def check(path: Path) -> None:
     """Raise ConfigError unless a chart can be written to this file. Call it before the run."""
     if path.suffix not in (".svg", ".html"):
-        raise ConfigError(f"--timeline {printable(str(path))}: not the name of a picture", "end it in .svg or .html")
+        raise ConfigError(f"--timeline {printable(str(path))}: not a chart", "choose a name that ends in .svg or .html")
 
 
 def _chart(

@@ -86,6 +86,6 @@ def _doubts(results: Results, log: RunLog, crashes: Sequence[Crash]) -> list[tup
     before, after = results.taint
     for flag in find_unexplained(after & ~before, {outcome_of(crash) for crash in crashes}):
         step = results.tainted_by.get(flag.bit, "?")
-        sentence = f"taint {flag.name} ({flag.meaning}) was set in step '{step}', and nothing in the log says why"
+        sentence = f"taint {flag.name} ({flag.meaning}) was set in step '{step}', and nothing in the log explains it"
         doubts.append((flag.outcome or "warning", sentence))
     return doubts

@@ -77,7 +77,9 @@ def run(
     if not before or not _depends_on_guest(first):
         return first
     suspects = ", ".join(before)
-    events(Note(spec.name, f"{first.outcome}, but {suspects} ran in this guest before: once more in a fresh one"))
+    events(
+        Note(spec.name, f"{first.outcome}, but {suspects} ran in this guest before: running it again in a fresh one")
+    )
     again, _ = _attempt(host, lab, spec, module, fresh, events, builds)
     return again if _is_the_same(first, again) else _not_confirmed(again, first, suspects)
 

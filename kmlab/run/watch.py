@@ -211,4 +211,4 @@ def _is_ignored(path: str) -> bool:
 
 def _awaited(watched: WatchTarget) -> str:
     place = printable(run.shown_source(watched.lab, watched.module))
-    return f"a save in {place}" if watched.source.is_dir() else f"{place} to be there again"
+    return f"a save in {place}" if watched.source.is_dir() else f"{place} to exist again"

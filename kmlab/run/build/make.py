@@ -411,7 +411,7 @@ def _build_result(
             order = load_order(infos.values())
         except ConfigError as error:
             # No argument is wrong: the Makefile made a bad module.
-            reason = f"what the build made cannot be loaded: {printable(error.message, 300)}"
+            reason = f"the built module cannot be loaded: {printable(error.message, 300)}"
             return BuildResult(False, log, command.how, diagnostics, reason)
         return BuildResult(True, log, command.how, diagnostics, None, images, _with_paths(infos, order), order.outside)
     return BuildResult(

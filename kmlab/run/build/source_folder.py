@@ -70,7 +70,7 @@ def read_folder(source: Path) -> Manifest:
         if entry.path is None or entry.path.count("/") > _DEEPEST_SOURCE:
             raise ConfigError(
                 f"{printable(str(source))}: holds folders in folders, more than {_DEEPEST_SOURCE} deep",
-                "give the folder of the module alone",
+                "name the module's own folder",
             )
         if stat.S_ISLNK(status.st_mode):
             with contextlib.suppress(OSError):
@@ -83,12 +83,12 @@ def read_folder(source: Path) -> Manifest:
         if total > _LARGEST_SOURCE:
             raise ConfigError(
                 f"{printable(str(source))}: holds more than {_LARGEST_SOURCE >> 20} MiB",
-                "give the folder of the module alone",
+                "name the module's own folder",
             )
         if len(manifest) > _MOST_SOURCES:
             raise ConfigError(
                 f"{printable(str(source))}: holds more than {_MOST_SOURCES} files",
-                "give the folder of the module alone",
+                "name the module's own folder",
             )
     return manifest
 

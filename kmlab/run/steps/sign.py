@@ -29,7 +29,7 @@ def sign(context: RunContext, so_far: Results) -> Sequence[BuildStepResult]:
             images = {path: signer.sign(image, path) for path, image in build.images.items()}
         except MalformedModule as error:
             timer.stage.outcome = "failed"
-            reason = f"what the build made cannot be signed: {printable(error.message, 300)}"
+            reason = f"the built module cannot be signed: {printable(error.message, 300)}"
         else:
             deliver(guest, name, {**build.undelivered, **images}, delivered, deadline)
             if signer.strips:
