@@ -183,7 +183,7 @@ def test_a_damaged_record_is_reported_with_the_remedy(world: World, lab: Lab, pa
     alter(record, content)
     error = refused(ImageError, lambda: up(world, lab))
     assert error.message == f"{record}: this record is missing or damaged"
-    assert error.hint == f"remove it and it is made again: rm -rf {record.parent}"
+    assert error.hint == f"remove it, and kmlab makes it again: rm -rf {record.parent}"
     paths.remove_tree(record.parent)
     up(world, lab)
 

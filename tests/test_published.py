@@ -73,7 +73,7 @@ def test_if_the_pinned_release_is_missing_a_newer_one_is_used_with_a_note(
     site.publisher.publish(NEW, images[1])
     site.publisher.catalogue(site.folder, pin=pin(images[0]))
     assert site.pull().read_bytes() == images[1]
-    assert any("release 20260110 is gone" in note for note in site.notes)
+    assert any("release 20260110 is no longer available" in note for note in site.notes)
 
 
 def test_an_unsigned_image_is_verified_by_the_pinned_digest(site: Site, images: tuple[bytes, bytes]) -> None:
@@ -293,7 +293,7 @@ def test_a_release_is_added_by_one_yaml_file_and_nothing_else(site: Site, images
 
 def test_a_built_image_accepts_no_digest(site: Site) -> None:
     site.lab("{name: debian-12, unverified: true}")
-    with pytest.raises(KmlabError, match="is built here"):
+    with pytest.raises(KmlabError, match="is built on this host"):
         site.pull()
 
 

@@ -189,10 +189,10 @@ TAMPERING: dict[str, tuple[Tamper, str]] = {
     "another message, well signed, for a signature": (_signed_message_for_a_signature, "no signature|does not match"),
     "the signature of another release": (_signature_of_another_release, "changed after it was signed"),
     "an expired signature": (_expired_signature, "expired"),
-    "sums without the image": (_image_not_in_the_sums, "0 times, and not once"),
-    "sums with the image twice": (_image_twice_in_the_sums, "2 times, and not once"),
-    "sums with an MD5 digest": (_short_digest_in_the_sums, "0 times, and not once"),
-    "sums of another folder": (_image_in_another_folder_of_the_sums, "0 times, and not once"),
+    "sums without the image": (_image_not_in_the_sums, "0 times; exactly one"),
+    "sums with the image twice": (_image_twice_in_the_sums, "2 times; exactly one"),
+    "sums with an MD5 digest": (_short_digest_in_the_sums, "0 times; exactly one"),
+    "sums of another folder": (_image_in_another_folder_of_the_sums, "0 times; exactly one"),
     "sums without an end": (_endless_sums, "exceeds the limit"),
     "a redirect to http": (_sums_of_another_host, "which is not https"),
     "a backing file, well signed": (_backing_file, "backing file"),
@@ -234,7 +234,7 @@ def test_a_release_older_than_an_earlier_one_is_refused(site: Site, images: tupl
     site.publisher.publish(NEW, images[1])
     new = site.pull()
     site.publisher.publish(OLD, images[0])
-    with pytest.raises(ImageError, match=r"signed on 2026-01-10, and is older .* this host had before \(2026-02-20\)"):
+    with pytest.raises(ImageError, match=r"signed on 2026-01-10, which is older .* this host had before \(2026-02-20\)"):
         site.pull()
     assert [new.parent.name] == site.cached
     # Even when the cache was emptied in between.
