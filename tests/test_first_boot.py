@@ -142,5 +142,8 @@ def test_a_published_image_s_disk_has_space_for_a_compiler(xdg: Path) -> None:
 
 def test_a_disk_smaller_than_its_image_is_refused_with_its_line(xdg: Path) -> None:
     (xdg / "own.img").write_bytes(disk_image(xdg, "2G"))
-    with World() as world, pytest.raises(ConfigError, match=r"lab\.yaml:3: the image is larger than that: 2\.0 GiB"):
+    with (
+        World() as world,
+        pytest.raises(ConfigError, match=r"lab\.yaml:3: the disk is smaller than the image, which has 2\.0 GiB"),
+    ):
         notes_of(world, xdg, "{image: {path: own.img, family: ubuntu}, disk: 1G}")

@@ -234,7 +234,9 @@ def test_a_release_older_than_an_earlier_one_is_refused(site: Site, images: tupl
     site.publisher.publish(NEW, images[1])
     new = site.pull()
     site.publisher.publish(OLD, images[0])
-    with pytest.raises(ImageError, match=r"signed on 2026-01-10, which is older .* this host had before \(2026-02-20\)"):
+    with pytest.raises(
+        ImageError, match=r"signed on 2026-01-10, which is older .* this host had before \(2026-02-20\)"
+    ):
         site.pull()
     assert [new.parent.name] == site.cached
     # Even when the cache was emptied in between.

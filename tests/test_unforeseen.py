@@ -127,7 +127,7 @@ def test_a_command_of_an_agent_without_a_reader_is_lost(
     def fail(self: AgentShell, pending: bytearray) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(AgentShell, "_take", fail)
+    monkeypatch.setattr(AgentShell, "_dispatch", fail)
     monkeypatch.setattr(threading, "excepthook", lambda args: None)
     ours, theirs = socket.socketpair()
     with contextlib.closing(AgentShell(ours)) as shell, theirs:

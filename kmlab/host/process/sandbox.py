@@ -158,29 +158,29 @@ files of /proc/sys even without capabilities."""
 
 _UNAME = """\
 #!/bin/sh
-asked=" $* "
-said=
-tell() {{
-	case $asked in
-	*" --$2 "* | *" --all "*) said="$said${{said:+ }}$3" ;;
+options=" $* "
+output=
+print_field() {{
+	case $options in
+	*" --$2 "* | *" --all "*) output="$output${{output:+ }}$3" ;;
 	*)
-		for word in $asked; do
+		for word in $options; do
 			case $word in
 			--*) ;;
-			-*[a$1]*) said="$said${{said:+ }}$3" && break ;;
+			-*[a$1]*) output="$output${{output:+ }}$3" && break ;;
 			esac
 		done
 		;;
 	esac
 }}
-[ $# -gt 0 ] || asked=" -s "
-tell s kernel-name Linux
-tell n nodename lab
-tell r kernel-release {release}
-tell v kernel-version '#1 SMP'
-tell m machine {machine}
-tell o operating-system GNU/Linux
-echo "$said"
+[ $# -gt 0 ] || options=" -s "
+print_field s kernel-name Linux
+print_field n nodename lab
+print_field r kernel-release {release}
+print_field v kernel-version '#1 SMP'
+print_field m machine {machine}
+print_field o operating-system GNU/Linux
+echo "$output"
 """
 """A uname(1) that prints the guest kernel's release, because no namespace can change it."""
 

@@ -187,8 +187,8 @@ def disk_size(plan: Plan, image: Path) -> int | None:
     if plan.spec.disk < image_size:
         raise plan.lab.error(
             ("guests", plan.spec.name, "disk"),
-            f"the image is larger than that: {image_size / 2**30:.1f} GiB",
-            "leave it out",
+            f"the disk is smaller than the image, which has {image_size / 2**30:.1f} GiB",
+            "remove this key, or give a larger size",
         )
     return plan.spec.disk
 

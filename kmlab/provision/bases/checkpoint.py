@@ -160,8 +160,8 @@ def _save_booted(
             answer = shell.run("sh", deadline, data=(settings + sysctls + plan.recipe.idle).encode())
             facts = parse_facts(answer.text)
             if not answer.ok:
-                said = printable(answer.error_text.strip(), 300)
-                raise LabError(f"guest '{plan.spec.name}' could not be made ready: {said}")
+                message = printable(answer.error_text.strip(), 300)
+                raise LabError(f"guest '{plan.spec.name}' could not be made ready: {message}")
             if facts.get("release") != base.release:
                 raise LabError(
                     f"guest '{plan.spec.name}' booted kernel {facts.get('release')} and not {base.release}",
@@ -215,8 +215,8 @@ def _start_agent(plan: Plan, shell: Shell, deadline: Deadline) -> None:
     """Compile the agent with the guest's compiler, and start it. Every restored guest then has it."""
     answer = shell.run(_AGENT.format(port=AGENT_PORT), deadline, data=catalog.agent_source().encode())
     if not answer.ok:
-        said = printable(answer.error_text.strip(), 300)
-        raise LabError(f"guest '{plan.spec.name}' could not start the agent: {said}")
+        message = printable(answer.error_text.strip(), 300)
+        raise LabError(f"guest '{plan.spec.name}' could not start the agent: {message}")
 
 
 @contextlib.contextmanager
