@@ -43,26 +43,26 @@ def decided(open_kvm: Callable[[], None], seconds: Seconds = unmeasured, arch: s
 
 
 def test_without_the_device_guests_are_emulated() -> None:
-    found = decided(fails(FileNotFoundError))
-    assert found.name == "tcg"
-    assert "there is no /dev/kvm" in found.why
+    choice = decided(fails(FileNotFoundError))
+    assert choice.name == "tcg"
+    assert "there is no /dev/kvm" in choice.why
 
 
 def test_a_device_without_permission_gives_the_remedy() -> None:
-    found = decided(fails(PermissionError))
-    assert found.name == "tcg"
-    assert found.why == "/dev/kvm cannot be opened (Permission denied): add yourself to the group kvm"
+    choice = decided(fails(PermissionError))
+    assert choice.name == "tcg"
+    assert choice.why == "/dev/kvm cannot be opened (Permission denied): add yourself to the group kvm"
 
 
 def test_a_device_that_opens_but_runs_nothing_is_not_used() -> None:
-    found = decided(opens, takes(tcg=0.2, kvm=None))
-    assert found.name == "tcg"
-    assert found.why == "/dev/kvm opens, but ran nothing in 2.0 s (tcg: 0.20 s)"
+    choice = decided(opens, takes(tcg=0.2, kvm=None))
+    assert choice.name == "tcg"
+    assert choice.why == "/dev/kvm opens, but ran nothing in 2.0 s (tcg: 0.20 s)"
 
 
 def test_kvm_that_is_slower_than_emulation_is_not_used() -> None:
-    found = decided(opens, takes(tcg=0.2, kvm=0.5))
-    assert (found.name, found.why) == ("tcg", "kvm took 0.50 s, tcg only 0.20 s for the same work")
+    choice = decided(opens, takes(tcg=0.2, kvm=0.5))
+    assert (choice.name, choice.why) == ("tcg", "kvm took 0.50 s, tcg only 0.20 s for the same work")
 
 
 def test_kvm_that_works_is_used() -> None:
@@ -70,14 +70,14 @@ def test_kvm_that_works_is_used() -> None:
 
 
 def test_kvm_gets_more_time_if_emulation_is_slow() -> None:
-    asked: list[float] = []
+    limits: list[float] = []
 
     def seconds(name: str, arch: str, deadline: Deadline) -> float | None:
-        asked.append(deadline.seconds)
+        limits.append(deadline.seconds)
         return 4.0 if name == "tcg" else 1.0
 
     assert decided(opens, seconds).name == "kvm"
-    assert asked == [30, 12]
+    assert limits == [30, 12]
 
 
 def test_a_guest_of_another_architecture_is_emulated() -> None:
@@ -111,10 +111,10 @@ def test_accel_tcg_in_lab_yaml_is_not_measured(xdg: Path) -> None:
 
 def test_a_choice_is_remembered_for_this_boot_of_the_host(xdg: Path) -> None:
     assert accel.last_choice("auto") is None
-    found = accel.choose("auto")
-    assert accel.last_choice("auto") == found
-    known = json.loads(paths.acceleration().read_text())
-    paths.write_json(paths.acceleration(), {key: {"name": "kvm", "why": "remembered"} for key in known})
+    choice = accel.choose("auto")
+    assert accel.last_choice("auto") == choice
+    record = json.loads(paths.acceleration().read_text())
+    paths.write_json(paths.acceleration(), {key: {"name": "kvm", "why": "remembered"} for key in record})
     assert accel.choose("auto").why == "remembered"
     assert accel.choose("kvm").name == "kvm"
 
@@ -127,8 +127,8 @@ def test_a_choice_of_another_boot_is_ignored(xdg: Path) -> None:
 
 def test_accel_kvm_without_kvm_is_an_error(xdg: Path) -> None:
     accel.choose("auto")
-    known = json.loads(paths.acceleration().read_text())
-    paths.write_json(paths.acceleration(), {key: {"name": "tcg", "why": "there is no /dev/kvm"} for key in known})
+    record = json.loads(paths.acceleration().read_text())
+    paths.write_json(paths.acceleration(), {key: {"name": "tcg", "why": "there is no /dev/kvm"} for key in record})
     with pytest.raises(LabError, match="accel: kvm, but there is no /dev/kvm") as caught:
         accel.choose("kvm")
     assert caught.value.hint == "set `accel: auto` to use kvm if it works, otherwise tcg"

@@ -125,13 +125,13 @@ def test_a_command_that_does_not_read_its_input_still_ends(shell: Shell) -> None
 
 
 def test_commands_run_in_parallel(shell: Shell, tmp_path: Path) -> None:
-    found: list[int | None] = []
+    codes: list[int | None] = []
     wait = f"while [ ! -e {tmp_path}/go ]; do sleep 0.02; done; exit 7"
-    waiting = threading.Thread(target=lambda: found.append(shell.run(wait, Deadline(30)).code))
+    waiting = threading.Thread(target=lambda: codes.append(shell.run(wait, Deadline(30)).code))
     waiting.start()
     assert shell.run(f"touch {tmp_path}/go", Deadline(30)).ok
     waiting.join()
-    assert found == [7]
+    assert codes == [7]
 
 
 def test_output_is_reported_immediately(shell: Shell, tmp_path: Path) -> None:

@@ -49,8 +49,8 @@ def half_made() -> list[Path]:
 
 
 def only(pattern: str) -> Path:
-    (found,) = paths.cache_home().glob(pattern)
-    return found
+    (match,) = paths.cache_home().glob(pattern)
+    return match
 
 
 def alter(path: Path, content: bytes) -> None:
@@ -133,14 +133,14 @@ def test_a_disk_that_fills_while_a_checkpoint_boots_is_reported_at_once_and_the_
 
 
 def test_a_full_disk_while_memory_is_saved_gives_the_remedy() -> None:
-    said = (
+    message = (
         "operation failed: /usr/lib/libvirt/libvirt_iohelper: failure with /c/memory: "
         "Unable to write /c/memory: No space left on device"
     )
-    words = ["sh", "-c", 'read line; printf "%s\\n" "$0"', json.dumps({"error": said})]
+    words = ["sh", "-c", 'read line; printf "%s\\n" "$0"', json.dumps({"error": message})]
     with command.Conversation(words, {}) as worker:
         error = refused(HypervisorError, lambda: hypervisor.Hypervisor(worker).save("kmlab", Path("/c/memory")))
-    assert error.message == f"libvirt could not save the guest's memory: {said}"
+    assert error.message == f"libvirt could not save the guest's memory: {message}"
     assert error.hint is not None and "kmlab image prune" in error.hint
 
 
@@ -227,9 +227,9 @@ def test_verify_reads_every_byte_even_if_size_and_time_are_right(world: World, l
     up(world, lab)
     assert [problem for _, problem in cache.verify(silent, None)] == [None, None, None]
     file = only("images/*/disk.qcow2")
-    known = paths.read_json(only("images/*/image.json"))
+    about = paths.read_json(only("images/*/image.json"))
     alter(file, b"\xee" * file.stat().st_size)
-    paths.write_json(only("images/*/image.json"), {**known, "mtime_ns": file.stat().st_mtime_ns})
+    paths.write_json(only("images/*/image.json"), {**about, "mtime_ns": file.stat().st_mtime_ns})
     assert [problem for name, problem in cache.verify(silent, None) if name.startswith("images/")] == [
         "changed after it was made"
     ]

@@ -16,7 +16,7 @@ NEWER = "6.8.0-90-generic"
 STAND_INS = {
     "uname": "cat /running",
     "apt-get": """
-        echo "apt-get $*" >> /told
+        echo "apt-get $*" >> /calls
         case " $* " in *" no-such-package "*) echo "E: Unable to locate package no-such-package"; exit 100 ;; esac
         for word in "$@"; do case $word in
             linux-headers-[0-9]*) mkdir -p "/lib/modules/${word#linux-headers-}/build"
@@ -33,9 +33,9 @@ STAND_INS = {
         mkdir -p /boot/grub
         . /etc/default/grub.d/99-kmlab.cfg
         echo "menuentry '$GRUB_DEFAULT'" > /boot/grub/grub.cfg""",
-    "systemctl": 'echo "systemctl $*" >> /told',
-    "usermod": 'echo "usermod $*" >> /told',
-    "poweroff": 'echo "poweroff" >> /told; kill -TERM $PPID; sleep 60',
+    "systemctl": 'echo "systemctl $*" >> /calls',
+    "usermod": 'echo "usermod $*" >> /calls',
+    "poweroff": 'echo "poweroff" >> /calls; kill -TERM $PPID; sleep 60',
     "sync": "true",
 }
 PLACES = (
@@ -48,15 +48,15 @@ PLACES = (
 class Baked:
     """What became of it."""
 
-    said: list[str]
-    told: list[str]
+    messages: list[str]
+    calls: list[str]
 
     @property
     def error(self) -> str:
-        return next((line.removeprefix("error ") for line in self.said if line.startswith("error ")), "")
+        return next((line.removeprefix("error ") for line in self.messages if line.startswith("error ")), "")
 
     def installed(self) -> set[str]:
-        return {word for line in self.told if " install " in line for word in line.split() if not word.startswith("-")}
+        return {word for line in self.calls if " install " in line for word in line.split() if not word.startswith("-")}
 
 
 def bake(
@@ -94,7 +94,7 @@ def bake(
     (root / "lib/modules" / running).mkdir()
     for libraries in Path("/usr/lib").glob("*-linux-gnu"):
         (root / "lib" / libraries.name).symlink_to(libraries)
-    for file in ("told", "dev/kmsg", "dev/null", "proc/sys/kernel/printk"):
+    for file in ("calls", "dev/kmsg", "dev/null", "proc/sys/kernel/printk"):
         (root / file).touch()
     (root / f"boot/vmlinuz-{running}").touch()
     (root / "running").write_text(f"{running}\n")
@@ -117,13 +117,13 @@ def bake(
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     console = (root / "dev/kmsg").read_text()
     assert console, done.stderr
-    said = [line.partition("kmlab-bake: ")[2] for line in console.splitlines()]
-    return Baked(said, (root / "told").read_text().splitlines())
+    messages = [line.partition("kmlab-bake: ")[2] for line in console.splitlines()]
+    return Baked(messages, (root / "calls").read_text().splitlines())
 
 
 def test_the_headers_of_the_running_kernel_are_installed(tmp_path: Path) -> None:
     baked = bake(tmp_path, offered=(f"linux-headers-{RUNNING}",))
-    assert baked.said[-1] == f"done {RUNNING}", baked.said
+    assert baked.messages[-1] == f"done {RUNNING}", baked.messages
     assert {"make", f"linux-headers-{RUNNING}"} <= baked.installed()
     assert not any(name.startswith("linux-modules-extra") for name in baked.installed())
 
@@ -136,14 +136,14 @@ def test_extra_modules_are_installed_if_the_archive_has_them(tmp_path: Path) -> 
 def test_debian_asks_for_no_such_package(tmp_path: Path) -> None:
     extra = f"linux-modules-extra-{RUNNING}"
     baked = bake(tmp_path, offered=(f"linux-headers-{RUNNING}", extra), family="debian")
-    assert baked.said[-1] == f"done {RUNNING}" and extra not in baked.installed()
+    assert baked.messages[-1] == f"done {RUNNING}" and extra not in baked.installed()
 
 
 def test_a_kernel_whose_headers_left_the_archive_is_replaced_by_a_newer_one_with_a_note(tmp_path: Path) -> None:
     baked = bake(tmp_path, offered=(f"linux-headers-{NEWER}",), newer=NEWER)
-    assert baked.said[-1] == f"done {NEWER}", baked.said
+    assert baked.messages[-1] == f"done {NEWER}", baked.messages
     assert {"linux-image-virtual", "linux-headers-virtual"} <= baked.installed()
-    (note,) = [line for line in baked.said if line.startswith("note ")]
+    (note,) = [line for line in baked.messages if line.startswith("note ")]
     assert RUNNING in note and NEWER in note and "restarts" in note
 
 
@@ -154,14 +154,14 @@ def test_without_a_metapackage_the_newest_kernel_of_the_flavour_is_found_by_its_
     images = "installed linux-image-6.1.0-52-cloud-amd64\nnot-installed linux-image-6.1.0-52-cloud-amd64-unsigned\n"
     old, new = "6.1.0-52-cloud-amd64", "6.1.0-56-cloud-amd64"
     baked = bake(tmp_path, offered=(f"linux-headers-{new}",), newer=new, running=old, images=images, family="debian")
-    assert baked.said[-1] == f"done {new}", baked.said
+    assert baked.messages[-1] == f"done {new}", baked.messages
     assert {"linux-image-cloud-amd64", "linux-headers-cloud-amd64"} <= baked.installed()
 
 
 def test_with_kernel_exact_that_is_an_error(tmp_path: Path) -> None:
     baked = bake(tmp_path, offered=(), newer=NEWER, exact=True)
     assert f"no linux-headers-{RUNNING} any more" in baked.error and "exact" in baked.error
-    assert baked.told[-1] == "poweroff" and not any(line.startswith("done") for line in baked.said)
+    assert baked.calls[-1] == "poweroff" and not any(line.startswith("done") for line in baked.messages)
 
 
 def test_without_a_newer_kernel_it_is_an_error(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_a_missing_package_is_named(tmp_path: Path) -> None:
 
 def test_no_user_has_a_password_and_no_timer_runs(tmp_path: Path) -> None:
     baked = bake(tmp_path, offered=(f"linux-headers-{RUNNING}",))
-    assert {"usermod --password * root", "usermod --password * ubuntu"} <= set(baked.told)
+    assert {"usermod --password * root", "usermod --password * ubuntu"} <= set(baked.calls)
     units = tmp_path / "root/etc/systemd/system"
     for unit in ("apt-daily.timer", "unattended-upgrades.service", "snapd.service", "motd-news.timer"):
         assert (units / unit).readlink() == Path("/dev/null")

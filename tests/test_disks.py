@@ -15,7 +15,7 @@ from kmlab.host.disk import disks
 from kmlab.host.process import command
 
 
-def said(*argv: str | Path) -> str:
+def output_of(*argv: str | Path) -> str:
     return command.run(argv, deadline=Deadline(30)).output
 
 
@@ -44,10 +44,10 @@ def test_a_seed_s_files_keep_name_and_content(tmp_path: Path) -> None:
 
 def test_an_overlay_is_empty_and_uses_its_backing_file(tmp_path: Path) -> None:
     base, overlay = tmp_path / "base.qcow2", tmp_path / "overlay.qcow2"
-    said("qemu-img", "create", "-q", "-f", "qcow2", base, "64M")
+    output_of("qemu-img", "create", "-q", "-f", "qcow2", base, "64M")
     disks.freeze(base)
     disks.make_overlay(overlay, base, Deadline(30))
-    about = json.loads(said("qemu-img", "info", "--output", "json", overlay))
+    about = json.loads(output_of("qemu-img", "info", "--output", "json", overlay))
     assert about["format"] == "qcow2"
     assert about["backing-filename"] == str(base)
     assert about["backing-filename-format"] == "qcow2"
@@ -64,7 +64,7 @@ def test_a_disk_has_an_esp_with_the_boot_files_and_the_root_file_system(tmp_path
     root, shim, menu = tmp_path / "root.img", tmp_path / "shim", tmp_path / "menu"
     with root.open("wb") as file:
         file.truncate(16 << 20)
-    said("mke2fs", "-q", "-t", "ext4", "-L", "kmlab-root", root)
+    output_of("mke2fs", "-q", "-t", "ext4", "-L", "kmlab-root", root)
     shim.write_bytes(b"MZ shim")
     menu.write_text("configfile\n")
     target = tmp_path / "disk.qcow2"
@@ -73,14 +73,14 @@ def test_a_disk_has_an_esp_with_the_boot_files_and_the_root_file_system(tmp_path
     assert {path.name for path in tmp_path.iterdir()} == {"root.img", "shim", "menu", "disk.qcow2"}
 
     raw = tmp_path / "raw"
-    said("qemu-img", "convert", "-O", "raw", target, raw)
-    table = json.loads(said("sfdisk", "--json", raw))["partitiontable"]
+    output_of("qemu-img", "convert", "-O", "raw", target, raw)
+    table = json.loads(output_of("sfdisk", "--json", raw))["partitiontable"]
     assert table["label"] == "gpt"
     first, second = table["partitions"]
     assert first["type"] == "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
     assert [first["name"], second["name"]] == ["ESP", "root"]
-    assert said("mcopy", "-i", f"{raw}@@{first['start'] * 512}", "::EFI/BOOT/BOOTX64.EFI", "-") == "MZ shim"
-    assert said("mcopy", "-i", f"{raw}@@{first['start'] * 512}", "::EFI/debian/grub.cfg", "-") == "configfile\n"
+    assert output_of("mcopy", "-i", f"{raw}@@{first['start'] * 512}", "::EFI/BOOT/BOOTX64.EFI", "-") == "MZ shim"
+    assert output_of("mcopy", "-i", f"{raw}@@{first['start'] * 512}", "::EFI/debian/grub.cfg", "-") == "configfile\n"
     with raw.open("rb") as file:
         file.seek(second["start"] * 512)
         assert file.read(16 << 20) == root.read_bytes()
@@ -90,7 +90,7 @@ def test_a_file_is_read_from_a_file_system_without_a_mount(tmp_path: Path) -> No
     tree, image = tmp_path / "tree", tmp_path / "ext4"
     tree.mkdir()
     (tree / "shim").write_bytes(b"MZ\0\xff")
-    said("mke2fs", "-q", "-t", "ext4", "-d", tree, image, "4M")
+    output_of("mke2fs", "-q", "-t", "ext4", "-d", tree, image, "4M")
     disks.read_from_filesystem(image, "/shim", tmp_path / "out", Deadline(10))
     assert (tmp_path / "out").read_bytes() == b"MZ\0\xff"
     with pytest.raises(ImageError, match="has no file /absent"):

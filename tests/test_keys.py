@@ -95,16 +95,16 @@ def test_key_and_certificate_may_share_a_file(tmp_path: Path, certificate_first:
 
 @pytest.mark.parametrize("encoding", [Encoding.PEM, Encoding.DER])
 def test_the_passphrase_of_the_environment_takes_precedence(tmp_path: Path, encoding: Encoding) -> None:
-    asked = []
+    questions = []
 
     def ask(path: str) -> str:
-        asked.append(path)
+        questions.append(path)
         return "wrong"
 
     key, certificate = encrypted(tmp_path / "key", encoding), write_certificate(tmp_path / "cert")
     pair = load_pair(key, certificate, ask=ask, environ={PASSPHRASE: "s3cret"}, now=NOW)
     assert pair.key.private_numbers() == KEY.private_numbers()
-    assert asked == []
+    assert questions == []
 
 
 def test_the_user_is_asked_for_the_passphrase_of_that_file(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_a_distribution_s_unsigned_image_is_accepted(xdg: Path, world: World) ->
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "message"),
     [
         ((), "needs one linux-image-….deb .* found: none"),
         (("linux-image-6.9.0-mine",), "no linux-headers-6.9.0-mine .* found: linux-image-6.9.0-mine_1_amd64.deb"),
@@ -104,12 +104,14 @@ def test_a_distribution_s_unsigned_image_is_accepted(xdg: Path, world: World) ->
         (("linux-image-6.9.0-a", "linux-image-6.9.0-b", "linux-headers-6.9.0-a"), "has several kernels"),
     ],
 )
-def test_packages_that_make_no_kernel_are_refused(xdg: Path, world: World, names: tuple[str, ...], said: str) -> None:
+def test_packages_that_make_no_kernel_are_refused(
+    xdg: Path, world: World, names: tuple[str, ...], message: str
+) -> None:
     mine = xdg / "debs"
     mine.mkdir()
     for name in names:
         package_file(mine, name)
-    with pytest.raises(ConfigError, match=rf"lab\.yaml:3: .*{said}"):
+    with pytest.raises(ConfigError, match=rf"lab\.yaml:3: .*{message}"):
         start(world, xdg, "../debs")
 
 
@@ -256,7 +258,7 @@ def test_no_program_of_a_tree_is_run(xdg: Path, world: World, tree: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("arch/x86/boot/bzImage", None, "the build is incomplete: no arch/x86/boot/bzImage"),
         ("Module.symvers", None, "the build is incomplete: no Module.symvers"),
@@ -269,10 +271,10 @@ def test_no_program_of_a_tree_is_run(xdg: Path, world: World, tree: Path) -> Non
     ],
 )
 def test_an_unusable_tree_is_refused_with_what_is_missing(
-    xdg: Path, world: World, tree: Path, name: str, content: str | None, said: str
+    xdg: Path, world: World, tree: Path, name: str, content: str | None, message: str
 ) -> None:
     (tree / name).unlink() if content is None else (tree / name).write_text(content)
-    with pytest.raises(ConfigError, match=rf"lab\.yaml:3: .*/linux: .*{said}") as caught:
+    with pytest.raises(ConfigError, match=rf"lab\.yaml:3: .*/linux: .*{message}") as caught:
         start(world, xdg, "../linux")
     assert caught.value.hint
     assert "start" not in world.asked
@@ -291,8 +293,8 @@ def test_secure_boot_with_an_unsigned_kernel_is_refused(xdg: Path, world: World,
 
 
 def test_the_order_of_modules_is_read_in_each_kernel_s_form() -> None:
-    found = [str(path) for path in build_tree.modules_in("kernel/a/b.ko\na/c.ko\na/d.o\n\n/etc/x.o\n../up.o\n")]
-    assert found == ["a/b.ko", "a/c.ko", "a/d.ko"]
+    modules = [str(path) for path in build_tree.modules_in("kernel/a/b.ko\na/c.ko\na/d.o\n\n/etc/x.o\n../up.o\n")]
+    assert modules == ["a/b.ko", "a/c.ko", "a/d.ko"]
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in MODULES.glob("*.ko")))
@@ -313,8 +315,8 @@ def test_a_module_without_its_debug_sections_is_the_same_otherwise(name: str, tm
     assert elf.without_debug(made) == made
     bare = tmp_path / "bare.o"
     bare.write_bytes(made)
-    told = subprocess.run(["readelf", "--all", "--wide", bare], check=True, capture_output=True, text=True)
-    assert "arning" not in told.stderr and "rror" not in told.stderr
+    readelf = subprocess.run(["readelf", "--all", "--wide", bare], check=True, capture_output=True, text=True)
+    assert "arning" not in readelf.stderr and "rror" not in readelf.stderr
 
 
 @pytest.mark.parametrize("other", [b"", b"no ELF", b"\x7fELF", b"\x7fELF" + bytes(100)])

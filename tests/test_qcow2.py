@@ -27,9 +27,9 @@ def patched(content: bytes, offset: int, form: str, value: int) -> bytes:
 
 @pytest.mark.parametrize("options", [("-o", "compat=0.10"), ("-o", "compat=1.1"), ("-o", "cluster_size=2M")])
 def test_images_of_qemu_img_are_accepted(tmp_path: Path, options: tuple[str, ...]) -> None:
-    found = checked(disk_image(tmp_path, "3G", *options))
-    assert found.virtual_size == 3 << 30
-    assert found.version == (2 if "compat=0.10" in options else 3)
+    header = checked(disk_image(tmp_path, "3G", *options))
+    assert header.virtual_size == 3 << 30
+    assert header.version == (2 if "compat=0.10" in options else 3)
 
 
 def test_a_compressed_image_with_extended_entries_is_accepted(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_any_bytes_give_a_header_or_an_error(junk: bytes, at: int) -> None:
     head = b"QFI\xfb" + struct.pack(">I", 3) + bytes(4000)
     content = head[:at] + junk + head[at + len(junk) :]
     try:
-        found = qcow2.check(content, 1 << 30, "a.img")
+        header = qcow2.check(content, 1 << 30, "a.img")
     except ImageError:
         return
-    assert 0 < found.virtual_size <= qcow2.LARGEST
+    assert 0 < header.virtual_size <= qcow2.LARGEST

@@ -60,10 +60,10 @@ def test_a_tree_deeper_than_the_stack_and_the_longest_path_is_removed(deep: Path
 
 def test_every_file_of_a_deep_tree_is_visited_and_the_paths_end_at_path_max(deep: Path) -> None:
     with folder_tree.opened(deep) as top:
-        found = list(folder_tree.walk(top))
-    assert sum(stat.S_ISDIR(f.status.st_mode) for f in found) == DEPTH
-    assert sum(f.name == "file.ko" for f in found) == DEPTH // 100 + 1
-    places = [f.path for f in found if f.path is not None]
+        entries = list(folder_tree.walk(top))
+    assert sum(stat.S_ISDIR(f.status.st_mode) for f in entries) == DEPTH
+    assert sum(f.name == "file.ko" for f in entries) == DEPTH // 100 + 1
+    places = [f.path for f in entries if f.path is not None]
     assert places and max(map(len, places)) < folder_tree.PATH_MAX
 
 
@@ -169,8 +169,8 @@ def test_a_folder_that_is_moved_during_the_walk_ends_it(tmp_path: Path) -> None:
     (tmp_path / "top/a/b").mkdir(parents=True)
     (tmp_path / "top/z").mkdir()
     with folder_tree.opened(tmp_path / "top") as top, pytest.raises(OSError, match="moved"):
-        for found in folder_tree.walk(top):
-            if found.name == "b":
+        for entry in folder_tree.walk(top):
+            if entry.name == "b":
                 shutil.move(tmp_path / "top/a", tmp_path / "elsewhere")
 
 

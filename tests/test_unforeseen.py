@@ -33,14 +33,14 @@ ERRORS = (
     (UnicodeEncodeError("utf-8", "\udcff", 0, 1, "surrogates not allowed"), "surrogates not allowed"),
     (AssertionError(), "AssertionError"),
 )
-each_error = pytest.mark.parametrize(("error", "said"), ERRORS, ids=lambda value: type(value).__name__)
+each_error = pytest.mark.parametrize(("error", "message"), ERRORS, ids=lambda value: type(value).__name__)
 
 
 @each_error
-def test_an_unforeseen_error_becomes_a_lab_error(error: Exception, said: str) -> None:
-    told = unexpected(error, "it could not go on")
-    assert isinstance(told, LabError) and told.exit_code == 3
-    assert told.message.startswith("it could not go on: ") and said in told.message
+def test_an_unforeseen_error_becomes_a_lab_error(error: Exception, message: str) -> None:
+    wrapped = unexpected(error, "it could not go on")
+    assert isinstance(wrapped, LabError) and wrapped.exit_code == 3
+    assert wrapped.message.startswith("it could not go on: ") and message in wrapped.message
 
 
 def test_an_error_of_kmlab_stays_unchanged() -> None:
@@ -51,7 +51,7 @@ def test_an_error_of_kmlab_stays_unchanged() -> None:
 @each_error
 @pytest.mark.parametrize("where", ["build_in_sandbox", "read_folder"])
 def test_a_build_thread_passes_on_its_error(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str, error: Exception, said: str
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str, error: Exception, message: str
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise error
@@ -59,18 +59,18 @@ def test_a_build_thread_passes_on_its_error(
     monkeypatch.setattr(lifecycle, "toolchain_for", lambda *_: tmp_path)
     monkeypatch.setattr(sandbox_build, where, fail)
     files = paths.GuestFiles(tmp_path / "guest")
-    wanted = lab.module_for(lab.folder / "hello")
-    under = SandboxBuild(lab, files, wanted, lambda accel: 60.0, silent, BuildCache())
+    module = lab.module_for(lab.folder / "hello")
+    under = SandboxBuild(lab, files, module, lambda accel: 60.0, silent, BuildCache())
     with under.under_way(guest_record(release=RELEASE)):
         assert under.in_sandbox()
         with pytest.raises(LabError, match="hello could not be built") as caught:
-            under.wait()
-    assert said in caught.value.message and caught.value.__cause__ is error
+            under.built()
+    assert message in caught.value.message and caught.value.__cause__ is error
 
 
 @each_error
 def test_an_error_of_one_run_is_its_outcome_and_others_continue(
-    go: Go, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+    go: Go, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise error
@@ -78,14 +78,14 @@ def test_an_error_of_one_run_is_its_outcome_and_others_continue(
     monkeypatch.setattr(run, "run_steps", fail)
     result = go()
     assert (result.outcome, result.ok) == ("error", False)
-    assert said in (result.reason or "")
+    assert message in (result.reason or "")
     assert result.directory is not None
     assert "in fail\n" in (result.directory / "traceback.txt").read_text()
 
 
 @each_error
 def test_a_failed_console_monitor_ends_the_run_as_an_error(
-    go: Go, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+    go: Go, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
 ) -> None:
     def fail(self: ConsoleReader, chunk: bytes) -> None:
         raise error
@@ -93,7 +93,9 @@ def test_a_failed_console_monitor_ends_the_run_as_an_error(
     monkeypatch.setattr(ConsoleReader, "feed", fail)
     result = go()
     assert (result.outcome, result.ok) == ("error", False)
-    assert "the guest's console could not be read any more" in (result.reason or "") and said in (result.reason or "")
+    assert "the guest's console could not be read any more" in (result.reason or "") and message in (
+        result.reason or ""
+    )
 
 
 def test_a_console_that_cannot_be_opened_is_not_a_silent_console(tmp_path: Path) -> None:
@@ -105,7 +107,7 @@ def test_a_console_that_cannot_be_opened_is_not_a_silent_console(tmp_path: Path)
 
 @each_error
 def test_parallel_guests_continue_without_the_one_that_failed(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
 ) -> None:
     done: list[str] = []
 
@@ -117,7 +119,7 @@ def test_parallel_guests_continue_without_the_one_that_failed(
     specs = list(lab.guests.values())
     with pytest.raises(LabError) as caught:
         parallel._Workers(lab, specs, work, silent).finish(1)
-    assert said in caught.value.message and caught.value.__cause__ is error
+    assert message in caught.value.message and caught.value.__cause__ is error
     assert done == [spec.name for spec in specs if spec.name != "debian"]
 
 
@@ -139,7 +141,7 @@ def test_a_command_of_an_agent_without_a_reader_is_lost(
 
 @each_error
 def test_the_program_prints_one_line_and_exits_with_3(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, said: str
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, message: str
 ) -> None:
     def fail(**_: object) -> None:
         raise error
