@@ -100,7 +100,7 @@ def verify(report: EventSink, lab_folder: Path | None) -> list[tuple[str, str | 
         with Stage(report, folder.name, "verifying"):
             about = paths.read_json(folder / _RECORDS[kind])
             try:
-                lifecycle.check(folder / _RECORDS[kind], folder / _FILES[kind])
+                lifecycle.check_artifact(folder / _RECORDS[kind], folder / _FILES[kind])
             except ImageError as error:
                 problems.append((name, error.message))
                 continue

@@ -28,7 +28,7 @@ from kmlab.provision.bases.toolchain import Target, sweep_toolchains, toolchain_
 from kmlab.provision.guest import Guest, GuestRecord, read_record, write_record
 from kmlab.provision.images.archive_kernel import available
 from kmlab.provision.images.image import build_image, catalogue_image, guest_image
-from kmlab.provision.plan.artifact import LOCK_PATIENCE, SSH, check, sweep
+from kmlab.provision.plan.artifact import LOCK_PATIENCE, SSH, check_artifact, sweep
 from kmlab.provision.plan.plan import Plan, arch_of, lab_files, make_plan
 from kmlab.virt.domain import console_tty, retarget
 
@@ -37,7 +37,7 @@ __all__ = [
     "available",
     "build_image",
     "catalogue_image",
-    "check",
+    "check_artifact",
     "destroy_lab",
     "enrol_by_mokmanager",
     "guest_image",

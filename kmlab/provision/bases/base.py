@@ -27,10 +27,10 @@ from kmlab.provision.plan.artifact import (
     LOCK_PATIENCE,
     boot_twice,
     booted,
-    check,
+    check_artifact,
     last_line,
     read_console,
-    record,
+    record_artifact,
     require_disk_space,
     require_firmware_output,
     require_no_panic,
@@ -85,13 +85,13 @@ def ensure_base(host: Host, plan: Plan, report: EventSink) -> Base:
                             else _bake(host, plan, image, scratch, stage)
                         )
                         facts = {**facts, "image": image.parent.name}
-                        record(scratch / "base.json", scratch / "disk.qcow2", facts)
+                        record_artifact(scratch / "base.json", scratch / "disk.qcow2", facts)
                         for name in ("disk.qcow2", "nvram.fd"):
                             disks.freeze(scratch / name)
                     return facts["release"]
 
                 stage.detail = f"kernel {boot_twice(make, plan.spec.name, report)}"
-        about = check(folder / "base.json", folder / "disk.qcow2")
+        about = check_artifact(folder / "base.json", folder / "disk.qcow2")
     return Base(key, str(about["release"]), str(about["host_key"]))
 
 

@@ -27,11 +27,11 @@ from kmlab.provision.plan.artifact import (
     SSH,
     boot_twice,
     booted,
-    check,
+    check_artifact,
     last_line,
     parse_facts,
     read_console,
-    record,
+    record_artifact,
     require_disk_space,
     require_firmware_output,
     require_no_panic,
@@ -72,13 +72,13 @@ def ensure_checkpoint(host: Host, plan: Plan, base: Base, report: EventSink, *, 
                 def make() -> None:
                     with paths.atomic_folder(folder, paths.work()) as scratch:
                         facts = _save_booted(host, plan, base, scratch, stage, by_mokmanager)
-                        record(scratch / "checkpoint.json", scratch / "memory", facts)
+                        record_artifact(scratch / "checkpoint.json", scratch / "memory", facts)
                         for name in ("disk.qcow2", "nvram.fd", "memory"):
                             disks.freeze(scratch / name)
 
                 boot_twice(make, plan.spec.name, report)
                 stage.detail = f"{disks.size_on_disk(folder) / 2**20:.0f} MiB"
-        check(folder / "checkpoint.json", folder / "memory")
+        check_artifact(folder / "checkpoint.json", folder / "memory")
     return key
 
 

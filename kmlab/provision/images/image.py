@@ -15,7 +15,7 @@ from kmlab.host.channel.ssh import ensure_identity
 from kmlab.host.disk import disks
 from kmlab.host.packages.mmdebstrap import PackageImage
 from kmlab.host.process import locks
-from kmlab.provision.plan.artifact import LOCK_PATIENCE, check, record, sweep_key
+from kmlab.provision.plan.artifact import LOCK_PATIENCE, check_artifact, record_artifact, sweep_key
 from kmlab.provision.plan.plan import Plan, find_image_source, guest_image_source, mirror_of
 from kmlab.provision.plan.source import PackageImageSource, Source, UserImageSource
 
@@ -104,9 +104,9 @@ def _build(host: Host, image_source: PackageImageSource, lab_folder: Path | None
                     facts = host.build_image(
                         about, target, deadline, lambda line: stage.progress(detail=printable(line, 100))
                     )
-                    record(
+                    record_artifact(
                         folder / "image.json", target, {**facts, "name": image_source.name, "arch": image_source.arch}
                     )
                 stage.detail = f"{disks.size_on_disk(final) / 2**20:.0f} MiB"
-        check(final / "image.json", final / "disk.qcow2")
+        check_artifact(final / "image.json", final / "disk.qcow2")
     return final / "disk.qcow2"

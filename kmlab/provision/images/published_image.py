@@ -17,7 +17,7 @@ from kmlab.host.disk import disks
 from kmlab.host.net import download, gpgv
 from kmlab.host.process import locks
 from kmlab.provision.images.trust import ExpectedImage, digest_in, expected_image, kind_of
-from kmlab.provision.plan.artifact import LOCK_PATIENCE, check, record
+from kmlab.provision.plan.artifact import LOCK_PATIENCE, check_artifact, record_artifact
 from kmlab.provision.plan.source import PublishedImageSource, UserImageSource
 from kmlab.virt import qcow2
 
@@ -231,11 +231,11 @@ def _add_to_cache(unverified: Path, final: Path, name: str, arch: str, about: Ex
         if about.sums:
             (folder / "sums").write_bytes(about.sums)
             (folder / "sums.signature").write_bytes(about.signature)
-        record(folder / "image.json", target, {**facts, "virtual_size": str(virtual)})
+        record_artifact(folder / "image.json", target, {**facts, "virtual_size": str(virtual)})
 
 
 def _check(folder: Path) -> Path:
-    check(folder / "image.json", folder / "disk.qcow2")
+    check_artifact(folder / "image.json", folder / "disk.qcow2")
     return folder / "disk.qcow2"
 
 

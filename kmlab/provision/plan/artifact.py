@@ -60,7 +60,7 @@ def boot_twice(boot: Callable[[], T], subject: str, report: EventSink) -> T:
         return boot()
 
 
-def record(path: Path, file: Path, facts: Mapping[str, object]) -> None:
+def record_artifact(path: Path, file: Path, facts: Mapping[str, object]) -> None:
     """Write an artifact's record: the facts, and the size, time and digest of its file, which becomes read-only."""
     disks.freeze(file)
     status = file.stat()
@@ -68,7 +68,7 @@ def record(path: Path, file: Path, facts: Mapping[str, object]) -> None:
     paths.write_json(path, about)
 
 
-def check(path: Path, file: Path) -> dict[str, object]:
+def check_artifact(path: Path, file: Path) -> dict[str, object]:
     """Return the record of a cached file. Raise ImageError if the file has changed or is missing."""
     about = paths.read_json(path)
     remedy = f"remove it, and kmlab makes it again: rm -rf {path.parent}"
