@@ -64,7 +64,7 @@ def test_a_build_thread_passes_on_its_error(
     with under.under_way(guest_record(release=RELEASE)):
         assert under.in_sandbox()
         with pytest.raises(LabError, match="hello could not be built") as caught:
-            under.built()
+            under.wait()
     assert message in caught.value.message and caught.value.__cause__ is error
 
 
