@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from kmlab.kernel.crash.crash import Crash
-from kmlab.kernel.crash.patterns import is_corruption
+from kmlab.kernel.crash.patterns import traits_of
 
 _SOON = 2.0
 """Seconds within which a crash is the work of the corruption that was found before it."""
-_ATOMIC = ("leaked-atomic", "sleep-in-atomic", "schedule-in-atomic", "lockdep-context", "preempt-imbalance")
+_AT_ONCE = 0.5
+"""Seconds within which one task runs into one bug twice in the same call."""
 _WORSE = ("warning", "oops", "hang", "panic")
 
 
@@ -19,34 +20,73 @@ def belongs(first: Crash, later: Crash) -> bool:
     # A victim names no module; one that names another has a bug of its own.
     no_other_module = later.module is None or later.module == first.module
     soon = first.time is None or later.time is None or later.time - first.time < _SOON
+    first_traits, later_traits = traits_of(first.class_), traits_of(later.class_)
     if first.deadly and same_task:
         return True
     if first.deadly and later.deadly and soon and first.cpu is not None and first.cpu == later.cpu:
         return first.module is not None and later.module is None  # it died with a lock held, or in a probe
-    if later.kind == "hang" or later.class_ in _HANGS:
-        if first.kind == "hang" or first.class_ in _HANGS:
+    if later.kind == "hang" or "stuck" in later_traits:
+        if first.kind == "hang" or "stuck" in first_traits:
             return no_other_module or first.module is None
-        return no_other_module and (first.deadly or first.class_.startswith("lock"))
-    if is_corruption(first.class_) and later.deadly:
+        return no_other_module and (first.deadly or "locks" in first_traits)
+    if same_task and _in_one_call(first, later):
+        return True
+    at_once = first.time is None or later.time is None or later.time - first.time < _AT_ONCE
+    if later.deadly and at_once and _same_function(first, later):
+        # A WARNING of what then kills, and two CPUs that fall into one hole.
+        return same_task or first.pid is None or bool(first_traits & {"corrupts", "deadly"})
+    if "corrupts" in first_traits and later.deadly:
         return same_task and soon
-    if first.class_ in _ATOMIC and later.class_ in _ATOMIC:
+    if "lockdep" in first_traits and "corrupts" in later_traits:
+        return same_task and soon  # the lock was freed, or never was one
+    if later.class_ == "warning" and soon and _is_of_a_report(later):
+        return "framed" in first_traits or "stuck" in first_traits
+    if "atomic" in first_traits and "atomic" in later_traits:
         return first.function == later.function or (same_task and (no_other_module or first.module is None))
-    if later.class_ == "slab-leak" and first.class_ in ("slab-leak", "slab-corruption"):
+    if later.class_ == "slab-leak" and "slab" in first_traits:
         return no_other_module  # objects that were found damaged are never freed
-    if first.class_ == later.class_ == "memory-leak":
+    if "leak" in first_traits and "leak" in later_traits:
         return first.function is None or later.function is None
+    if first.class_ == "dentry-leak" and later.class_ == "warning":
+        # The kernel names each dentry, then warns that there are any.
+        return soon and any(frame.name == "umount_check" for frame in later.frames)
+    if first.class_ == later.class_ and at_once and not later.frames and later.truncated:
+        return True
     return first.class_ == later.class_ == "fortify" and same_task and soon
 
 
-_HANGS = (
-    "soft-lockup",
-    "hard-lockup",
-    "rcu-stall",
-    "hung-task",
-    "workqueue-lockup",
-    "csd-lock",
-    "lock-stuck",
+def _in_one_call(first: Crash, later: Crash) -> bool:
+    """Whether two checks complain of the same call: one place in the code, at once."""
+    if first.time is not None and later.time is not None and later.time - first.time > _AT_ONCE:
+        return False
+    places = [_place(crash) for crash in (first, later)]
+    return places[0] is not None and places[0] == places[1]
+
+
+def _place(crash: Crash) -> tuple[str, int | None] | None:
+    """The function to blame and the offset in it."""
+    found = next(
+        (f for f in crash.frames if f.reliable and f.name == crash.function and f.module == crash.module), None
+    )
+    return (found.function, found.offset) if found and found.offset is not None else None
+
+
+def _same_function(first: Crash, later: Crash) -> bool:
+    return first.function is not None and (first.function, first.module) == (later.function, later.module)
+
+
+def _is_of_a_report(crash: Crash) -> bool:
+    """Whether the kernel stumbled while it told of another bug."""
+    return any(frame.reliable and frame.name in _REPORTING for frame in crash.frames[1:])
+
+
+_REPORTING = frozenset(
+    {
+        *("kmsan_report", "kasan_report", "kcsan_report", "print_report", "kfence_report_error", "watchdog_timer_fn"),
+        *("rcu_sched_clock_irq", "rcu_check_callbacks", "check_cpu_stall", "print_cpu_stall", "print_other_cpu_stall"),
+    }
 )
+"""Functions of the kernel's that look for a bug, or tell of one."""
 
 
 def merged(first: Crash, later: Crash) -> Crash:
@@ -61,4 +101,8 @@ def merged(first: Crash, later: Crash) -> Crash:
         base = replace(later, time=first.time)
     elif first.class_ == "memory-leak" and first.function is None:
         base = later
+    elif later.class_ != first.class_ == "warning" or (
+        later.deadly and first.kind == "warning" and "locks" not in traits_of(first.class_)
+    ):
+        base = replace(later, time=first.time)  # a WARNING says less than what it warned of
     return replace(base, kind="panic" if fatal else kind, fatal=fatal)

@@ -1,11 +1,42 @@
-"""The first line of every kind of report that a kernel makes, as one table (lib/bug.c, arch/*/mm/fault.c)."""
+"""The first line of every kind of report that a kernel makes, as one table (lib/bug.c, arch/*/mm/fault.c).
+
+A new class of crash is one row here and one log in tests/data/oops. What other files need to know of a class stands in
+its row as a trait; the words to look for in each line of a log come from the rows.
+"""
 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from kmlab.kernel.crash.stack_trace import Frame, find_symbol
+
+CLASS_TRAITS = {
+    "deadly": "the task that ran into this was killed, so that all it does later is fallout",
+    "corrupts": "memory was found in a state that makes a crash soon after its mere consequence",
+    "atomic": "one of the names for sleeping, or leaving, where preemption is off",
+    "locks": "it is about locks: a task that waits for ever afterwards waits for one of them",
+    "lockdep": "it begins with the stacks of earlier locks, and says `at: FUNCTION`",
+    "stuck": "a task or a CPU does not go on",
+    "slab": "it is about objects of a slab cache; the trace may come in a WARNING of its own",
+    "leak": "it is about memory that nobody refers to",
+    "framed": "a line of `====` ends it",
+}
+"""What is true of all findings of a class. Whoever asks `traits_of` names one of these."""
+LINE_TRAITS = {
+    "closed": "`---[ end trace` ends the report; without that we do not have all of it",
+    "untraced": "the report may come without a stack trace",
+    "line": "the report is one line, and never has a trace: it may stand within another report",
+    "names": "the symbol in the line is the culprit, whatever the trace says",
+    "provisional": "it is a finding only if a trace follows, and gives way to a report of a known kind",
+    "quiet": "the kernel, or a module, may print it below the level of a warning",
+    "work": "the report is about the work item that it names",
+    "holds": "where the lock was taken is the culprit, not where it was noticed",
+    "explained": "the line that follows says why",
+}
+"""What is true of a report that begins with such a line."""
 
 
 class Shape(NamedTuple):
@@ -14,18 +45,26 @@ class Shape(NamedTuple):
     class_: str
     kind: str
     """The outcome it means where no panic follows: oops, warning, hang or panic."""
-    needle: str
-    """What any line of this shape contains: looked for before the pattern, which costs more."""
+    needles: tuple[str, ...]
+    """What any line of this shape has one of: looked for in every line of a log, so rows share them where they can."""
     pattern: re.Pattern[str]
     """Matched at the line's start; the groups are what the line itself tells."""
     title: str
     """`{what}` is that group; ` in FUNCTION` is added where one is known."""
-    ends: bool = False
-    """The report closes with `---[ end trace`; without it we do not have all of it."""
-    traced: bool = True
-    """The report has a stack trace."""
-    names: bool = False
-    """The symbol in the first line is the culprit, whatever the trace says."""
+    traits: frozenset[str] = frozenset()
+    """Keys of CLASS_TRAITS and LINE_TRAITS."""
+    function: str | None = None
+    """What the report is about, if its first line has no name for it."""
+
+    @property
+    def ends(self) -> bool:
+        """Whether `---[ end trace` closes the report."""
+        return "closed" in self.traits
+
+    @property
+    def traced(self) -> bool:
+        """Whether the report has a stack trace."""
+        return not self.traits & {"untraced", "line"}
 
 
 class Header(NamedTuple):
@@ -39,49 +78,90 @@ class Header(NamedTuple):
     task: str | None
     pid: int | None
     cpu: int | None
+    module: str | None = None
+
+    @property
+    def title(self) -> str:
+        return self.shape.title.format(what=self.what).rstrip(": ")
 
 
-def find_header(text: str) -> Header | None:
-    """The report that this line begins, or None."""
-    for trigger in _TRIGGERS:
-        if trigger in text:
-            break
-    else:
+class Message(NamedTuple):
+    """What some check says before its BUG or WARNING, or right behind the first line of that."""
+
+    class_: str
+    title: str
+    symbol: Frame | None
+    """The function that it names."""
+    file: str | None
+    line: int | None
+    traits: frozenset[str]
+
+
+class Check(NamedTuple):
+    """A check of the kernel's, which tells the class where its message was lost."""
+
+    function: str
+    """How the function that complains begins, or empty."""
+    file: str
+    """Where the BUG or WARNING stands, or empty."""
+    class_: str
+    title: str
+
+
+def is_plain(text: str) -> bool:
+    """Whether no row of the tables can match this line, as is so of nearly all lines of a log."""
+    return not _has(text, _ANY) and not text.startswith(_DUMP.needles)
+
+
+def find_header(text: str, level: str | None = None) -> Header | None:
+    """The report that this line begins, or None. `level` is the record's, where the log says it."""
+    if not _has(text, _NEEDLES) or _has(text, _BENIGN):
         return None
-    for benign in _BENIGN:
-        if benign in text:
-            return None
     for shape in SHAPES:
-        if shape.needle in text:
+        if _has(text, shape.needles):
             found = shape.pattern.match(text)
             if found:
-                return _header(shape, text, found.groupdict())
+                # No kernel tells of a bug as a mere piece of information; a module that quotes one does.
+                return (
+                    None if level in _CALM and "quiet" not in shape.traits else _header(shape, text, found.groupdict())
+                )
     return None
 
 
-def find_prelude(text: str) -> tuple[str, str] | None:
-    """Class and title of a message that some check prints before its BUG or WARNING, or None."""
-    for needle in _PRELUDE_NEEDLES:
-        if needle in text:
-            break
-    else:
+def find_dump(text: str) -> Header | None:
+    """The stack that this line begins, where no report led to it: what dump_stack() prints."""
+    found = _DUMP.pattern.match(text) if text.startswith(_DUMP.needles) else None
+    return _header(_DUMP, "", found.groupdict()) if found else None
+
+
+def find_message(text: str) -> Message | None:
+    """What a check says before its BUG or WARNING, or None."""
+    if not _has(text, _MESSAGE_NEEDLES):
         return None
-    for class_, pattern, title in PRELUDES:
-        found = pattern.match(text)
+    for row in MESSAGES:
+        found = row.pattern.match(text) if _has(text, row.needles) else None
         if found:
-            return class_, title.format(what=steady(found.groupdict().get("what") or ""))
+            groups = found.groupdict()
+            line = groups.get("line")
+            title = row.title.format(what=steady(groups.get("what") or "")).rstrip(": ")
+            symbol = _named(groups) or find_symbol(text)
+            return Message(row.class_, title, symbol, groups.get("file"), int(line) if line else None, row.traits)
     return None
 
 
-def checked_by(function: str) -> tuple[str, str] | None:
-    """Class and title of the check that this function of the kernel's makes, where its message was lost."""
-    return next((named for name, named in _CHECKS if function.startswith(name)), None)
+def checked_by(function: str, file: str | None = None) -> tuple[str, str] | None:
+    """Class and title of the check in this function or file of the kernel's, where its message was lost."""
+    for check in CHECKS:
+        if (check.function and function.startswith(check.function)) or (
+            check.file and (file or "").endswith(check.file)
+        ):
+            return check.class_, check.title
+    return None
 
 
 def kinds_and_classes() -> frozenset[str]:
     """Every word that a finding may be called by."""
-    classes = {shape.class_ for shape in SHAPES} | {class_ for class_, _, _ in PRELUDES} | OUTSIDE_THE_TABLE
-    return frozenset(classes | {shape.kind for shape in SHAPES})
+    return frozenset(_CLASSES | {shape.kind for shape in SHAPES})
 
 
 def steady(text: str) -> str:
@@ -91,22 +171,19 @@ def steady(text: str) -> str:
     return " ".join(text.split())[:160].rstrip(" .:!,")
 
 
+def traits_of(class_: str) -> frozenset[str]:
+    """The keys of CLASS_TRAITS that are true of a class; nothing for an unknown one."""
+    return _TRAITS_OF.get(class_, frozenset())
+
+
 def is_deadly(class_: str) -> bool:
     """Whether the task that ran into this was killed, so that all it does later is fallout."""
-    return class_ in _DEADLY
+    return "deadly" in traits_of(class_)
 
 
 def is_corruption(class_: str) -> bool:
     """Whether memory was found in a state that makes a crash soon after its mere consequence."""
-    return class_ in {
-        "kasan",
-        "kfence",
-        "slab-corruption",
-        "list-corruption",
-        "kmsan",
-        "refcount",
-        "debug-object",
-    }
+    return "corrupts" in traits_of(class_)
 
 
 CUT_HERE = "[ cut here ]"
@@ -118,289 +195,361 @@ _HEX = re.compile(r"\b0x[0-9a-fA-F]+|\b(?=[a-f]*\d)[0-9a-f]{8,}\b|\(____ptrval__
 _NUMBER = re.compile(r"(?<![\w.])\d+(?![\w])")
 
 
-def _shape(class_: str, kind: str, needle: str, title: str, pattern: str, **more: bool) -> Shape:
-    return Shape(class_, kind, needle, re.compile(pattern), title, **more)
+def _shape(
+    class_: str, kind: str, needles: str, title: str, pattern: str, traits: str = "", function: str | None = None
+) -> Shape:
+    """A row; needles are separated by `|`, traits by spaces."""
+    words = frozenset(traits.split())
+    # Whoever is killed gets a report that is closed.
+    deadly = {"deadly"} if kind == "oops" and "closed" in words else set()
+    return Shape(class_, kind, tuple(needles.split("|")), re.compile(pattern), title, words | deadly, function)
 
 
 _DOG = r"(?:\w{1,20} ?\w{0,20}: ){0,2}"
-_END = r"(?::|,|\s|$)"
-# The number is the error code, which no panic, WARNING or log line of a driver has before a `[#1]`.
-_DIE = r": (?:0x)?[0-9a-f]{1,16} \[#\d{1,6}\]"
+# The number is the error code, which no panic, WARNING or log line of a driver has before a `[#1]`. s390x adds the
+# length of the instruction.
+_DIE = r": (?:0x)?[0-9a-f]{1,16}(?: ilc:\d)? \[#\d{1,6}\]"
+_BARE_DIE = r" ?\[#\d{1,6}\]"
+_TASK = r"(?P<task>.{1,64})[/:](?P<pid>\d{1,9})"
+_PLACE = r"(?P<file>[^\s:]{1,255}):(?P<line>\d{1,9})"
+_CPU_LINE = (
+    r"CPU: (?P<cpu>\d{1,5})(?: UID: \d{1,12})? PID: (?P<pid>\d{1,9}) Comm: (?P<task>.{1,64}?)"
+    r"(?: Kdump:| Not tainted| Tainted:|$)"
+)
 
 # fmt: off
 SHAPES: tuple[Shape, ...] = (
-    # Oopses. arm64 words them its own way and the titles agree, for the bug is the same.
+    # Oopses. Each architecture words them its own way and the titles agree, for the bug is the same.
     _shape("null-dereference", "oops", "NULL pointer", "BUG: kernel NULL pointer dereference",
-           r"(?:BUG: )?(?:[uU]nable to handle )?kernel NULL pointer dereference", ends=True),
+           r"(?:BUG: )?(?:CPU \d{1,5} )?(?:[uU]nable to handle )?[kK]ernel NULL pointer dereference", "closed"),
     _shape("page-fault", "oops", "nable to handle", "BUG: unable to handle page fault",
-           r"(?:BUG: unable to handle (?:page fault|kernel paging request)"
-           r"|Unable to handle kernel (?:paging request|access to|write to|execute from"
-           r"|read from))", ends=True),
-    _shape("gpf", "oops", "general protection", "general protection fault",
-           rf"(?:Oops: )?general protection fault(?:,.{{0,200}})?{_DIE}", ends=True),
-    _shape("divide", "oops", "divide", "divide error", rf"(?:Oops: )?divide[ _]error{_DIE}", ends=True),
-    _shape("stack-overflow", "oops", "stack", "kernel stack overflow",
-           r"BUG: (?:[\w-]{1,16} )?stack guard page was hit at", ends=True),
-    _shape("stack-overflow", "oops", "stack", "kernel stack overflow",
-           r"Insufficient stack space to handle exception"),
-    _shape("stack-overflow", "oops", "stack", "kernel stack overflow",
-           rf"(?:Oops: )?(?:(?:VMAP )?stack guard page|kernel stack overflow.{{0,40}}){_DIE}", ends=True),
-    _shape("double-fault", "oops", "double fault", "double fault",
-           r"(?:traps: )?PANIC: double fault", ends=True),
-    _shape("double-fault", "oops", "double fault", "double fault",
-           rf"(?:Oops: )?double fault{_DIE}", ends=True),
-    _shape("stack-segment", "oops", "stack segment", "stack segment fault",
-           rf"(?:Oops: )?stack segment{_DIE}", ends=True),
-    _shape("int3", "oops", "int3", "int3", rf"(?:Oops: )?int3{_DIE}", ends=True),
-    _shape("bug", "oops", "BUG at", "kernel BUG",
-           r"[kK]ernel BUG at (?:(?P<file>[^\s:]{1,255}):(?P<line>\d{1,9})!)?", ends=True),
-    _shape("bug", "oops", "BUG", "kernel BUG", rf"Internal error: (?:Oops - )?BUG{_DIE}", ends=True),
-    _shape("invalid-opcode", "oops", "invalid opcode", "invalid opcode",
-           rf"(?:Oops: )?invalid opcode{_DIE}", ends=True),
-    _shape("invalid-opcode", "oops", "ndefined instruction", "invalid opcode",
-           rf"Internal error: (?:Oops - )?[uU]ndefined instruction{_DIE}", ends=True),
+           r"(?:BUG: [uU]nable to handle (?:page fault|kernel)"
+           r"|(?:CPU \d{1,5} )?Unable to handle kernel (?:paging request|access to|write to|execute from"
+           r"|read from|pointer dereference|data access|instruction fetch|unaligned access))", "closed"),
+    _shape("alignment", "oops", "Alignment trap|Unhandled fault|unaligned access", "unaligned access",
+           r"(?:Alignment trap: not handling|Unhandled fault: alignment|Unhandled kernel unaligned access)", "closed"),
+    _shape("external-abort", "oops", "Unhandled fault", "external abort",
+           r"Unhandled fault: (?:(?:im)?precise |synchronous |asynchronous )*external abort", "closed"),
+    _shape("page-fault", "oops", "Unhandled fault", "BUG: unable to handle page fault",
+           r"Unhandled fault: [\w ()-]{1,80}", "closed"),
+    _shape("gpf", "oops", " [#", "general protection fault",
+           rf"(?:Oops: )?(?:segment-related )?general protection fault(?:,? .{{0,200}})?{_DIE}", "closed"),
+    _shape("divide", "oops", " [#", "divide error",
+           rf"(?:Oops: )?(?:divide[ _]error|\w+ divide exception){_DIE}", "closed"),
+    _shape("stack-overflow", "oops", "BUG: ", "kernel stack overflow",
+           r"BUG: (?:[\w-]{1,16} )?stack guard page was hit at", "closed"),
+    _shape("stack-overflow", "oops", "Insufficient stack", "kernel stack overflow",
+           r"Insufficient stack space to handle exception", "deadly"),
+    _shape("stack-overflow", "oops", " [#", "kernel stack overflow",
+           rf"(?:Oops: )?(?:(?:VMAP )?stack guard page|kernel stack overflow.{{0,40}}){_DIE}", "closed"),
+    _shape("double-fault", "oops", "PANIC: ", "double fault", r"(?:traps: )?PANIC: double fault", "closed"),
+    _shape("double-fault", "oops", " [#", "double fault", rf"(?:Oops: )?double fault{_DIE}", "closed"),
+    _shape("stack-segment", "oops", " [#", "stack segment fault", rf"(?:Oops: )?stack segment{_DIE}", "closed"),
+    _shape("int3", "oops", " [#", "int3", rf"(?:Oops: )?int3{_DIE}", "closed"),
+    _shape("bug", "oops", "BUG", "kernel BUG", rf"[kK]ernel BUG at (?:{_PLACE}!)?", "closed"),
+    _shape("bug", "oops", " [#", "kernel BUG", rf"Internal error: (?:Oops - )?BUG{_DIE}", "closed"),
+    _shape("bug", "oops", "[#", "kernel BUG", rf"Kernel (?:bug detected|BUG){_BARE_DIE}", "closed"),
+    _shape("invalid-opcode", "oops", " [#", "invalid opcode",
+           rf"(?:Oops: )?(?:invalid opcode|illegal operation){_DIE}", "closed"),
+    _shape("invalid-opcode", "oops", " [#", "invalid opcode",
+           rf"Internal error: (?:Oops - )?[uU]ndefined instruction{_DIE}", "closed"),
+    _shape("invalid-opcode", "oops", "[#", "invalid opcode",
+           rf"(?:Oops - illegal instruction|Reserved instruction in kernel code){_BARE_DIE}", "closed"),
     _shape("ubsan", "oops", "UBSAN", "UBSAN: {what}",
-           rf"Internal error: (?:Oops - )?UBSAN: (?P<what>[\w ,-]{{1,60}}){_DIE}", ends=True),
-    _shape("cfi", "oops", "Internal error", "control flow violation",
-           rf"Internal error: (?:Oops - )?(?:CFI|BTI|FPAC)(?:,? \w+)?{_DIE}", ends=True),
-    _shape("cfi", "oops", "control protection", "control flow violation",
-           rf"(?:Oops: )?control protection fault{_DIE}", ends=True),
-    _shape("external-abort", "oops", "external abort", "synchronous external abort",
-           r"Internal error: (?:\w+ )?synchronous external abort", ends=True),
-    _shape("serror", "oops", "SError", "asynchronous SError", r"SError Interrupt on CPU\d{1,5}"),
-    _shape("bad-mode", "oops", "Bad mode", "bad mode", r"Bad mode in .{1,60} handler detected"),
-    _shape("oops", "oops", "Internal error", "oops", rf"Internal error: [\w .,/-]{{1,100}}{_DIE}", ends=True),
-    _shape("oops", "oops", " [#", "oops", rf"Oops{_DIE}", ends=True),
+           rf"Internal error: (?:Oops - )?UBSAN: (?P<what>[\w ,-]{{1,60}}){_DIE}", "closed"),
+    _shape("cfi", "oops", " [#", "control flow violation",
+           rf"Internal error: (?:Oops - )?(?:CFI|BTI|FPAC|GCS)(?:,? \w+)?{_DIE}", "closed"),
+    _shape("cfi", "oops", " [#", "control flow violation", rf"(?:Oops: )?control protection fault{_DIE}", "closed"),
+    _shape("cfi", "oops", "-- BTI", "control flow violation",
+           r"Unhandled 64-bit el1h sync exception .{1,120} -- BTI", "closed"),
+    _shape("external-abort", "oops", "[#", "synchronous external abort",
+           r"Internal error: (?:\w+ )?synchronous external abort", "closed"),
+    _shape("serror", "oops", "SError", "asynchronous SError", r"SError Interrupt on CPU\d{1,5}", "deadly"),
+    _shape("bad-mode", "oops", "Bad mode", "bad mode", r"Bad mode in .{1,60} handler detected", "deadly"),
+    _shape("oops", "oops", " [#", "oops", rf"Internal error: [\w .,/:-]{{1,100}}{_DIE}", "closed"),
+    _shape("oops", "oops", "[#", "oops",
+           rf"Oops(?:{_DIE}|{_BARE_DIE}|(?: -|:) [\w ,.()/:-]{{1,80}} \[#\d{{1,6}}\])", "closed"),
     # Checkers.
-    _shape("kasan", "oops", "KASAN", "BUG: KASAN: {what}", r"BUG: KASAN: (?P<what>[\w -]{1,80}?) in "),
-    _shape("kfence", "oops", "KFENCE", "BUG: KFENCE: {what}", r"BUG: KFENCE: (?P<what>[\w -]{1,80}?) in "),
-    _shape("kcsan", "oops", "KCSAN", "BUG: KCSAN: {what}", r"BUG: KCSAN: (?P<what>[\w :-]{1,80}?) in "),
-    _shape("kmsan", "oops", "KMSAN", "BUG: KMSAN: {what}", r"BUG: KMSAN: (?P<what>[\w -]{1,80}?) in "),
+    _shape("kasan", "oops", "BUG: ", "BUG: KASAN: {what}",
+           r"BUG: KASA[Nn]: (?P<what>[\w -]{1,80}?) (?:in|on address) ", "framed corrupts"),
+    _shape("kfence", "oops", "BUG: ", "BUG: KFENCE: {what}",
+           r"BUG: KFENCE: (?P<what>[\w -]{1,80}?) in ", "framed corrupts"),
+    _shape("kcsan", "oops", "BUG: ", "BUG: KCSAN: {what}", r"BUG: KCSAN: (?P<what>[\w :-]{1,80}?) in ", "framed"),
+    _shape("kmsan", "oops", "BUG: ", "BUG: KMSAN: {what}",
+           r"BUG: KMSAN: (?P<what>[\w -]{1,80}?) in ", "framed corrupts"),
     _shape("ubsan", "warning", "UBSAN", "UBSAN: {what}",
-           r"UBSAN: (?P<what>[\w -]{1,80}?) in (?P<file>[^\s:]{1,255}):(?P<line>\d{1,9})"),
-    _shape("slab-leak", "oops", "Objects remaining", "slab cache still has objects",
-           r"BUG (?P<cache>[\w.:/-]{1,64})(?:\([^)]{0,64}\))? \([^)]{0,72}\): Objects remaining"),
+           rf"UBSAN: (?P<what>[\w -]{{1,80}}?) in {_PLACE}", "framed"),
+    _shape("slab-leak", "oops", "BUG ", "slab cache still has objects",
+           r"BUG (?P<cache>[\w.:/-]{1,64})(?:\([^)]{0,64}\))? \([^)]{0,72}\): Objects remaining", "slab"),
     _shape("slab-corruption", "oops", "BUG ", "BUG {what}",
-           r"BUG (?P<cache>[\w.:/-]{1,64})(?:\([^)]{0,64}\))? \((?:Not t"
-           r"|T)ainted[^)]{0,64}\): (?P<what>.{1,120})"),
-    _shape("bad-page", "oops", "BUG: Bad", "BUG: {what}",
-           r"BUG: (?P<what>Bad (?:page \w{1,12}|rss-counter))", traced=False),
-    _shape("bad-page", "oops", "BUG: non-zero", "BUG: {what}",
-           r"BUG: (?P<what>non-zero \w{1,20})", traced=False),
-    _shape("dentry-leak", "oops", "still in use", "BUG: Dentry still in use",
-           r"BUG: Dentry .{1,200} still in use", traced=False),
-    _shape("inode-leak", "oops", "Busy inodes", "Busy inodes after unmount",
-           r"BUG: Busy inodes after unmount", traced=False),
-    _shape("inode-leak", "warning", "Busy inodes", "Busy inodes after unmount",
-           r"VFS: Busy inodes after unmount", traced=False),
+           r"BUG (?P<cache>[\w.:/-]{1,64})(?:\([^)]{0,64}\))? \((?:Not t|T)ainted[^)]{0,64}\): (?P<what>.{1,120})",
+           "slab corrupts"),
+    _shape("bad-page", "oops", "BUG: ", "BUG: {what}", r"BUG: (?P<what>Bad (?:page \w{1,12}|rss-counter))", "untraced"),
+    _shape("bad-page", "oops", "BUG: ", "BUG: {what}", r"BUG: (?P<what>non-zero \w{1,20})", "untraced"),
+    _shape("dentry-leak", "oops", "BUG: ", "BUG: Dentry still in use",
+           r"BUG: Dentry .{1,200} still in use", "untraced"),
+    _shape("inode-leak", "oops", "BUG: ", "Busy inodes after unmount", r"BUG: Busy inodes after unmount", "untraced"),
+    _shape("inode-leak", "warning", "VFS: ", "Busy inodes after unmount",
+           r"VFS: Busy inodes after unmount", "line quiet"),
+    _shape("file-count", "warning", "VFS: ", "file closed after its last reference was gone",
+           r"VFS: Close: file count is (?:0|zero)", "untraced quiet"),
     # Complaints that come with a trace but without a word at their head.
     _shape("duplicate-name", "warning", "cannot create duplicate", "sysfs: cannot create duplicate filename",
            r"sysfs: cannot create duplicate filename"),
     _shape("kobject", "warning", "initialized object", "kobject: tried to init an initialized object",
            r"kobject \(.{1,40}\): tried to init an initialized object"),
+    _shape("init-result", "warning", "suspiciously", "init returned a positive number",
+           r"\w{1,40}: '(?P<module>[\w-]{1,64})'->init suspiciously returned -?\d{1,10}", "names", "init_module"),
     _shape("unhandled-irq", "warning", "nobody cared", "irq: nobody cared", r"irq \d{1,9}: nobody cared"),
     _shape("msr", "warning", "MSR access", "unchecked MSR access error: {what}",
            r"unchecked MSR access error: (?P<what>RDMSR|WRMSR) "),
     # Sleeping where one must not.
-    _shape("sleep-in-atomic", "oops", "sleeping function",
-           "BUG: sleeping function called from invalid context",
-           r"BUG: sleeping function called from invalid context"),
-    _shape("schedule-in-atomic", "oops", "while atomic", "BUG: scheduling while atomic",
-           r"BUG: scheduling while atomic: (?P<task>.{1,64})/(?P<pid>\d{1,9})/0x"),
-    _shape("preemptible", "oops", "in preemptible", "BUG: using {what}() in preemptible code",
-           r"BUG: using (?P<what>\w{1,40})(?:\(\))? in preemptible(?: \[\w{1,16}\])? code: "
-           r"(?P<task>.{1,64})/(?P<pid>\d{1,9})"),
-    _shape("leaked-atomic", "oops", "leaked", "BUG: workqueue leaked a lock or atomic context",
-           r"BUG: workqueue leaked"),
-    _shape("lock-stuck", "hang", "lockup suspected", "BUG: {what} suspected",
-           r"BUG: (?P<what>(?:spin|rw)lock lockup) suspected on CPU#(?P<cpu>\d{1,5})"),
+    _shape("sleep-in-atomic", "oops", "BUG: ", "BUG: sleeping function called from invalid context",
+           r"BUG: sleeping function called from invalid context", "atomic"),
+    _shape("schedule-in-atomic", "oops", "BUG: ", "BUG: scheduling while atomic",
+           rf"BUG: scheduling while atomic: {_TASK}/0x", "atomic"),
+    _shape("schedule-in-atomic", "oops", "the idle thread", "BUG: scheduling from the idle thread",
+           r"bad: scheduling from the idle thread!", "atomic"),
+    _shape("preemptible", "oops", "BUG: ", "BUG: using {what}() in preemptible code",
+           rf"BUG: using (?P<what>\w{{1,40}})(?:\(\))? in preemptible(?: \[\w{{1,16}}\])? code: {_TASK}"),
+    _shape("leaked-atomic", "oops", "BUG: ", "BUG: workqueue leaked a lock or atomic context",
+           r"BUG: workqueue leaked", "atomic work"),
+    _shape("lock-stuck", "hang", "BUG: ", "BUG: {what} suspected",
+           r"BUG: (?P<what>(?:spin|rw)lock lockup) suspected on CPU#(?P<cpu>\d{1,5})", "locks stuck"),
     _shape("lock-debug", "oops", "BUG: ", "BUG: {what}",
            r"BUG: (?P<what>(?:spinlock|rwlock|rwsem|mutex) (?:bad magic|(?:cpu[ -])?recursion"
-           r"|already unlocked|wrong (?:owner|CPU)"
-           r"|uninitialized|trylock failure))"),
+           r"|already unlocked|wrong (?:owner|CPU)|uninitialized|trylock failure))", "locks"),
     # lockdep, which falls silent after its first report.
-    _shape("lockdep-circular", "warning", "circular locking", "WARNING: possible circular locking dependency",
-           r"(?:WARNING|\[ INFO|INFO): possible circular locking dependency"),
-    _shape("lockdep-recursive", "warning", "recursive locking", "WARNING: possible recursive locking",
-           r"(?:WARNING|\[ INFO|INFO): possible recursive locking"),
-    _shape("lockdep-irq", "warning", "lock", "WARNING: inconsistent lock state",
+    _shape("lockdep-circular", "warning", "WARNING: |INFO: ", "WARNING: possible circular locking dependency",
+           r"(?:WARNING|\[ INFO|INFO): possible circular locking dependency", "lockdep locks"),
+    _shape("lockdep-recursive", "warning", "WARNING: |INFO: ", "WARNING: possible recursive locking",
+           r"(?:WARNING|\[ INFO|INFO): possible recursive locking", "lockdep locks"),
+    _shape("lockdep-irq", "warning", "WARNING: |INFO: ", "WARNING: inconsistent lock state",
            r"(?:WARNING|\[ INFO|INFO): (?:possible irq lock inversion|.{1,60}unsafe lock order"
-           r"|inconsistent lock state)"),
-    _shape("rcu-usage", "warning", "suspicious RCU", "WARNING: suspicious RCU usage",
-           r"(?:WARNING|\[ INFO|INFO): suspicious RCU usage"),
-    _shape("lockdep-unlock", "warning", "balance", "WARNING: {what}",
-           r"(?:WARNING|\[ BUG|\[ INFO): (?P<what>bad \w{1,12} balance)"),
-    _shape("lockdep-freed", "warning", "held lock freed", "WARNING: held lock freed",
-           r"(?:WARNING|\[ BUG): held lock freed"),
-    _shape("lockdep-held", "warning", "lock", "WARNING: lock held when returning to user space",
-           r"(?:WARNING|\[ BUG): (?:lock held when returning to user space"
-           r"|(?P<task>.{1,64})/(?P<pid>\d{1,9}) still has locks held)"),
-    _shape("lockdep-nested", "warning", "Nested lock", "WARNING: nested lock was not taken",
-           r"WARNING: Nested lock was not taken"),
-    _shape("lockdep-context", "warning", "wait context", "BUG: Invalid wait context",
-           r"\[ BUG: Invalid wait context \]"),
-    _shape("lockdep-key", "warning", "non-static key", "INFO: trying to register non-static key",
-           r"INFO: trying to register non-static key"),
+           r"|inconsistent lock state)", "lockdep locks"),
+    _shape("rcu-usage", "warning", "WARNING: |INFO: ", "WARNING: suspicious RCU usage",
+           r"(?:WARNING|\[ INFO|INFO): suspicious RCU usage", "atomic"),
+    _shape("lockdep-unlock", "warning", "WARNING: |BUG: |INFO: ", "WARNING: {what}",
+           r"(?:WARNING|\[ BUG|\[ INFO): (?P<what>bad \w{1,12} balance)", "lockdep locks"),
+    _shape("lockdep-freed", "warning", "WARNING: |BUG: |INFO: ", "WARNING: held lock freed",
+           r"(?:WARNING|\[ BUG): held lock freed", "lockdep locks"),
+    _shape("lockdep-held", "warning", "WARNING: |BUG: |INFO: ", "WARNING: lock held when returning to user space",
+           rf"(?:WARNING|\[ BUG): (?:lock held when returning to user space|{_TASK} still has locks held)",
+           "lockdep locks holds untraced"),
+    _shape("lockdep-nested", "warning", "WARNING: |BUG: |INFO: ", "WARNING: nested lock was not taken",
+           r"WARNING: Nested lock was not taken", "lockdep locks"),
+    _shape("lockdep-context", "warning", "BUG: ", "BUG: Invalid wait context",
+           r"\[ BUG: Invalid wait context \]", "lockdep locks atomic"),
+    _shape("lockdep-key", "warning", "INFO: ", "INFO: trying to register non-static key",
+           r"INFO: trying to register non-static key", "lockdep locks"),
     # Hangs.
-    _shape("soft-lockup", "hang", "soft lockup", "BUG: soft lockup",
-           rf"{_DOG}BUG: soft lockup - CPU#(?P<cpu>\d{{1,5}}) stuck for .{{1,24}}! \[(?P<task>.{{1,64}}):"
-           rf"(?P<pid>\d{{1,9}})\]"),
+    _shape("soft-lockup", "hang", "BUG: ", "BUG: soft lockup",
+           rf"{_DOG}BUG: soft lockup - CPU#(?P<cpu>\d{{1,5}}) stuck for .{{1,24}}! \[{_TASK}\]", "stuck"),
     _shape("hard-lockup", "hang", "hard LOCKUP", "hard lockup",
-           rf"{_DOG}Watchdog detected hard LOCKUP on cpu (?P<cpu>\d{{1,5}})", traced=False),
-    _shape("rcu-stall", "hang", "INFO: rcu", "INFO: RCU stall",
-           r"(?:rcu: )?INFO: rcu\w{0,24} (?:self-)?detected (?:expedited )?stalls?", traced=False),
-    _shape("hung-task", "hang", "INFO: task", "INFO: task hung",
-           r"INFO: task (?P<task>.{1,64}):(?P<pid>\d{1,9}) (?:<\w{1,10}> )?blocked (?:in I/O wait )?for"
-           r" more than"),
-    _shape("workqueue-lockup", "hang", "workqueue lockup", "BUG: workqueue lockup",
-           r"BUG: workqueue lockup - pool", traced=False),
+           rf"{_DOG}Watchdog detected hard LOCKUP on cpu (?P<cpu>\d{{1,5}})", "untraced stuck"),
+    _shape("rcu-stall", "hang", "INFO: ", "INFO: RCU stall",
+           r"(?:rcu: )?INFO: rcu\w{0,24} (?:self-)?detected (?:expedited )?stalls?", "untraced stuck"),
+    _shape("hung-task", "hang", "INFO: ", "INFO: task hung",
+           rf"INFO: task {_TASK} (?:<\w{{1,10}}> )?(?:blocked (?:in I/O wait )?|can't die )for more than", "stuck"),
+    _shape("workqueue-lockup", "hang", "BUG: ", "BUG: workqueue lockup",
+           r"BUG: workqueue lockup - pool", "untraced stuck"),
     _shape("csd-lock", "hang", "csd: ", "CPU does not answer a function call",
-           r"smp: csd: Detected non-responsive CSD lock", traced=False),
-    _shape("netdev-leak", "hang", "unregister_netdevice",
-           "unregister_netdevice: waiting for a device to become free",
-           r"unregister_netdevice: waiting for .{1,40} to become free", traced=False),
-    # Leaks that kmemleak found.
+           r"smp: csd: Detected non-responsive CSD lock", "untraced stuck"),
+    _shape("netdev-leak", "hang", "unregister_netdevice: ", "unregister_netdevice: waiting for a device to become free",
+           r"unregister_netdevice: waiting for .{1,40} to become free", "line"),
+    # Leaks that kmemleak found. `BUG: memory leak` stands at their head where a fuzzer reads debugfs.
+    _shape("memory-leak", "warning", "BUG: ", "memory leak", r"BUG: memory leak$", "leak quiet"),
     _shape("memory-leak", "warning", "unreferenced object", "memory leak",
-           r"(?:kmemleak: )?unreferenced object 0x[0-9a-f]{1,16} \(size"),
+           r"(?:kmemleak: )?unreferenced object (?:\(\w{1,12}\) )?0x[0-9a-f]{1,16} \(size", "leak quiet"),
     _shape("memory-leak", "warning", "suspected memory", "memory leak",
-           r"kmemleak: \d{1,9} new suspected memory leaks", traced=False),
+           r"kmemleak: \d{1,9} new suspected memory leaks", "leak line quiet"),
     # WARN: the message comes first, then one of these; the shape without `PID:` is 6.19's.
-    _shape("warning", "warning", "WARNING: CPU", "WARNING",
-           r"WARNING: CPU: (?P<cpu>\d{1,5}) PID: (?P<pid>\d{1,9}) at (?:(?P<file>[^\s:]{1,255}):"
-           r"(?P<line>\d{1,9})|\S)", ends=True),
-    _shape("warning", "warning", ", CPU#", "WARNING",
+    _shape("warning", "warning", "WARNING: ", "WARNING",
+           rf"WARNING: CPU: (?P<cpu>\d{{1,5}}) PID: (?P<pid>\d{{1,9}}) at (?:{_PLACE}|\S)", "closed"),
+    _shape("warning", "warning", "WARNING: ", "WARNING",
            r"WARNING: (?:\[(?P<what>.{0,300}?)\] )?(?:(?P<file>[^\s:\[\]]{1,255}):(?P<line>\d{1,9}) )?at"
-           r" [^\s,]{1,255}(?: \[[^\]]{1,120}\])?"
-           r", CPU#(?P<cpu>\d{1,5}): (?P<task>.{1,64})/(?P<pid>\d{1,9})", ends=True),
-    _shape("warning", "warning", "WARNING: at", "WARNING",
-           r"WARNING: at (?P<file>[^\s:]{1,255}):(?P<line>\d{1,9}) ", ends=True),
+           rf" [^\s,]{{1,255}}(?: \[[^\]]{{1,120}}\])?, CPU#(?P<cpu>\d{{1,5}}): {_TASK}", "closed"),
+    _shape("warning", "warning", "WARNING: ", "WARNING", rf"WARNING: at {_PLACE} ", "closed"),
+    _shape("unwinder", "warning", "WARNING: ", "WARNING: kernel stack has a bad value",
+           r"WARNING: kernel stack (?:regs|frame pointer) at .{1,80} has bad ", "untraced"),
     # Panics that are a bug of their own, then all others.
-    _shape("stack-protector", "panic", "stack-protector", "stack-protector: kernel stack is corrupted",
-           r"Kernel panic - not syncing: stack-protector: ", names=True),
-    _shape("stack-overflow", "panic", "stack end", "kernel stack overflow",
-           r"Kernel panic - not syncing: corrupted stack end detected"),
+    _shape("stack-protector", "panic", PANIC, "stack-protector: kernel stack is corrupted",
+           r"Kernel panic - not syncing: stack-protector: ", "names"),
+    _shape("stack-overflow", "panic", PANIC, "kernel stack overflow",
+           r"Kernel panic - not syncing: (?:corrupted stack end detected|kernel stack overflow)"),
     _shape("panic", "panic", PANIC, "Kernel panic: {what}", rf"{PANIC}(?:: (?P<what>.{{0,200}}))?"),
-    # Whatever else looks like a BUG or a die() is one if it brings a trace.
-    _shape("other", "oops", " [#", "{what}",
-           rf"(?:Oops: )?(?P<what>[A-Za-z][\w ,-]{{1,60}}){_DIE}", ends=True),
-    _shape("other", "oops", "BUG: ", "BUG: {what}", r"BUG: (?P<what>.{1,200})"),
+    # What a module says when one of its own assertions fails: OpenZFS, Lustre, XFS, VirtualBox and others.
+    _shape("assertion", "oops", "PANIC at ", "assertion failed",
+           rf"PANIC at {_PLACE}(?::(?P<function>\w{{1,128}})\(\))?", "provisional quiet names"),
+    _shape("assertion", "oops", "VERIFY", "assertion failed: {what}",
+           r"(?:[\w.-]{1,40}: ){0,2}(?P<what>VERIFY\w{0,8} ?\(.{1,160}\)) failed", "provisional quiet"),
+    _shape("assertion", "oops", "ASSERT", "assertion failed: {what}",
+           r".{0,120}?(?P<what>ASSERT\w{0,10} ?\(.{1,160}\)) failed", "provisional quiet"),
+    _shape("assertion", "oops", "ssertion fail", "assertion failed",
+           r".{0,120}?\b[aA]ssertion fail(?:ed|ure)\b", "provisional quiet"),
+    # Whatever else looks like a BUG or a die() is one: the number before `[#1]` decides, or a trace.
+    _shape("oops", "oops", " [#", "{what}",
+           rf"(?:Oops: )?(?P<what>[A-Za-z][\w ,-]{{1,60}}){_DIE}", "closed provisional"),
+    _shape("other", "oops", "BUG: ", "BUG: {what}", r"BUG: (?P<what>.{1,200})", "provisional"),
 )
+_DUMP = _shape("stack-dump", "warning", "CPU: ", "stack dumped", _CPU_LINE, "provisional quiet")
 # fmt: on
 
-_TRIGGERS = (
-    *(
-        "BUG",
-        "WARNING: ",
-        "INFO: ",
-        "UBSAN",
-        PANIC,
-        " [#",
-        "Unable to handle",
-        "PANIC: ",
-        "LOCKUP",
-        "Busy inodes",
-    ),
-    *(
-        "unreferenced object",
-        "suspected memory",
-        "unregister_netdevice: ",
-        "Insufficient stack",
-        "csd: ",
-        "Bad mode",
-        "SError",
-    ),
-    *("cannot create duplicate", "initialized object", "nobody cared", "MSR access"),
-)
 _BENIGN = (
-    *(
-        "lockdep is turned off",
-        "Stall ended before state dump",
-        "took too long",
-        "MAX_LOCKDEP",
-        "MAX_STACK_TRACE",
-    ),
-    *("MAX_LOCK_DEPTH", "DEBUG:", "replaying previous printk", "Unprivileged eBPF is enabled"),
+    *("lockdep is turned off", "Stall ended before state dump", "took too long", "MAX_LOCKDEP", "MAX_STACK_TRACE"),
+    *("MAX_LOCK_DEPTH", "DEBUG:", "replaying previous printk", "Unprivileged eBPF is enabled", "_INFO:"),
 )
+_CALM = ("notice", "info", "debug")
 
-_DEADLY = (
-    frozenset(s.class_ for s in SHAPES if s.ends and s.kind == "oops")
-    | {"serror", "bad-mode", "list-corruption"}
-    | {
-        *("fortify", "usercopy", "rust-panic"),
-    }
-)
 
-PRELUDES: tuple[tuple[str, re.Pattern[str], str], ...] = (
-    ("refcount", re.compile(r"(?P<what>refcount_t: .{1,120})"), "{what}"),
-    (
+class _Row(NamedTuple):
+    class_: str
+    needles: tuple[str, ...]
+    pattern: re.Pattern[str]
+    title: str
+    traits: frozenset[str]
+
+
+def _message(class_: str, needles: str, title: str, pattern: str, traits: str = "") -> _Row:
+    return _Row(class_, tuple(needles.split("|")), re.compile(pattern), title, frozenset(traits.split()))
+
+
+MESSAGES: tuple[_Row, ...] = (
+    _message("refcount", "refcount_t: ", "{what}", r"(?P<what>refcount_t: .{1,120})", "corrupts"),
+    _message(
         "list-corruption",
-        re.compile(r"(?P<what>list_(?:add|del|add_tail)(?:_\w{1,8})?) (?:corruption|double add)"),
+        "corruption|double add",
         "{what} corruption",
+        r"(?P<what>list_(?:add|del|add_tail)(?:_\w{1,8})?) (?:corruption|double add)",
+        "corrupts deadly",
     ),
-    ("list-corruption", re.compile(r"(?P<what>[sph]{0,2}list) corruption"), "{what} corruption"),
-    (
+    _message(
+        "list-corruption", "corruption", "{what} corruption", r"(?P<what>[sph]{0,2}list) corruption", "corrupts deadly"
+    ),
+    _message(
         "fortify",
-        re.compile(r"(?:\w{1,20}: )?detected buffer overflow|detected (?:read|write) (?:beyond|of)"),
+        "detected ",
         "detected buffer overflow",
+        r"(?:\w{1,20}: )?detected buffer overflow|detected (?:read|write) (?:beyond|of)",
+        "deadly",
     ),
-    ("fortify", re.compile(r"\w{1,20}: detected field-spanning"), "detected field-spanning write"),
-    (
+    _message("fortify", "detected ", "detected field-spanning write", r"\w{1,20}: detected field-spanning", "deadly"),
+    # The second wording is that of 4.16 to 4.18, in a WARNING; the first was without capitals until 4.15.
+    _message(
         "usercopy",
-        re.compile(r"usercopy: Kernel memory (?P<what>\w{1,20}) attempt"),
+        "ernel memory ",
         "usercopy: kernel memory {what} attempt",
+        r"(?:usercopy: |Bad or missing usercopy whitelist\? )[kK]ernel memory (?P<what>\w{1,20}) attempt",
+        "deadly",
     ),
-    ("rust-panic", re.compile(r"rust_kernel: panicked"), "rust_kernel: panicked"),
-    ("cfi", re.compile(r"(?:traps: )?Missing ENDBR|CFI failure at"), "control flow violation"),
-    (
+    _message(
+        "rust-panic",
+        "rust_kernel: ",
+        "rust_kernel: panicked: {what}",
+        r"rust_kernel: panicked at (?:'(?P<what>.{0,200})', )?(?P<file>[^\s:']{1,255}):(?P<line>\d{1,9})",
+        "deadly explained",
+    ),
+    _message("cfi", "Missing ENDBR", "control flow violation", r"(?:traps: )?Missing ENDBR", "names"),
+    _message("cfi", "CFI failure", "control flow violation", r"CFI failure at"),
+    _message(
         "debug-object",
-        re.compile(r"ODEBUG: (?P<what>\w{1,20}).{0,160}object type: (?:\w{1,40})"),
+        "ODEBUG: ",
         "ODEBUG: {what}",
+        r"ODEBUG: (?P<what>\w{1,20}).{0,160}object type: (?:\w{1,40})",
+        "corrupts",
     ),
-    (
+    _message(
         "slab-leak",
-        re.compile(r"kmem_cache_destroy .{1,64}: Slab cache still has objects"),
+        "kmem_cache_destroy ",
         "slab cache still has objects",
+        r"kmem_cache_destroy .{1,64}: Slab cache still has objects",
+        "slab",
     ),
-    (
+    _message(
         "preempt-imbalance",
-        re.compile(r"initcall \S{1,255}(?: \[[^\]]{1,120}\])? returned with (?P<what>[a-z ]{1,60})"),
+        "initcall ",
         "init returned with {what}",
+        r"initcall \S{1,255}(?: \[[^\]]{1,120}\])? returned with (?P<what>[a-z ]{1,60})",
+        "atomic names",
     ),
     # 6.12 says what was overwritten before its report, and in it no more than that an object is corrupt.
-    (
+    _message(
         "slab-corruption",
-        re.compile(r"\[(?P<what>[A-Z][\w ]{1,40} overwritten)\] 0x[0-9a-f]{1,16}"),
+        " overwritten] ",
         "BUG {what}",
+        r"\[(?P<what>[A-Z][\w ]{1,40} overwritten)\] 0x[0-9a-f]{1,16}",
+        "slab corrupts",
     ),
-    (
+    _message(
         "preempt-imbalance",
-        re.compile(r"timer: \S{1,255}(?: \[[^\]]{1,120}\])? preempt leak"),
+        " preempt leak",
         "timer returned with preemption imbalance",
+        r"timer: \S{1,255}(?: \[[^\]]{1,120}\])? preempt leak",
+        "atomic names",
     ),
-    ("lock-debug", re.compile(r"DEBUG_LOCKS_WARN_ON\("), "lock debugging warning"),
-)
-_CHECKS = (
-    ("__fortify_", ("fortify", "detected buffer overflow")),
-    ("fortify_panic", ("fortify", "detected buffer overflow")),
-    ("usercopy_abort", ("usercopy", "usercopy: bad access of kernel memory")),
-    ("refcount_warn_saturate", ("refcount", "refcount_t: saturated or underflown")),
-    ("__list_del_entry_valid", ("list-corruption", "list_del corruption")),
-    ("__list_add_valid", ("list-corruption", "list_add corruption")),
-)
-_PRELUDE_NEEDLES = (
-    *(
-        "refcount_t",
-        "corruption",
-        "double add",
-        "detected ",
-        "usercopy",
-        "rust_kernel",
-        "ENDBR",
-        "CFI failure",
-        "ODEBUG",
+    _message("lock-debug", "DEBUG_LOCKS_WARN_ON(", "lock debugging warning", r"DEBUG_LOCKS_WARN_ON\(", "locks"),
+    _message("bug", "_panic: text:", "{what}", r"(?:skbuff: )?(?P<what>skb_(?:over|under)_panic): text:"),
+    _message(
+        "duplicate-name",
+        "cannot create duplicate",
+        "sysfs: cannot create duplicate filename",
+        r"sysfs: cannot create duplicate filename",
     ),
-    *("kmem_cache_destroy", "DEBUG_LOCKS", "initcall ", " overwritten] ", " preempt leak"),
+    _message(
+        "kobject",
+        "initialized object",
+        "kobject: tried to init an initialized object",
+        r"kobject \(.{1,40}\): tried to init an initialized",
+    ),
 )
+"""What a check says before its BUG or WARNING; until 4.14, and without x86's trap, behind its first line."""
+
+CHECKS = (
+    Check("__fortify_", "", "fortify", "detected buffer overflow"),
+    Check("fortify_panic", "lib/string_helpers.c", "fortify", "detected buffer overflow"),
+    Check("usercopy_", "mm/usercopy.c", "usercopy", "usercopy: bad access of kernel memory"),
+    Check("refcount_warn_saturate", "lib/refcount.c", "refcount", "refcount_t: saturated or underflown"),
+    Check("__list_del_entry_valid", "", "list-corruption", "list_del corruption"),
+    Check("__list_add_valid", "", "list-corruption", "list_add corruption"),
+    Check("", "lib/list_debug.c", "list-corruption", "list corruption"),
+    Check("debug_print_object", "lib/debugobjects.c", "debug-object", "ODEBUG"),
+)
+
+
+def _shortest(words: Iterable[str]) -> tuple[str, ...]:
+    """The words that are enough to look for: each of the others has one of them in it."""
+    every = sorted(set(words), key=lambda word: (len(word), word))
+    return tuple(word for at, word in enumerate(every) if not any(shorter in word for shorter in every[:at]))
+
+
+_NEEDLES = _shortest(needle for shape in SHAPES for needle in shape.needles)
+_MESSAGE_NEEDLES = _shortest(needle for row in MESSAGES for needle in row.needles)
+_ANY = _shortest((*_NEEDLES, *_MESSAGE_NEEDLES))
+
+
+def _has(text: str, needles: tuple[str, ...]) -> bool:
+    for needle in needles:  # noqa: SIM110 any() takes twice as long, and this is done for every line
+        if needle in text:
+            return True
+    return False
+
+
+def _table_of_traits() -> dict[str, frozenset[str]]:
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    rows = [(row.class_, row.traits) for row in (*SHAPES, _DUMP)] + [(row.class_, row.traits) for row in MESSAGES]
+    for class_, traits in rows:
+        found[class_] |= traits & CLASS_TRAITS.keys()
+    return {class_: frozenset(words) for class_, words in found.items()}
+
+
+_TRAITS_OF = _table_of_traits()
+_CLASSES = frozenset(_TRAITS_OF) | OUTSIDE_THE_TABLE
+
+
+def _named(group: dict[str, str | None], function: str | None = None) -> Frame | None:
+    """The function that a line names without saying where in it."""
+    function = group.get("function") or function
+    return Frame(function, None, None, group.get("module"), reliable=True, exact=False) if function else None
 
 
 def _header(shape: Shape, text: str, group: dict[str, str | None]) -> Header:
@@ -408,10 +557,11 @@ def _header(shape: Shape, text: str, group: dict[str, str | None]) -> Header:
     return Header(
         shape,
         steady(group.get("what") or ""),
-        find_symbol(text),
+        _named(group, shape.function) or find_symbol(text),
         group.get("file"),
         int(line) if line else None,
         task,
         int(pid) if pid else None,
         int(cpu) if cpu else None,
+        group.get("module"),
     )

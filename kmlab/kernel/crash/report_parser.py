@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from kmlab.kernel.crash.crash import Crash, fingerprint
-from kmlab.kernel.crash.patterns import Header, checked_by, is_deadly, steady
-from kmlab.kernel.crash.stack_trace import Frame, Section, blame, find_symbol, is_helper, parse_frame
+from kmlab.kernel.crash.patterns import Header, Message, checked_by, find_message, steady, traits_of
+from kmlab.kernel.crash.skipped_functions import is_innocent
+from kmlab.kernel.crash.stack_formats import WORDS
+from kmlab.kernel.crash.stack_trace import Frame, Section, blame, find_symbol, is_helper, parse_frames, shows_bug
 from kmlab.kernel.crash.unmapped_code import vanished
 from kmlab.kernel.log.records import Record
 
@@ -14,6 +17,7 @@ MAX_LINES = 300
 MAX_TEXT = 32768
 MAX_FRAMES = 64
 MAX_SECTIONS = 16
+MAX_NAMED = 8
 
 
 class Report:
@@ -23,7 +27,7 @@ class Report:
         self.key = key
         self.header = header
         self.class_ = header.shape.class_
-        self.title = header.shape.title.format(what=header.what).rstrip(": ")
+        self.title = header.title
         self.file, self.line = header.file, header.line
         self.task, self.pid, self.cpu = header.task, header.pid, header.cpu
         self.time = self.last_time = record.time
@@ -35,84 +39,146 @@ class Report:
         self.done = False
         """Nothing that follows is part of it."""
         self.lost = False
+        self.passed = False
+        """The kernel went on to other things after it."""
+        self.foreign: set[str] = set()
+        """Modules from outside of the kernel's tree, as its own list of modules marks them."""
         self._whole = False
         self._unloaded: str | None = None
-        self._named: Frame | None = None
-        """The function that the message itself is about."""
+        self._told: Message | None = None
+        """What the check said that failed."""
+        self._named = [self._words_of(header.symbol)] if header.symbol else []
+        """The functions that the report names in its own words."""
         self._working: Frame | None = None
         """The function of the work item that the worker was at."""
         self._jumped = False
         """The fault was to fetch an instruction where there is none."""
+        self._earlier = False
+        """The place to mend is where the lock was taken first."""
+        self._naming = False
+        """The next line is the place that this one speaks of."""
         self._frames: list[Frame] = []
         self._sections: dict[str, list[Frame]] = {}
-        self._at: dict[str, str] = {key: "chain" if self.class_.startswith("lockdep") else _MAIN}
+        self._at: dict[str, str] = {key: "chain" if self._is("lockdep") else _MAIN}
         self._size = len(record.text)
         self._useful = 1
         self._quiet = 0
+        self._read_on = 0
+        """Lines behind the first that are part of it."""
 
-    def led_by(self, before: list[str], prelude: tuple[str, str] | None, message: str | None) -> None:
+    def led_by(self, before: list[str], message: Message | None, said: str | None) -> None:
         """Take in what was printed before the first line: the check that failed, the message of a WARN."""
         self.lines[:0] = before
         self._useful = len(self.lines)
         self._size += sum(map(len, before))
-        if prelude and self.class_ in ("bug", "warning", "invalid-opcode", prelude[0]):
-            self.class_, self.title = prelude
-            if self.class_ == "preempt-imbalance":
-                self._named = find_symbol(" ".join(before))
+        if message and self.class_ in (*_PLAIN, message.class_):
+            self._take(message, said)
         elif self.class_ == "warning":
-            said = steady(message or "") or self.header.what
-            self.title = f"WARNING: {said}" if said else "WARNING"
+            self._say(said or "")
+
+    def _take(self, message: Message, said: str | None = None) -> None:
+        """Learn from what a check said."""
+        self._told = message
+        self.class_, self.title = message.class_, message.title
+        if "explained" in message.traits and said:
+            self.title = f"{message.title}: {steady(said)}"
+        if message.file:
+            self.file, self.line = message.file, message.line
+        if message.symbol:
+            self._named.insert(0, message.symbol)
+
+    def _say(self, said: str) -> None:
+        said = steady(said) or self.header.what
+        self.title = f"WARNING: {said}" if said else "WARNING"
+
+    def _is(self, trait: str) -> bool:
+        return trait in self.header.shape.traits or trait in traits_of(self.class_)
 
     @property
     def deadly(self) -> bool:
-        return self.header.shape.kind == "oops" and is_deadly(self.class_)
+        return self.header.shape.kind == "oops" and self._is("deadly")
 
     @property
     def dying(self) -> bool:
         """The CPU is busy dying: whatever it stumbles over now is part of this."""
-        return self.deadly and not self.ended
+        return self.deadly and not self.ended and not self.provisional
 
     @property
-    def traced(self) -> bool:
-        return bool(self._frames)
+    def provisional(self) -> bool:
+        """It is no finding yet, and gives way to a report of a known kind."""
+        return self._is("provisional") and not self._frames
+
+    @property
+    def shows_bug(self) -> bool:
+        """A stack of its own says where it was."""
+        return any(map(shows_bug, self._frames))
 
     def refine(self, header: Header) -> None:
         """Learn from a second first line, such as `invalid opcode:` after `kernel BUG at`."""
         if self.class_ == "oops" and header.shape.kind == "oops":
-            self.class_, self.title = (
-                header.shape.class_,
-                header.shape.title.format(what=header.what).rstrip(": "),
-            )
+            self.class_, self.title = header.shape.class_, header.title
         if self.file is None and self.class_ == header.shape.class_:
             self.file, self.line = header.file, header.line
 
-    def goes_on(self, header: Header) -> bool:
-        """Whether this first line is of the WARNING that slub makes within its own report, for the trace of it."""
-        of_slub = header.shape.class_ == "warning" and (header.file or "").endswith("mm/slub.c")
-        return of_slub and self.untraced_slab
+    def goes_on(self, header: Header, text: str) -> bool:
+        """Whether this first line is part of this report, and of no other."""
+        if self._frames or header.shape.kind == "panic":
+            return False
+        same = header.shape.class_ == self.header.shape.class_
+        if self._is("slab"):
+            # Since 6.12 slub makes a WARNING within its own report, for the trace of it.
+            return header.shape.class_ == "warning" and (header.file or "").endswith("mm/slub.c")
+        if self.class_ in ("warning", "bug") and self._told is None and find_message(text):
+            return True  # until 4.14 the message comes behind the first line
+        if same and (self._is("leak") or self.class_ == "assertion"):
+            return True
+        # Whoever symbolises a log repeats the line for each function that was inlined.
+        return (
+            same
+            and self._read_on == 0
+            and (header.what, header.pid, header.file)
+            == (
+                self.header.what,
+                self.header.pid,
+                self.header.file,
+            )
+        )
+
+    def go_on(self, header: Header, record: Record, seen: int) -> None:
+        """Read a first line that is part of this report."""
+        read_on = self._read_on
+        self.add(record, seen)
+        if self._is("slab"):
+            self._at[self.key] = _MAIN
+            self.pid, self.cpu = header.pid or self.pid, header.cpu if self.cpu is None else self.cpu
+            return
+        self._read_on = read_on
+        if header.symbol:
+            self._name(self._words_of(header.symbol))
+            if "names" in header.shape.traits:
+                self.header = header
+        if header.file and self.file is None:
+            self.file, self.line = header.file, header.line
 
     @property
     def untraced_slab(self) -> bool:
         """It is slub's, and has no trace of its own yet: since 6.12 a WARNING brings it."""
-        return self.class_ in ("slab-corruption", "slab-leak") and not self._frames
-
-    def go_on(self, header: Header, record: Record, seen: int) -> None:
-        """Read the first line of a WARNING that is part of this report."""
-        self.add(record, seen)
-        self._at[self.key] = _MAIN
-        self.pid, self.cpu = header.pid or self.pid, header.cpu if self.cpu is None else self.cpu
+        return self._is("slab") and not self._frames
 
     def may_panic(self, text: str) -> bool:
         """Whether a panic with these words is what this report led to."""
-        if self.fatal:
+        if self.fatal or self.provisional:
             return False
-        if "panic_on_warn" in text:
-            return True
-        if _HANG_PANIC.search(text):
-            return self.header.shape.kind == "hang"
-        if _OOPS_PANIC.search(text):
-            return self.deadly
+        for words, causes in _PANICS:
+            if words.search(text):
+                return bool(causes & {self.class_, *traits_of(self.class_), "any", self.header.shape.kind})
         return self.dying
+
+    def panics(self, record: Record, seen: int) -> None:
+        """Read the panic that it led to. Its trace is this report's, too, where the kernel panics before it has one."""
+        self.ended = self.shows_bug
+        self.fatal, self.done = True, False
+        self.add(record, seen)
 
     def add(self, record: Record, seen: int) -> None:
         """Read a further line."""
@@ -121,55 +187,54 @@ class Report:
         if len(self.lines) < MAX_LINES and self._size + len(text) < MAX_TEXT:
             self.lines.append(text)
             self._size += len(text) + 1
+        if self._is("leak"):
+            text = text.removeprefix("kmemleak: ")
         if self._read(text, record.caller or ""):
             self._quiet = 0
+            self._read_on += 1
             self._useful = len(self.lines)
             return
         # There is no mark of the end in many kinds of report: it is over when nothing like it comes any more.
         self._quiet += 1
-        if self._quiet > (12 if self._frames else 60):
-            self.done = True
+        if self._quiet > (12 if self._frames and not self.dying else 60):
+            self.done = self.passed = True
 
-    def finish(self, own: frozenset[str]) -> Crash | None:
+    def finish(self, own: frozenset[str], foreign: frozenset[str] = frozenset()) -> Crash | None:
         """The finding, or None when it was only a line that looked like one."""
         shape = self.header.shape
-        if self.class_ == "other" and not self._frames:
+        if self._is_empty():
             return None
-        if not self._frames and self.header.symbol:
-            self._frames.append(self.header.symbol)
-        if self._named:
-            self._frames.insert(0, self._named)
-        frames = tuple(self._frames)
-        sections = tuple(Section(name, tuple(found)) for name, found in self._sections.items() if found)
+        if "work" in shape.traits and self._working:
+            self._named = [self._working]
+        elif self._working:
+            self._name(self._working)
+        frames, sections = self._stacks()
+        if not frames and self._named:
+            frames = (self._named[0],)
         if self.class_ in ("bug", "warning") and frames and frames[0].module is None:
-            self.class_, self.title = checked_by(frames[0].name) or (self.class_, self.title)
-        guilty = self.header.symbol if shape.names else self._named
+            self.class_, self.title = checked_by(frames[0].name, self.header.file) or (self.class_, self.title)
         frames = self._settled(frames)
         # Where it jumped to is no place of a program: whoever called is to blame.
         called = frames[1:] if self._jumped and len(frames) > 1 else frames
-        guilty = guilty or blame(called, sections, own, hang=shape.kind == "hang")
-        if self._working and (self._working.module in own or not own) and not (guilty and guilty.module):
-            guilty = self._working
-        module, title = guilty.module if guilty else None, self.title
+        guilty = self._pronounced(frames) or blame(
+            called, sections, own, hang=shape.kind == "hang", named=self._named, suspects=foreign | self.foreign
+        )
+        module, title = guilty.module if guilty else self.header.module, self.title
         if self._in_unloaded(frames, own):
             guilty, module, title = None, self._unloaded, f"{title} in unloaded module {self._unloaded}"
         elif guilty:
             title = f"{title} in {guilty.name}"
-        said = self._says_where(guilty, frames)
-        truncated = (
-            self.lost
-            or (shape.ends and not self._whole and not self.fatal)
-            or (shape.kind == "panic" and not self._whole)
-            or (shape.traced and not frames)
-        )
+        file, line = (self.file, self.line) if self._says_where(guilty, frames) else (None, None)
+        if guilty and guilty.file and (file is None or guilty.own):
+            file, line = guilty.file, guilty.line
         return Crash(
             kind="panic" if self.fatal else shape.kind,
             class_=self.class_,
             title=title,
             function=guilty.name if guilty else None,
             module=module,
-            file=self.file if said else None,
-            line=self.line if said else None,
+            file=file,
+            line=line,
             task=self.task,
             pid=self.pid,
             cpu=self.cpu,
@@ -177,10 +242,64 @@ class Report:
             sections=sections,
             text="\n".join(self.lines[: self._useful]),
             fatal=self.fatal,
-            truncated=truncated,
+            truncated=self._is_truncated(),
             fingerprint=fingerprint("hang" if shape.kind == "hang" else self.class_, title, guilty, frames),
             time=self.time,
         )
+
+    def _is_empty(self) -> bool:
+        """Whether it only looks like a report: a module's own words, or a stack that somebody asked for."""
+        if self._is("provisional"):
+            return not self.shows_bug or any(is_innocent(frame.name) for frame in self._frames)
+        if not self.passed or "line" in self.header.shape.traits or self.lost:
+            return False
+        if self.header.shape.kind == "panic":
+            # A kernel that has panicked says nothing else any more.
+            return not self._whole and not any(frame.name in ("panic", "vpanic") for frame in self._frames)
+        return self._read_on == 0 and not self.fatal
+
+    def _is_truncated(self) -> bool:
+        shape = self.header.shape
+        return (
+            self.lost
+            or (shape.ends and not self._whole and not self.fatal)
+            or (shape.kind == "panic" and not self._whole)
+            or (shape.traced and not self.shows_bug)
+        )
+
+    def _stacks(self) -> tuple[tuple[Frame, ...], tuple[Section, ...]]:
+        """The main stack and the others."""
+        sections = {name: tuple(found) for name, found in self._sections.items() if found}
+        frames = tuple(self._frames)
+        earlier = next((name for name in sections if name.endswith("state was registered at")), None)
+        if self._earlier and earlier and any(not is_helper(frame) for frame in sections[earlier]):
+            # The lock is right to be taken in the interrupt: what is wrong is the place that left interrupts on.
+            found = sections.pop(earlier)
+            return found, (*(Section(*item) for item in sections.items()), Section("stack backtrace", frames))
+        return frames, tuple(Section(*item) for item in sections.items())
+
+    def _pronounced(self, frames: Sequence[Frame]) -> Frame | None:
+        """The function that is guilty whatever the trace says, as the report says so itself."""
+        traits = self.header.shape.traits | (self._told.traits if self._told else set())
+        if not self._named or not traits & {"names", "work", "holds"}:
+            return None
+        word = self._named[0]
+        if "work" in traits and word is not self._working:
+            return None
+        return next((frame for frame in frames if frame.name == word.name), word)
+
+    def _words_of(self, symbol: Frame) -> Frame:
+        """The function in the first line: where a sanitizer names the return address of its own call."""
+        at_call = self.header.shape.class_ in ("kasan", "kmsan", "kcsan") or not self._is_exact()
+        return symbol._replace(exact=symbol.exact and not at_call)
+
+    def _is_exact(self) -> bool:
+        """Whether the report is about the very instruction, not a call: KFENCE finds an access by its page fault."""
+        return self.class_ != "kfence" or not self.header.what.startswith(("invalid free", "memory corruption"))
+
+    def _name(self, symbol: Frame) -> None:
+        if len(self._named) < MAX_NAMED:
+            self._named.append(symbol)
 
     def _read(self, text: str, key: str) -> bool:
         """Whether the line is one that reports are made of."""
@@ -194,12 +313,12 @@ class Report:
             return True
         if self.ended:
             return text.startswith(_VOCABULARY)
-        if "+0x" in text or text.startswith(("RIP: 0010:", "pc : ")) or "(" in text:
-            frame = parse_frame(text)
-            if frame:
+        frames = parse_frames(text)
+        if frames:
+            for frame in frames:
                 self._put(frame, key)
-                return True
-        if text.startswith("====") and self._frames and self.class_ in _FRAMED:
+            return True
+        if text.startswith("====") and self._frames and self._is("framed"):
             self.ended = self._whole = self.done = True
             return True
         self._learn(text)
@@ -207,25 +326,44 @@ class Report:
         if section:
             self._turn(section, text, key)
             return True
-        return text.startswith(_VOCABULARY)
+        return text.startswith(_VOCABULARY) or bool(_HEX_DUMP.match(text))
 
     def _put(self, frame: Frame, key: str) -> None:
         at = self._at.setdefault(key, _MAIN)
+        if self._naming and at != _MAIN:
+            self._name(frame)
+        self._naming = False
         if at == _MAIN:
             frames = self._frames
+            if not frames and self.class_ == "kfence" and self._is_exact():
+                frame = frame._replace(exact=True)
         elif at in self._sections or len(self._sections) < MAX_SECTIONS:
             frames = self._sections.setdefault(at, [])
         else:
             return
-        # arm64 since 6.13 begins the trace with the pc once more.
-        if frames and frames[-1].exact and frames[-1][:2] == frame[:2]:
-            return
+        last = frames[-1] if frames else None
+        if last:
+            # arm64 since 6.13 begins the trace with the pc once more; 32-bit arm names each function twice.
+            if (last.exact and last[:2] == frame[:2]) or (
+                frame.offset is None and not frame.file and last.name == frame.name
+            ):
+                return
+            if last.inlined and frame.module and not frame.inlined:
+                self._own_inlined(frames, frame.module)
         if len(frames) < MAX_FRAMES:
             frames.append(frame)
 
+    @staticmethod
+    def _own_inlined(frames: list[Frame], module: str) -> None:
+        """The functions that were inlined in this module's are the module's."""
+        for at in range(len(frames) - 1, -1, -1):
+            if not frames[at].inlined or frames[at].module:
+                return
+            frames[at] = frames[at]._replace(module=module)
+
     def _turn(self, section: re.Match[str], text: str, key: str) -> None:
         """Another stack begins."""
-        name = section[0].rstrip(": ").lower()
+        name = section[0].strip(": ").lower()
         cpu = section["cpu"]
         if name in ("call trace", "stack backtrace", "backtrace"):
             # Only the first names the culprit; but slub and lockdep print theirs behind others.
@@ -261,25 +399,52 @@ class Report:
             if named:
                 self.pid = int(named[2] or named[3] or named[6])
                 self.task = named[1] or named[4] or named[5]
+        if text.startswith("Modules linked in"):
+            self.foreign.update(_FOREIGN.findall(text))
         if text.startswith(("#PF: supervisor instruction fetch", "kernel tried to execute NX-protected page")):
             self._jumped = True
         if self._working is None and text.startswith(_WORKERS):
-            working = _WORKING.match(text)
+            working = _WORKING.search(text)
             self._working = Frame(working[1], None, None, working[2], reliable=True, exact=False) if working else None
         if "last unloaded: " in text:
             unloaded = _UNLOADED.search(text)
             self._unloaded = unloaded[1] if unloaded else None
-        if text.startswith("KASAN: null-ptr-deref") and self.class_ in ("gpf", "page-fault", "oops"):
-            self.class_, self.title = "null-dereference", "BUG: kernel NULL pointer dereference"
+        if self._is("lockdep"):
+            self._learn_of_locks(text)
+        if self.class_ in ("warning", "bug") and not self._frames and self._told is None:
+            self._learn_why(text)
+        if text.startswith(("KASAN: null-ptr-deref", "Failing address: 0000000000000")) and self.class_ in _ACCESSES:
+            self._is_null()
         elif self.class_ == "oops" and text.startswith("CR2: "):
             # The first line was lost; the address that was touched tells what it said.
-            null = text.startswith("CR2: 0000000000000")
-            self.class_ = "null-dereference" if null else "page-fault"
-            self.title = f"BUG: {'kernel NULL pointer dereference' if null else 'unable to handle page fault'}"
+            self.class_, self.title = "page-fault", "BUG: unable to handle page fault"
+            if text.startswith("CR2: 0000000000000"):
+                self._is_null()
         elif not self._frames and "in-flight:" in text:
             working = _IN_FLIGHT.search(text)
             if working:
                 self._frames.append(Frame(working[1], None, None, working[2], reliable=True, exact=False))
+
+    def _is_null(self) -> None:
+        self.class_, self.title = "null-dereference", "BUG: kernel NULL pointer dereference"
+
+    def _learn_of_locks(self, text: str) -> None:
+        """Where the lock was taken, and which of two places is wrong."""
+        if ", at: " in text:
+            symbol = find_symbol(text.partition(", at: ")[2])
+            if symbol:
+                self._name(symbol._replace(exact=False))
+        self._naming = text.endswith(" at:") and "lock" in text and not text.startswith("{")
+        if text.startswith("inconsistent {") and _USAGE.search(text):
+            self._earlier = True
+
+    def _learn_why(self, text: str) -> None:
+        """The message of a WARN, which kernels before 4.15 print behind its first line."""
+        message = find_message(text)
+        if message:
+            self._take(message)
+        elif self.title == "WARNING" and not (self._read_on or self._quiet or text.startswith(_VOCABULARY)):
+            self._say(text)
 
     def _settled(self, frames: tuple[Frame, ...]) -> tuple[Frame, ...]:
         """The frames with the address of a trap, which is that of the next instruction, as one after a call.
@@ -305,6 +470,8 @@ class Report:
         """Whether the place in the first line is in the guilty function, not in the check that it failed."""
         if self.file is None or guilty is None:
             return self.file is not None
+        if self._told and self._told.file:
+            return True
         if self.header.symbol:
             return self.header.symbol.name == guilty.name
         if frames and frames[0].exact:
@@ -314,24 +481,35 @@ class Report:
 
 
 _MAIN = ""
-_FRAMED = ("kasan", "kfence", "kcsan", "kmsan", "ubsan")
+_ACCESSES = ("gpf", "page-fault", "oops")
+_PLAIN = ("bug", "warning", "invalid-opcode", "stack-dump")
+"""Classes that say nothing of what was wrong: the message of the check does."""
 
-_OOPS_PANIC = re.compile(
-    r"Fatal exception|Oops|[Aa]ttempted to kill|Aiee|[Ff]atal (?:machine|hardware|error)"
-    r"|kernel stack overflow|SError|halted"
-    r"|double fault|bad mode|Unrecoverable|BUG!"
+_PANICS: tuple[tuple[re.Pattern[str], frozenset[str]], ...] = (
+    (re.compile(r"panic_on_warn|panic_on_taint"), frozenset({"any"})),
+    (re.compile(r"kasan\.fault|kasan_multi_shot|KASAN"), frozenset({"kasan"})),
+    (re.compile(r"kmsan\.panic|panic_on_kmsan"), frozenset({"kmsan"})),
+    (re.compile(r"scheduling while atomic"), frozenset({"schedule-in-atomic"})),
+    (re.compile(r"softlockup|hung_task|RCU Stall|(?i:hard lockup)|workqueue"), frozenset({"hang"})),
+    (
+        re.compile(
+            r"Fatal exception|Oops|[Aa]ttempted to kill|Aiee|[Ff]atal (?:machine|hardware|error)|kernel stack overflow"
+            r"|SError|halted|double fault|bad mode|Unrecoverable|BUG!|Unhandled exception"
+        ),
+        frozenset({"deadly"}),
+    ),
 )
-_HANG_PANIC = re.compile(r"softlockup|hung_task|RCU Stall|(?i:hard lockup)|workqueue")
+"""What a panic says, and the classes, kinds or traits of what it can be the end of."""
 
 _SECTION = re.compile(
-    r"\s{0,8}(?:Call [Tt]race|stack backtrace|backtrace|(?:Last"
+    r"\s{0,8}(?:Call [Tt]race|stack backtrace|[Bb]acktrace|(?:Last"
     r"|Second to last) potentially related work creation"
     r"|(?:Allocated|Freed|allocated|freed) by task|(?:Allocated|Freed) in (?=\S)"
-    r"|Uninit was (?:stored to memory|created) at"
+    r"|Uninit was (?:stored to memory|created) at|page last (?:allocated|free)"
     r"|the existing dependency chain|Preemption disabled at|\{[\w -]{1,40}\} state was registered at"
     r"|kfence-#\d{1,9}(?=:)|(?P<other>NMI backtrace for cpu (?P<cpu>\d{1,5})|task:\S{1,64}"
     r"|(?:read|write|read-write|assert no writes)(?: \(\w+\))? to 0x[0-9a-f]{1,16} of \d{1,9} bytes)"
-    r"|RCU grace-period kthread stack dump)"
+    r"|RCU grace-period kthread stack dump|rcu: RCU grace-period kthread stack dump|Last Breaking-Event-Address)"
 )
 _CPU = re.compile(
     r"CPU: (\d{1,5})(?: UID: \d{1,12})? PID: (\d{1,9}) Comm: (.{1,64}?)(?: Kdump:| Not tainted| Tainted:|$)"
@@ -339,18 +517,23 @@ _CPU = re.compile(
 _NAMED = re.compile(
     r"by task (.{1,64}?)/(\d{1,9})(?!\S)|pid: (\d{1,9}), name: (.{1,64})$|comm \"(.{1,64}?)\", pid (\d{1,9})"
 )
+_FOREIGN = re.compile(r"([\w-]{1,64})\([A-Z+-]{0,12}O[A-Z+-]{0,12}\)")
+_HEX_DUMP = re.compile(r"[0-9a-f]{4,16}: {1,60}[0-9a-f]{8}")
+"""A line of the stack's memory, as 32-bit arm prints it."""
+_USAGE = re.compile(r"\{\w{1,20}-ON-\w\} -> \{IN-")
 _UNLOADED = re.compile(r"\[last unloaded: ([\w-]{1,64})")
-_WORKERS = ("Workqueue: ", "     last function: ")
-_WORKING = re.compile(r"(?:Workqueue: \S{1,64}| {4,8}last function:) ([A-Za-z_][\w.]{0,127}) \[([\w-]{1,64})\]")
+_WORKERS = ("Workqueue: ", "     last function: ", "     preempt=")
+_WORKING = re.compile(
+    r"(?:Workqueue: \S{1,64}| {4,8}last function:|workfn=) ?([A-Za-z_][\w.]{0,127})(?: \[([\w-]{1,64})\])?\s{0,4}$"
+)
 _IN_FLIGHT = re.compile(r"in-flight: ?(?:\d{1,9}(?:\(RESCUER\))?:)?([A-Za-z_][\w.]{0,127})(?: \[([\w-]{1,64})\])?")
 
-# How the lines between the first and the last begin. A line that begins with a space is one of theirs, too.
+# How the lines between the first and the last begin. A line that begins with a space is one of theirs, too. What an
+# architecture adds stands in its row of stackformats.
 _VOCABULARY = (
-    *(" ", "\t", "<", "#", "-", "=", "CPU: ", "RIP: ", "RSP: ", "RAX: ", "RDX: ", "RBP: ", "R10: "),
-    *("R13: ", "FS: ", "CS: ", "CR2: ", "DR0: ", "DR3: ", "PKRU: ", "ORIG_RAX", "Code: ", "Call "),
-    *("Modules linked", "Hardware name", "Workqueue: ", "Tainted: ", "PGD ", "PUD ", "pc : ", "lr : "),
-    *("sp : ", "pstate", "x0 ", "x1", "x2", "x3", "x5", "x6", "x8", "x9", "Mem abort", "Data abort"),
-    *("user pgtable", "[0000", "[ffff", "[dead", "Oops", "Internal error", "note: ", "task:"),
+    *(" ", "\t", "<", "#", "-", "=", "CPU: ", "Code: ", "Call "),
+    *("Modules linked", "Hardware name", "Workqueue: ", "Tainted: "),
+    *("[0000", "[ffff", "[dead", "Oops", "Internal error", "note: ", "task:"),
     *("NMI backtrace", "Sending NMI", "rcu: ", "Showing ", "workqueue ", "pool ", "The buggy"),
     *("Memory state", ">", "flags: ", "page:", "page_type", "raw: ", "head: ", "Allocated ", "Freed "),
     *("allocated by", "freed by", "kfence-", "INFO: ", "Write of size", "Read of size", "Slab 0x"),
@@ -361,5 +544,5 @@ _VOCABULARY = (
     *("Possible ", "backtrace", "hex dump", "comm ", "Kernel Offset", "KASAN: ", "CPU#", '"echo '),
     *("Reported by", "value changed", "Kernel panic", "Rebooting", "SMP: ", "BUG: ", "WARNING: "),
     *("Future ", "Local variable", "Uninit", "Bytes ", "Memory access", "Last potentially", "Key type"),
-    *("Exception stack", "ESR: ", "FAR: "),
+    *WORDS,
 )

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from kmlab.kernel.crash.crash import Crash, unexpected_reboot
 from kmlab.kernel.crash.dedup import belongs, merged
-from kmlab.kernel.crash.patterns import CUT_HERE, PANIC, Header, find_header, find_prelude
+from kmlab.kernel.crash.patterns import CUT_HERE, Header, Message, find_dump, find_header, find_message, is_plain
 from kmlab.kernel.crash.report_parser import Report
 from kmlab.kernel.log.records import Record
 
@@ -56,7 +56,12 @@ class Scanner:
         self._seen = 0
         self._banner = 0
         """The record that this boot began with."""
+        self._previous = ""
+        """The line before this one."""
+        self._foreign: set[str] = set()
+        """Modules from outside of the kernel's tree that the log names."""
         self._time: float | None = None
+        self._alive = False
 
     @property
     def crashes(self) -> list[Crash]:
@@ -87,8 +92,12 @@ class Scanner:
             fresh += self._take(record)
         return fresh
 
-    def close(self) -> list[Crash]:
-        """The findings that were still being read; the log has ended."""
+    def close(self, alive: bool = False) -> list[Crash]:
+        """The findings that were still being read; the log has ended.
+
+        `alive`: the kernel is known to go on, so that it has not panicked, whatever a line says.
+        """
+        self._alive = alive
         for context in list(self._contexts.values()):
             self._shut(context)
         self._contexts.clear()
@@ -102,37 +111,68 @@ class Scanner:
             self._lose(text)
         if self.panicked and text.startswith(("---[ end Kernel panic", "Rebooting in ")):
             self.panic_complete = True
-        header = find_header(text)
         context = self._contexts.get(record.caller or "")
+        plain = is_plain(text)
+        header = None if plain else find_header(text, record.level)
         if header:
-            self.suspect = True
-            context = context or self._enter(record.caller or "")
-            if PANIC in text:
-                self._panic(context, record, header)
-            else:
-                self._begin(context, record, header)
+            self._head(context, record, header)
         elif context:
-            self._go_on(context, record)
-        elif CUT_HERE in text or find_prelude(text):
+            self._go_on(context, record, plain)
+        elif plain:
+            if CUT_HERE in text:
+                self._enter(record.caller or "").note(record, self._seen)
+            elif text.startswith("NMI backtrace for cpu"):
+                self._answer(record)
+        elif find_message(text):
             self._enter(record.caller or "").note(record, self._seen)
-        elif text.startswith("NMI backtrace for cpu"):
-            # Another CPU answers the watchdog that found it, in a context of its own.
-            asked = [r for r in self._reports() if r.header.shape.kind == "hang" and not r.fatal]
-            if asked:
-                self._enter(record.caller or "").report = asked[-1]
-                asked[-1].add(record, self._seen)
+        elif not self._previous.startswith("NMI backtrace"):
+            self._dump(None, record)
+        self._previous = text
         return []
 
-    def _go_on(self, context: _Context, record: Record) -> None:
+    def _head(self, context: _Context | None, record: Record, header: Header) -> None:
+        """A first line."""
+        self.suspect = self.suspect or not header.shape.traits & {"provisional"}
+        if "line" in header.shape.traits and not (
+            context and context.report and context.report.goes_on(header, record.text)
+        ):
+            # It is whole, and says nothing of what was being told when it came.
+            self._waiting.append(Report(record.caller or "", header, record, self._seen))
+            return
+        context = context or self._enter(record.caller or "")
+        if header.shape.kind == "panic":
+            self._panic(context, record, header)
+        else:
+            self._begin(context, record, header)
+
+    def _answer(self, record: Record) -> None:
+        """Another CPU answers the watchdog that found it, in a context of its own."""
+        asked = [r for r in self._reports() if r.header.shape.kind == "hang" and not r.fatal]
+        if asked:
+            self._enter(record.caller or "").report = asked[-1]
+            asked[-1].add(record, self._seen)
+
+    def _dump(self, context: _Context | None, record: Record) -> None:
+        """A stack that no first line led to."""
+        # A kernel that has panicked stops its other CPUs, and shows where they were.
+        header = None if self.panicked else find_dump(record.text)
+        if header:
+            context = context or self._enter(record.caller or "")
+            context.report = context.lead(Report(context.key, header, record, self._seen), self._seen)
+
+    def _go_on(self, context: _Context, record: Record, plain: bool) -> None:
         report = context.report
         if report is None:
-            context.note(record, self._seen)
+            if not plain and not self._previous.startswith("NMI backtrace") and find_dump(record.text):
+                self._dump(context, record)
+            else:
+                context.note(record, self._seen)
         elif CUT_HERE in record.text and not report.dying and not report.fatal:
             if not report.untraced_slab:
-                self._shut(context)
+                self._leave(context)
             context.note(record, self._seen)
         else:
-            if find_prelude(record.text):
+            if not plain and find_message(record.text):
                 context.note(record, self._seen)
             report.add(record, self._seen)
             if report.done:
@@ -146,12 +186,21 @@ class Scanner:
                 report.add(record, self._seen)
                 report.refine(header)
                 return
-            if report.goes_on(header):
+            if report.goes_on(header, record.text):
                 context.forget()
                 report.go_on(header, record, self._seen)
                 return
-            self._shut(context)
+            self._leave(context)
         context.report = context.lead(Report(context.key, header, record, self._seen), self._seen)
+
+    def _leave(self, context: _Context) -> None:
+        """Another report begins: what was no report yet is what was said before it."""
+        report = context.report
+        if report is not None and report.provisional:
+            context.report = None
+            context.remember(report.lines)
+        else:
+            self._shut(context)
 
     def _panic(self, context: _Context, record: Record, header: Header) -> None:
         self.panicked = self._leaving = True
@@ -160,7 +209,7 @@ class Scanner:
             return
         causes = [r for r in (*self._waiting, *self._reports()) if r.may_panic(record.text)]
         if not causes:
-            self._shut(context)
+            self._leave(context)
             context.report = context.lead(Report(context.key, header, record, self._seen), self._seen)
             return
         cause = max(causes, key=lambda r: (r.key == context.key, r.last_seen))
@@ -171,11 +220,9 @@ class Scanner:
         for other in self._contexts.values():
             if other.report is cause:
                 other.report = None
-        # From here on it is told in the context that panics; what is traced there is the panic, not the bug.
+        # From here on it is told in the context that panics.
         context.report = cause
-        cause.fatal = cause.ended = True
-        cause.done = False
-        cause.add(record, self._seen)
+        cause.panics(record, self._seen)
 
     def _turn(self, record: Record) -> list[Crash]:
         """A boot begins, or the end of one is announced."""
@@ -240,7 +287,9 @@ class Scanner:
         self._waiting.sort(key=lambda report: report.order)
         while self._waiting and (everything or self._is_old(self._waiting[0])):
             report = self._waiting.pop(0)
-            crash = report.finish(self._own)
+            report.passed = report.passed or not everything or self._alive
+            self._foreign |= report.foreign
+            crash = report.finish(self._own, frozenset(self._foreign))
             if crash and self._tell(report.order, crash):
                 fresh.append(crash)
         return fresh
@@ -276,37 +325,41 @@ class _Context:
         self.report: Report | None = None
         self._before: list[str] = []
         self._cut = False
-        self._prelude: tuple[str, str] | None = None
-        self._message: str | None = None
+        self._message: Message | None = None
+        self._said: str | None = None
 
     def note(self, record: Record, seen: int) -> None:
         """Remember a line that may belong to the report that follows."""
         text = record.text
-        prelude = find_prelude(text)
+        message = find_message(text)
         if CUT_HERE in text:
             if seen - self.seen > _STALE:
                 self.forget()
             self._cut = True
-        elif prelude:
-            self._prelude = prelude
-        elif self._cut and self._message is None:
-            self._message = text
+        elif message:
+            self._message = message
+        elif self._said is None and (self._cut or (self._message and "explained" in self._message.traits)):
+            self._said = text
         elif not self._before:
             return
-        self._before = [*self._before[-7:], text]
-        if self._cut or prelude:
+        self.remember([text])
+        if self._cut or message:
             self.seen = seen
+
+    def remember(self, lines: list[str]) -> None:
+        """Keep lines for the report that follows."""
+        self._before = [*self._before, *lines][-8:]
 
     def lead(self, report: Report, seen: int) -> Report:
         """Hand what was said before to the report that it led to."""
         if seen - self.seen <= _STALE:
-            report.led_by(self._before, self._prelude, self._message)
+            report.led_by(self._before, self._message, self._said)
         self.forget()
         self.seen = seen
         return report
 
     def forget(self) -> None:
-        self._before, self._cut, self._prelude, self._message = [], False, None, None
+        self._before, self._cut, self._message, self._said = [], False, None, None
 
 
 _UP = 0.5

@@ -1,10 +1,18 @@
-"""Stack frames in the kernel's own words, and which one is to blame (lib/vsprintf.c, arch/*/kernel/)."""
+"""Stack frames in the kernel's own words, and which one is to blame (lib/vsprintf.c, scripts/decode_stacktrace.sh).
+
+How architectures differ is data, in stackformats.py; which functions are passed over is data, in helpers.py.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
+
+from kmlab.kernel.crash.skipped_functions import is_entry, is_interrupt, is_reporter, reason_to_skip
+from kmlab.kernel.crash.stack_formats import ADDRESS, CALLER, FRAME, HERE
+from kmlab.kernel.symbols.rust_names import demangle
 
 
 class Frame(NamedTuple):
@@ -25,7 +33,7 @@ class Frame(NamedTuple):
     inlined: bool = False
     own: bool = True
     """file, line, inlined and own, whether the file is the module's and no header of the kernel's, are filled in by
-    whoever has the module's debug information.
+    whoever has the module's debug information, or by a log that somebody has symbolised.
     """
 
     @property
@@ -41,147 +49,210 @@ class Section(NamedTuple):
     frames: tuple[Frame, ...]
 
 
-def parse_frame(text: str) -> Frame | None:
-    """The frame that a whole line shows, or None."""
+def parse_frames(text: str) -> tuple[Frame, ...]:
+    """The frames that a whole line shows, innermost first: 32-bit arm names a function and its caller in one line."""
     # Every symbol of a trace is printed with its offset, bar the rare raw address and decoded traces.
     if "+0x" in text:
+        if " from " in text:
+            found = _FROM.match(text)
+            if found:
+                return _from(found)
         found = _FRAME.match(text)
-        if not found or (found["exact"] or "").startswith("lr"):
-            return None
-        return _frame(found, exact=bool(found["exact"]), reliable=not found["guess"])
-    if text.startswith(("RIP: 0010:", "pc : ")):
+        if not found or found["caller"]:
+            return ()
+        return (_frame(found, exact=bool(found["here"]), reliable=not (found["guess"] or found["unreliable"])),)
+    if "0x" in text or "(null)" in text:
         raw = _RAW.match(text)
         if raw:
-            return Frame(raw[1], None, None, None, reliable=True, exact=True)
+            return (Frame(raw[1] or "0x0", None, None, None, reliable=True, exact=True),)
     if "(" in text:
         decoded = _DECODED.match(text)
-        if decoded:
-            return Frame(decoded[3], None, None, decoded[4], not decoded[2], bool(decoded[1]))
-    return None
+        if decoded and not decoded["caller"]:
+            return (_decoded(decoded),)
+    if text.endswith(("[inline]", "[inline])")):
+        found = _INLINE.match(text) or (_FROM_INLINE.search(text) if " from " in text else None)
+        if found:
+            return (_inline(found),)
+    return ()
+
+
+def parse_frame(text: str) -> Frame | None:
+    """The innermost frame that a whole line shows, or None."""
+    return next(iter(parse_frames(text)), None)
 
 
 def find_symbol(text: str) -> Frame | None:
-    """The first `function+off/size [module]` anywhere in a line, taken as an exact place."""
-    if "+0x" not in text:
-        return None
-    found = _SYMBOL.search(text)
-    return _frame(found, exact=True, reliable=True) if found else None
+    """The first `function+off/size [module]` anywhere in a line, taken as an exact place.
+
+    Also one that was symbolised: `function file.c:3 [inline]`.
+    """
+    if "+0x" in text:
+        found = _SYMBOL.search(text)
+        return _frame(found, exact=True, reliable=True) if found else None
+    if text.endswith("[inline]"):
+        found = _INLINE_LAST.search(text)
+        return _inline(found) if found else None
+    return None
 
 
 def plain_name(function: str) -> str:
-    """A function without what compilers and the kernel's own padding add to its name."""
-    name = function.removeprefix("__pfx_").lstrip(".")
+    """A function without what compilers and the kernel's own padding add to its name, demangled if it is Rust's."""
+    if function.startswith(_DECORATED) or "." in function:
+        return _undecorated(function)
+    return function
+
+
+@lru_cache(maxsize=4096)
+def _undecorated(function: str) -> str:
+    name = function.removeprefix("__pfx_").removeprefix("__cfi_").lstrip(".")
+    readable = demangle(name)
+    if readable != name:
+        return readable
     return _SUFFIX.split(name, maxsplit=1)[0] or function
 
 
 def blame(
-    frames: Sequence[Frame], sections: Iterable[Section], own: frozenset[str], hang: bool = False
+    frames: Sequence[Frame],
+    sections: Iterable[Section],
+    own: frozenset[str],
+    hang: bool = False,
+    named: Sequence[Frame] = (),
+    suspects: frozenset[str] = frozenset(),
 ) -> Frame | None:
-    """The module's own innermost reliable frame, else the first of the kernel's that is no mere helper."""
+    """The frame of the function that is to blame; None where the trace shows no more than how it was printed.
 
-    def mine(frame: Frame) -> bool:
-        return frame.module in own if own else frame.module is not None
-
-    def first(candidates: Iterable[Frame]) -> Frame | None:
-        return next(iter(candidates), None)
-
-    found = first(f for f in frames if f.reliable and mine(f))
-    if found:
-        return found
-    for section in sections:
-        found = first(f for f in section.frames if f.reliable and mine(f))
+    `own` are the modules under test, `suspects` those from outside of the kernel's tree: each is blamed before the
+    next, and those before the kernel itself. `named` are functions that the report names in its own words, the best
+    first: they count where the stack says less.
+    """
+    others = tuple(sections)
+    for modules in (own, suspects if not own else frozenset()):
+        if modules:
+            found = _in_modules(frames, others, named, lambda frame, of=modules: frame.module in of)  # type: ignore[misc]
+            if found:
+                return found
+    if not own:
+        found = _in_modules(frames, others, named, lambda frame: frame.module is not None)
         if found:
             return found
-    # A stalled CPU's trace begins with the watchdog that looked; what it interrupted begins at the second
-    # RIP.
-    start = next((i for i, f in enumerate(frames) if f.exact and i), 0) if hang else 0
-    named = [f for f in frames[start:] if not f.function.startswith("0x")]
-    return (
-        first(f for f in named if f.reliable and not is_helper(f))
-        or first(f for f in frames if mine(f))
-        or first(f for f in named if f.reliable)
+    shown = _interrupted(frames) if hang else frames
+    named = [frame for frame in named if not is_helper(frame)]
+    plain = [frame for frame in shown if frame.reliable and not frame.function.startswith("0x")]
+    candidates = (
+        (frame for frame in plain if not is_helper(frame)),
+        named,
+        (
+            frame
+            for frame in frames
+            if not frame.reliable and (frame.module in own if own else frame.module is not None)
+        ),
+        (frame for frame in plain if not is_reporter(frame.name) and not is_entry(frame.name)),
     )
+    return next((frame for several in candidates for frame in several), None)
+
+
+def _in_modules(
+    frames: Sequence[Frame], sections: Sequence[Section], named: Sequence[Frame], mine: Callable[[Frame], bool]
+) -> Frame | None:
+    """The innermost frame of these modules, first in the main stack; a function that waits for others comes last."""
+    reliable = [frame for frame in frames if frame.reliable and mine(frame)]
+    besides = [frame for section in sections for frame in section.frames if frame.reliable and mine(frame)]
+    ordered = [*reliable, *(frame for frame in named if mine(frame)), *besides]
+    return next((frame for frame in ordered if not is_helper(frame)), ordered[0] if ordered else None)
+
+
+def _interrupted(frames: Sequence[Frame]) -> Sequence[Frame]:
+    """What a stalled CPU was at: its trace begins with the interrupt in which the watchdog looked."""
+    last = max((i for i, frame in enumerate(frames) if frame.reliable and is_interrupt(frame.name)), default=None)
+    if last is not None and any(frame.reliable and not is_entry(frame.name) for frame in frames[last + 1 :]):
+        return frames[last + 1 :]
+    start = next((i for i, frame in enumerate(frames) if frame.exact and i), 0)
+    return frames[start:]
 
 
 def is_helper(frame: Frame) -> bool:
-    """Whether this is code of the kernel's that reports, copies, locks or waits on behalf of its caller."""
-    return frame.module is None and bool(_HELPERS.match(frame.name))
+    """Whether this is code that reports, copies, locks or waits on behalf of its caller."""
+    return not frame.own or reason_to_skip(frame.name, frame.module) is not None
 
 
-# An address before the name was printed until 4.x, and still is by kmemleak; `[module hash]` is a build ID
-# (CONFIG_STACKTRACE_BUILD_ID); arm64 marks where a frame came from, as `(P)`.
+def shows_bug(frame: Frame) -> bool:
+    """Whether a trace with this frame shows more than how the report was printed."""
+    return frame.reliable and (frame.module is not None or not is_reporter(frame.name))
+
+
+# `[module hash]` is a build ID (CONFIG_STACKTRACE_BUILD_ID); arm64 marks where a frame came from, as `(P)`.
 _NAME = r"(?P<function>[A-Za-z_.$][\w.$]{0,255})\+0x(?P<offset>[0-9a-f]{1,16})/0x(?P<size>[0-9a-f]{1,16})"
 _MODULE = r"(?: \[(?P<module>[\w-]{1,64})[^\]\n]{0,80}\])?"
-_ADDRESS = r"(?:\[<[0-9a-fA-FxX]{1,18}>\]|\(_*ptrval_*\)) {0,2}"
+_DISCRIMINATOR = r"(?: \(discriminator \d{1,9}\))?"
+_PLACE = r"(?P<file>[^\s:()\[\]]{1,255}):(?P<line>\d{1,7})"
 _FRAME = re.compile(
-    rf"\s{{0,16}}(?:(?P<exact>RIP: 0010:|EIP: (?:0060:)?|pc ?: {{0,2}}|lr ?: {{0,2}})(?:{_ADDRESS}){{0,2}}"
-    rf"|(?:{_ADDRESS})?)"
-    rf"(?P<guess>\? )?{_NAME}{_MODULE}(?: \([A-Z]{{1,4}}\))?\s{{0,4}}(?:\(.{{0,512}}\))?\s{{0,4}}$"
+    rf"\s{{0,16}}(?:(?P<here>{HERE})|(?P<caller>{CALLER})|{FRAME}|(?:{ADDRESS})?)"
+    rf"(?P<guess>\? )?{_NAME}{_MODULE}(?: \([A-Z]{{1,4}}\)|(?P<unreliable> \(unreliable\)))?\s{{0,4}}"
+    rf"(?:{_PLACE}{_DISCRIMINATOR}(?P<inline> \[inline\])?|\(.{{0,512}}\)|\))?\s{{0,4}}$"
 )
-_SYMBOL = re.compile(_NAME + _MODULE)
-_RAW = re.compile(r"(?:RIP: 0010:|pc : )(?:\[<[0-9a-f]{1,18}>\] ?)?(0x[0-9a-f]{1,16})\s{0,4}$")
+_SYMBOL = re.compile(rf"{_NAME}{_MODULE}(?: {_PLACE}(?P<inline> \[inline\])?)?")
+_PLAIN = r"[A-Za-z_.$][\w.$]{0,255}"
+# `(f [m]) from [<…>] (g+0x1/0x2 [m])`, and since v5.17 without the addresses.
+_FROM = re.compile(
+    rf"\s{{0,16}}(?:{ADDRESS})?\(?(?P<callee>{_PLAIN})(?:\+0x(?P<at>[0-9a-f]{{1,16}})/0x(?P<of>[0-9a-f]{{1,16}}))?"
+    r"(?: \[(?P<its>[\w-]{1,64})[^\]\n]{0,80}\])?\)?"
+    rf" from (?:{ADDRESS})?\(?{_NAME}{_MODULE}(?: {_PLACE})?\)?\s{{0,4}}$"
+)
+_INLINED = rf"(?P<function>[A-Za-z_][\w.]{{0,255}}) {_PLACE}{_DISCRIMINATOR} \[inline\]"
+_FROM_INLINE = re.compile(rf" from (?:{ADDRESS})?\({_INLINED}\)$")
+_RAW = re.compile(rf"\s{{0,16}}(?:{HERE})(?:(0x[0-9a-f]{{1,16}})|\s{{0,16}}\(null\))\s{{0,4}}$")
 _DECODED = re.compile(
-    r"\s{0,16}(RIP: 0010:)?(\? )?([A-Za-z_][\w.]{0,255}) \([^()\s]{1,255}:\d{1,7}[^()]{0,512}\)(?:"
-    r" ([\w-]{1,64}))?\s{0,4}$"
+    rf"\s{{0,16}}(?:(?P<here>{HERE})|(?P<caller>{CALLER})|(?:{ADDRESS})?)(?P<guess>\? )?"
+    r"(?P<function>[A-Za-z_][\w.]{0,255})"
+    r" \((?P<places>[^()\s]{1,255}:\d{1,7}[^()]{0,512}(?:\(discriminator \d{1,9}\)[^()]{0,512}){0,16})\)"
+    r"(?: \[?(?P<module>[\w-]{1,64})\]?)?(?: \([A-Z]{1,4}\))?\s{0,4}$"
 )
+_INLINE = re.compile(rf"\s{{0,16}}(?:(?P<here>{HERE})|(?:{ADDRESS})?)(?P<guess>\? )?{_INLINED}$")
+_INLINE_LAST = re.compile(rf"(?<!\S){_INLINED}$")
+_ONE_PLACE = re.compile(_PLACE)
 _SUFFIX = re.compile(r"\.(?:constprop|isra|part|cold|llvm|lto_priv|localalias|\d)")
-
-_HELPERS = re.compile(
-    r"(?:"
-    # those that print the report
-    r"_{0,2}(?:dump_stack|show_|panic|die|warn_|report_|print_|oops_|bust_)\w*|__warn|handle_bug|kunit_\w*"
-    r"|(?:asm_)?(?:exc|sysvec|common)_\w+|error_entry|ret_from_\w+|do_(?:trap|error_trap|invalid_op)\w*"
-    r"|invalid_op"
-    r"|(?:page_fault_oops|no_context|_{0,2}bad_area\w*|kernelmode_fixup_or_oops|do_(?:user|kern)_addr_fault)"
-    r"|fixup_\w+|search_\w*exception\w*|(?:do_|async_|handle_)?page_fault|spurious_\w+"
-    # arm64's way into them
-    r"|el[01]\w*|do_(?:mem_abort|translation_fault|page_fault|sea|el1_\w+|debug_exception|bad_area"
-    r"|undefinstr|serror)"
-    r"|_{0,2}do_kernel_fault|die_kernel_fault|(?:bug|brk|ubsan|kasan|cfi)_(?:brk_)?handler|call_(?:break"
-    r"|undef)_hook"
-    r"|arm64_serror_panic|arm64_force_\w+|handle_bad_stack|vectors|secondary_\w+"
-    # the sanitizers and checks
-    r"|_{0,3}(?:kasan|asan|kmsan|msan|kcsan|tsan|ubsan|kfence|hwasan)_\w+|val_to_string"
-    r"|check_memory_region\w*"
-    r"|refcount_\w+|kref_\w+|_{0,2}list_(?:add|del)\w*|_{0,2}fortify_\w+|debug_(?:print_)?object\w*"
-    r"|debug_check_\w+"
-    r"|usercopy_\w+|_{0,2}check_(?:object_size|heap_object|preemption_disabled|bytes\w*|object|slab)"
-    r"|check_\w*lock\w*"
-    r"|_{0,3}might_(?:sleep|resched|fault)\w*|debug_smp_processor_id|_{0,2}this_cpu_preempt_check"
-    r"|spin_(?:bug|dump)"
-    r"|__stack_chk_fail|check_panic_on_warn|lockdep_\w+|debug_lock\w*|validate_chain|mark_lock\w*"
-    # locks
-    r"|_{0,3}(?:raw_|do_raw_)?(?:spin|read|write|rwlock)_\w*(?:lock|contended)\w*|(?:native_|pv_"
-    r"|__pv_)?queued_\w+"
-    r"|native_queued_\w+|_{0,2}(?:rt_|ww_)?mutex_\w+|rwsem_\w+|_{0,2}(?:down|up)(?:_\w+)?|_{0,2}lock_\w+"
-    r"|percpu_down_\w+"
-    # waiting
-    r"|_{0,2}schedule\w*|schedule_\w+|_{0,2}preempt_\w+|io_schedule\w*|_{0,2}cond_resched\w*"
-    r"|__switch_to\w*|context_switch"
-    r"|(?:do_)?_{0,2}wait_(?:for|event|rcu|on)_\w+|wait_\w+|finish_wait|m?sleep\w*|usleep_\w+|kthread_stop\w*"
-    r"|_{0,2}(?:synchronize|rcu|srcu|call_rcu)_\w+|_{0,2}flush_\w+|_{0,2}cancel_\w*work\w*|drain_\w+"
-    r"|n?delay\w*|_{0,2}[un]?delay"
-    r"|_{0,2}(?:try_to_)?(?:del|timer_delete|hrtimer_cancel)\w*|__const_udelay|complete\w*"
-    # memory and strings
-    r"|_{0,4}k(?:v|z|m)?(?:alloc|free|calloc|realloc|memdup|strdup)\w*|_{0,2}kmem_cache_\w+|_{0,3}slab_\w+"
-    r"|_{0,2}do_kmalloc\w*"
-    r"|object_err|free_(?:debug|to_partial|consistency|slab)\w*|alloc_(?:debug|consistency)\w*"
-    r"|set_track\w*|stack_trace_save\w*"
-    r"|slub_\w+|get_partial\w*|_{0,2}new_slab|v(?:m|z)?(?:alloc|free)\w*|_{0,2}(?:alloc"
-    r"|free)_(?:frozen_)?pages?\w*|qlist_\w+"
-    r"|_{0,2}pi_\w+|_{0,3}mem(?:cpy|set|move|cmp|chr|scan)\w*|_{0,2}str(?:n?cpy|n?len|n?cmp|l?cat|r?chr"
-    r"|s?cpy|lcpy|scpy_pad)\w*|_{0,2}(?:_copy|copy)_\w+|rep_\w+|clear_(?:user|page)\w*"
-    # watchdogs and interrupts
-    r"|nmi_\w+|(?:arch_)?trigger_\w*backtrace\w*|watchdog_\w+|_{0,2}hrtimer_\w+|update_process_times"
-    r"|tick_\w+|_{0,2}sysvec_\w+"
-    r"|_{0,2}apic_\w+|smp_apic_\w+|(?:local|tick)_\w*timer\w*|_{0,2}irq_\w+|_{0,2}do_softirq\w*"
-    r"|do_softirq_own_stack"
-    r"|(?:__)?handle_(?:softirqs|irq\w*|domain_irq|percpu\w*)|generic_handle_\w+|gic_\w+|arch_timer_\w+"
-    r"|call_on_irq_stack"
-    r")$"
+_DECORATED = ("__pfx_", "__cfi_", "_R", "_ZN")
+_HEADERS = re.compile(
+    r"(?:\./)?(?:arch/\w{1,20}/)?include/|.{0,255}/include/(?:linux|net|asm|asm-generic|uapi|crypto|drm|media|sound|scsi|rdma|trace)/"
 )
+"""Where the kernel's headers are: code in them works on behalf of whoever includes it."""
 
 
 def _frame(found: re.Match[str], exact: bool, reliable: bool) -> Frame:
     offset, size = int(found["offset"], 16), int(found["size"], 16)
-    return Frame(found["function"], offset, size, found["module"], reliable, exact)
+    file, line = found["file"], found["line"]
+    frame = Frame(found["function"], offset, size, found["module"], reliable, exact)
+    return _at(frame, file, line, inlined=bool(found["inline"])) if file else frame
+
+
+def _from(found: re.Match[str]) -> tuple[Frame, ...]:
+    offset, size = int(found["offset"], 16), int(found["size"], 16)
+    at, of = found["at"], found["of"]
+    callee = Frame(
+        found["callee"],
+        int(at, 16) if at else None,
+        int(of, 16) if of else None,
+        found["its"],
+        reliable=True,
+        exact=False,
+    )
+    caller = Frame(found["function"], offset, size, found["module"], reliable=True, exact=False)
+    return callee, _at(caller, found["file"], found["line"], inlined=False) if found["file"] else caller
+
+
+def _decoded(found: re.Match[str]) -> Frame:
+    """Of several places, inlined ones first, the first that is not in a header of the kernel's."""
+    places = [(place["file"], place["line"]) for place in _ONE_PLACE.finditer(found["places"])]
+    file, line = next((place for place in places if not _HEADERS.match(place[0])), places[0])
+    frame = Frame(found["function"], None, None, found["module"], not found["guess"], bool(found["here"]))
+    return _at(frame, file, line, inlined=False)
+
+
+def _inline(found: re.Match[str]) -> Frame:
+    marks = found.groupdict()
+    frame = Frame(found["function"], None, None, None, not marks.get("guess"), bool(marks.get("here")))
+    return _at(frame, found["file"], found["line"], inlined=True)
+
+
+def _at(frame: Frame, file: str, line: str, inlined: bool) -> Frame:
+    return frame._replace(file=file, line=int(line), inlined=inlined, own=not _HEADERS.match(file))
