@@ -429,7 +429,11 @@ class Report:
         self.class_, self.title = "null-dereference", "BUG: kernel NULL pointer dereference"
 
     def _learn_of_locks(self, text: str) -> None:
-        """Where the lock was taken, and which of two places is wrong."""
+        """Who took the lock and where, and which of two places is wrong."""
+        if self.pid is None and "/" in text:
+            holder = _HOLDER.match(text)
+            if holder:
+                self.task, self.pid = holder[1], int(holder[2])
         if ", at: " in text:
             symbol = find_symbol(text.partition(", at: ")[2])
             if symbol:
@@ -518,6 +522,9 @@ _NAMED = re.compile(
     r"by task (.{1,64}?)/(\d{1,9})(?!\S)|pid: (\d{1,9}), name: (.{1,64})$|comm \"(.{1,64}?)\", pid (\d{1,9})"
 )
 _FOREIGN = re.compile(r"([\w-]{1,64})\([A-Z+-]{0,12}O[A-Z+-]{0,12}\)")
+_HOLDER = re.compile(
+    r"(?:\d{1,3} locks? held by )?(.{1,64}?)/(\d{1,9})(?: \[[^\]]{1,80}\])?(?: is (?:trying|freeing|leaving)| takes|:)"
+)
 _HEX_DUMP = re.compile(r"[0-9a-f]{4,16}: {1,60}[0-9a-f]{8}")
 """A line of the stack's memory, as 32-bit arm prints it."""
 _USAGE = re.compile(r"\{\w{1,20}-ON-\w\} -> \{IN-")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -137,7 +138,7 @@ class Scanner:
             context and context.report and context.report.goes_on(header, record.text)
         ):
             # It is whole, and says nothing of what was being told when it came.
-            self._waiting.append(Report(record.caller or "", header, record, self._seen))
+            self._wait(Report(record.caller or "", header, record, self._seen))
             return
         context = context or self._enter(record.caller or "")
         if header.shape.kind == "panic":
@@ -272,7 +273,11 @@ class Scanner:
             for other in self._contexts.values():
                 if other.report is report:
                     other.report = None
-            self._waiting.append(report)
+            self._wait(report)
+
+    def _wait(self, report: Report) -> None:
+        """Keep a whole report for LINGER, in the order of the first lines."""
+        bisect.insort(self._waiting, report, key=lambda other: other.order)
 
     def _settle(self, everything: bool) -> list[Crash]:
         """Close what has gone silent, and tell what has waited long enough."""
@@ -284,7 +289,6 @@ class Scanner:
                 if context.report is None and self._seen - context.seen > _STALE:
                     del self._contexts[context.key]
         fresh: list[Crash] = []
-        self._waiting.sort(key=lambda report: report.order)
         while self._waiting and (everything or self._is_old(self._waiting[0])):
             report = self._waiting.pop(0)
             report.passed = report.passed or not everything or self._alive
