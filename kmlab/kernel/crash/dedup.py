@@ -105,4 +105,9 @@ def merged(first: Crash, later: Crash) -> Crash:
         later.deadly and first.kind == "warning" and "locks" not in traits_of(first.class_)
     ):
         base = replace(later, time=first.time)  # a WARNING says less than what it warned of
+    if base is first and not first.frames and later.function:
+        # It said what is wrong, and the other who did it.
+        base = replace(
+            later, class_=first.class_, title=f"{first.title} in {later.function}", text=first.text, time=first.time
+        )
     return replace(base, kind="panic" if fatal else kind, fatal=fatal)

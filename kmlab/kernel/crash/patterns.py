@@ -267,6 +267,7 @@ SHAPES: tuple[Shape, ...] = (
     _shape("serror", "oops", "SError", "asynchronous SError", r"SError Interrupt on CPU\d{1,5}", "deadly"),
     _shape("bad-mode", "oops", "Bad mode", "bad mode", r"Bad mode in .{1,60} handler detected", "deadly"),
     _shape("oops", "oops", " [#", "oops", rf"Internal error: [\w .,/:-]{{1,100}}{_DIE}", "closed"),
+    _shape("oops", "oops", " [#", "{what}", rf"Oops: (?!Oops)(?P<what>[A-Za-z][\w ,-]{{1,60}}){_DIE}", "closed"),
     _shape("oops", "oops", "[#", "oops",
            rf"Oops(?:{_DIE}|{_BARE_DIE}|(?: -|:) [\w ,.()/:-]{{1,80}} \[#\d{{1,6}}\])", "closed"),
     # Checkers.
@@ -363,6 +364,8 @@ SHAPES: tuple[Shape, ...] = (
            r"(?:kmemleak: )?unreferenced object (?:\(\w{1,12}\) )?0x[0-9a-f]{1,16} \(size", "leak quiet"),
     _shape("memory-leak", "warning", "suspected memory", "memory leak",
            r"kmemleak: \d{1,9} new suspected memory leaks", "leak line quiet"),
+    _shape("kmemleak", "warning", "kmemleak: ", "kmemleak: {what}",
+           r"kmemleak: (?P<what>Found object by alias|Cannot insert|Trying to color|Freeing unknown object)"),
     # WARN: the message comes first, then one of these; the shape without `PID:` is 6.19's.
     _shape("warning", "warning", "WARNING: ", "WARNING",
            rf"WARNING: CPU: (?P<cpu>\d{{1,5}}) PID: (?P<pid>\d{{1,9}}) at (?:{_PLACE}|\S)", "closed"),
@@ -384,7 +387,8 @@ SHAPES: tuple[Shape, ...] = (
     _shape("assertion", "oops", "VERIFY", "assertion failed: {what}",
            r"(?:[\w.-]{1,40}: ){0,2}(?P<what>VERIFY\w{0,8} ?\(.{1,160}\)) failed", "provisional quiet"),
     _shape("assertion", "oops", "ASSERT", "assertion failed: {what}",
-           r".{0,120}?(?P<what>ASSERT\w{0,10} ?\(.{1,160}\)) failed", "provisional quiet"),
+           rf"(?:\w{{1,40}}: )?(?:[\d:]{{1,20}}\({_PLACE}:(?P<function>\w{{1,128}})\(\)\) )?"
+           r"(?P<what>ASSERT\w{0,10} ?\(.{1,160}\)) failed", "provisional quiet"),
     _shape("assertion", "oops", "ssertion fail", "assertion failed",
            r".{0,120}?\b[aA]ssertion fail(?:ed|ure)\b", "provisional quiet"),
     # Whatever else looks like a BUG or a die() is one: the number before `[#1]` decides, or a trace.

@@ -57,6 +57,7 @@ class Report:
         """The place to mend is where the lock was taken first."""
         self._naming = False
         """The next line is the place that this one speaks of."""
+        self._locks: set[str] = set()
         self._frames: list[Frame] = []
         self._sections: dict[str, list[Frame]] = {}
         self._at: dict[str, str] = {key: "chain" if self._is("lockdep") else _MAIN}
@@ -169,6 +170,9 @@ class Report:
         """Whether a panic with these words is what this report led to."""
         if self.fatal or self.provisional:
             return False
+        said = text.partition("not syncing: ")[2].strip()
+        if len(said) >= _WORDS and any(said in line for line in self.lines):
+            return True
         for words, causes in _PANICS:
             if words.search(text):
                 return bool(causes & {self.class_, *traits_of(self.class_), "any", self.header.shape.kind})
@@ -251,12 +255,18 @@ class Report:
         """Whether it only looks like a report: a module's own words, or a stack that somebody asked for."""
         if self._is("provisional"):
             return not self.shows_bug or any(is_innocent(frame.name) for frame in self._frames)
-        if not self.passed or "line" in self.header.shape.traits or self.lost:
+        if self.lost or "line" in self.header.shape.traits or self._is_tracking():
+            return not self.lost and self._is_tracking()
+        if not self.passed and (self._read_on or self._quiet < _UNRELATED):
             return False
         if self.header.shape.kind == "panic":
             # A kernel that has panicked says nothing else any more.
             return not self._whole and not any(frame.name in ("panic", "vpanic") for frame in self._frames)
         return self._read_on == 0 and not self.fatal
+
+    def _is_tracking(self) -> bool:
+        """Whether it is about the locks of kmemleak's own messages, which are printed while it holds them."""
+        return self._is("lockdep") and {"kmemleak_lock", "console_owner"} <= self._locks
 
     def _is_truncated(self) -> bool:
         shape = self.header.shape
@@ -434,6 +444,8 @@ class Report:
             holder = _HOLDER.match(text)
             if holder:
                 self.task, self.pid = holder[1], int(holder[2])
+        if ", at: " in text and len(self._locks) < MAX_NAMED:
+            self._locks.update(_LOCK.findall(text))
         if ", at: " in text:
             symbol = find_symbol(text.partition(", at: ")[2])
             if symbol:
@@ -485,6 +497,10 @@ class Report:
 
 
 _MAIN = ""
+_WORDS = 4
+"""Characters of a panic's message that are enough to find it again in the report that led to it."""
+_UNRELATED = 4
+"""Lines about other things that are enough to tell that a first line was only a module's own words."""
 _ACCESSES = ("gpf", "page-fault", "oops")
 _PLAIN = ("bug", "warning", "invalid-opcode", "stack-dump")
 """Classes that say nothing of what was wrong: the message of the check does."""
@@ -493,7 +509,6 @@ _PANICS: tuple[tuple[re.Pattern[str], frozenset[str]], ...] = (
     (re.compile(r"panic_on_warn|panic_on_taint"), frozenset({"any"})),
     (re.compile(r"kasan\.fault|kasan_multi_shot|KASAN"), frozenset({"kasan"})),
     (re.compile(r"kmsan\.panic|panic_on_kmsan"), frozenset({"kmsan"})),
-    (re.compile(r"scheduling while atomic"), frozenset({"schedule-in-atomic"})),
     (re.compile(r"softlockup|hung_task|RCU Stall|(?i:hard lockup)|workqueue"), frozenset({"hang"})),
     (
         re.compile(
@@ -522,6 +537,7 @@ _NAMED = re.compile(
     r"by task (.{1,64}?)/(\d{1,9})(?!\S)|pid: (\d{1,9}), name: (.{1,64})$|comm \"(.{1,64}?)\", pid (\d{1,9})"
 )
 _FOREIGN = re.compile(r"([\w-]{1,64})\([A-Z+-]{0,12}O[A-Z+-]{0,12}\)")
+_LOCK = re.compile(r" \(([\w&.>*#/-]{1,80})\)\{")
 _HOLDER = re.compile(
     r"(?:\d{1,3} locks? held by )?(.{1,64}?)/(\d{1,9})(?: \[[^\]]{1,80}\])?(?: is (?:trying|freeing|leaving)| takes|:)"
 )

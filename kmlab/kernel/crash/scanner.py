@@ -291,7 +291,7 @@ class Scanner:
         fresh: list[Crash] = []
         while self._waiting and (everything or self._is_old(self._waiting[0])):
             report = self._waiting.pop(0)
-            report.passed = report.passed or not everything or self._alive
+            report.passed = report.passed or self._alive or self._is_old(report)
             self._foreign |= report.foreign
             crash = report.finish(self._own, frozenset(self._foreign))
             if crash and self._tell(report.order, crash):
