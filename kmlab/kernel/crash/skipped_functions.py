@@ -234,7 +234,8 @@ GROUPS = (
     ),
     Group(
         "allocates or frees for its caller",
-        "memblock_alloc_range_nid memblock_alloc_internal memblock_alloc_try_nid memblock_phys_alloc_range alloc_pages alloc_pages_node alloc_pages_nodemask alloc_pages_slowpath alloc_pages_direct_compact "
+        "memblock_alloc_range_nid memblock_alloc_internal memblock_alloc_try_nid memblock_phys_alloc_range "
+        "alloc_pages alloc_pages_node alloc_pages_nodemask alloc_pages_slowpath alloc_pages_direct_compact "
         "alloc_pages_bulk alloc_pages_current alloc_pages_mpol alloc_pages_vma alloc_page_interleave "
         "alloc_pages_exact alloc_frozen_pages get_page_from_freelist rmqueue prep_new_page post_alloc_hook "
         "get_free_pages get_zeroed_page free_pages free_page free_frozen_pages free_unref_page "
