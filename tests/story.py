@@ -16,7 +16,7 @@ from kmlab.run import result
 from kmlab.run.result import RunResult
 from kmlab.run.steps.results import StepResult
 
-PANIC = ("Kernel panic - not syncing: had enough", "---[ end Kernel panic - not syncing: had enough ]---")
+PANIC = ("<0>Kernel panic - not syncing: had enough", "---[ end Kernel panic - not syncing: had enough ]---")
 OOPS = (
     "<1>BUG: kernel NULL pointer dereference, address: 0000000000000000",
     "<1>#PF: supervisor read access in kernel mode",

@@ -102,3 +102,13 @@ def test_what_a_sandbox_built_is_found_where_the_folder_has_no_module(tmp_path: 
     assert places(judged) == [("null_read", "faults.c", True)]
     with pytest.raises(ConfigError, match=r"no \.ko here"):
         judge_file(str(LOG), tmp_path / "faults", [tmp_path / "none"])
+
+
+def test_a_stack_without_any_module_from_outside_of_the_tree_says_which_were_loaded() -> None:
+    judged = judge_file(str(DATA / "oops" / "in-tree-module-only.txt"))
+    (note,) = judged.notes
+    assert note.endswith("no module from outside of the kernel's tree is on its stack; loaded: sluice, gate")
+
+
+def test_a_stack_with_one_needs_no_such_note() -> None:
+    assert judge_file(str(DATA / "oops" / "in-tree-victim-blamed.txt")).notes == ()

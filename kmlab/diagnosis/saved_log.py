@@ -12,7 +12,7 @@ from typing import NamedTuple
 from kmlab.common import folder_tree
 from kmlab.common.errors import ConfigError
 from kmlab.common.events import printable
-from kmlab.kernel.crash.crash import Crash
+from kmlab.kernel.crash.crash import Crash, foreign_modules
 from kmlab.kernel.crash.scanner import Scanner
 from kmlab.kernel.crash.source_lines import located
 from kmlab.kernel.log.file_type import SAVE, Doubt, kind_of
@@ -54,7 +54,7 @@ def judge_file(file: str, module: Path | None = None, elsewhere: Sequence[Path] 
     builds = _builds(module, elsewhere, root) if module else {}
     findings = _findings(file, frozenset(builds))
     source = (module if module.is_dir() else module.parent) if module else None
-    crashes, notes, changed = [], dict.fromkeys(_other_modules(findings, builds)), dict[str, None]()
+    crashes, notes, changed = [], dict.fromkeys((*_other_modules(findings, builds), *_bystanders(findings))), dict[str, None]()
     for crash in findings:
         chosen = {name: _best_build(crash, name, several) for name, several in builds.items()}
         images = {f"{name}.ko": build.symbols for name, build in chosen.items() if build}
@@ -186,6 +186,18 @@ def _missing_lines(crash: Crash, name: str, builds: Sequence[_Build]) -> str | N
             "for the lines, give the .ko of that very build"
         )
     return None
+
+
+def _bystanders(crashes: Sequence[Crash]) -> list[str]:
+    """Which modules from outside of the kernel's tree were loaded, where none of them is on a finding's stack."""
+    notes = []
+    for crash in crashes:
+        loaded = dict.fromkeys(foreign_modules(crash.text))
+        shown = {frame.module for frame in crash.frames} | {f.module for s in crash.sections for f in s.frames}
+        if loaded and crash.module not in loaded and not shown & loaded.keys():
+            names = ", ".join(printable(name, 60) for name in loaded)
+            notes.append(f"{crash.title}: no module from outside of the kernel's tree is on its stack; loaded: {names}")
+    return notes
 
 
 def _other_modules(crashes: Sequence[Crash], builds: Mapping[str, object]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 
 from kmlab.kernel.crash.patterns import is_deadly
@@ -55,6 +56,13 @@ def outcome_of(crash: Crash) -> str:
     return "panic" if crash.fatal else crash.kind
 
 
+def foreign_modules(text: str) -> list[str]:
+    """The modules from outside of the kernel's tree in a report's list: `(O)` marks them (module_flags_taint())."""
+    return [
+        name for line in text.split("\n") if line.startswith("Modules linked in") for name in _FOREIGN.findall(line)
+    ]
+
+
 def unexpected_reboot(record: Record) -> Crash:
     """A kernel that begins anew without a word of why."""
     return Crash(
@@ -94,3 +102,6 @@ def fingerprint(class_: str, title: str, guilty: Frame | None, frames: tuple[Fra
 def fingerprint_of(*parts: str) -> str:
     """The same for the same parts."""
     return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+_FOREIGN = re.compile(r"([\w-]{1,64})\([A-Z+-]{0,12}O[A-Z+-]{0,12}\)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from kmlab.kernel.crash.crash import Crash, fingerprint
+from kmlab.kernel.crash.crash import Crash, fingerprint, foreign_modules
 from kmlab.kernel.crash.patterns import Header, Message, checked_by, find_message, steady, traits_of
 from kmlab.kernel.crash.skipped_functions import is_innocent
 from kmlab.kernel.crash.stack_formats import WORDS
@@ -113,6 +113,15 @@ class Report:
     def shows_bug(self) -> bool:
         """A stack of its own says where it was."""
         return any(map(shows_bug, self._frames))
+
+    @property
+    def refuted(self) -> bool:
+        """The kernel says that it panicked, and goes on: a module said so."""
+        return self.header.shape.kind == "panic" and self._read_on == 0 and self._quiet >= _UNRELATED
+
+    def pass_by(self) -> None:
+        """Learn that somebody spoke of other things."""
+        self._quiet += 1
 
     def refine(self, header: Header) -> None:
         """Learn from a second first line, such as `invalid opcode:` after `kernel BUG at`."""
@@ -410,7 +419,7 @@ class Report:
                 self.pid = int(named[2] or named[3] or named[6])
                 self.task = named[1] or named[4] or named[5]
         if text.startswith("Modules linked in"):
-            self.foreign.update(_FOREIGN.findall(text))
+            self.foreign.update(foreign_modules(text))
         if text.startswith(("#PF: supervisor instruction fetch", "kernel tried to execute NX-protected page")):
             self._jumped = True
         if self._working is None and text.startswith(_WORKERS):
@@ -536,7 +545,6 @@ _CPU = re.compile(
 _NAMED = re.compile(
     r"by task (.{1,64}?)/(\d{1,9})(?!\S)|pid: (\d{1,9}), name: (.{1,64})$|comm \"(.{1,64}?)\", pid (\d{1,9})"
 )
-_FOREIGN = re.compile(r"([\w-]{1,64})\([A-Z+-]{0,12}O[A-Z+-]{0,12}\)")
 _LOCK = re.compile(r" \(([\w&.>*#/-]{1,80})\)\{")
 _HOLDER = re.compile(
     r"(?:\d{1,3} locks? held by )?(.{1,64}?)/(\d{1,9})(?: \[[^\]]{1,80}\])?(?: is (?:trying|freeing|leaving)| takes|:)"

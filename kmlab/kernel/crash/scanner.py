@@ -81,6 +81,8 @@ class Scanner:
             if facility or (facility is None and time is None and caller is None):
                 if text.startswith("** ") and facility is None:
                     self._lose(text)
+                elif facility and self.panicked:
+                    self._doubt()
                 continue
             self._seen += 1
             if time is not None:
@@ -176,6 +178,8 @@ class Scanner:
             if not plain and find_message(record.text):
                 context.note(record, self._seen)
             report.add(record, self._seen)
+            if report.refuted:
+                self.panicked = False
             if report.done:
                 self._shut(context)
 
@@ -250,6 +254,13 @@ class Scanner:
         self._boot, self._banner = len(self._found), self._seen
         self._up = self._leaving = False
         return fresh
+
+    def _doubt(self) -> None:
+        """A program speaks: the kernel that has panicked lives on."""
+        for report in self._reports():
+            report.pass_by()
+            if report.refuted:
+                self.panicked = False
 
     def _lose(self, text: str) -> None:
         if "printk messages dropped" in text:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
 from kmlab.kernel.crash.crash import Crash
-from kmlab.kernel.crash.stack_trace import Frame
+from kmlab.kernel.crash.stack_trace import Frame, Section
 from kmlab.kernel.crash.unloaded_module import Sections, left_behind
 from kmlab.kernel.symbols.elf import MalformedModule
 from kmlab.kernel.symbols.symbolizer import Location, ModuleSymbols
@@ -54,30 +54,24 @@ def _located(
     if found is not crash:
         return found
     guest_session = None if any(f.reliable and f.module in symbols for f in crash.frames) else _entered(crash, symbols)
-    stacks: list[list[Frame]] = []
-    inner: str | None = None
-    for frame in crash.frames:
-        known = symbols.get(frame.module or "")
-        if guest_session and frame is guest_session[0]:
-            crash = dataclasses.replace(crash, module=guest_session[1][-1].module)
-            stacks.append(guest_session[1])
-        stack = _places(frame, known) if known else [frame]
-        if known and frame.reliable and not frame.exact and frame.offset is not None:
-            stack = [*_jumped(frame, known, inner), *stack]
-        stacks.append(stack)
-        inner = frame.function if frame.reliable else inner
-    frames = tuple(frame for stack in stacks for frame in stack)
-    own = symbols.get(crash.module or "")
-    if own is None:
-        return dataclasses.replace(crash, frames=frames)
-    guilty = _guilty(crash, stacks) or _begins(crash, own)
-    if guilty is None:
-        file = _relative(crash.file, folder) if crash.file else None
-        return dataclasses.replace(crash, frames=frames, file=file)
-    title = _renamed(crash.title, crash.function, guilty.name)
-    return dataclasses.replace(
-        crash, frames=frames, file=guilty.file, line=guilty.line, function=guilty.name, title=title
+    if guest_session:
+        crash = dataclasses.replace(crash, module=guest_session[1][-1].module)
+    stacks = _unfolded(crash.frames, symbols, guest_session)
+    beside = [_unfolded(section.frames, symbols) for section in crash.sections]
+    crash = dataclasses.replace(
+        crash,
+        frames=_flat(stacks),
+        sections=tuple(Section(s.name, _flat(found)) for s, found in zip(crash.sections, beside, strict=True)),
     )
+    if crash.module not in symbols:
+        return crash
+    # Where the main stack has nothing of the author's, as that of a check, the others have.
+    guilty = next(filter(None, (_guilty(crash, found) for found in (stacks, *beside))), None)
+    guilty = guilty or _begins(crash, symbols[crash.module])
+    if guilty is None:
+        return dataclasses.replace(crash, file=_relative(crash.file, folder) if crash.file else None)
+    title = _renamed(crash.title, crash.function, guilty.name)
+    return dataclasses.replace(crash, file=guilty.file, line=guilty.line, function=guilty.name, title=title)
 
 
 def innermost(stack: Sequence[Frame]) -> Frame | None:
@@ -92,7 +86,33 @@ def placed(frame: Frame, place: Location) -> Frame:
     )
 
 
+def _unfolded(
+    frames: Sequence[Frame],
+    symbols: Mapping[str, ModuleSymbols],
+    guest_session: tuple[Frame, list[Frame]] | None = None,
+) -> list[list[Frame]]:
+    """Each frame of a stack as the functions at its place, with those before it that left no frame."""
+    stacks: list[list[Frame]] = []
+    inner: str | None = None
+    for frame in frames:
+        known = symbols.get(frame.module or "")
+        if guest_session and frame is guest_session[0]:
+            stacks.append(guest_session[1])
+        stack = _places(frame, known) if known else [frame]
+        if known and frame.reliable and not frame.exact and frame.offset is not None:
+            stack = [*_jumped(frame, known, inner), *stack]
+        stacks.append(stack)
+        inner = frame.function if frame.reliable else inner
+    return stacks
+
+
+def _flat(stacks: Sequence[Sequence[Frame]]) -> tuple[Frame, ...]:
+    return tuple(frame for stack in stacks for frame in stack)
+
+
 def _places(frame: Frame, known: ModuleSymbols) -> list[Frame]:
+    if frame.offset is None:
+        return [frame]  # whoever symbolised the log knew its place
     places = known.locate(frame.function, frame.offset or 0, frame.size, frame.exact)
     return [placed(frame, place) for place in places] or [frame]
 
