@@ -337,6 +337,10 @@ class Report:
             for frame in frames:
                 self._put(frame, key)
             return True
+        raw = _ADDRESS.match(text) if self._is("leak") else None
+        if raw:
+            self._put(Frame(raw[1], None, None, None, reliable=True, exact=False), key)
+            return True
         if text.startswith("====") and self._frames and self._is("framed"):
             self.ended = self._whole = self.done = True
             return True
@@ -546,6 +550,8 @@ _NAMED = re.compile(
     r"by task (.{1,64}?)/(\d{1,9})(?!\S)|pid: (\d{1,9}), name: (.{1,64})$|comm \"(.{1,64}?)\", pid (\d{1,9})"
 )
 _LOCK = re.compile(r" \(([\w&.>*#/-]{1,80})\)\{")
+_ADDRESS = re.compile(r"\s{1,16}(?:\[<[0-9a-f]{8,16}>\] )?(0x[0-9a-f]{9,16})\s{0,4}$")
+"""A frame of kmemleak's in a module that is gone."""
 _HOLDER = re.compile(
     r"(?:\d{1,3} locks? held by )?(.{1,64}?)/(\d{1,9})(?: \[[^\]]{1,80}\])?(?: is (?:trying|freeing|leaving)| takes|:)"
 )

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 
 from kmlab.kernel.crash.crash import Crash, fingerprint_of
+from kmlab.kernel.crash.patterns import traits_of
 from kmlab.kernel.crash.stack_trace import Frame
 from kmlab.kernel.symbols.registers import PAGE
 from kmlab.kernel.symbols.symbolizer import ModuleSymbols
@@ -24,12 +25,24 @@ def left_behind(crash: Crash, symbols: Mapping[str, ModuleSymbols], sections: Se
     """The same finding with the function that a module left behind, if it is one of those."""
     if any(frame.reliable and frame.module for frame in crash.frames):
         return crash
+    leaks = "leak" in traits_of(crash.class_)
     gone = {name: sections.get(name) or _by_page(crash, known) for name, known in symbols.items()}
-    gone = {name: places for name, places in gone.items() if places and _is_gone(crash, name)}
+    gone = {name: places for name, places in gone.items() if places and (leaks or _is_gone(crash, name))}
     if not gone:
         return crash
     frames = tuple(_named(frame, symbols, gone) for frame in crash.frames)
     ran = next((frame for frame in frames if frame.reliable and frame.module), None)
+    if ran and ran.module and leaks:
+        # Its init's memory is freed when it is loaded; no name of it is left for who asks later.
+        found = dataclasses.replace(crash, frames=frames)
+        return _told(found, ran.module, ran.name, ran.file, ran.line, f"in {ran.name}")
+    hint = _HINT.search(crash.text)
+    if ran is None and hint:
+        # DEBUG_OBJECTS names the function of the timer or work item that was freed while it was pending.
+        named = _named(Frame(hint[1], 0, None, None, reliable=True, exact=True), symbols, gone)
+        if named.module:
+            where = f"after {named.module} was unloaded, in {named.name}"
+            return _told(crash, named.module, named.name, named.file, named.line, where)
     if ran and ran.module:
         found = dataclasses.replace(crash, frames=frames)
         return _told(found, ran.module, ran.name, ran.file, ran.line, f"after {ran.module} was unloaded, in {ran.name}")
@@ -46,6 +59,7 @@ def left_behind(crash: Crash, symbols: Mapping[str, ModuleSymbols], sections: Se
 
 
 _FAULT = re.compile(r"for address: (?:0x)?([0-9a-f]{16})")
+_HINT = re.compile(r"ODEBUG: .{0,200}hint: (0x[0-9a-f]{9,16})")
 _LINKED = re.compile(r"Modules linked in:([^\[\n]*)")
 _IN_MODULES = re.compile(r"0xf{8}[a-e][0-9a-f]{7}")
 """Where modules lie on x86-64 (Documentation/arch/x86/x86_64/mm.rst)."""
