@@ -192,7 +192,7 @@ def _bystanders(crashes: Sequence[Crash]) -> list[str]:
     """Which modules from outside of the kernel's tree were loaded, where none of them is on a finding's stack."""
     notes = []
     for crash in crashes:
-        loaded = dict.fromkeys(foreign_modules(crash.text))
+        loaded = dict.fromkeys(foreign_modules(crash.text.split("\n")))
         shown = {frame.module for frame in crash.frames} | {f.module for s in crash.sections for f in s.frames}
         if loaded and crash.module not in loaded and not shown & loaded.keys():
             names = ", ".join(printable(name, 60) for name in loaded)

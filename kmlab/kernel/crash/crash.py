@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from kmlab.kernel.crash.patterns import is_deadly
@@ -56,11 +57,18 @@ def outcome_of(crash: Crash) -> str:
     return "panic" if crash.fatal else crash.kind
 
 
-def foreign_modules(text: str) -> list[str]:
-    """The modules from outside of the kernel's tree in a report's list: `(O)` marks them (module_flags_taint())."""
-    return [
-        name for line in text.split("\n") if line.startswith("Modules linked in") for name in _FOREIGN.findall(line)
-    ]
+def foreign_modules(lines: Iterable[str]) -> list[str]:
+    """The modules from outside of the kernel's tree in a report's list, which may go on in the lines behind its first.
+
+    `(O)` marks them, and `(P)` those of another licence (module_flags_taint()).
+    """
+    found: list[str] = []
+    listing = False
+    for line in lines:
+        listing = line.startswith("Modules linked in") or (listing and bool(_MODULES.fullmatch(line)))
+        if listing:
+            found += _FOREIGN.findall(line)
+    return found
 
 
 def unexpected_reboot(record: Record) -> Crash:
@@ -104,4 +112,6 @@ def fingerprint_of(*parts: str) -> str:
     return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-_FOREIGN = re.compile(r"([\w-]{1,64})\([A-Z+-]{0,12}O[A-Z+-]{0,12}\)")
+_FOREIGN = re.compile(r"([\w-]{1,64})\([A-Z+-]{0,12}[OP][A-Z+-]{0,12}\)")
+_MODULES = re.compile(r"(?: {0,8}[\w-]{1,64}(?:\([A-Z+-]{1,12}\))?(?= |$)){1,200} {0,4}(?:\[last unloaded.*)?")
+"""A line that has nothing but names of modules."""

@@ -213,9 +213,10 @@ _BARE_DIE = r" ?\[#\d{1,6}\]"
 _TASK = r"(?P<task>.{1,64})[/:](?P<pid>\d{1,9})"
 _PLACE = r"(?P<file>[^\s:]{1,255}):(?P<line>\d{1,9})"
 _CPU_LINE = (
-    r"CPU: (?P<cpu>\d{1,5})(?: UID: \d{1,12})? PID: (?P<pid>\d{1,9}) Comm: (?P<task>.{1,64}?)"
-    r"(?: Kdump:| Not tainted| Tainted:|$)"
+    r"(?:CPU: (?P<cpu>\d{1,5})(?: UID: \d{1,12})? )?(?:PID: |Pid: )(?P<pid>\d{1,9}),? (?:Comm: |comm: )"
+    r"(?P<task>.{1,64}?)(?: Kdump:| Not tainted| Tainted:|$)"
 )
+"""Who ran into it: dump_stack_print_info(). The second spelling was that of kernels before 3.10."""
 
 # fmt: off
 SHAPES: tuple[Shape, ...] = (
@@ -266,7 +267,7 @@ SHAPES: tuple[Shape, ...] = (
            r"Internal error: (?:\w+ )?synchronous external abort", "closed"),
     _shape("serror", "oops", "SError", "asynchronous SError", r"SError Interrupt on CPU\d{1,5}", "deadly"),
     _shape("bad-mode", "oops", "Bad mode", "bad mode", r"Bad mode in .{1,60} handler detected", "deadly"),
-    _shape("oops", "oops", " [#", "oops", rf"Internal error: [\w .,/:-]{{1,100}}{_DIE}", "closed"),
+    _shape("oops", "oops", " [#", "oops", rf"Internal error: [\w .,/:-]{{0,100}}{_DIE}", "closed"),
     _shape("oops", "oops", " [#", "{what}", rf"Oops: (?!Oops)(?P<what>[A-Za-z][\w ,-]{{1,60}}){_DIE}", "closed"),
     _shape("oops", "oops", "[#", "oops",
            rf"Oops(?:{_DIE}|{_BARE_DIE}|(?: -|:) [\w ,.()/:-]{{1,80}} \[#\d{{1,6}}\])", "closed"),
@@ -384,6 +385,8 @@ SHAPES: tuple[Shape, ...] = (
     # What a module says when one of its own assertions fails: OpenZFS, Lustre, XFS, VirtualBox and others.
     _shape("assertion", "oops", "PANIC at ", "assertion failed",
            rf"PANIC at {_PLACE}(?::(?P<function>\w{{1,128}})\(\))?", "provisional quiet names"),
+    _shape("assertion", "oops", "PANIC: ", "PANIC: {what}",
+           r"PANIC: (?!double fault)(?P<what>.{1,200})", "provisional quiet"),
     _shape("assertion", "oops", "VERIFY", "assertion failed: {what}",
            r"(?:[\w.-]{1,40}: ){0,2}(?P<what>VERIFY\w{0,8} ?\(.{1,160}\)) failed", "provisional quiet"),
     _shape("assertion", "oops", "ASSERT", "assertion failed: {what}",
@@ -396,7 +399,7 @@ SHAPES: tuple[Shape, ...] = (
            rf"(?:Oops: )?(?P<what>[A-Za-z][\w ,-]{{1,60}}){_DIE}", "closed provisional"),
     _shape("other", "oops", "BUG: ", "BUG: {what}", r"BUG: (?P<what>.{1,200})", "provisional"),
 )
-_DUMP = _shape("stack-dump", "warning", "CPU: ", "stack dumped", _CPU_LINE, "provisional quiet")
+_DUMP = _shape("stack-dump", "warning", "CPU: |Pid: ", "stack dumped", _CPU_LINE, "provisional quiet")
 # fmt: on
 
 _BENIGN = (

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from kmlab.kernel.crash.crash import Crash, fingerprint, foreign_modules
-from kmlab.kernel.crash.patterns import Header, Message, checked_by, find_message, steady, traits_of
+from kmlab.kernel.crash.patterns import Header, Message, checked_by, find_dump, find_message, steady, traits_of
 from kmlab.kernel.crash.skipped_functions import is_innocent
 from kmlab.kernel.crash.stack_formats import WORDS
 from kmlab.kernel.crash.stack_trace import Frame, Section, blame, find_symbol, is_helper, parse_frames, shows_bug
@@ -41,10 +41,10 @@ class Report:
         self.lost = False
         self.passed = False
         """The kernel went on to other things after it."""
-        self.foreign: set[str] = set()
-        """Modules from outside of the kernel's tree, as its own list of modules marks them."""
         self._whole = False
         self._unloaded: str | None = None
+        self._listed = False
+        """It has the kernel's list of modules."""
         self._told: Message | None = None
         """What the check said that failed."""
         self._named = [self._words_of(header.symbol)] if header.symbol else []
@@ -112,7 +112,8 @@ class Report:
     @property
     def shows_bug(self) -> bool:
         """A stack of its own says where it was."""
-        return any(map(shows_bug, self._frames))
+        known = [frame for frame in self._frames if frame.reliable] or [f._replace(reliable=True) for f in self._frames]
+        return any(map(shows_bug, known))
 
     @property
     def refuted(self) -> bool:
@@ -122,6 +123,11 @@ class Report:
     def pass_by(self) -> None:
         """Learn that somebody spoke of other things."""
         self._quiet += 1
+
+    @property
+    def foreign(self) -> frozenset[str]:
+        """Modules from outside of the kernel's tree, as its own list of modules marks them."""
+        return frozenset(foreign_modules(self.lines)) if self._listed else frozenset()
 
     def refine(self, header: Header) -> None:
         """Learn from a second first line, such as `invalid opcode:` after `kernel BUG at`."""
@@ -229,12 +235,14 @@ class Report:
         frames = self._settled(frames)
         # Where it jumped to is no place of a program: whoever called is to blame.
         called = frames[1:] if self._jumped and len(frames) > 1 else frames
-        guilty = self._pronounced(frames) or blame(
-            called, sections, own, hang=shape.kind == "hang", named=self._named, suspects=foreign | self.foreign
-        )
+        blamed = blame(called, sections, own, hang=shape.kind == "hang", named=self._named, suspects=foreign)
+        guilty = self._pronounced(frames, blamed) or blamed
         module, title = guilty.module if guilty else self.header.module, self.title
         if self._in_unloaded(frames, own):
             guilty, module, title = None, self._unloaded, f"{title} in unloaded module {self._unloaded}"
+        elif guilty and guilty.function.startswith("0x"):
+            guilty = None  # a kernel without names of functions knows the module all the same
+            title = f"{title} in module {module}" if module else title
         elif guilty:
             title = f"{title} in {guilty.name}"
         file, line = (self.file, self.line) if self._says_where(guilty, frames) else (None, None)
@@ -297,7 +305,7 @@ class Report:
             return found, (*(Section(*item) for item in sections.items()), Section("stack backtrace", frames))
         return frames, tuple(Section(*item) for item in sections.items())
 
-    def _pronounced(self, frames: Sequence[Frame]) -> Frame | None:
+    def _pronounced(self, frames: Sequence[Frame], blamed: Frame | None) -> Frame | None:
         """The function that is guilty whatever the trace says, as the report says so itself."""
         traits = self.header.shape.traits | (self._told.traits if self._told else set())
         if not self._named or not traits & {"names", "work", "holds"}:
@@ -305,6 +313,9 @@ class Report:
         word = self._named[0]
         if "work" in traits and word is not self._working:
             return None
+        if word.module is None and word.offset is None and blamed:
+            # It was inlined in what the trace shows of that module, perhaps.
+            word = word._replace(module=blamed.module)
         return next((frame for frame in frames if frame.name == word.name), word)
 
     def _words_of(self, symbol: Frame) -> Frame:
@@ -410,25 +421,23 @@ class Report:
 
     def _learn(self, text: str) -> None:
         """Who and where, from the lines that say so."""
-        if text.startswith("CPU: "):
-            found = _CPU.match(text)
-            if found:
-                self.cpu = int(found[1]) if self.cpu is None else self.cpu
-                self.pid = int(found[2]) if self.pid is None else self.pid
-                if self.task is None and int(found[2]) == self.pid:
-                    self.task = found[3]
+        who = find_dump(text)
+        if who:
+            self.cpu = who.cpu if self.cpu is None else self.cpu
+            self.pid = who.pid if self.pid is None else self.pid
+            if self.task is None and who.pid == self.pid:
+                self.task = who.task
         elif self.pid is None and (" pid" in text or " task " in text):
             named = _NAMED.search(text)
             if named:
                 self.pid = int(named[2] or named[3] or named[6])
                 self.task = named[1] or named[4] or named[5]
-        if text.startswith("Modules linked in"):
-            self.foreign.update(foreign_modules(text))
         if text.startswith(("#PF: supervisor instruction fetch", "kernel tried to execute NX-protected page")):
             self._jumped = True
         if self._working is None and text.startswith(_WORKERS):
             working = _WORKING.search(text)
             self._working = Frame(working[1], None, None, working[2], reliable=True, exact=False) if working else None
+        self._listed = self._listed or text.startswith("Modules linked in")
         if "last unloaded: " in text:
             unloaded = _UNLOADED.search(text)
             self._unloaded = unloaded[1] if unloaded else None
@@ -543,9 +552,6 @@ _SECTION = re.compile(
     r"|(?:read|write|read-write|assert no writes)(?: \(\w+\))? to 0x[0-9a-f]{1,16} of \d{1,9} bytes)"
     r"|RCU grace-period kthread stack dump|rcu: RCU grace-period kthread stack dump|Last Breaking-Event-Address)"
 )
-_CPU = re.compile(
-    r"CPU: (\d{1,5})(?: UID: \d{1,12})? PID: (\d{1,9}) Comm: (.{1,64}?)(?: Kdump:| Not tainted| Tainted:|$)"
-)
 _NAMED = re.compile(
     r"by task (.{1,64}?)/(\d{1,9})(?!\S)|pid: (\d{1,9}), name: (.{1,64})$|comm \"(.{1,64}?)\", pid (\d{1,9})"
 )
@@ -561,7 +567,8 @@ _USAGE = re.compile(r"\{\w{1,20}-ON-\w\} -> \{IN-")
 _UNLOADED = re.compile(r"\[last unloaded: ([\w-]{1,64})")
 _WORKERS = ("Workqueue: ", "     last function: ", "     preempt=")
 _WORKING = re.compile(
-    r"(?:Workqueue: \S{1,64}| {4,8}last function:|workfn=) ?([A-Za-z_][\w.]{0,127})(?: \[([\w-]{1,64})\])?\s{0,4}$"
+    r"(?:Workqueue: \S{1,64}| {4,8}last function:|workfn=) ?([A-Za-z_][\w.]{0,127})(?: \[([\w-]{1,64})\])?"
+    r"(?: \(.{0,64}\))?\s{0,4}$"
 )
 _IN_FLIGHT = re.compile(r"in-flight: ?(?:\d{1,9}(?:\(RESCUER\))?:)?([A-Za-z_][\w.]{0,127})(?: \[([\w-]{1,64})\])?")
 

@@ -220,11 +220,11 @@ GROUPS = (
     ),
     Group(
         "waits, locks or panics for OpenZFS, which has them in a module of its own",
-        "spl_panic spl_dumpstack cv_wait cv_wait_common cv_wait_io cv_wait_sig cv_wait_idle cv_timedwait "
-        "cv_timedwait_common cv_timedwait_io cv_timedwait_sig cv_timedwait_hires cv_timedwait_idle "
-        "cv_timedwait_idle_hires cv_timedwait_sig_hires spl_mutex_enter taskq_wait taskq_wait_id "
-        "taskq_wait_outstanding",
-        modules=frozenset({"spl"}),
+        "spl_panic spl_dumpstack vcmn_err cmn_err zfs_panic_recover cv_wait cv_wait_common cv_wait_io cv_wait_sig "
+        "cv_wait_idle cv_timedwait cv_timedwait_common cv_timedwait_io cv_timedwait_sig cv_timedwait_hires "
+        "cv_timedwait_idle cv_timedwait_idle_hires cv_timedwait_sig_hires spl_mutex_enter taskq_wait "
+        "taskq_wait_id taskq_wait_outstanding",
+        modules=frozenset({"spl", "zfs"}),
     ),
     Group(
         "panics for Lustre, which has it in a module of its own",

@@ -57,7 +57,9 @@ def parse_frames(text: str) -> tuple[Frame, ...]:
             found = _FROM.match(text)
             if found:
                 return _from(found)
-        found = _FRAME.match(text)
+        found = _FRAME.match(text) or (_UNNAMED.match(text) if "@" in text else None)
+        if found and found.re is _UNNAMED:
+            return (Frame(found[2], None, None, found[3], reliable=True, exact=bool(found[1])),)
         if not found or found["caller"]:
             return ()
         return (_frame(found, exact=bool(found["here"]), reliable=not (found["guess"] or found["unreliable"])),)
@@ -126,27 +128,22 @@ def blame(
     first: they count where the stack says less.
     """
     others = tuple(sections)
-    for modules in (own, suspects if not own else frozenset()):
-        if modules:
-            found = _in_modules(frames, others, named, lambda frame, of=modules: frame.module in of)  # type: ignore[misc]
-            if found:
-                return found
+    tiers: list[Callable[[Frame], bool]] = [lambda frame: frame.module in (own or suspects)]
     if not own:
-        found = _in_modules(frames, others, named, lambda frame: frame.module is not None)
-        if found:
+        tiers.append(lambda frame: frame.module is not None)
+    for mine in tiers:
+        if found := _in_modules(frames, others, named, mine):
             return found
     shown = _interrupted(frames) if hang else frames
-    named = [frame for frame in named if not is_helper(frame)]
-    plain = [frame for frame in shown if frame.reliable and not frame.function.startswith("0x")]
+    plain = [frame for frame in shown if not frame.function.startswith("0x")]
+    likely = [frame for frame in plain if not is_helper(frame)]
     candidates = (
-        (frame for frame in plain if not is_helper(frame)),
-        named,
-        (
-            frame
-            for frame in frames
-            if not frame.reliable and (frame.module in own if own else frame.module is not None)
-        ),
-        (frame for frame in plain if not is_reporter(frame.name) and not is_entry(frame.name)),
+        (frame for frame in likely if frame.reliable),
+        (frame for frame in named if not is_helper(frame)),
+        # A stack that lost its way has guesses alone.
+        *((frame for frame in frames if not frame.reliable and mine(frame)) for mine in tiers),
+        (frame for frame in plain if frame.reliable and not is_reporter(frame.name) and not is_entry(frame.name)),
+        () if any(frame.reliable for frame in plain) else likely,
     )
     return next((frame for several in candidates for frame in several), None)
 
@@ -201,6 +198,11 @@ _FROM = re.compile(
 _INLINED = rf"(?P<function>[A-Za-z_][\w.]{{0,255}}) {_PLACE}{_DISCRIMINATOR} \[inline\]"
 _FROM_INLINE = re.compile(rf" from (?:{ADDRESS})?\({_INLINED}\)$")
 _RAW = re.compile(rf"\s{{0,16}}(?:{HERE})(?:(0x[0-9a-f]{{1,16}})|\s{{0,16}}\(null\))\s{{0,4}}$")
+# OpenWrt's kernels have no names of functions: `0x82554814 [mt7603e@a7af8836+0x9660]`.
+_UNNAMED = re.compile(
+    rf"\s{{0,16}}(?:({HERE})|(?:{ADDRESS})?)(0x[0-9a-f]{{8,16}})"
+    r" \[([\w-]{1,64})@[0-9a-f]{1,16}\+0x[0-9a-f]{1,16}\]\s{0,4}$"
+)
 _DECODED = re.compile(
     rf"\s{{0,16}}(?:(?P<here>{HERE})|(?P<caller>{CALLER})|(?:{ADDRESS})?)(?P<guess>\? )?"
     r"(?P<function>[A-Za-z_][\w.]{0,255})"
