@@ -57,8 +57,8 @@ class Scanner:
         self._seen = 0
         self._banner = 0
         """The record that this boot began with."""
-        self._previous = ""
-        """The line before this one."""
+        self._answering: set[str] = set()
+        """Who shows a stack because a watchdog asked, and no hang that we know of led to that."""
         self._foreign: set[str] = set()
         """Modules from outside of the kernel's tree that the log names."""
         self._time: float | None = None
@@ -128,9 +128,8 @@ class Scanner:
                 self._answer(record)
         elif find_message(text):
             self._enter(record.caller or "").note(record, self._seen)
-        elif not self._previous.startswith("NMI backtrace"):
+        else:
             self._dump(None, record)
-        self._previous = text
         return []
 
     def _head(self, context: _Context | None, record: Record, header: Header) -> None:
@@ -154,19 +153,23 @@ class Scanner:
         if asked:
             self._enter(record.caller or "").report = asked[-1]
             asked[-1].add(record, self._seen)
+        elif len(self._answering) < _MAX_CONTEXTS:
+            self._answering.add(record.caller or "")
 
     def _dump(self, context: _Context | None, record: Record) -> None:
         """A stack that no first line led to."""
-        # A kernel that has panicked stops its other CPUs, and shows where they were.
-        header = None if self.panicked else find_dump(record.text)
-        if header:
+        header = find_dump(record.text)
+        answers = (record.caller or "") in self._answering
+        if header and answers:
+            self._answering.discard(record.caller or "")
+        elif header and not self.panicked:  # a kernel that has panicked stops its other CPUs, and shows where they were
             context = context or self._enter(record.caller or "")
             context.report = context.lead(Report(context.key, header, record, self._seen), self._seen)
 
     def _go_on(self, context: _Context, record: Record, plain: bool) -> None:
         report = context.report
         if report is None:
-            if not plain and not self._previous.startswith("NMI backtrace") and find_dump(record.text):
+            if not plain and find_dump(record.text):
                 self._dump(context, record)
             else:
                 context.note(record, self._seen)
