@@ -220,3 +220,27 @@ def test_a_program_that_speaks_after_a_panic_shows_that_there_was_none() -> None
 )
 def test_a_function_is_named_as_its_author_wrote_it(mangled: str, name: str) -> None:
     assert plain_name(mangled) == name
+
+
+def test_an_access_that_kfence_found_is_an_exact_place_and_a_sanitizer_s_word_is_a_call() -> None:
+    log = b"[    1.000000] BUG: KFENCE: use-after-free read in gate_use+0x5/0x40 [gate]\n"
+    log += b"[    1.000001]  gate_use+0x5/0x40 [gate]\n"
+    for kind, exact in ((b"use-after-free read", True), (b"memory corruption", False), (b"invalid free", False)):
+        scanner = Scanner()
+        scanner.feed(parse_log(log.replace(b"use-after-free read", kind)).records)
+        scanner.close()
+        assert scanner.crashes[0].frames[0].exact is exact
+    scanner = Scanner()
+    scanner.feed(parse_log(b"[    1.000000] BUG: KASAN: use-after-free in gate_use+0x5/0x40 [gate]\n").records)
+    scanner.close()
+    (crash,) = scanner.crashes
+    assert (crash.function, crash.frames[0].exact, crash.truncated) == ("gate_use", False, True)
+
+
+def test_rcu_s_own_thread_is_not_the_stack_of_a_stall() -> None:
+    (path,) = (path for path in CORPUS if path.stem == "rcu-kthread-victim")
+    data = read_sample(path).data.replace(b" [sluice]", b"")
+    scanner = Scanner()
+    scanner.feed(parse_log(data).records)
+    scanner.close()
+    assert [crash.function for crash in scanner.crashes] == ["gate_spin"]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from kmlab.kernel.crash.stack_trace import Frame
 from kmlab.kernel.crash.tasks import Task, parse_cpus, parse_tasks, tasks_in
+from kmlab.kernel.deadlock import find_deadlock
 
 DATA = Path(__file__).parent / "data" / "tasks"
 LINES = (DATA / "poll-6.1.txt").read_text().splitlines()
@@ -55,3 +56,30 @@ def test_an_answer_cut_off_anywhere_is_read() -> None:
         first, rest = parse_tasks(text[:end].splitlines()), parse_tasks(text[end:].splitlines())
         # The task that the cut goes through may be lost, and no other.
         assert len(parse_tasks(LINES)) - 1 <= len(first) + len(rest) <= len(parse_tasks(LINES))
+
+
+def blocked(name: str, pid: int, *functions: str) -> list[str]:
+    """A task of sysrq's answer: `f` is the kernel's, `f@m` the module's."""
+    frames = (f" {f.partition('@')[0]}+0x1/0x20" + (f" [{f.partition('@')[2]}]" if "@" in f else "") for f in functions)
+    return [f"task:{name:<15} state:D stack:0     pid:{pid:<5} ppid:2      flags:0x00004000", "Call Trace:", *frames]
+
+
+def test_two_tasks_that_hold_what_the_other_wants_are_a_deadlock() -> None:
+    lines = [
+        *blocked("pump", 31, "__schedule", "schedule", "__mutex_lock.constprop.0", "take_both@gate", "kthread"),
+        *blocked("rmmod", 32, "__schedule", "schedule", "wait_for_completion", "kthread_stop", "gate_exit@gate"),
+        *blocked("other", 33, "__schedule", "schedule", "mutex_lock", "elsewhere@another"),
+    ]
+    crash = find_deadlock(parse_tasks(lines), frozenset({"gate"}))
+    assert crash is not None
+    assert (crash.kind, crash.class_, crash.function, crash.task) == ("hang", "deadlock", "gate_exit", "rmmod")
+    assert crash.title == "deadlock in gate_exit and take_both"
+    assert crash.text == "rmmod waits for a thread to end in gate_exit and pump waits for a mutex in take_both"
+    assert [section.name for section in crash.sections] == ["task pump"]
+
+
+def test_a_task_that_waits_alone_is_no_deadlock() -> None:
+    alone = blocked("rmmod", 32, "__schedule", "schedule", "wait_for_completion", "kthread_stop", "gate_exit@gate")
+    idle = blocked("pump", 31, "__schedule", "schedule", "schedule_timeout", "gate_nap@gate", "kthread")
+    assert find_deadlock(parse_tasks(alone), frozenset({"gate"})) is None
+    assert find_deadlock(parse_tasks([*alone, *idle]), frozenset({"gate"})) is None

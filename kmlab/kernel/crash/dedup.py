@@ -6,9 +6,12 @@ from dataclasses import replace
 
 from kmlab.kernel.crash.crash import Crash
 from kmlab.kernel.crash.patterns import traits_of
+from kmlab.kernel.crash.stack_trace import Section
 
 _SOON = 2.0
 """Seconds within which a crash is the work of the corruption that was found before it."""
+_MAX_TASKS = 8
+"""Tasks of one hang whose stacks are kept."""
 _AT_ONCE = 0.5
 """Seconds within which one task runs into one bug twice in the same call."""
 _WORSE = ("warning", "oops", "hang", "panic")
@@ -110,4 +113,9 @@ def merged(first: Crash, later: Crash) -> Crash:
         base = replace(
             later, class_=first.class_, title=f"{first.title} in {later.function}", text=first.text, time=first.time
         )
+    if first.class_ == later.class_ == "hung-task" and later.function and later.function != first.function:
+        # Tasks that wait for each other: both places belong to the bug.
+        other = Section(f"task {later.task}", later.frames)
+        if other not in base.sections and len(base.sections) < _MAX_TASKS:
+            base = replace(base, sections=(*base.sections, other))
     return replace(base, kind="panic" if fatal else kind, fatal=fatal)

@@ -187,8 +187,10 @@ def is_corruption(class_: str) -> bool:
 
 
 CUT_HERE = "[ cut here ]"
-OUTSIDE_THE_TABLE = frozenset({"silent", "unexpected-reboot"})
-"""Classes of findings that no line of the log begins: CPUs that say nothing, and a kernel that begins anew."""
+OUTSIDE_THE_TABLE = frozenset({"silent", "deadlock", "unexpected-reboot"})
+"""Classes of findings that no line of the log begins: CPUs that say nothing, tasks that wait for each other, and a
+kernel that begins anew.
+"""
 PANIC = "Kernel panic - not syncing"
 
 _HEX = re.compile(r"\b0x[0-9a-fA-F]+|\b(?=[a-f]*\d)[0-9a-f]{8,}\b|\(____ptrval____\)|\b[a-f]{12,}\b")

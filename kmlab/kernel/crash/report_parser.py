@@ -400,11 +400,17 @@ class Report:
         name = section[0].strip(": ").lower()
         cpu = section["cpu"]
         if name in ("call trace", "stack backtrace", "backtrace"):
+            if self._at.get(key) == _VICTIM:
+                return
             # Only the first names the culprit; but slub and lockdep print theirs behind others.
             if not self._frames or (len(self._frames) == 1 and self._frames[0].exact):
                 self._at[key] = _MAIN
             elif name != "call trace":
                 self._at[key] = name
+            return
+        if text.startswith("task:rcu_"):
+            # RCU's own thread is what a stall keeps waiting, not what stalls.
+            self._at[key] = _VICTIM
             return
         if section["other"]:
             # Of several CPUs or tasks the first that has a stack is the one the report is about.
@@ -519,6 +525,7 @@ class Report:
 
 
 _MAIN = ""
+_VICTIM = "rcu kthread"
 _WORDS = 4
 """Characters of a panic's message that are enough to find it again in the report that led to it."""
 _UNRELATED = 4

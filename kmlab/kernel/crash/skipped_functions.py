@@ -233,6 +233,11 @@ GROUPS = (
         modules=frozenset({"libcfs"}),
     ),
     Group(
+        "RCU's own thread, the victim of a stall",
+        "rcu_gp_kthread rcu_gp_fqs_loop rcu_gp_fqs rcu_gp_init rcu_gp_cleanup rcu_exp_gp_kthread_worker "
+        "rcu_tasks_kthread rcu_nocb_gp_kthread rcu_nocb_cb_kthread",
+    ),
+    Group(
         "allocates or frees for its caller",
         "memblock_alloc_range_nid memblock_alloc_internal memblock_alloc_try_nid memblock_phys_alloc_range "
         "alloc_pages alloc_pages_node alloc_pages_nodemask alloc_pages_slowpath alloc_pages_direct_compact "

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from kmlab.kernel.crash.stack_trace import Frame, parse_frame
+from kmlab.kernel.crash.stack_trace import Frame, parse_frames
 
 QUESTIONS = {"t": "sysrq: Show State", "l": "sysrq: Show backtrace of all active CPUs"}
 """The keys that harm nothing, and what the kernel's answer begins with."""
@@ -40,8 +40,8 @@ def parse_tasks(texts: Iterable[str]) -> list[Task]:
         elif text.startswith(_BEHIND):
             _close(tasks, frames)
             frames = None
-        elif (frame := parse_frame(text)) and frame.offset is not None and len(frames) < _MAX_FRAMES:
-            frames.append(frame)
+        else:
+            _add(frames, text)
     _close(tasks, frames)
     return tasks
 
@@ -68,8 +68,8 @@ def parse_cpus(texts: Iterable[str]) -> list[tuple[Frame, ...]]:
             reading = True
         elif text.startswith(_BEHIND):
             reading = False
-        elif reading and (frame := parse_frame(text)) and frame.offset is not None and len(stacks[-1]) < _MAX_FRAMES:
-            stacks[-1].append(frame)
+        elif reading:
+            _add(stacks[-1], text)
     return [tuple(stack) for stack in stacks if stack]
 
 
@@ -77,6 +77,12 @@ _CPU = "NMI backtrace for cpu"
 _TASK = re.compile(r"task:(.{1,64}?) +state:([A-Z]) .{0,40}?pid: ?(\d{1,9})\b")
 _BEHIND = ("Showing ", "Sched Debug", "sysrq: ", "BUG: ", "INFO: ", "Sending NMI")
 LOADERS = ("insmod", "rmmod", "modprobe")
+
+
+def _add(frames: list[Frame], text: str) -> None:
+    """Add the frames that a line shows, bar what is no return address."""
+    frames += [frame for frame in parse_frames(text) if frame.offset is not None]
+    del frames[_MAX_FRAMES:]
 
 
 def _close(tasks: list[Task], frames: list[Frame] | None) -> None:
