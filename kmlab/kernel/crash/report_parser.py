@@ -449,6 +449,8 @@ class Report:
             self._unloaded = unloaded[1] if unloaded else None
         if self._is("lockdep"):
             self._learn_of_locks(text)
+        elif self.class_ == "rcu-usage" and self.file is None and (place := _SUSPICIOUS.match(text)):
+            self.file, self.line = place[1], int(place[2])
         if self.class_ in ("warning", "bug") and not self._frames and self._told is None:
             self._learn_why(text)
         if text.startswith(("KASAN: null-ptr-deref", "Failing address: 0000000000000")) and self.class_ in _ACCESSES:
@@ -562,6 +564,8 @@ _SECTION = re.compile(
 _NAMED = re.compile(
     r"by task (.{1,64}?)/(\d{1,9})(?!\S)|pid: (\d{1,9}), name: (.{1,64})$|comm \"(.{1,64}?)\", pid (\d{1,9})"
 )
+_SUSPICIOUS = re.compile(r"([^\s:]{1,255}):(\d{1,7}) (?:suspicious rcu_|Illegal context|.{0,80}usage)")
+"""What lockdep says of RCU: where the macro stands (lockdep_rcu_suspicious())."""
 _LOCK = re.compile(r" \(([\w&.>*#/-]{1,80})\)\{")
 _ADDRESS = re.compile(r"\s{1,16}(?:\[<[0-9a-f]{8,16}>\] )?(0x[0-9a-f]{9,16})\s{0,4}$")
 """A frame of kmemleak's in a module that is gone."""
