@@ -15,6 +15,7 @@ from kmlab.kernel.crash.stack_trace import Frame, blame, find_symbol, parse_fram
 from kmlab.kernel.log.records import parse_log
 from tests.test_oops import CORPUS, read_sample
 
+DATA = CORPUS[0].parent
 TRAITS = patterns.CLASS_TRAITS.keys() | patterns.LINE_TRAITS.keys()
 HELPERS = (
     "dump_backtrace __kmalloc_noprof ___kmalloc_large_node __x86_indirect_thunk_rax _raw_spin_lock_irqsave "
@@ -244,3 +245,22 @@ def test_rcu_s_own_thread_is_not_the_stack_of_a_stall() -> None:
     scanner.feed(parse_log(data).records)
     scanner.close()
     assert [crash.function for crash in scanner.crashes] == ["gate_spin"]
+
+
+MIDDLE = b"""[   61.220080] RIP: 0010:gate_open+0x18/0x2d [gate]
+[   61.220081] Call Trace:
+[   61.220082]  gate_ioctl+0x2a/0x50 [gate]
+"""
+
+
+def test_the_middle_of_a_report_is_a_finding_where_a_log_has_nothing_else() -> None:
+    for before, found in ((b"", ["stack-dump"]), (b"[   61.000000] sysrq: Show State\n", [])):
+        scanner = Scanner()
+        scanner.feed(parse_log(before + MIDDLE).records)
+        scanner.close()
+        assert [crash.class_ for crash in scanner.crashes] == found
+    whole = (DATA / "null-deref-read-6.12.txt").read_bytes()
+    scanner = Scanner()
+    scanner.feed(parse_log(MIDDLE + whole).records)
+    scanner.close()
+    assert [crash.class_ for crash in scanner.crashes] == ["null-dereference"]

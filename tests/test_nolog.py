@@ -18,6 +18,7 @@ NEEDS_PREFIXES = {
     "benign-from-userspace": "who wrote a line: nobody but programs did",
     "guest-6.1-in_use": "who wrote a line: nobody but kmlab did",
     "guest-6.1-hello": "a name or a time before `Hello, world.`",
+    "quoted-info": "how grave a line is: a module only quotes a report",
 }
 
 

@@ -134,6 +134,11 @@ def find_dump(text: str) -> Header | None:
     return _header(_DUMP, "", found.groupdict()) if found else None
 
 
+def find_orphan(text: str) -> Header | None:
+    """The stack that this line begins, where all that led to it was lost."""
+    return _header(_DUMP, "", {}) if text.startswith(_MIDDLE) else None
+
+
 def find_message(text: str) -> Message | None:
     """What a check says before its BUG or WARNING, or None."""
     if not _has(text, _MESSAGE_NEEDLES):
@@ -404,6 +409,8 @@ SHAPES: tuple[Shape, ...] = (
 _DUMP = _shape("stack-dump", "warning", "CPU: |Pid: ", "stack dumped", _CPU_LINE, "provisional quiet")
 # fmt: on
 
+_MIDDLE = ("Call Trace:", "Call trace:", "Backtrace:", "RIP: 0010:", "PC is at ", "NIP [", "EIP is at ", "Krnl PSW :")
+"""How the middle of a report begins, which is all that some have saved of it."""
 _BENIGN = (
     *("lockdep is turned off", "Stall ended before state dump", "took too long", "MAX_LOCKDEP", "MAX_STACK_TRACE"),
     *("MAX_LOCK_DEPTH", "DEBUG:", "replaying previous printk", "Unprivileged eBPF is enabled", "_INFO:"),

@@ -160,6 +160,11 @@ class Report:
             )
         )
 
+    def adopt(self, record: Record) -> None:
+        """Begin in the middle: the first line that there is says where, not what."""
+        self.lost = True
+        self._read(record.text, record.caller or "")
+
     def go_on(self, header: Header, record: Record, seen: int) -> None:
         """Read a first line that is part of this report."""
         read_on = self._read_on

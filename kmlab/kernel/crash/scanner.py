@@ -8,7 +8,16 @@ from dataclasses import replace
 
 from kmlab.kernel.crash.crash import Crash, unexpected_reboot
 from kmlab.kernel.crash.dedup import belongs, merged
-from kmlab.kernel.crash.patterns import CUT_HERE, Header, Message, find_dump, find_header, find_message, is_plain
+from kmlab.kernel.crash.patterns import (
+    CUT_HERE,
+    Header,
+    Message,
+    find_dump,
+    find_header,
+    find_message,
+    find_orphan,
+    is_plain,
+)
 from kmlab.kernel.crash.report_parser import Report
 from kmlab.kernel.log.records import Record
 
@@ -59,6 +68,10 @@ class Scanner:
         """The record that this boot began with."""
         self._answering: set[str] = set()
         """Who shows a stack because a watchdog asked, and no hang that we know of led to that."""
+        self._orphan: Report | None = None
+        """A stack whose first line was lost: it is told if nothing else is."""
+        self._asked = False
+        """Somebody asked for the stacks of tasks."""
         self._foreign: set[str] = set()
         """Modules from outside of the kernel's tree that the log names."""
         self._time: float | None = None
@@ -104,7 +117,11 @@ class Scanner:
         for context in list(self._contexts.values()):
             self._shut(context)
         self._contexts.clear()
-        return self._settle(everything=True)
+        fresh = self._settle(everything=True)
+        orphan = None if self._found or self._orphan is None else self._orphan.finish(self._own)
+        if orphan and self._orphan and self._tell(self._orphan.order, orphan):
+            fresh.append(orphan)
+        return fresh
 
     def _take(self, record: Record) -> list[Crash]:
         text = record.text
@@ -126,6 +143,8 @@ class Scanner:
                 self._enter(record.caller or "").note(record, self._seen)
             elif text.startswith("NMI backtrace for cpu"):
                 self._answer(record)
+            else:
+                self._adopt(record)
         elif find_message(text):
             self._enter(record.caller or "").note(record, self._seen)
         else:
@@ -165,6 +184,17 @@ class Scanner:
         elif header and not self.panicked:  # a kernel that has panicked stops its other CPUs, and shows where they were
             context = context or self._enter(record.caller or "")
             context.report = context.lead(Report(context.key, header, record, self._seen), self._seen)
+
+    def _adopt(self, record: Record) -> None:
+        """A line from the middle of a report, if that is what the log has."""
+        if record.text.startswith(("sysrq: ", "SysRq : ")):
+            self._asked = True
+        elif self._orphan is None and not (self._asked or self.suspect or self._found):
+            header = find_orphan(record.text)
+            if header:
+                context = self._enter(record.caller or "")
+                self._orphan = context.report = Report(context.key, header, record, self._seen)
+                context.report.adopt(record)
 
     def _go_on(self, context: _Context, record: Record, plain: bool) -> None:
         report = context.report
@@ -306,6 +336,8 @@ class Scanner:
         while self._waiting and (everything or self._is_old(self._waiting[0])):
             report = self._waiting.pop(0)
             report.passed = report.passed or self._alive or self._is_old(report)
+            if report is self._orphan:
+                continue
             self._foreign |= report.foreign
             crash = report.finish(self._own, frozenset(self._foreign))
             if crash and self._tell(report.order, crash):
