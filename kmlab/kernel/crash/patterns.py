@@ -110,7 +110,8 @@ class Check(NamedTuple):
 
 def is_plain(text: str) -> bool:
     """Whether no row of the tables can match this line, as is so of nearly all lines of a log."""
-    return not _has(text, _ANY) and not text.startswith(_DUMP.needles)
+    # Half of the words have a capital in them, and most of what drivers say has none.
+    return not _has(text, _ANY_LOWER if text.islower() else _ANY) and not text.startswith(_DUMP.needles)
 
 
 def find_header(text: str, level: str | None = None) -> Header | None:
@@ -541,6 +542,7 @@ def _shortest(words: Iterable[str]) -> tuple[str, ...]:
 _NEEDLES = _shortest(needle for shape in SHAPES for needle in shape.needles)
 _MESSAGE_NEEDLES = _shortest(needle for row in MESSAGES for needle in row.needles)
 _ANY = _shortest((*_NEEDLES, *_MESSAGE_NEEDLES))
+_ANY_LOWER = tuple(word for word in _ANY if word == word.lower())
 
 
 def _has(text: str, needles: tuple[str, ...]) -> bool:

@@ -26,8 +26,7 @@ class Report:
     def __init__(self, key: str, header: Header, record: Record, seen: int) -> None:
         self.key = key
         self.header = header
-        self.class_ = header.shape.class_
-        self.title = header.title
+        self._be(header.shape.class_, header.title)
         self.file, self.line = header.file, header.line
         self.task, self.pid, self.cpu = header.task, header.pid, header.cpu
         self.time = self.last_time = record.time
@@ -80,7 +79,7 @@ class Report:
     def _take(self, message: Message, said: str | None = None) -> None:
         """Learn from what a check said."""
         self._told = message
-        self.class_, self.title = message.class_, message.title
+        self._be(message.class_, message.title)
         if "explained" in message.traits and said:
             self.title = f"{message.title}: {steady(said)}"
         if message.file:
@@ -92,8 +91,13 @@ class Report:
         said = steady(said) or self.header.what
         self.title = f"WARNING: {said}" if said else "WARNING"
 
+    def _be(self, class_: str, title: str) -> None:
+        """Be of a class, from here on."""
+        self.class_, self.title = class_, title
+        self._traits = self.header.shape.traits | traits_of(class_)
+
     def _is(self, trait: str) -> bool:
-        return trait in self.header.shape.traits or trait in traits_of(self.class_)
+        return trait in self._traits
 
     @property
     def deadly(self) -> bool:
@@ -132,7 +136,7 @@ class Report:
     def refine(self, header: Header) -> None:
         """Learn from a second first line, such as `invalid opcode:` after `kernel BUG at`."""
         if self.class_ == "oops" and header.shape.kind == "oops":
-            self.class_, self.title = header.shape.class_, header.title
+            self._be(header.shape.class_, header.title)
         if self.file is None and self.class_ == header.shape.class_:
             self.file, self.line = header.file, header.line
 
@@ -178,6 +182,7 @@ class Report:
             self._name(self._words_of(header.symbol))
             if "names" in header.shape.traits:
                 self.header = header
+                self._be(self.class_, self.title)
         if header.file and self.file is None:
             self.file, self.line = header.file, header.line
 
@@ -454,6 +459,8 @@ class Report:
             self._unloaded = unloaded[1] if unloaded else None
         if self._is("lockdep"):
             self._learn_of_locks(text)
+        elif self.class_ == "unhandled-irq" and (handler := _HANDLER.match(text)):
+            self._name(Frame(handler[1], None, None, handler[2], reliable=True, exact=False))
         elif self.class_ == "rcu-usage" and self.file is None and (place := _SUSPICIOUS.match(text)):
             self.file, self.line = place[1], int(place[2])
         if self.class_ in ("warning", "bug") and not self._frames and self._told is None:
@@ -462,7 +469,7 @@ class Report:
             self._is_null()
         elif self.class_ == "oops" and text.startswith("CR2: "):
             # The first line was lost; the address that was touched tells what it said.
-            self.class_, self.title = "page-fault", "BUG: unable to handle page fault"
+            self._be("page-fault", "BUG: unable to handle page fault")
             if text.startswith("CR2: 0000000000000"):
                 self._is_null()
         elif not self._frames and "in-flight:" in text:
@@ -471,7 +478,7 @@ class Report:
                 self._frames.append(Frame(working[1], None, None, working[2], reliable=True, exact=False))
 
     def _is_null(self) -> None:
-        self.class_, self.title = "null-dereference", "BUG: kernel NULL pointer dereference"
+        self._be("null-dereference", "BUG: kernel NULL pointer dereference")
 
     def _learn_of_locks(self, text: str) -> None:
         """Who took the lock and where, and which of two places is wrong."""
@@ -569,6 +576,8 @@ _SECTION = re.compile(
 _NAMED = re.compile(
     r"by task (.{1,64}?)/(\d{1,9})(?!\S)|pid: (\d{1,9}), name: (.{1,64})$|comm \"(.{1,64}?)\", pid (\d{1,9})"
 )
+_HANDLER = re.compile(r"\[<[0-9a-f]{8,16}>\] ([A-Za-z_][\w.]{0,127})(?: \[([\w-]{1,64})\])?(?: threaded .{0,150})?$")
+"""Who had registered for an interrupt that nobody wanted (print_irq_handlers())."""
 _SUSPICIOUS = re.compile(r"([^\s:]{1,255}):(\d{1,7}) (?:suspicious rcu_|Illegal context|.{0,80}usage)")
 """What lockdep says of RCU: where the macro stands (lockdep_rcu_suspicious())."""
 _LOCK = re.compile(r" \(([\w&.>*#/-]{1,80})\)\{")
@@ -603,6 +612,16 @@ _VOCABULARY = (
     *("the existing", "the dependencies", "Chain exists", "1 lock", "2 locks", "3 locks", "no locks"),
     *("Possible ", "backtrace", "hex dump", "comm ", "Kernel Offset", "KASAN: ", "CPU#", '"echo '),
     *("Reported by", "value changed", "Kernel panic", "Rebooting", "SMP: ", "BUG: ", "WARNING: "),
-    *("Future ", "Local variable", "Uninit", "Bytes ", "Memory access", "Last potentially", "Key type"),
+    *(
+        "handlers:",
+        "[<",
+        "Future ",
+        "Local variable",
+        "Uninit",
+        "Bytes ",
+        "Memory access",
+        "Last potentially",
+        "Key type",
+    ),
     *WORDS,
 )

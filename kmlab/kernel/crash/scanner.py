@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -133,6 +134,8 @@ class Scanner:
             self.panic_complete = True
         context = self._contexts.get(record.caller or "")
         plain = is_plain(text)
+        if "taint" in text and (tainter := _TAINTER.match(text)):
+            self._foreign.add(tainter[1].replace("-", "_"))
         header = None if plain else find_header(text, record.level)
         if header:
             self._head(context, record, header)
@@ -417,6 +420,10 @@ _UP = 0.5
 _UP_RECORDS = 100
 """The same in records, for a log without times."""
 _STALE = 24
+_TAINTER = re.compile(
+    r"([\w-]{1,64}): (?:loading out-of-tree module taints|module verification failed|module license .{1,64} taints)"
+)
+"""A module from outside of the kernel's tree is loaded (check_modinfo())."""
 _TURNS = (
     "Linux version ",
     "reboot: ",

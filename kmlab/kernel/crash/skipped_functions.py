@@ -44,22 +44,22 @@ GROUPS = (
     ),
     Group(
         "prints the report",
-        "dump_stack dump_stack_lvl dump_stack_print_info dump_backtrace dump_backtrace_entry dump_backtrace_stm "
-        "dump_mem show_stack show_stack_log_lvl show_trace show_trace_log_lvl show_regs show_regs_print_info "
-        "show_fault_oops show_opcodes unwind_backtrace walk_stackframe walk_stack_frame arch_stack_walk "
-        "stack_trace_consume_entry panic vpanic nmi_panic check_panic_on_warn panic_saved_regs die die_body "
-        "die_addr die_kernel_fault oops_end oops_enter oops_exit bust_spinlocks warn warn_printk "
-        "warn_slowpath_common warn_slowpath_fmt warn_slowpath_fmt_taint warn_slowpath_null warn_bogus_irq_restore "
-        "report_bug report_bug_entry fixup_bug handle_bug do_report_trap print_report print_address_description "
-        "print_trailer print_tainted print_track object_err slab_err slab_bug slab_fix print_page_info bad_page "
-        "dump_page dump_page_owner page_fault_oops no_context print_circular_bug print_circular_bug_header "
-        "print_bad_irq_dependency print_irq_inversion_bug print_usage_bug print_deadlock_bug "
-        "print_unlock_imbalance_bug print_lock_contention_bug print_lock_nested_lock_not_held "
-        "print_freed_lock_bug print_lock_invalid_wait_context print_kernel_ident print_collision sched_show_task "
-        "show_state_filter rcu_dump_cpu_stacks rcu_print_detail_task_stall_rnp print_other_cpu_stall "
-        "print_cpu_stall debug_show_all_locks lockdep_rcu_suspicious schedule_bug schedule_debug "
-        "dequeue_task_idle report_init_error nmi_cpu_backtrace get_taint ubsan_epilogue handle_overflow "
-        "handle_object_size_mismatch val_to_string kunit_binary_assert_format print_bad_pte "
+        "report_bad_irq note_interrupt dump_stack dump_stack_lvl dump_stack_print_info dump_backtrace "
+        "dump_backtrace_entry dump_backtrace_stm dump_mem show_stack show_stack_log_lvl show_trace "
+        "show_trace_log_lvl show_regs show_regs_print_info show_fault_oops show_opcodes unwind_backtrace "
+        "walk_stackframe walk_stack_frame arch_stack_walk stack_trace_consume_entry panic vpanic nmi_panic "
+        "check_panic_on_warn panic_saved_regs die die_body die_addr die_kernel_fault oops_end oops_enter "
+        "oops_exit bust_spinlocks warn warn_printk warn_slowpath_common warn_slowpath_fmt warn_slowpath_fmt_taint "
+        "warn_slowpath_null warn_bogus_irq_restore report_bug report_bug_entry fixup_bug handle_bug "
+        "do_report_trap print_report print_address_description print_trailer print_tainted print_track object_err "
+        "slab_err slab_bug slab_fix print_page_info bad_page dump_page dump_page_owner page_fault_oops no_context "
+        "print_circular_bug print_circular_bug_header print_bad_irq_dependency print_irq_inversion_bug "
+        "print_usage_bug print_deadlock_bug print_unlock_imbalance_bug print_lock_contention_bug "
+        "print_lock_nested_lock_not_held print_freed_lock_bug print_lock_invalid_wait_context print_kernel_ident "
+        "print_collision sched_show_task show_state_filter rcu_dump_cpu_stacks rcu_print_detail_task_stall_rnp "
+        "print_other_cpu_stall print_cpu_stall debug_show_all_locks lockdep_rcu_suspicious schedule_bug "
+        "schedule_debug dequeue_task_idle report_init_error nmi_cpu_backtrace get_taint ubsan_epilogue "
+        "handle_overflow handle_object_size_mismatch val_to_string kunit_binary_assert_format print_bad_pte "
         "free_page_is_bad_report check_free_page_bad check_new_page_bad free_pages_check_bad",
         reports=True,
     ),
