@@ -12,7 +12,7 @@ _SOON = 2.0
 """Seconds within which a crash is the work of the corruption that was found before it."""
 _MAX_TASKS = 8
 """Tasks of one hang whose stacks are kept."""
-_AT_ONCE = 0.5
+_AT_ONCE = 1.0
 """Seconds within which one task runs into one bug twice in the same call."""
 _WORSE = ("warning", "oops", "hang", "panic")
 

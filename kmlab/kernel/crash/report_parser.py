@@ -120,6 +120,11 @@ class Report:
         return any(map(shows_bug, known))
 
     @property
+    def panicking(self) -> bool:
+        """The kernel says that it panics, and more than just that."""
+        return self.fatal and (self.header.shape.kind != "panic" or self._read_on > 0)
+
+    @property
     def refuted(self) -> bool:
         """The kernel says that it panicked, and goes on: a module said so."""
         return self.header.shape.kind == "panic" and self._read_on == 0 and self._quiet >= _UNRELATED
@@ -558,7 +563,7 @@ _PANICS: tuple[tuple[re.Pattern[str], frozenset[str]], ...] = (
             r"Fatal exception|Oops|[Aa]ttempted to kill|Aiee|[Ff]atal (?:machine|hardware|error)|kernel stack overflow"
             r"|SError|halted|double fault|bad mode|Unrecoverable|BUG!|Unhandled exception"
         ),
-        frozenset({"deadly"}),
+        frozenset({"deadly", "stack-dump"}),
     ),
 )
 """What a panic says, and the classes, kinds or traits of what it can be the end of."""

@@ -52,7 +52,7 @@ class Scanner:
         self.suspect = False
         """Some report has begun."""
         self.panicked = False
-        """The kernel said that it panicked."""
+        """The kernel said that it panicked, and more of that than a module would quote."""
         self.panic_complete = False
         """It also said the last that it has to say."""
         self._own = own_modules
@@ -95,7 +95,7 @@ class Scanner:
             if facility or (facility is None and time is None and caller is None):
                 if text.startswith("** ") and facility is None:
                     self._lose(text)
-                elif facility and self.panicked:
+                elif facility and self._contexts:
                     self._doubt()
                 continue
             self._seen += 1
@@ -130,8 +130,6 @@ class Scanner:
             return self._turn(record)
         if text.startswith("** "):
             self._lose(text)
-        if self.panicked and text.startswith(("---[ end Kernel panic", "Rebooting in ")):
-            self.panic_complete = True
         context = self._contexts.get(record.caller or "")
         plain = is_plain(text)
         if "taint" in text and (tainter := _TAINTER.match(text)):
@@ -152,6 +150,8 @@ class Scanner:
             self._enter(record.caller or "").note(record, self._seen)
         else:
             self._dump(None, record)
+        if self.panicked and text.startswith(("---[ end Kernel panic", "Rebooting in ")):
+            self.panic_complete = True
         return []
 
     def _head(self, context: _Context | None, record: Record, header: Header) -> None:
@@ -214,8 +214,8 @@ class Scanner:
             if not plain and find_message(record.text):
                 context.note(record, self._seen)
             report.add(record, self._seen)
-            if report.refuted:
-                self.panicked = False
+            if report.fatal:
+                self._weigh(report)
             if report.done:
                 self._shut(context)
 
@@ -244,7 +244,7 @@ class Scanner:
             self._shut(context)
 
     def _panic(self, context: _Context, record: Record, header: Header) -> None:
-        self.panicked = self._leaving = True
+        self._leaving = True
         if context.report is not None and context.report.fatal:
             context.report.add(record, self._seen)
             return
@@ -264,6 +264,7 @@ class Scanner:
         # From here on it is told in the context that panics.
         context.report = cause
         cause.panics(record, self._seen)
+        self.panicked = True
 
     def _turn(self, record: Record) -> list[Crash]:
         """A boot begins, or the end of one is announced."""
@@ -294,9 +295,14 @@ class Scanner:
     def _doubt(self) -> None:
         """A program speaks: the kernel that has panicked lives on."""
         for report in self._reports():
-            report.pass_by()
-            if report.refuted:
-                self.panicked = False
+            if report.header.shape.kind == "panic":
+                report.pass_by()
+                self._weigh(report)
+
+    def _weigh(self, report: Report) -> None:
+        """Whether the kernel has panicked, after a line behind its saying so."""
+        self.panicked = (self.panicked or report.panicking) and not report.refuted
+        self._leaving = self._leaving and not report.refuted
 
     def _lose(self, text: str) -> None:
         if "printk messages dropped" in text:
