@@ -26,7 +26,7 @@ class Report:
     def __init__(self, key: str, header: Header, record: Record, seen: int) -> None:
         self.key = key
         self.header = header
-        self._be(header.shape.class_, header.title)
+        self._set_class(header.shape.class_, header.title)
         self.file, self.line = header.file, header.line
         self.task, self.pid, self.cpu = header.task, header.pid, header.cpu
         self.time = self.last_time = record.time
@@ -79,7 +79,7 @@ class Report:
     def _take(self, message: Message, said: str | None = None) -> None:
         """Learn from what a check said."""
         self._told = message
-        self._be(message.class_, message.title)
+        self._set_class(message.class_, message.title)
         if "explained" in message.traits and said:
             self.title = f"{message.title}: {steady(said)}"
         if message.file:
@@ -91,8 +91,8 @@ class Report:
         said = steady(said) or self.header.what
         self.title = f"WARNING: {said}" if said else "WARNING"
 
-    def _be(self, class_: str, title: str) -> None:
-        """Be of a class, from here on."""
+    def _set_class(self, class_: str, title: str) -> None:
+        """Take a class and a title, and what is true of findings of that class."""
         self.class_, self.title = class_, title
         self._traits = self.header.shape.traits | traits_of(class_)
 
@@ -141,7 +141,7 @@ class Report:
     def refine(self, header: Header) -> None:
         """Learn from a second first line, such as `invalid opcode:` after `kernel BUG at`."""
         if self.class_ == "oops" and header.shape.kind == "oops":
-            self._be(header.shape.class_, header.title)
+            self._set_class(header.shape.class_, header.title)
         if self.file is None and self.class_ == header.shape.class_:
             self.file, self.line = header.file, header.line
 
@@ -187,7 +187,7 @@ class Report:
             self._name(self._words_of(header.symbol))
             if "names" in header.shape.traits:
                 self.header = header
-                self._be(self.class_, self.title)
+                self._set_class(self.class_, self.title)
         if header.file and self.file is None:
             self.file, self.line = header.file, header.line
 
@@ -363,7 +363,7 @@ class Report:
             for frame in frames:
                 self._put(frame, key)
             return True
-        raw = _ADDRESS.match(text) if self._is("leak") else None
+        raw = _ADDRESS.match(text) if self._is("leak") or self._is("slab") else None
         if raw:
             self._put(Frame(raw[1], None, None, None, reliable=True, exact=False), key)
             return True
@@ -436,9 +436,11 @@ class Report:
                     self.cpu = int(cpu)
             return
         self._at[key] = name.removesuffix(" in").removesuffix(" by task")
-        first = find_symbol(text) if section[0].endswith(" in ") else None
-        if first:
-            self._put(first._replace(exact=False), key)
+        if section[0].endswith(" in "):
+            first, raw = find_symbol(text), _TRACKED.match(text)
+            if first or raw:
+                frame = first or Frame(raw[1] if raw else "", None, None, None, reliable=True, exact=False)
+                self._put(frame._replace(exact=False), key)
 
     def _learn(self, text: str) -> None:
         """Who and where, from the lines that say so."""
@@ -474,7 +476,7 @@ class Report:
             self._is_null()
         elif self.class_ == "oops" and text.startswith("CR2: "):
             # The first line was lost; the address that was touched tells what it said.
-            self._be("page-fault", "BUG: unable to handle page fault")
+            self._set_class("page-fault", "BUG: unable to handle page fault")
             if text.startswith("CR2: 0000000000000"):
                 self._is_null()
         elif not self._frames and "in-flight:" in text:
@@ -483,7 +485,7 @@ class Report:
                 self._frames.append(Frame(working[1], None, None, working[2], reliable=True, exact=False))
 
     def _is_null(self) -> None:
-        self._be("null-dereference", "BUG: kernel NULL pointer dereference")
+        self._set_class("null-dereference", "BUG: kernel NULL pointer dereference")
 
     def _learn_of_locks(self, text: str) -> None:
         """Who took the lock and where, and which of two places is wrong."""
@@ -587,7 +589,8 @@ _SUSPICIOUS = re.compile(r"([^\s:]{1,255}):(\d{1,7}) (?:suspicious rcu_|Illegal 
 """What lockdep says of RCU: where the macro stands (lockdep_rcu_suspicious())."""
 _LOCK = re.compile(r" \(([\w&.>*#/-]{1,80})\)\{")
 _ADDRESS = re.compile(r"\s{1,16}(?:\[<[0-9a-f]{8,16}>\] )?(0x[0-9a-f]{9,16})\s{0,4}$")
-"""A frame of kmemleak's in a module that is gone."""
+"""A frame of kmemleak's or slub's in a module that is gone."""
+_TRACKED = re.compile(r"\s{0,8}(?:Allocated|Freed) in (0x[0-9a-f]{9,16})\s")
 _HOLDER = re.compile(
     r"(?:\d{1,3} locks? held by )?(.{1,64}?)/(\d{1,9})(?: \[[^\]]{1,80}\])?(?: is (?:trying|freeing|leaving)| takes|:)"
 )

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from kmlab.kernel.crash.crash import Crash, fingerprint_of
 from kmlab.kernel.crash.patterns import traits_of
-from kmlab.kernel.crash.stack_trace import Frame
+from kmlab.kernel.crash.stack_trace import Frame, Section
 from kmlab.kernel.symbols.registers import PAGE
 from kmlab.kernel.symbols.symbolizer import ModuleSymbols
 
@@ -21,21 +21,26 @@ Sections = Mapping[str, Mapping[str, int]]
 """Of each module that was loaded, where each of its sections was."""
 
 
-def left_behind(crash: Crash, symbols: Mapping[str, ModuleSymbols], sections: Sections) -> Crash:
+def left_behind(crash: Crash, symbols: Mapping[str, ModuleSymbols], places: Sections) -> Crash:
     """The same finding with the function that a module left behind, if it is one of those."""
     if any(frame.reliable and frame.module for frame in crash.frames):
         return crash
-    leaks = "leak" in traits_of(crash.class_)
-    gone = {name: sections.get(name) or _by_page(crash, known) for name, known in symbols.items()}
-    gone = {name: places for name, places in gone.items() if places and (leaks or _is_gone(crash, name))}
+    # Who allocated an object is asked later, when no name of a module's init is left, or none of the module.
+    objects = bool(traits_of(crash.class_) & {"leak", "slab"})
+    gone = {name: places.get(name) or _by_page(crash, known) for name, known in symbols.items()}
+    gone = {name: found for name, found in gone.items() if found and (objects or _is_gone(crash, name))}
     if not gone:
         return crash
     frames = tuple(_named(frame, symbols, gone) for frame in crash.frames)
-    ran = next((frame for frame in frames if frame.reliable and frame.module), None)
-    if ran and ran.module and leaks:
-        # Its init's memory is freed when it is loaded; no name of it is left for who asks later.
-        found = dataclasses.replace(crash, frames=frames)
-        return _told(found, ran.module, ran.name, ran.file, ran.line, f"in {ran.name}")
+    ran = _first(frames)
+    if objects:
+        sections = tuple(
+            Section(beside.name, tuple(_named(frame, symbols, gone) for frame in beside.frames))
+            for beside in crash.sections
+        )
+        by = ran or next(filter(None, (_first(beside.frames) for beside in sections)), None)
+        named_crash = dataclasses.replace(crash, frames=frames, sections=sections)
+        return _told(named_crash, by.module, by.name, by.file, by.line, f"in {by.name}") if by and by.module else crash
     hint = _HINT.search(crash.text)
     if ran is None and hint:
         # DEBUG_OBJECTS names the function of the timer or work item that was freed while it was pending.
@@ -47,8 +52,8 @@ def left_behind(crash: Crash, symbols: Mapping[str, ModuleSymbols], sections: Se
         found = dataclasses.replace(crash, frames=frames)
         return _told(found, ran.module, ran.name, ran.file, ran.line, f"after {ran.module} was unloaded, in {ran.name}")
     address = _FAULT.search(crash.text)
-    for name, places in gone.items() if address else ():
-        touched = symbols[name].variable_at(int(address[1], 16), places) if address else None
+    for name, found_at in gone.items() if address else ():
+        touched = symbols[name].variable_at(int(address[1], 16), found_at) if address else None
         if touched:
             who = f"over {touched.name} after {name} was unloaded"
             place = touched.callback
@@ -65,6 +70,11 @@ _IN_MODULES = re.compile(r"0xf{8}[a-e][0-9a-f]{7}")
 """Where modules lie on x86-64 (Documentation/arch/x86/x86_64/mm.rst)."""
 _RAW = re.compile(r"0x[0-9a-f]{9,16}")
 _WHERE = re.compile(r" in (?:unloaded module )?[\w.]+$")
+
+
+def _first(frames: Iterable[Frame]) -> Frame | None:
+    """The innermost frame of a module."""
+    return next((frame for frame in frames if frame.reliable and frame.module), None)
 
 
 def _is_gone(crash: Crash, name: str) -> bool:
