@@ -247,6 +247,18 @@ def test_rcu_s_own_thread_is_not_the_stack_of_a_stall() -> None:
     assert [crash.function for crash in scanner.crashes] == ["gate_spin"]
 
 
+def test_a_first_line_alone_is_a_finding_unless_the_log_is_whole_and_goes_on() -> None:
+    quoted = [
+        "BUG: kernel NULL pointer dereference, address: 0000000000000010",
+        *(f"gate: level {n} of water" for n in range(6)),
+    ]
+    for prefix, found in (("[    1.000000] ", ["null-dereference"]), ("<3>[    1.000000] ", [])):
+        scanner = Scanner()
+        scanner.feed(parse_log("".join(f"{prefix}{line}\n" for line in quoted).encode()).records)
+        scanner.close()
+        assert [crash.class_ for crash in scanner.crashes] == found
+
+
 MIDDLE = b"""[   61.220080] RIP: 0010:gate_open+0x18/0x2d [gate]
 [   61.220081] Call Trace:
 [   61.220082]  gate_ioctl+0x2a/0x50 [gate]

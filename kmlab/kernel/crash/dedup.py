@@ -54,7 +54,7 @@ def belongs(first: Crash, later: Crash) -> bool:
         # The kernel names each dentry, then warns that there are any.
         return soon and any(frame.name == "umount_check" for frame in later.frames)
     if first.class_ == later.class_ and at_once and not later.frames and later.truncated:
-        return True
+        return later.file is None or (first.file, first.line) == (later.file, later.line)
     return first.class_ == later.class_ == "fortify" and same_task and soon
 
 

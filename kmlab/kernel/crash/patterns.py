@@ -81,6 +81,11 @@ class Header(NamedTuple):
     module: str | None = None
 
     @property
+    def about(self) -> tuple[str | int | None, ...]:
+        """What it says, bar the function: the same in each of the lines for functions that were inlined."""
+        return (self.what, self.file, self.line, self.task, self.pid, self.cpu)
+
+    @property
     def title(self) -> str:
         return self.shape.title.format(what=self.what).rstrip(": ")
 

@@ -41,6 +41,7 @@ class Report:
         self.passed = False
         """The kernel went on to other things after it."""
         self._whole = False
+        self._leveled = record.level is not None
         self._unloaded: str | None = None
         self._listed = False
         """It has the kernel's list of modules."""
@@ -158,16 +159,7 @@ class Report:
         if same and (self._is("leak") or self.class_ == "assertion"):
             return True
         # Whoever symbolises a log repeats the line for each function that was inlined.
-        return (
-            same
-            and self._read_on == 0
-            and (header.what, header.pid, header.file)
-            == (
-                self.header.what,
-                self.header.pid,
-                self.header.file,
-            )
-        )
+        return same and self._read_on == 0 and header.about == self.header.about
 
     def adopt(self, record: Record) -> None:
         """Begin in the middle: the first line that there is says where, not what."""
@@ -263,6 +255,7 @@ class Report:
         file, line = (self.file, self.line) if self._says_where(guilty, frames) else (None, None)
         if guilty and guilty.file and (file is None or guilty.own):
             file, line = guilty.file, guilty.line
+        told = f"{title} {file}:{line}" if guilty is None and file else title
         return Crash(
             kind="panic" if self.fatal else shape.kind,
             class_=self.class_,
@@ -279,7 +272,7 @@ class Report:
             text="\n".join(self.lines[: self._useful]),
             fatal=self.fatal,
             truncated=self._is_truncated(),
-            fingerprint=fingerprint("hang" if shape.kind == "hang" else self.class_, title, guilty, frames),
+            fingerprint=fingerprint("hang" if shape.kind == "hang" else self.class_, told, guilty, frames),
             time=self.time,
         )
 
@@ -294,7 +287,8 @@ class Report:
         if self.header.shape.kind == "panic":
             # A kernel that has panicked says nothing else any more.
             return not self._whole and not any(frame.name in ("panic", "vpanic") for frame in self._frames)
-        return self._read_on == 0 and not self.fatal
+        # Somebody may have saved nothing but first lines; a console that tells the levels tells all.
+        return self._read_on == 0 and not self.fatal and self._leveled
 
     def _is_tracking(self) -> bool:
         """Whether it is about the locks of kmemleak's own messages, which are printed while it holds them."""
