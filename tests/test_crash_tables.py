@@ -120,6 +120,7 @@ def test_another_module_s_helper_is_passed_over_in_that_module_alone() -> None:
         ("RIP: 0033:0x7f53dd92e829", [], False),
         ("EIP: [<f8a4102c>] f+0x2c/0x90 [m] SS:ESP 0068:f0a21e9c", [], False),
         ("m: f (see m.c)", [], False),
+        (" f ([a:1)", [], False),
     ],
 )
 def test_each_architecture_s_frames_are_read(line: str, names: list[str], exact: bool) -> None:

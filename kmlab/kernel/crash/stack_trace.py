@@ -206,7 +206,7 @@ _UNNAMED = re.compile(
 _DECODED = re.compile(
     rf"\s{{0,16}}(?:(?P<here>{HERE})|(?P<caller>{CALLER})|(?:{ADDRESS})?)(?P<guess>\? )?"
     r"(?P<function>[A-Za-z_][\w.]{0,255})"
-    r" \((?P<places>[^()\s]{1,255}:\d{1,7}[^()]{0,512}(?:\(discriminator \d{1,9}\)[^()]{0,512}){0,16})\)"
+    r" \((?P<places>[^\s:()\[\]]{1,255}:\d{1,7}[^()]{0,512}(?:\(discriminator \d{1,9}\)[^()]{0,512}){0,16})\)"
     r"(?: \[?(?P<module>[\w-]{1,64})\]?)?(?: \([A-Z]{1,4}\))?\s{0,4}$"
 )
 _INLINE = re.compile(rf"\s{{0,16}}(?:(?P<here>{HERE})|(?:{ADDRESS})?)(?P<guess>\? )?{_INLINED}$")
