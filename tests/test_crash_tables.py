@@ -224,6 +224,11 @@ def test_a_function_is_named_as_its_author_wrote_it(mangled: str, name: str) -> 
     assert plain_name(mangled) == name
 
 
+def test_a_frame_is_shown_as_printed_unless_that_is_rust_s() -> None:
+    assert frame("f.constprop.0").shown == "f.constprop.0"
+    assert frame("_RNvC4rvat4fill").shown == "rvat::fill"
+
+
 def test_an_access_that_kfence_found_is_an_exact_place_and_a_sanitizer_s_word_is_a_call() -> None:
     log = b"[    1.000000] BUG: KFENCE: use-after-free read in gate_use+0x5/0x40 [gate]\n"
     log += b"[    1.000001]  gate_use+0x5/0x40 [gate]\n"

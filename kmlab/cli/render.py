@@ -231,7 +231,7 @@ def _crash_lines(crash: Crash, source: Path | None, frames: int) -> Iterator[str
         where = ":".join(str(part) for part in (frame.file, frame.line) if part is not None)
         module = f"[{frame.module}]" if frame.module else ""
         inlined = " (inlined)" if frame.inlined else ""
-        yield f"    {frame.function} {module} {where}{inlined}".rstrip()
+        yield f"    {frame.shown} {module} {where}{inlined}".rstrip()
     if source and crash.file and crash.line:
         from kmlab.kernel.symbols.symbolizer import excerpt
 

@@ -41,6 +41,11 @@ class Frame(NamedTuple):
         """The function as its author knows it."""
         return plain_name(self.function)
 
+    @property
+    def shown(self) -> str:
+        """The symbol for people: as printed, but demangled if it is Rust's."""
+        return demangle(self.function)
+
 
 class Section(NamedTuple):
     """A stack beside the main one: who allocated, who freed, another CPU, an earlier lock."""
