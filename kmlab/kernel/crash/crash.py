@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from kmlab.kernel.crash.patterns import is_deadly
+from kmlab.kernel.crash.patterns import traits_of
 from kmlab.kernel.crash.stack_trace import Frame, Section
 from kmlab.kernel.log.records import Record
 
@@ -49,7 +49,19 @@ class Crash:
     @property
     def deadly(self) -> bool:
         """Whether the task that ran into it was killed."""
-        return self.class_ != "unexpected-reboot" and self.kind in ("oops", "panic") and is_deadly(self.class_)
+        return self.kind in ("oops", "panic") and "deadly" in self.traits
+
+    @property
+    def traits(self) -> frozenset[str]:
+        """What is true of all findings of its class: keys of CLASS_TRAITS in `kmlab.kernel.crash.patterns`."""
+        return traits_of(self.class_)
+
+    def beside(self, name: str, frames: tuple[Frame, ...]) -> Crash:
+        """The same finding with one more stack beside its own, unless it has that, or many."""
+        section = Section(name, frames)
+        if section in self.sections or len(self.sections) >= _MAX_BESIDE:
+            return self
+        return replace(self, sections=(*self.sections, section))
 
 
 def outcome_of(crash: Crash) -> str:
@@ -112,6 +124,7 @@ def fingerprint_of(*parts: str) -> str:
     return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
+_MAX_BESIDE = 16
 _FOREIGN = re.compile(r"([\w-]{1,64})\([A-Z+-]{0,12}[OP][A-Z+-]{0,12}\)")
 _MODULES = re.compile(r"(?: {0,8}[\w-]{1,64}(?:\([A-Z+-]{1,12}\))?(?= |$)){1,200} {0,4}(?:\[last unloaded.*)?")
 """A line that has nothing but names of modules."""

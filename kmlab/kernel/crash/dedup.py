@@ -5,13 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from kmlab.kernel.crash.crash import Crash
-from kmlab.kernel.crash.patterns import traits_of
-from kmlab.kernel.crash.stack_trace import Section
 
 _SOON = 2.0
 """Seconds within which a crash is the work of the corruption that was found before it."""
-_MAX_TASKS = 8
-"""Tasks of one hang whose stacks are kept."""
 _AT_ONCE = 1.0
 """Seconds within which one task runs into one bug twice in the same call."""
 _WORSE = ("warning", "oops", "hang", "panic")
@@ -23,7 +19,7 @@ def belongs(first: Crash, later: Crash) -> bool:
     # A victim names no module; one that names another has a bug of its own.
     no_other_module = later.module is None or later.module == first.module
     soon = first.time is None or later.time is None or later.time - first.time < _SOON
-    first_traits, later_traits = traits_of(first.class_), traits_of(later.class_)
+    first_traits, later_traits = first.traits, later.traits
     if first.deadly and same_task:
         return True
     if first.deadly and later.deadly and soon and first.cpu is not None and first.cpu == later.cpu:
@@ -105,7 +101,7 @@ def merged(first: Crash, later: Crash) -> Crash:
     elif first.class_ == "memory-leak" and first.function is None:
         base = later
     elif later.class_ != first.class_ == "warning" or (
-        later.deadly and first.kind == "warning" and "locks" not in traits_of(first.class_)
+        later.deadly and first.kind == "warning" and "locks" not in first.traits
     ):
         base = replace(later, time=first.time)  # a WARNING says less than what it warned of
     if base is first and not first.frames and later.function:
@@ -115,7 +111,5 @@ def merged(first: Crash, later: Crash) -> Crash:
         )
     if first.class_ == later.class_ == "hung-task" and later.function and later.function != first.function:
         # Tasks that wait for each other: both places belong to the bug.
-        other = Section(f"task {later.task}", later.frames)
-        if other not in base.sections and len(base.sections) < _MAX_TASKS:
-            base = replace(base, sections=(*base.sections, other))
+        base = base.beside(f"task {later.task}", later.frames)
     return replace(base, kind="panic" if fatal else kind, fatal=fatal)

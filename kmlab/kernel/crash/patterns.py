@@ -187,16 +187,6 @@ def traits_of(class_: str) -> frozenset[str]:
     return _TRAITS_OF.get(class_, frozenset())
 
 
-def is_deadly(class_: str) -> bool:
-    """Whether the task that ran into this was killed, so that all it does later is fallout."""
-    return "deadly" in traits_of(class_)
-
-
-def is_corruption(class_: str) -> bool:
-    """Whether memory was found in a state that makes a crash soon after its mere consequence."""
-    return "corrupts" in traits_of(class_)
-
-
 CUT_HERE = "[ cut here ]"
 OUTSIDE_THE_TABLE = frozenset({"silent", "deadlock", "unexpected-reboot"})
 """Classes of findings that no line of the log begins: CPUs that say nothing, tasks that wait for each other, and a

@@ -7,9 +7,17 @@ from collections.abc import Sequence
 
 from kmlab.kernel.crash.crash import Crash, fingerprint, foreign_modules
 from kmlab.kernel.crash.patterns import Header, Message, checked_by, find_dump, find_message, steady, traits_of
-from kmlab.kernel.crash.skipped_functions import is_innocent
-from kmlab.kernel.crash.stack_formats import WORDS
-from kmlab.kernel.crash.stack_trace import Frame, Section, blame, find_symbol, is_helper, parse_frames, shows_bug
+from kmlab.kernel.crash.stack_trace import (
+    Frame,
+    Section,
+    blame,
+    find_symbol,
+    is_helper,
+    is_no_bug,
+    is_of_registers,
+    parse_frames,
+    shows_bug,
+)
 from kmlab.kernel.crash.unmapped_code import vanished
 from kmlab.kernel.log.records import Record
 
@@ -279,7 +287,7 @@ class Report:
     def _is_empty(self) -> bool:
         """Whether it only looks like a report: a module's own words, or a stack that somebody asked for."""
         if self._is("provisional"):
-            return not self.shows_bug or any(is_innocent(frame.name) for frame in self._frames)
+            return not self.shows_bug or any(map(is_no_bug, self._frames))
         if self.lost or "line" in self.header.shape.traits or self._is_tracking():
             return not self.lost and self._is_tracking()
         if not self.passed and (self._read_on or self._quiet < _UNRELATED):
@@ -351,7 +359,7 @@ class Report:
             self._whole = self.done = True
             return True
         if self.ended:
-            return text.startswith(_VOCABULARY)
+            return _is_of_reports(text)
         frames = parse_frames(text)
         if frames:
             for frame in frames:
@@ -369,7 +377,7 @@ class Report:
         if section:
             self._turn(section, text, key)
             return True
-        return text.startswith(_VOCABULARY) or bool(_HEX_DUMP.match(text))
+        return _is_of_reports(text)
 
     def _put(self, frame: Frame, key: str) -> None:
         at = self._at.setdefault(key, _MAIN)
@@ -502,7 +510,7 @@ class Report:
         message = find_message(text)
         if message:
             self._take(message)
-        elif self.title == "WARNING" and not (self._read_on or self._quiet or text.startswith(_VOCABULARY)):
+        elif self.title == "WARNING" and not (self._read_on or self._quiet or _is_of_reports(text)):
             self._say(text)
 
     def _settled(self, frames: tuple[Frame, ...]) -> tuple[Frame, ...]:
@@ -537,6 +545,11 @@ class Report:
             return frames[0].name == guilty.name
         plain = next((f for f in frames if f.reliable and not is_helper(f)), None)
         return plain is not None and plain.name == guilty.name
+
+
+def _is_of_reports(text: str) -> bool:
+    """Whether reports have lines that begin like this one."""
+    return text.startswith(_VOCABULARY) or is_of_registers(text)
 
 
 _MAIN = ""
@@ -588,8 +601,6 @@ _TRACKED = re.compile(r"\s{0,8}(?:Allocated|Freed) in (0x[0-9a-f]{9,16})\s")
 _HOLDER = re.compile(
     r"(?:\d{1,3} locks? held by )?(.{1,64}?)/(\d{1,9})(?: \[[^\]]{1,80}\])?(?: is (?:trying|freeing|leaving)| takes|:)"
 )
-_HEX_DUMP = re.compile(r"[0-9a-f]{4,16}: {1,60}[0-9a-f]{8}")
-"""A line of the stack's memory, as 32-bit arm prints it."""
 _USAGE = re.compile(r"\{\w{1,20}-ON-\w\} -> \{IN-")
 _UNLOADED = re.compile(r"\[last unloaded: ([\w-]{1,64})")
 _WORKERS = ("Workqueue: ", "     last function: ", "     preempt=")
@@ -625,5 +636,4 @@ _VOCABULARY = (
         "Last potentially",
         "Key type",
     ),
-    *WORDS,
 )

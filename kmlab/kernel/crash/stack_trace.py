@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from kmlab.kernel.crash.skipped_functions import is_entry, is_interrupt, is_reporter, reason_to_skip
-from kmlab.kernel.crash.stack_formats import ADDRESS, CALLER, FRAME, HERE
+from kmlab.kernel.crash.skipped_functions import is_entry, is_innocent, is_interrupt, is_reporter, reason_to_skip
+from kmlab.kernel.crash.stack_formats import ADDRESS, CALLER, FRAME, HERE, WORDS
 from kmlab.kernel.symbols.rust_names import demangle
 
 
@@ -177,6 +177,16 @@ def is_helper(frame: Frame) -> bool:
     return not frame.own or reason_to_skip(frame.name, frame.module) is not None
 
 
+def is_no_bug(frame: Frame) -> bool:
+    """Whether a stack with this frame was asked for, or tells of a shortage: it is no bug."""
+    return is_innocent(frame.name)
+
+
+def is_of_registers(text: str) -> bool:
+    """Whether the line is what some architecture prints of its registers and the stack's memory."""
+    return text.startswith(WORDS) or bool(_HEX_DUMP.match(text))
+
+
 def shows_bug(frame: Frame) -> bool:
     """Whether a trace with this frame shows more than how the report was printed."""
     return frame.reliable and (frame.module is not None or not is_reporter(frame.name))
@@ -216,6 +226,8 @@ _DECODED = re.compile(
 )
 _INLINE = re.compile(rf"\s{{0,16}}(?:(?P<here>{HERE})|(?:{ADDRESS})?)(?P<guess>\? )?{_INLINED}$")
 _INLINE_LAST = re.compile(rf"(?<!\S){_INLINED}$")
+_HEX_DUMP = re.compile(r"[0-9a-f]{4,16}: {1,60}[0-9a-f]{8}")
+"""A line of the stack's memory, as 32-bit arm prints it."""
 _ONE_PLACE = re.compile(_PLACE)
 _SUFFIX = re.compile(r"\.(?:constprop|isra|part|cold|llvm|lto_priv|localalias|\d)")
 _DECORATED = ("__pfx_", "__cfi_", "_R", "_ZN")

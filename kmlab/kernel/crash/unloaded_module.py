@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterable, Mapping
 
 from kmlab.kernel.crash.crash import Crash, fingerprint_of
-from kmlab.kernel.crash.patterns import traits_of
 from kmlab.kernel.crash.stack_trace import Frame, Section
 from kmlab.kernel.symbols.registers import PAGE
 from kmlab.kernel.symbols.symbolizer import ModuleSymbols
@@ -26,7 +25,7 @@ def left_behind(crash: Crash, symbols: Mapping[str, ModuleSymbols], places: Sect
     if any(frame.reliable and frame.module for frame in crash.frames):
         return crash
     # Who allocated an object is asked later, when no name of a module's init is left, or none of the module.
-    objects = bool(traits_of(crash.class_) & {"leak", "slab"})
+    objects = bool(crash.traits & {"leak", "slab"})
     gone = {name: places.get(name) or _by_page(crash, known) for name, known in symbols.items()}
     gone = {name: found for name, found in gone.items() if found and (objects or _is_gone(crash, name))}
     if not gone:
