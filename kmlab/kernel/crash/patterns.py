@@ -400,6 +400,9 @@ SHAPES: tuple[Shape, ...] = (
     # Whatever else looks like a BUG or a die() is one: the number before `[#1]` decides, or a trace.
     _shape("oops", "oops", " [#", "{what}",
            rf"(?:Oops: )?(?P<what>[A-Za-z][\w ,-]{{1,60}}){_DIE}", "closed provisional"),
+    _shape("oops", "oops", "[#", "{what}",
+           r"(?P<what>[A-Za-z][\w ,!-]{3,60})\[#\d{1,6}\]:$", "closed provisional"),
+    _shape("oops", "oops", "Vector: ", "oops", r"cpu 0x[0-9a-f]{1,4}: Vector: [0-9a-f]{1,4} ", "provisional"),
     _shape("other", "oops", "BUG: ", "BUG: {what}", r"BUG: (?P<what>.{1,200})", "provisional"),
 )
 _DUMP = _shape("stack-dump", "warning", "CPU: |Pid: ", "stack dumped", _CPU_LINE, "provisional quiet")

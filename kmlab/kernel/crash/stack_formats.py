@@ -72,7 +72,8 @@ FORMATS = (
         caller=rf"ra ?: (?:{_HEX} )?",
         frame=r"(?!)",
         words=(
-            "epc|ra : |gp : |tp : |t0 : |t1 : |t2 : |t5 : |s1 : |s2 : |s5 : |s8 : |s11: |a0 : |a1 : |a2 : |a5 : |"
+            "epc|sepc|sstatus: |"
+            "ra : |gp : |tp : |t0 : |t1 : |t2 : |t5 : |s1 : |s2 : |s5 : |s8 : |s11: |a0 : |a1 : |a2 : |a5 : |"
             "status: "
         ),
     ),
@@ -95,9 +96,9 @@ FORMATS = (
     ),
     StackFormat(
         "powerpc",
-        here=rf"NIP \[{_HEX}\] |--- (?:interrupt|Exception): \w{{1,8}} at ",
-        caller=rf"LR \[{_HEX}\] ",
-        frame=rf"\[{_HEX}\] \[{_HEX}\] ",
+        here=rf"NIP \[{_HEX}\] |pc: {_HEX}: |--- (?:interrupt|Exception): \w{{1,8}} at ",
+        caller=rf"LR \[{_HEX}\] |lr: {_HEX}: ",
+        frame=rf"\[{_HEX}\] \[?{_HEX}\]? ",
         words=(
             "NIP|LR |REGS: |MSR: |CFAR: |DAR: |DSISR: |GPR|CTR: |Instruction dump|Faulting ins|BE |LE |PACA|"
             "TASK = |---|Code: "
@@ -105,7 +106,7 @@ FORMATS = (
     ),
     StackFormat(
         "s390x",
-        here=rf"Krnl PSW : {_HEX} {_HEX} \(",
+        here=rf"Krnl PSW : {_HEX} {_HEX} \((?:{ADDRESS})?",
         caller=rf"Last Breaking-Event-Address:\s{{0,4}}(?:{ADDRESS})",
         frame=rf"\({ADDRESS}",
         words="Krnl |Failing address|Fault in |AS:|R:0 T:|Last Breaking|Modules linked|Process |Call Trace|%r|>",
