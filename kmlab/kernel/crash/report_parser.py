@@ -369,7 +369,8 @@ class Report:
         if raw:
             self._put(Frame(raw[1], None, None, None, reliable=True, exact=False), key)
             return True
-        if text.startswith("====") and self._frames and self._is("framed"):
+        # A short one is of decode_stacktrace.sh, which shows the code.
+        if text.startswith(_RULE) and self._frames and self._is("framed"):
             self.ended = self._whole = self.done = True
             return True
         self._learn(text)
@@ -552,6 +553,7 @@ def _is_of_reports(text: str) -> bool:
     return text.startswith(_VOCABULARY) or is_of_registers(text)
 
 
+_RULE = "=" * 50
 _MAIN = ""
 _VICTIM = "rcu kthread"
 _WORDS = 4
