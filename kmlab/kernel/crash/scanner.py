@@ -67,8 +67,8 @@ class Scanner:
         self._seen = 0
         self._banner = 0
         """The record that this boot began with."""
-        self._answering: set[str] = set()
-        """Who shows a stack because a watchdog asked, and no hang that we know of led to that."""
+        self._answering: dict[str, int] = {}
+        """Who shows a stack because a watchdog asked, and since which record, where no hang led to that."""
         self._orphan: Report | None = None
         """A stack whose first line was lost: it is told if nothing else is."""
         self._asked = False
@@ -175,16 +175,15 @@ class Scanner:
         if asked:
             self._enter(record.caller or "").report = asked[-1]
             asked[-1].add(record, self._seen)
-        elif len(self._answering) < _MAX_CONTEXTS:
-            self._answering.add(record.caller or "")
+        elif "skipped" not in record.text and len(self._answering) < _MAX_CONTEXTS:
+            self._answering[record.caller or ""] = self._seen
 
     def _dump(self, context: _Context | None, record: Record) -> None:
         """A stack that no first line led to."""
         header = find_dump(record.text)
-        answers = (record.caller or "") in self._answering
-        if header and answers:
-            self._answering.discard(record.caller or "")
-        elif header and not self.panicked:  # a kernel that has panicked stops its other CPUs, and shows where they were
+        if header and self._seen - self._answering.pop(record.caller or "", -_STALE) < _STALE:
+            return
+        if header and not self.panicked:  # a kernel that has panicked stops its other CPUs, and shows where they were
             context = context or self._enter(record.caller or "")
             context.report = context.lead(Report(context.key, header, record, self._seen), self._seen)
 
