@@ -40,6 +40,9 @@ def belongs(first: Crash, later: Crash) -> bool:
         return same_task and soon  # the lock was freed, or never was one
     if later.class_ == "warning" and soon and _is_of_a_report(later):
         return "framed" in first_traits or "stuck" in first_traits
+    if first.class_ == "rcu-usage" and "atomic" in later_traits:
+        # Who sleeps under rcu_read_lock() is told of it by rcu_sleep_check() first.
+        return same_task and at_once and "Illegal context switch" in first.text
     if "atomic" in first_traits and "atomic" in later_traits:
         return first.function == later.function or (same_task and (no_other_module or first.module is None))
     if later.class_ == "slab-leak" and "slab" in first_traits:

@@ -333,7 +333,7 @@ SHAPES: tuple[Shape, ...] = (
            r"(?:WARNING|\[ INFO|INFO): (?:possible irq lock inversion|.{1,60}unsafe lock order"
            r"|inconsistent lock state)", "lockdep locks"),
     _shape("rcu-usage", "warning", "WARNING: |INFO: ", "WARNING: suspicious RCU usage",
-           r"(?:WARNING|\[ INFO|INFO): suspicious RCU usage", "atomic"),
+           r"(?:WARNING|\[ INFO|INFO): suspicious RCU usage"),
     _shape("lockdep-unlock", "warning", "WARNING: |BUG: |INFO: ", "WARNING: {what}",
            r"(?:WARNING|\[ BUG|\[ INFO): (?P<what>bad \w{1,12} balance)", "lockdep locks"),
     _shape("lockdep-freed", "warning", "WARNING: |BUG: |INFO: ", "WARNING: held lock freed",
