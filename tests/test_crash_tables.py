@@ -37,7 +37,7 @@ def test_every_trait_of_a_row_is_explained() -> None:
 def test_every_line_that_a_row_matches_has_a_word_to_look_for() -> None:
     for path in CORPUS:
         for record in parse_log(read_sample(path).data).records:
-            rows = [*patterns.SHAPES, *patterns.MESSAGES]
+            rows: list[patterns.Shape | patterns._Row] = [*patterns.SHAPES, *patterns.MESSAGES]
             matching = [row for row in rows if row.pattern.match(record.text)]
             assert all(any(needle in record.text for needle in row.needles) for row in matching), record.text
             assert not (matching and patterns.is_plain(record.text)), record.text

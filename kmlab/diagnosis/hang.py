@@ -22,7 +22,7 @@ from kmlab.host.disk import vmcore
 from kmlab.kernel.crash.crash import Crash
 from kmlab.kernel.crash.source_lines import innermost, located, placed
 from kmlab.kernel.crash.stack_trace import Frame, blame
-from kmlab.kernel.crash.tasks import QUESTIONS, Task, parse_cpus, parse_tasks, tasks_in
+from kmlab.kernel.crash.tasks import QUESTIONS, Task, find_deadlock, parse_cpus, parse_tasks, tasks_in
 from kmlab.kernel.log.records import KernelLog, Record
 from kmlab.kernel.log.ring_memory import UnknownLayout, read_ring
 from kmlab.kernel.symbols.elf import MalformedModule
@@ -90,7 +90,8 @@ def take_snapshot(
     with contextlib.suppress(LabError):
         tasks = ask_tasks(host, guest, console)
     busy = silent if silent and silent.module in own else busy_hang(tasks, images, folder, own, step)
-    silent = busy or waiting_hang(parse_tasks(tasks), images, folder, own, step) or silent
+    waiting = deadlock(tasks, images, folder, own) or waiting_hang(parse_tasks(tasks), images, folder, own, step)
+    silent = busy or waiting or silent
     return HangSnapshot(registers, tuple(tasks), silent, busy, log)
 
 
@@ -221,6 +222,14 @@ def silent_hang(frames: Sequence[Frame], step: str) -> Crash:
         fingerprint=paths.digest_of("silent", mine.module if mine else None, first.name if first else None),
         time=None,
     )
+
+
+def deadlock(
+    answer: Sequence[str], images: Mapping[str, bytes], folder: PurePosixPath, own: frozenset[str]
+) -> Crash | None:
+    """Return the finding for tasks that wait for each other in these modules, with both places; None if none do."""
+    crash = find_deadlock(parse_tasks(answer), own)
+    return located(crash, images, folder) if crash else None
 
 
 def waiting_hang(

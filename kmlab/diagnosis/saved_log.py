@@ -54,7 +54,8 @@ def judge_file(file: str, module: Path | None = None, elsewhere: Sequence[Path] 
     builds = _builds(module, elsewhere, root) if module else {}
     findings = _findings(file, frozenset(builds))
     source = (module if module.is_dir() else module.parent) if module else None
-    crashes, notes, changed = [], dict.fromkeys((*_other_modules(findings, builds), *_bystanders(findings))), dict[str, None]()
+    crashes, changed = [], dict[str, None]()
+    notes = dict.fromkeys((*_other_modules(findings, builds), *_bystanders(findings)))
     for crash in findings:
         chosen = {name: _best_build(crash, name, several) for name, several in builds.items()}
         images = {f"{name}.ko": build.symbols for name, build in chosen.items() if build}

@@ -227,7 +227,7 @@ def _run_watched(context: RunContext) -> tuple[Results, RunLog, list[Crash]]:
     if console.panicked and results.alive:
         results = results.plus([StepResult("panic", guest_gone=True, shown=False)])
     build = results.build
-    crashes = log.find_crashes(build.names)
+    crashes = log.find_crashes(build.names, alive=results.alive)
     if results.alive:
         # A panic stops the kernel: in a guest that lives, text that looks like a panic is not one.
         crashes = [dataclasses.replace(crash, fatal=False) for crash in crashes if crash.kind != "panic"]

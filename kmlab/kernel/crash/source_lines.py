@@ -53,21 +53,22 @@ def _located(
     found = left_behind(crash, symbols, sections)
     if found is not crash:
         return found
-    guest_session = None if any(f.reliable and f.module in symbols for f in crash.frames) else _entered(crash, symbols)
-    if guest_session:
-        crash = dataclasses.replace(crash, module=guest_session[1][-1].module)
-    stacks = _unfolded(crash.frames, symbols, guest_session)
+    entered = None if any(f.reliable and f.module in symbols for f in crash.frames) else _entered(crash, symbols)
+    if entered:
+        crash = dataclasses.replace(crash, module=entered[1][-1].module)
+    stacks = _unfolded(crash.frames, symbols, entered)
     beside = [_unfolded(section.frames, symbols) for section in crash.sections]
     crash = dataclasses.replace(
         crash,
         frames=_flat(stacks),
         sections=tuple(Section(s.name, _flat(found)) for s, found in zip(crash.sections, beside, strict=True)),
     )
-    if crash.module not in symbols:
+    own = symbols.get(crash.module or "")
+    if own is None:
         return crash
     # Where the main stack has nothing of the author's, as that of a check, the others have.
     guilty = next(filter(None, (_guilty(crash, found) for found in (stacks, *beside))), None)
-    guilty = guilty or _begins(crash, symbols[crash.module])
+    guilty = guilty or _begins(crash, own)
     if guilty is None:
         return dataclasses.replace(crash, file=_relative(crash.file, folder) if crash.file else None)
     title = _renamed(crash.title, crash.function, guilty.name)
@@ -89,15 +90,15 @@ def placed(frame: Frame, place: Location) -> Frame:
 def _unfolded(
     frames: Sequence[Frame],
     symbols: Mapping[str, ModuleSymbols],
-    guest_session: tuple[Frame, list[Frame]] | None = None,
+    entered: tuple[Frame, list[Frame]] | None = None,
 ) -> list[list[Frame]]:
     """Each frame of a stack as the functions at its place, with those before it that left no frame."""
     stacks: list[list[Frame]] = []
     inner: str | None = None
     for frame in frames:
         known = symbols.get(frame.module or "")
-        if guest_session and frame is guest_session[0]:
-            stacks.append(guest_session[1])
+        if entered and frame is entered[0]:
+            stacks.append(entered[1])
         stack = _places(frame, known) if known else [frame]
         if known and frame.reliable and not frame.exact and frame.offset is not None:
             stack = [*_jumped(frame, known, inner), *stack]

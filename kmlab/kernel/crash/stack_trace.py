@@ -1,6 +1,6 @@
 """Stack frames in the kernel's own words, and which one is to blame (lib/vsprintf.c, scripts/decode_stacktrace.sh).
 
-How architectures differ is data, in stackformats.py; which functions are passed over is data, in helpers.py.
+How architectures differ is data, in stack_formats.py; which functions are passed over is data, in skipped_functions.py.
 """
 
 from __future__ import annotations
