@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from kmlab.kernel.build.diagnostics import Diagnostic, parse_diagnostics
@@ -18,9 +19,16 @@ def read(name: str, folder: str | None = None) -> list[Diagnostic]:
     return parse_diagnostics(text, PurePosixPath(folder or f"/srv/{name.rsplit('-', 1)[0]}"))
 
 
-def reason(name: str, release: str = OLD, folder: str | None = None, about: Folder | None = None) -> str:
+def reason(
+    name: str,
+    release: str = OLD,
+    folder: str | None = None,
+    about: Folder | None = None,
+    sources: Mapping[str, str] | None = None,
+    config: Mapping[str, str] | None = None,
+) -> str:
     text = (LOGS / f"{name}.log").read_text()
-    said = build_reason(text, 2, read(name, folder), release, folder=about)
+    said = build_reason(text, 2, read(name, folder), release, folder=about, sources=sources, config=config)
     assert said is not None and said.endswith(".") and "\n" not in said
     return said
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import PurePosixPath
 
@@ -11,7 +12,7 @@ from kmlab.kernel.build.api_changes import find_api_change, find_missing_include
 from kmlab.kernel.build.diagnostics import Diagnostic, parse_diagnostics
 from kmlab.kernel.build.explain import build_reason
 from kmlab.kernel.build.kbuild import inspect_folder
-from tests.builds import NEW, OLD, reason, reason_of
+from tests.builds import LOGS, NEW, OLD, reason, reason_of
 
 
 @pytest.mark.parametrize("header", ["stdio.h", "string.h", "sys/types.h"])
@@ -204,3 +205,118 @@ def test_releases_are_parsed() -> None:
 def test_a_module_without_types_of_its_own_is_told_what_the_kernels_tools_want() -> None:
     said = reason("btf-7.3", "7.3.4+deb13-cloud-amd64", "/var/lib/kmlab/modules/kallsyms")
     assert said.startswith("the tools of 7.3.4+deb13-cloud-amd64 could not sort") and said.endswith("such as a struct.")
+
+
+WIFI = "6.12.117+deb12-cloud-amd64"
+
+
+@pytest.mark.parametrize(
+    ("name", "release", "folder", "words"),
+    [
+        ("objtool-6.16", "6.16.1", "/srv/x", "lamp-combined.o: lamp_sched_out(): call to {dynamic}()"),
+        ("objtool-6.16", "6.16.1", "/srv/x", "OBJECT_FILES_NON_STANDARD_lamp-combined.o := y"),
+        ("notfound-5.16", "5.16.0-demo-amd64", "/root/lamp", "lamp.c:17: lamp_types.h is not found"),
+        ("gso-6.5", "6.5.0-demo", "/root/lamp", "lamp.c:74: since Linux 6.5"),
+        ("gso-6.5", "6.4.12", "/root/lamp", "include <net/gso.h>, and this 6.4.12 has taken that over"),
+        ("clang-kernel-6.6", "6.6.30-demo", None, "was built by clang"),
+        ("clang-kernel-6.6", "6.6.30-demo", None, "LLVM=1"),
+        ("compiler-6.1", OLD, None, f"the headers of {OLD} want the compiler gcc-11"),
+        ("compiler-6.1", OLD, None, "add gcc-11 to the guest's packages"),
+        ("asn1-6.1", OLD, None, "come without scripts/asn1_compiler"),
+        ("rust-6.1", OLD, None, "without CONFIG_RUST"),
+        ("wifi-6.12", WIFI, None, "wifi.c:26: since Linux 6.13 cfg80211's set_monitor_channel() takes"),
+        ("many-6.1", OLD, None, "lamp_absent_0() (and 23 more) is not exported"),
+        ("genhd-6.1", OLD, None, "since Linux 5.18 there is no linux/genhd.h: include <linux/blkdev.h>"),
+        ("backported-6.1", OLD, None, "backported.c:13: since Linux 6.8 struct usb_driver has .driver"),
+        ("subsystem-6.1", OLD, None, "usb_register_driver() (and 1 more) belongs to CONFIG_USB"),
+        ("subsystem-6.1", OLD, None, "the flavour generic has it (kernel: generic)"),
+        ("subsystem-6.1", "6.1.0-56-amd64", None, "KBUILD_EXTRA_SYMBOLS"),
+    ],
+)  # fmt: skip
+def test_what_people_meet_is_named_with_its_way_out(name: str, release: str, folder: str | None, words: str) -> None:
+    assert words in reason(name, release, folder)
+
+
+def test_extra_cflags_is_blamed_on_no_kernel_that_honours_it() -> None:
+    about = inspect_folder({"Makefile": "EXTRA_CFLAGS += -O2\nobj-m := gone_header.o\n"})
+    assert "EXTRA_CFLAGS" not in reason("genhd-6.1", about=about)
+    line = "/m/a.c:3:10: fatal error: own.h: No such file or directory"
+    assert "EXTRA_CFLAGS" not in folder_reason(line, 2, extra_cflags=True)
+    about = replace(about, extra_cflags=True)
+    said = build_reason(line, 2, parse_diagnostics(line, PurePosixPath("/m")), "6.15.1", folder=about)
+    assert said is not None and "since Linux 6.15 EXTRA_CFLAGS is ignored" in said
+
+
+def test_headers_outside_of_the_folder_are_said_not_to_come_along() -> None:
+    about = inspect_folder({"Makefile": "EXTRA_CFLAGS += -I$(PWD)/../include\nobj-m := extra_number.o\n"})
+    said = reason("cflags-6.1", about=about)
+    assert "extra_number.h is not found: $(PWD)/../include lies outside of the module's folder" in said
+    line = "/m/probe.c:3:10: fatal error: ../common/numbers.h: No such file or directory"
+    assert "../common/numbers.h lies outside of the module's folder" in folder_reason(line, 2)
+    line = "/m/sub/probe.c:3:10: fatal error: ../common/numbers.h: No such file or directory"
+    assert "outside" not in folder_reason(line, 2)
+
+
+@pytest.mark.parametrize(
+    ("flag", "out"),
+    [
+        ("-I$(PWD)/../include", True),
+        ("-I$(src)/../../x", True),
+        ("-I../x", True),
+        ("-I/home/me/x", True),
+        ("-I$(src)/include", False),
+        ("-I$(srctree)/drivers/usb", False),
+        ("-Iinclude", False),
+        ("-I$(src)/a/../b", False),
+        ("-I/lib/modules/x/build/include", False),
+        ("-I$(KDIR)/include", False),
+    ],
+)
+def test_a_folder_for_headers_that_lies_outside_is_noticed(flag: str, out: bool) -> None:
+    assert bool(inspect_folder({"Makefile": f"ccflags-y += {flag}\nobj-m := a.o\n"}).includes_out) == out
+
+
+def test_an_option_that_the_kernel_has_is_not_to_blame() -> None:
+    assert "CONFIG_USB" not in reason("subsystem-6.1", config={"USB": "m"})
+    said = reason("subsystem-6.1", "6.1.0-own", config={"NET": "y"})
+    assert "CONFIG_USB" in said and "such as one of your own" in said
+
+
+def test_a_rust_module_on_a_kernel_with_rust_wants_its_compiler() -> None:
+    log = "  RUSTC [M] /m/a.o\n/bin/sh: 1: rustc: not found\n"
+    config = {"RUST": "y", "RUSTC_VERSION_TEXT": '"rustc 1.85.0"'}
+    said = build_reason(log, 2, parse_diagnostics(log, PurePosixPath("/m")), NEW, config=config)
+    assert said is not None and "its own compiler, rustc 1.85.0" in said
+    said = build_reason(log, 2, parse_diagnostics(log, PurePosixPath("/m")), NEW, config={"USB": "y"})
+    assert said is not None and "without CONFIG_RUST" in said
+
+
+def test_a_clang_kernel_is_named_before_an_error_without_a_known_cause() -> None:
+    line = "/m/a.c:3:1: error: odd"
+    found = parse_diagnostics(line, PurePosixPath("/m"))
+    said = build_reason(line, 2, found, NEW, config={"CC_IS_CLANG": "y"})
+    assert said is not None and "LLVM=1" in said
+
+
+def test_a_version_test_is_pointed_at_where_a_stable_release_took_the_change_over() -> None:
+    sources = {"backported.c": "#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 8, 0)"}
+    said = reason("backported-6.1", sources=sources)
+    assert f"this {OLD} has taken that over; the sources test LINUX_VERSION_CODE" in said
+
+
+def test_a_callback_of_another_type_is_named_with_both() -> None:
+    text = (LOGS / "wifi-6.12.log").read_text()
+    scan = text[text.index("/srv/wifi/wifi.c:29") :]
+    said = build_reason(scan, 2, parse_diagnostics(scan, PurePosixPath("/srv/wifi")), WIFI)
+    assert said is not None and f"wifi.c:29: lamp_ops.scan is of another type in {WIFI}: it takes `int (*)(" in said
+    assert "struct cfg80211_scan_request *)`, and the module has `int (*)(struct wiphy *, int)`" in said
+
+
+def test_a_thousand_errors_are_looked_through_quickly() -> None:
+    words = "initialization of 'int (*)(struct x *, int, u8)' from incompatible pointer type 'int (*)(int)'"
+    line = f"/m/a.c:{{n}}:1: error: {words}"
+    log = "\n".join(line.format(n=n) for n in range(20000))
+    found = parse_diagnostics(log, PurePosixPath("/m"))
+    began = time.process_time()
+    assert build_reason(log, 2, found, NEW) is not None
+    assert time.process_time() - began < 2

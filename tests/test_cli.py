@@ -298,6 +298,16 @@ def test_a_log_with_a_crash_ends_in_1_and_one_without_in_0(kmlab: Program, lab: 
     assert said["crashes"][0]["kind"] == "oops"
     (lab / "quiet").write_text("[    1.000000] hello\n")
     assert kmlab("crashes", "quiet") == (0, "nothing found\n", "")
+    assert json.loads(kmlab("crashes", "quiet", "--json").out)["unread"] is None
+
+
+def test_nothing_found_in_a_log_that_was_not_read_is_no_clean_log(kmlab: Program, lab: Path) -> None:
+    (lab / "odd").write_text("[    1.000000] hello\nxy BUG: kernel NULL pointer dereference, address: 0\n")
+    ended = kmlab("crashes", "odd")
+    assert (ended.code, ended.out.splitlines()[-1]) == (2, "nothing found in what could be read")
+    said = json.loads(kmlab("crashes", "odd", "--json").out)
+    first = "xy BUG: kernel NULL pointer dereference, address: 0"
+    assert (said["crashes"], said["unread"]) == ([], {"lines": 1, "first": first})
 
 
 def test_a_file_that_is_no_log_is_bad_input(kmlab: Program, lab: Path) -> None:

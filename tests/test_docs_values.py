@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from kmlab.config import lab
-from kmlab.kernel.crash.watchdogs import ladder
+from kmlab.kernel.hang.watchdogs import ladder
 from kmlab.kernel.log.taint import taint_names
 from kmlab.provision.guest import GuestRecord
 from kmlab.report import grid

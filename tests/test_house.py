@@ -31,8 +31,8 @@ FLOORS = (
         "host/hypervisor",
         "host/net",
     ),
-    ("kernel/signing", "host/packages"),
-    ("host",),
+    ("kernel/module", "kernel/hang", "host/packages"),
+    ("kernel/signing", "host"),
     # Image, base, checkpoint, guest.
     ("provision/plan",),
     ("provision/images",),

@@ -347,3 +347,31 @@ def test_an_exit_without_end_says_so() -> None:
 
 def test_a_module_that_is_not_there_says_so() -> None:
     assert unload("rmmod: ERROR: Module mod is not currently loaded\n").kind == "not-loaded"
+
+
+def enosys(source: str, release: str = RELEASE, config: dict[str, str] | None = None) -> Failure:
+    failure = explain_load_failure(
+        insmod("Function not implemented"),
+        1,
+        ["mod: begins"],
+        "mod",
+        release,
+        sources=lambda: [source],
+        config=None if config is None else lambda: config,
+    )
+    assert failure is not None and failure.errno == "ENOSYS"
+    return failure
+
+
+def test_a_stand_in_for_what_the_kernel_is_built_without_is_named_with_its_option() -> None:
+    failure = enosys('\tret = gpio_request_one(4, 0, "led");\n')
+    assert failure.subject == "CONFIG_GPIOLIB"
+    assert "gpio_request_one() does nothing but return that in a kernel without CONFIG_GPIOLIB" in failure.reason
+    assert "kernel: generic" in failure.reason
+    assert "CONFIG_KPROBES" in enosys("register_kprobe(&kp);", "6.1.0-own", {"GPIOLIB": "y"}).reason
+
+
+def test_an_option_that_is_on_is_no_cause_of_enosys() -> None:
+    assert enosys("gpio_request(4, 0);", config={"GPIOLIB": "y"}).subject is None
+    assert enosys("gpio_request(4, 0);", "6.1.0-56-amd64").subject is None
+    assert enosys("return -ENOSYS;").subject is None

@@ -92,7 +92,7 @@ def test_a_saved_log_is_judged_as_its_header_says(path: Path) -> None:
 @pytest.mark.parametrize("path", CORPUS, ids=lambda p: p.stem)
 def test_a_log_fed_byte_by_byte_is_judged_the_same(path: Path) -> None:
     sample = read_sample(path)
-    reader, scanner = ConsoleReader(), Scanner(sample.own, sample.booted)
+    reader, scanner = ConsoleReader(pasted=True), Scanner(sample.own, sample.booted)
     said: list[Crash] = []
     scattered: list[Record] = []
     for byte in sample.data:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kmlab.diagnosis.saved_log import hear
 from kmlab.kernel.crash.crash import Crash, outcome_of
 from kmlab.kernel.crash.scanner import Scanner, find_crashes
 from kmlab.kernel.log.records import LINE_CAP, ConsoleReader, parse_log
@@ -26,7 +30,7 @@ def check(data: bytes, cut: int) -> None:
         check_clean(record.text.replace("\t", ""))
     for crash in crashes:
         check_crash(crash)
-    reader, scanner = ConsoleReader(), Scanner()
+    reader, scanner = ConsoleReader(pasted=True), Scanner()
     pieces = []
     for start in range(0, len(data), cut):
         records = reader.feed(data[start : start + cut])
@@ -39,6 +43,16 @@ def check(data: bytes, cut: int) -> None:
         assert tuple(pieces + last) == log.records
         assert scanner.crashes == crashes
     assert reader.dropped == log.dropped
+    check_heard(data)
+
+
+def check_heard(data: bytes) -> None:
+    """As `kmlab crashes` reads a saved log: perhaps backwards, or with something before its lines."""
+    heard = hear(io.BytesIO(data))
+    for crash in heard.crashes:
+        check_crash(crash)
+    unread = heard.survey.unread
+    assert unread is None or unread.lines > 0
 
 
 def check_crash(crash: Crash) -> None:
@@ -81,9 +95,58 @@ def test_a_log_cut_off_anywhere_is_read(data: bytes) -> None:
         check(data[end:], 64)
 
 
+def _json_line(line: bytes) -> bytes:
+    text = line.decode("utf-8", "replace")
+    return json.dumps({"MESSAGE": text, "_TRANSPORT": "kernel", "PRIORITY": "4"}).encode() + b"\n"
+
+
+PASTES: tuple[Callable[[bytes], bytes], ...] = (
+    *(
+        lambda line, before=before: before + line
+        for before in (
+            *(
+                b"> ",
+                b"> > ",
+                b"    ",
+                b"\t",
+                b"Mar 07 08:15:31 host kernel: ",
+                "3\u6708 07 08:15:31 kernel: ".encode(),
+            ),
+            *(b"2025-03-07T08:15:31,123456+01:00 ", b"[Fri Mar  7 08:15:31 2025] ", b"kernel: ", b"kern  :warn  : "),
+            *(b"<4>1 2025-03-07T08:15:31Z host kernel - - - ", b"1.2.3.4: kern: warning: [2025-03-07T08:15:31Z]: "),
+            *(b"03-07 08:15:31.123     0     0 E BUG : ", b"[   12.000001] [2: insmod:  812] ", b"@12/x ", b"|  | "),
+            *(
+                b"08:15:31 ",
+                b"[08:15:31] ",
+                b"[  +0,000012] ",
+                b"[   12.000001 <    0.000012>] ",
+                b"{",
+                b"    MESSAGE=",
+            ),
+        )
+    ),
+    lambda line: line.rstrip(b"\n") + b" ",
+    lambda line: line.replace(b" ", b"&nbsp;").replace(b"<", b"&lt;"),
+    _json_line,
+    lambda line: b"__CURSOR=s=a\n_TRANSPORT=kernel\nMESSAGE=" + line + b"\n",
+    lambda line: b"Fri 2025-03-07 08:15:31 CET [s=a;i=1;]\n    _TRANSPORT=kernel\n    MESSAGE=" + line,
+    lambda line: b'{\n\t"MESSAGE" : ' + json.dumps(line.decode("utf-8", "replace")).encode() + b"\n}\n",
+    lambda line: line.replace(b" ", b"\n", 1),
+)
+"""What people and programs do to each line of a log."""
+
+
+def pasted(data: bytes, chance: random.Random) -> bytes:
+    """A log as somebody sent it: each line behind something, perhaps all backwards."""
+    do = chance.choice(PASTES)
+    lines = [do(line) for line in data.splitlines(keepends=True)]
+    return b"".join(reversed(lines) if chance.randrange(4) == 0 else lines)
+
+
 def damaged(chance: random.Random) -> bytes:
     """A saved log with bytes flipped, pieces cut out, doubled, moved or taken from another log."""
-    data = bytearray(chance.choice(CORPUS))
+    log = chance.choice(CORPUS)
+    data = bytearray(pasted(log, chance) if chance.randrange(2) else log)
     for _ in range(chance.randint(1, 12)):
         if not data:
             break

@@ -9,7 +9,7 @@ from kmlab.common import paths
 from kmlab.diagnosis.hang import busy_hang, merge_hang_findings, read_cpus, silent_hang, waiting_hang
 from kmlab.kernel.crash.crash import Crash, outcome_of
 from kmlab.kernel.crash.stack_trace import Frame
-from kmlab.kernel.crash.tasks import parse_tasks
+from kmlab.kernel.hang.tasks import parse_tasks
 from kmlab.kernel.symbols.registers import window
 from kmlab.provision.guest import GuestRecord
 from kmlab.testing import World

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kmlab.kernel.crash.stack_trace import Frame
-from kmlab.kernel.crash.tasks import Task, find_deadlock, parse_cpus, parse_tasks, tasks_in
+from kmlab.kernel.hang.tasks import Task, find_deadlock, parse_cpus, parse_tasks, tasks_in
 
 DATA = Path(__file__).parent / "data" / "tasks"
 LINES = (DATA / "poll-6.1.txt").read_text().splitlines()

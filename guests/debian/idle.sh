@@ -4,7 +4,7 @@ state=$(cat /run/kmlab-state)
 failed=$(systemctl --failed --no-legend --plain | cut -d' ' -f1 | tr '\n' ' ')
 mkdir -p /var/lib/kmlab/modules
 
-# Set the limits of the kernel's watchdogs. kmlab provides the numbers (kmlab/kernel/crash/watchdogs.py).
+# Set the limits of the kernel's watchdogs. kmlab provides the numbers (kmlab/kernel/hang/watchdogs.py).
 echo "$WATCHDOG_THRESH" > /proc/sys/kernel/watchdog_thresh
 echo "$RCU_STALL" > /sys/module/rcupdate/parameters/rcu_cpu_stall_timeout
 echo "$HUNG_TASK" > /proc/sys/kernel/hung_task_timeout_secs

@@ -270,8 +270,9 @@ def crashes(
     from kmlab.diagnosis import saved_log
 
     judged = saved_log.judge_file(file, module, _built_by_lab(module, lab) if module else ())
-    render.crashes(judged.crashes, judged.notes, judged.source, as_json=json)
-    raise typer.Exit(1 if judged.crashes else 0)
+    render.crashes(judged.crashes, judged.notes, judged.source, judged.unread, as_json=json)
+    # Nothing judged in a log that was not read is no answer.
+    raise typer.Exit(1 if judged.crashes else 2 if judged.unread else 0)
 
 
 def _built_by_lab(module: Path, lab: Path | None) -> list[Path]:

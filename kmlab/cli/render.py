@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kmlab.kernel.build.diagnostics import Diagnostic
     from kmlab.kernel.build.kernel_releases import Release
     from kmlab.kernel.crash.crash import Crash
+    from kmlab.kernel.crash.paste import Unread
     from kmlab.kernel.log.records import Record
     from kmlab.provision.cache import GuestStatus, ListedImage
     from kmlab.provision.guest import GuestRecord
@@ -200,20 +201,29 @@ def one_line(result: RunResult) -> None:
     sys.stderr.flush()
 
 
-def crashes(found: Sequence[Crash], notes: Sequence[str], source: Path | None, *, as_json: bool) -> None:
+def crashes(
+    found: Sequence[Crash], notes: Sequence[str], source: Path | None, unread: Unread | None, *, as_json: bool
+) -> None:
     """Print the findings of a saved log; `source` is the folder with the sources."""
     if as_json:
         from kmlab.run.result import crash_to_json
 
         document(
-            {"schema": "kmlab.crashes/1", "crashes": [crash_to_json(crash) for crash in found], "notes": list(notes)}
+            {
+                "schema": "kmlab.crashes/1",
+                "crashes": [crash_to_json(crash) for crash in found],
+                "notes": list(notes),
+                "unread": {"lines": unread.lines, "first": unread.first} if unread else None,
+            }
         )
         return
     for crash in found:
         print_line(_crash_line(crash))
+        print_lines([f"    {crash.reason}"] if crash.reason else [])
         print_lines(_crash_lines(crash, source, 12))
     print_lines([f"  {note}" for note in notes])
-    print_line(f"{len(found)} found" if found else "nothing found")
+    nothing = "nothing found in what could be read" if unread else "nothing found"
+    print_line(f"{len(found)} found" if found else nothing)
 
 
 def _place(crash: Crash) -> str:

@@ -22,7 +22,7 @@ from kmlab.host.disk import vmcore
 from kmlab.kernel.crash.crash import Crash
 from kmlab.kernel.crash.source_lines import innermost, located, placed
 from kmlab.kernel.crash.stack_trace import Frame, blame
-from kmlab.kernel.crash.tasks import QUESTIONS, Task, find_deadlock, parse_cpus, parse_tasks, tasks_in
+from kmlab.kernel.hang.tasks import QUESTIONS, Task, find_deadlock, parse_cpus, parse_tasks, tasks_in
 from kmlab.kernel.log.records import KernelLog, Record
 from kmlab.kernel.log.ring_memory import UnknownLayout, read_ring
 from kmlab.kernel.symbols.elf import MalformedModule

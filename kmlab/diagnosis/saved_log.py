@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
+import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 
 from kmlab.common import folder_tree
 from kmlab.common.errors import ConfigError
 from kmlab.common.events import printable
-from kmlab.kernel.crash.crash import Crash, foreign_modules
+from kmlab.kernel.crash.crash import Crash, fingerprint_of, foreign_modules
+from kmlab.kernel.crash.paste import Layout, Rejoiner, Survey, Unread, is_suspicious, is_wrapped, runs_backwards, turned
 from kmlab.kernel.crash.scanner import Scanner
 from kmlab.kernel.crash.source_lines import located
 from kmlab.kernel.log.file_type import SAVE, Doubt, kind_of
 from kmlab.kernel.log.records import ConsoleReader, Record
+from kmlab.kernel.module.load_errors import RefusedLoad, find_refused_loads, is_of_insmod, may_be_refusal, may_refuse
 from kmlab.kernel.module.modinfo import ModInfo, parse_modinfo
 from kmlab.kernel.symbols.elf import LARGEST_PRODUCTS
 from kmlab.kernel.symbols.symbolizer import ModuleSymbols
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 19
+_HEAD = 1 << 16
+"""Bytes from which it is seen which way a log runs."""
 _RELEASE = re.compile(r"(?:Not tainted|Tainted: [A-Z ]+?) +(\d[\w.+~-]{1,80}) #\d")
 """The kernel's release in a report's second line: print_tainted() and init_utsname() in lib/dump_stack.c."""
 
@@ -34,6 +41,8 @@ class JudgedLog(NamedTuple):
     """Why source lines are missing or may be wrong; a sentence each."""
     source: Path | None = None
     """The folder with the sources."""
+    unread: Unread | None = None
+    """The lines that look like a kernel's and could not be read."""
 
 
 class _Build(NamedTuple):
@@ -52,7 +61,7 @@ def judge_file(file: str, module: Path | None = None, elsewhere: Sequence[Path] 
     """
     root = None if module is None or module.is_file() else PurePosixPath(module.resolve())
     builds = _builds(module, elsewhere, root) if module else {}
-    findings = _findings(file, frozenset(builds))
+    findings, unread, how = _findings(file, frozenset(builds))
     source = (module if module.is_dir() else module.parent) if module else None
     crashes, changed = [], dict[str, None]()
     notes = dict.fromkeys((*_other_modules(findings, builds), *_bystanders(findings)))
@@ -67,36 +76,173 @@ def judge_file(file: str, module: Path | None = None, elsewhere: Sequence[Path] 
         build = chosen.get(crash.module or "")
         if source and build and (note := _newer_source(source, crashes[-1].file, build.file)):
             changed[note] = None
-    return JudgedLog(tuple(crashes), (*notes, *changed), None if changed else source)
+    if unread and (unread.report or not crashes):
+        how.append(_unread_words(unread))
+    return JudgedLog(tuple(crashes), (*how, *notes, *changed), None if changed else source, unread)
 
 
-def _findings(file: str, own: frozenset[str]) -> list[Crash]:
-    """Return the findings in a log; raise ConfigError if it is none. Without any prefix, every line is the kernel's."""
-    reader, scanner, bare, doubt = ConsoleReader(), Scanner(own), Scanner(own), Doubt()
+def _unread_words(unread: Unread) -> str:
+    lines = f"{unread.lines} lines look" if unread.lines > 1 else "1 line looks"
+    return f"{lines} like a kernel's and could not be read, the first: {printable(unread.first.strip(), 160)}"
 
-    def take(records: list[Record]) -> None:
-        scanner.feed(records)
+
+class Heard(NamedTuple):
+    """What reading a log gave."""
+
+    crashes: list[Crash]
+    doubt: str | None
+    """Why this is no kernel log; None where it may be one."""
+    lines: int
+    survey: Survey
+    refused: list[Crash]
+    """Loads that the kernel refused."""
+    prefixed: bool
+    """Some line says itself who wrote it."""
+    backwards: bool = False
+    """The newest line came first."""
+
+
+def _findings(file: str, own: frozenset[str]) -> tuple[list[Crash], Unread | None, list[str]]:
+    """What a log reports, what of it could not be read, and how it was read; an error where it is none."""
+    try:
+        with _opened(file) as log:
+            if other := kind_of(log.read(_CHUNK)):
+                raise _no_log(file, f"it is {other.what}", other.remedy)
+            heard = hear(log, own)
+    except OSError as error:
+        raise ConfigError(f"{printable(file)}: cannot read this log: {error.strerror}") from None
+    unread = heard.survey.unread
+    # A text that is no log may speak of one in a line or two.
+    mostly = unread and (unread.report or unread.lines * 5 >= heard.lines)
+    found = heard.crashes + heard.refused
+    if not found and heard.doubt and not mostly:
+        raise _no_log(file, heard.doubt, SAVE)
+    return found, unread, [_BACKWARDS] if heard.backwards else []
+
+
+_BACKWARDS = "the log runs backwards, newest line first: it was read from its end"
+
+
+def hear(log: BinaryIO, own: frozenset[str] = frozenset()) -> Heard:
+    """Read a log, more than once where that finds more: backwards, or with what somebody put before its lines."""
+    log.seek(0)
+    head = log.read(_HEAD)
+    backwards, wrapped = runs_backwards(head), is_wrapped(head[: _HEAD // 4])
+    heard = _hear_once(log, own, backwards, wrapped)
+    layout = heard.survey.layout
+    if layout is not None:
+        # Where no line said who wrote it, all of them are the kernel's still.
+        layout = layout._replace(bare=layout.bare or not heard.prefixed)
+        again = _hear_once(log, own, backwards, wrapped, layout)
+        more = len(again.crashes) + len(again.refused) > len(heard.crashes) + len(heard.refused)
+        heard = again if more else heard
+    return heard
+
+
+@contextlib.contextmanager
+def _opened(file: str) -> Iterator[BinaryIO]:
+    """Open a log that can be read more than once."""
+    if file != "-":
+        with open(file, "rb") as log:
+            if log.seekable():
+                yield log
+                return
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(open(file if file != "-" else sys.stdin.fileno(), "rb", closefd=file != "-"))
+        kept = stack.enter_context(tempfile.SpooledTemporaryFile(max_size=64 * _CHUNK))
+        shutil.copyfileobj(source, kept, _CHUNK)
+        kept.seek(0)
+        yield cast(BinaryIO, kept)
+
+
+def _hear_once(
+    log: BinaryIO, own: frozenset[str], backwards: bool, wrapped: bool = False, layout: Layout | None = None
+) -> Heard:
+    """Read a log from its begin. Without a single prefix it is all taken to be the kernel's."""
+    reader, rejoiner, doubt = ConsoleReader(pasted=True), Rejoiner(wrapped), Doubt()
+    scanner, bare = Scanner(own), Scanner(own)
+    survey, bare_survey = Survey(), Survey()
+    refusals: list[tuple[bool, str]] = []
+
+    def take(records: list[Record], suspicious: bool, refusing: bool, last: bool = False) -> None:
+        if layout is not None:
+            records = list(layout.apply(records))
+        if refusing:
+            refusals.extend((record.from_kernel, record.text) for record in records if may_be_refusal(record.text))
+        joined = rejoiner.feed(records) if suspicious or wrapped else rejoiner.close() + records
+        joined += rejoiner.close() if last else []
+        scanner.feed(joined)
+        if suspicious:
+            survey.hear(joined)
         if not doubt.prefixed:
             doubt.hear(records)
         if not doubt.prefixed:
-            bare.feed(record._replace(facility=0) for record in records)
+            bare.feed(record._replace(facility=0) for record in joined)
+            if suspicious:
+                bare_survey.hear(record._replace(facility=0) for record in joined)
 
-    try:
-        with open(file, "rb") if file != "-" else open(sys.stdin.fileno(), "rb", closefd=False) as log:
-            chunk = log.read(_CHUNK)
-            if other := kind_of(chunk):
-                raise _no_log(file, f"it is {other.what}", other.remedy)
-            while chunk:
-                take(reader.feed(chunk))
-                chunk = log.read(_CHUNK)
-    except OSError as error:
-        raise ConfigError(f"{printable(file)}: cannot read this log: {error.strerror}") from None
-    take(reader.close())
-    right = scanner if doubt.prefixed else bare
+    log.seek(0)
+    chunks = iter([turned(log.read())]) if backwards else iter(lambda: log.read(_CHUNK), b"")
+    # A log that is no flood is surveyed in any case, as nearly all are.
+    first = before = True
+    for chunk in chunks:
+        suspicious = first or is_suspicious(chunk)
+        # Its last line may have begun in the chunk before. No records are kept here while the next are read.
+        take(reader.feed(chunk), suspicious or before, first or may_refuse(chunk))
+        first, before = False, suspicious
+    take(reader.close(), True, True, last=True)
+    right, surveyed = (scanner, survey) if doubt.prefixed else (bare, bare_survey)
     right.close()
-    if not right.crashes and doubt.reason:
-        raise _no_log(file, doubt.reason, SAVE)
-    return right.crashes
+    loads = find_refused_loads(t for k, t in refusals if k or not doubt.prefixed or is_of_insmod(t))
+    return Heard(
+        right.crashes,
+        doubt.reason,
+        doubt.lines,
+        surveyed,
+        [_as_crash(load) for load in loads],
+        doubt.prefixed,
+        backwards,
+    )
+
+
+def _as_crash(load: RefusedLoad) -> Crash:
+    """Put a refused load among the findings of a log."""
+    failure = load.failure
+    about = {
+        "vermagic": "it was built for another kernel",
+        "symbol-version": f"it was built with another version of {failure.symbol}",
+        "unknown-symbol": f"{failure.symbol} is not known",
+        "namespace": f"the namespace of {failure.symbol} is not imported",
+        "gpl-only": f"{failure.symbol} is for GPL modules only",
+        "duplicate-symbol": f"{failure.symbol} is exported already",
+        "signature": "its signature",
+        "btf": "its type information is of another kernel",
+        "relocation": "a relocation that does not fit",
+        "format": "its file is no module for this kernel",
+        "parameter": f"its parameter {failure.subject}",
+        "dependency": f"the init of {failure.subject} never finished",
+        "permission": "it was not permitted",
+    }.get(failure.kind, failure.kind)
+    return Crash(
+        kind="load-refused",
+        class_=failure.kind,
+        title=printable(f"load of {load.module or 'a module'} refused: {about}", 300),
+        function=None,
+        module=load.module,
+        file=None,
+        line=None,
+        task=None,
+        pid=None,
+        cpu=None,
+        frames=(),
+        sections=(),
+        text=load.said,
+        fatal=False,
+        truncated=False,
+        fingerprint=fingerprint_of("load-refused", failure.kind, load.module or "", failure.symbol or ""),
+        time=None,
+        reason=failure.reason,
+    )
 
 
 def _no_log(file: str, reason: str, remedy: str) -> ConfigError:

@@ -72,7 +72,7 @@ class FramePlace(TypedDict):
 CrashReport = TypedDict(
     "CrashReport",
     {
-        "kind": OutcomeWord,
+        "kind": Annotated[str, OneOf((*get_args(Outcome), "load-refused"))],
         "class": str,
         "title": str,
         "module": str | None,
@@ -83,6 +83,7 @@ CrashReport = TypedDict(
         "task": str | None,
         "cpu": int | None,
         "truncated": bool,
+        "reason": str | None,
         "frames": list[FramePlace],
     },
 )
@@ -219,13 +220,21 @@ class RunDocument(_Runs, total=False):
     """The table of `test` and of `run --kernels`."""
 
 
+class UnreadLines(TypedDict):
+    """The lines of a log that look like kernel output and could not be read."""
+
+    lines: int
+    first: str
+
+
 class CrashesDocument(TypedDict):
     """The crashes in a saved kernel log."""
 
     schema: Literal["kmlab.crashes/1"]
     crashes: list[CrashReport]
     notes: list[str]
-    """Why source lines are missing; a sentence each."""
+    """How the log was read, and why source lines are missing; a sentence each."""
+    unread: UnreadLines | None
 
 
 # --- guests --------------------------------------------------------------------------------------------------------

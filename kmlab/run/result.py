@@ -187,6 +187,7 @@ def crash_to_json(crash: Crash) -> CrashReport:
         "task": crash.task,
         "cpu": crash.cpu,
         "truncated": crash.truncated,
+        "reason": crash.reason,
         "frames": [
             {
                 "function": f.function,

@@ -1,14 +1,17 @@
-"""Why a module did not build, in one sentence with its remedy."""
+"""Explain why a module did not build, in one sentence with its remedy."""
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from kmlab.common.events import printable
-from kmlab.kernel.build.api_changes import find_api_change, find_missing_include
+from kmlab.kernel.build.api_changes import find_api_change, find_missing_include, find_version_tests, parse_release
 from kmlab.kernel.build.diagnostics import Diagnostic
 from kmlab.kernel.build.kbuild import Folder
+from kmlab.kernel.build.kernel_config import is_off, option_of, remedy
 
 
 def build_reason(
@@ -20,11 +23,12 @@ def build_reason(
     folder: Folder | None = None,
     built: Sequence[str] = (),
     sources: Mapping[str, str] | None = None,
+    config: Mapping[str, str] | None = None,
 ) -> str | None:
-    """Why make, which ended with `exit_code` (None: not in time), gave no module; None where it gave one.
+    """Explain why make, which ended with `exit_code` (None: not in time), gave no module; None where it gave one.
 
-    `built` are the .ko files that are there now; `sources` the module's sources, to see whether they test
-    for the kernel's version.
+    `built` are the .ko files that are there now; `sources` the module's sources, to see which versions of the kernel
+    they test for; `config` the options of the kernel that it was built for, where they are known.
     """
     # make only drops the circle and goes on, to an error that is about something else.
     same = re.search(r"^make\S*: Circular (?:\S*/)?(\S+)\.o <- (?:\S*/)?\1\.o dependency dropped", log, re.MULTILINE)
@@ -44,7 +48,50 @@ def build_reason(
             f"{path} is a link to {target}, outside of the module's folder, and only that folder is sent: copy it in."
         )
     errors = [diagnostic for diagnostic in diagnostics if diagnostic.severity == "error"]
-    return _no_headers(log, release) or _cause(errors, release, folder, sources or {}) or _last_words(log, exit_code)
+    # A program that is missing stops nothing where something else is what make ended at.
+    programs = [error for error in errors if error.file is None and _PROGRAM.search(error.message)]
+    others = [error for error in errors if error not in programs]
+    build = _Build(log, release, folder, sources or {}, config)
+    return (
+        _environment(log, release)
+        or _rust(build)
+        or _cause(others, build)
+        or _missing_program(programs, build)
+        or _plain(others, build)
+        or _last_words(log, exit_code)
+    )
+
+
+def wants_config(log: str) -> bool:
+    """Tell whether the kernel's .config may help to explain why make failed."""
+    return "undefined!" in log or "RUSTC" in log or "rustc" in log or "unrecognized command" in log
+
+
+@dataclass(frozen=True, slots=True)
+class _Build:
+    """What is known of a build that failed."""
+
+    log: str
+    release: str
+    folder: Folder | None
+    sources: Mapping[str, str]
+    config: Mapping[str, str] | None
+
+    @property
+    def tested(self) -> set[tuple[int, int]]:
+        """The versions of the kernel that the sources test for."""
+        return {version for text in self.sources.values() for version in find_version_tests(text)}
+
+    @property
+    def compiler(self) -> str | None:
+        """The compiler that the kernel was built by, if it is another one than this; Makefile warns of that."""
+        found = re.search(
+            r"^\s*The kernel was built by: (.{1,200})\n\s*You are using:\s+(.{1,200})", self.log, re.MULTILINE
+        )
+        if found:
+            ours, theirs = ("clang" in found[number] for number in (2, 1))
+            return None if ours == theirs else "clang" if theirs else "gcc"
+        return "clang" if self.config is not None and self.config.get("CC_IS_CLANG") == "y" else None
 
 
 def _is_named(path: str, log: str) -> bool:
@@ -77,7 +124,8 @@ def _config_remedy(folder: Folder) -> str:
     return f"its objects depend on {first}, which this kernel does not set to m; write obj-m, or give make {first}=m."
 
 
-def _no_headers(log: str, release: str) -> str | None:
+def _environment(log: str, release: str) -> str | None:
+    """Find what is wrong with the guest and not with the module."""
     if re.search(r"\*\*\* /lib/modules/\S+/build: No such file or directory", log):
         return f"the guest has no headers for {release}: kmlab up installs them; look at what it says about them."
     if re.search(r"Kernel configuration is invalid|include/generated/autoconf\.h.*(?:missing|are missing)", log):
@@ -92,68 +140,194 @@ def _no_headers(log: str, release: str) -> str | None:
             f"the tools of {release} could not sort the module's type information (BTF), as happens to one without a "
             "type of its own: give it one, such as a struct."
         )
-    missing = re.search(
-        r"(?m)^(?:make(?:\[\d+\])?|(?:/bin/)?sh: \d+): (\S+): (?:No such file|not found|Command not)", log
-    )
-    if missing:
-        return f"{printable(missing[1], 80)} is not in the guest: add its package to the recipe (guests/)."
     return None
 
 
-def _cause(errors: Sequence[Diagnostic], release: str, folder: Folder | None, sources: Mapping[str, str]) -> str | None:
+def _rust(build: _Build) -> str | None:
+    """Explain why a module in Rust does not build, which is mostly that the kernel takes none."""
+    if not re.search(
+        r"^\s+RUSTC\b|\brustc: (?:not found|No such file|Command not)|rust/target\.json", build.log, re.MULTILINE
+    ):
+        return None
+    if build.config is not None and build.config.get("RUST") == "y":
+        other = re.search(r"error\[E0514\]|found crate `\w+` compiled by an incompatible version of rustc", build.log)
+        wanted = build.config.get("RUSTC_VERSION_TEXT", "").strip('"')
+        if not other and not re.search(r"\brustc: (?:not found|No such file|Command not)", build.log):
+            return None
+        return (
+            f"the kernel {build.release} wants its modules in Rust built by its own compiler"
+            f"{f', {printable(wanted, 80)}' if wanted else ''}: add that to the guest's packages (packages: in "
+            f"lab.yaml)."
+        )
+    if build.config is None and not re.search(
+        r"rust/target\.json|can't find crate for `(?:core|kernel)`|\brustc: (?:not found|No such file|Command not)",
+        build.log,
+    ):
+        return None
+    return (
+        f"the kernel {build.release} is built without CONFIG_RUST, so it takes no module in Rust, and no package "
+        f"changes "
+        "that: take a kernel that has it, such as one of your own (kernel: in lab.yaml)."
+    )
+
+
+_PROGRAM = re.compile(r"^\S+: (?:not found|No such file or directory|Command not found|Permission denied)$")
+
+
+def _missing_program(programs: Sequence[Diagnostic], build: _Build) -> str | None:
+    """Name what the build called and did not find."""
+    if not programs:
+        return None
+    program = printable(programs[-1].message.split(": ")[0], 120)
+    name = program.rsplit("/", 1)[-1]
+    if program.startswith("/"):
+        return f"the headers of {build.release} in the guest are not complete, {program} is not there: install them "
+        "anew (kmlab up)."
+    if re.fullmatch(r"(?:\S+-)?(?:gcc|clang|cc|ld\.lld)(?:-\d+(?:\.\d+)*)?", name):
+        return (
+            f"the headers of {build.release} want the compiler {name}, with which that kernel was built, and the "
+            f"guest lacks "
+            f"it: add {name} to the guest's packages (packages: in lab.yaml)."
+        )
+    return f"{program} is not in the guest: add its package to the recipe (guests/)."
+
+
+def _cause(errors: Sequence[Diagnostic], build: _Build) -> str | None:
     # What is behind an error says more than the error, so the first that has a known cause comes first.
-    for error in errors:
-        change = find_api_change("\n".join((error.message, *error.notes)), release)
+    looked_at = errors[:_MOST_ERRORS]
+    for error in looked_at:
+        change = find_api_change("\n".join((error.message, *error.notes[:_MOST_NOTES])), build.release, build.tested)
         if change:
-            return f"{_place(error)}{change}{_version_test(sources)}."
-    for error in errors:
-        reason = _known(error, errors, release, folder)
-        if reason:
-            return reason
+            return f"{_place(error)}{change}{_version_test(build.sources)}."
+    return next((reason for error in looked_at if (reason := _known(error, errors, build))), None)
+
+
+def _plain(errors: Sequence[Diagnostic], build: _Build) -> str | None:
+    """Give the first error as it is, where nothing is known of its cause."""
     if not errors:
         return None
+    if build.compiler == "clang":
+        return _other_compiler(build)
     first = errors[0]
     more = f", and {len(errors) - 1} more" if len(errors) > 1 else ""
     return f"{_place(first)}{printable(first.message, 300)}{more}: mend it there and run again."
 
 
-def _known(error: Diagnostic, errors: Sequence[Diagnostic], release: str, folder: Folder | None) -> str | None:
-    place, message = _place(error), error.message
+def _known(error: Diagnostic, errors: Sequence[Diagnostic], build: _Build) -> str | None:
+    place, message, release = _place(error), error.message, build.release
+    if "unrecognized" in message and build.compiler:
+        return _other_compiler(build)
     for pattern, template in _KNOWN:
         found = re.search(pattern, message)
         if found:
             words = [printable(word or "", 120) for word in found.groups()]
             return place + template.format(*words, release=release)
-    undefined = [name[1] for e in errors if (name := re.fullmatch(r'"(\S+)" undefined!', e.message))]
-    if undefined and message.endswith("undefined!"):
-        more = f" (and {len(undefined) - 1} more)" if len(undefined) > 1 else ""
+    return (
+        _objtool(error)
+        or _undefined(error, errors, build)
+        or _forgotten_include(error)
+        or _missing_file(error, build)
+        or _callback(error, release)
+    )
+
+
+def _other_compiler(build: _Build) -> str:
+    if build.compiler == "clang":
         return (
-            f"{undefined[0]}(){more} is not exported by {release} nor by a module that make knows of: use what the "
-            "kernel exports, or give KBUILD_EXTRA_SYMBOLS the Module.symvers of the module that has it."
+            f"the kernel {build.release} was built by clang, whose flags gcc does not know: build the module with "
+            f"clang, too "
+            "(make LLVM=1; in the Makefile: export LLVM := 1), and add clang, lld and llvm to the guest's packages "
+            "(packages: "
+            "in lab.yaml)."
         )
-    header = find_missing_include(message)
-    if header:
-        return f"{place}{printable(message, 200)}: include <{header}>."
-    return _missing_file(error, release, folder)
+    return (
+        f"the kernel {build.release} was built by gcc, whose flags clang does not know: leave out LLVM=1 and CC=clang."
+    )
 
 
-def _missing_file(error: Diagnostic, release: str, folder: Folder | None) -> str | None:
+def _objtool(error: Diagnostic) -> str | None:
+    found = re.match(r"objtool: (?:(?P<function>[.\w]+)\+0x[0-9a-f]+: )?(?P<what>.+)", error.message)
+    if not found or error.file is None:
+        return None
+    file = printable(error.file, 200)
+    function = f"{printable(found['function'], 120)}(): " if found["function"] else ""
+    # Since Linux commit "objtool: Add CONFIG_OBJTOOL_WERROR" in v6.15.
+    return (
+        f"{file}: {function}{printable(found['what'], 200)}; objtool's complaints are errors since Linux 6.15 where "
+        "CONFIG_OBJTOOL_WERROR=y: mend the function, or mark the object with OBJECT_FILES_NON_STANDARD_"
+        f"{file.rsplit('/', 1)[-1]} := y."
+    )
+
+
+def _undefined(error: Diagnostic, errors: Sequence[Diagnostic], build: _Build) -> str | None:
+    names = [name[1] for e in errors if (name := re.fullmatch(r'"(\S+)" undefined!', e.message))]
+    if not names or not error.message.endswith("undefined!"):
+        return None
+    names = list(dict.fromkeys(names))
+    # modpost says the first ten, and how many it does not say.
+    hidden = sum(int(number) for number in re.findall(r"suppressed (\d{1,9}) unresolved symbol", build.log))
+    others = len(names) - 1 + hidden
+    more = f" (and {others} more)" if others else ""
+    for symbol in names:
+        option = option_of(symbol)
+        if option and is_off(option, build.config, build.release):
+            return (
+                f"{printable(symbol, 120)}(){more} belongs to CONFIG_{option}, which the kernel {build.release} is "
+                f"built without: {remedy(option, build.release)}."
+            )
+    return (
+        f"{printable(names[0], 120)}(){more} is not exported by {build.release} nor by a module that make knows of: "
+        f"use what "
+        "the kernel exports, or give KBUILD_EXTRA_SYMBOLS the Module.symvers of the module that has it."
+    )
+
+
+def _forgotten_include(error: Diagnostic) -> str | None:
+    header = find_missing_include(error.message)
+    return f"{_place(error)}{printable(error.message, 200)}: include <{header}>." if header else None
+
+
+def _callback(error: Diagnostic, release: str) -> str | None:
+    """Explain a function that does not fit the place that it is put in."""
+    found = re.search(
+        r"(?:initialization of|assignment to) [\u2018'`](?P<wanted>[^\u2019']{1,400})[\u2019'].{0,600}? from "
+        r"incompatible pointer "
+        r"type [\u2018'`](?P<given>[^\u2019']{1,400})[\u2019']",
+        error.message,
+    ) or re.search(
+        r"incompatible function pointer types [a-z ]{1,40}'(?P<wanted>[^']{1,400})'.{0,600}? type "
+        r"'(?P<given>[^']{1,400})'",
+        error.message,
+    )
+    if not found:
+        return None
+    near = next(
+        (n for note in error.notes if (n := re.search(r"near initialization for [\u2018'`](\S+?)[\u2019']\)", note))),
+        None,
+    )
+    member = printable(near[1], 120) if near else "this place"
+    return (
+        f"{_place(error)}{member} is of another type in {release}: it takes `{printable(found['wanted'], 200)}`, "
+        f"and the "
+        f"module has `{printable(found['given'], 200)}`: give the function the type that this kernel wants."
+    )
+
+
+def _missing_file(error: Diagnostic, build: _Build) -> str | None:
+    folder, release = build.folder, build.release
     header = re.search(r"^(\S+\.h): No such file|'(\S+\.h)' file not found", error.message)
     if header:
-        name = printable(header[1] or header[2], 120)
-        if _LIBC.fullmatch(name):
-            return (
-                f"{_place(error)}{name} is of the C library, which there is none of in the kernel: include what "
-                "<linux/…> has instead (<linux/printk.h> for printf(), <linux/slab.h> for malloc())."
-            )
-        if folder and folder.extra_cflags:
-            return f"{_place(error)}{name} is not found: since Linux 6.15 EXTRA_CFLAGS is ignored; use ccflags-y."
-        if name.startswith(("linux/", "asm/", "uapi/", "net/", "crypto/", "media/", "scsi/", "sound/", "drm/")):
-            return f"{_place(error)}{release} has no {name}: see where that kernel declares what you use of it."
-        return f"{_place(error)}{name} is not found: it is missing, or wants ccflags-y += -I$(src)/FOLDER."
+        return _place(error) + _missing_header(printable(header[1] or header[2], 120), error, build)
     rule = re.search(r"No rule to make target [`'](\S+)'", error.message)
     if rule:
         target = printable(rule[1], 200)
+        if re.match(r"(?:/usr/src/\S+/)?(?:scripts|tools)/", target) or re.search(r"\.asn1\.[ch]$", target):
+            target = "scripts/asn1_compiler" if ".asn1." in target else target
+            return (
+                f"the headers of {release} come without {target}, a program that is built with the kernel: let the "
+                f"sources "
+                "hold what it would make, as a build in the kernel's own tree leaves it."
+            )
         if target == "Makefile" and folder and folder.has_makefile and folder.file is None:
             return "kbuild reads Kbuild or Makefile, and by no other spelling: rename the one in the module's folder."
         if folder and folder.old_subdirs:
@@ -166,6 +340,37 @@ def _missing_file(error: Diagnostic, release: str, folder: Folder | None) -> str
     return None
 
 
+def _missing_header(name: str, error: Diagnostic, build: _Build) -> str:
+    """Explain why a header is not found, and what to do; the end of a sentence that begins with the place."""
+    folder, release = build.folder, build.release
+    if _LIBC.fullmatch(name):
+        return (
+            f"{name} is of the C library, which there is none of in the kernel: include what "
+            "<linux/…> has instead (<linux/printk.h> for printf(), <linux/slab.h> for malloc())."
+        )
+    if name.startswith(("linux/", "asm/", "uapi/", "net/", "crypto/", "media/", "scsi/", "sound/", "drm/")):
+        return f"{release} has no {name}: see where that kernel declares what you use of it."
+    below = posixpath.normpath(posixpath.join(posixpath.dirname(error.file or ""), name))
+    if below.startswith("../") and not posixpath.isabs(error.file or ""):
+        return f"{name} lies outside of the module's folder, and only that folder is sent: copy it in."
+    if folder and name.rsplit("/", 1)[-1] not in folder.sources:
+        outside = ", ".join(printable(path, 120) for path in folder.includes_out)
+        if outside:
+            return (
+                f"{name} is not found: {outside} lies outside of the module's folder, and only that folder is sent: "
+                f"copy "
+                "the headers in."
+            )
+    version = parse_release(release)
+    if folder and folder.extra_cflags and version is not None and version >= (6, 15):
+        # Since Linux commit "kbuild: remove EXTRA_*FLAGS support" in v6.15.
+        return f"{name} is not found: since Linux 6.15 EXTRA_CFLAGS is ignored; use ccflags-y."
+    return f"{name} is not found: it is missing, or wants ccflags-y += -I$(src)/FOLDER."
+
+
+_MOST_ERRORS = 100
+"""Errors that are looked at for a cause; gcc's first ones are what the others come of."""
+_MOST_NOTES = 20
 _LIBC = re.compile(
     r"(?:assert|ctype|errno|fcntl|float|inttypes|locale|math|memory|poll|pthread|setjmp|signal|stdint|stdio|stdlib|"
     r"string|strings|time|unistd|wchar|sys/\w+|netinet/\w+|arpa/\w+)\.h"

@@ -4,6 +4,7 @@ kbuild/makefiles.
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ class Folder:
     """The names of all files in it and beneath."""
     below: tuple[str, ...] = ()
     """Folders beneath that have obj-m, whether or not the top descends into them."""
+    includes_out: tuple[str, ...] = ()
+    """Folders for headers that its flags name and that lie outside of it: they do not come along."""
     links_out: tuple[tuple[str, str], ...] = ()
     """Links that lead out of the folder, and where to: their targets do not come along."""
 
@@ -82,6 +85,7 @@ def inspect_folder(files: Mapping[str, str]) -> Folder:
         configs=tuple(dict.fromkeys(config for found in objects if (config := found["config"]))),
         has_makefile=own is not None,
         extra_cflags=re.search(r"^\s*(?:override\s+)?EXTRA_CFLAGS\b", text, re.MULTILINE) is not None,
+        includes_out=tuple(dict.fromkeys(found[1] for found in _INCLUDE.finditer(text) if _leads_out(found[1]))),
         old_subdirs="SUBDIRS=" in text and not re.search(r"\bM=", text),
     )
 
@@ -128,6 +132,18 @@ _OBJECTS = re.compile(
     r"\s*(?:[:+?]{0,2}=)(?P<value>.*)$",
     re.MULTILINE,
 )
+_INCLUDE = re.compile(r"(?<!\S)-I\s{0,4}([^\s#]{1,200})")
+_VARIABLES = re.compile(r"^(?:\$[({]\w+[)}]/?)+")
+
+
+def _leads_out(path: str) -> bool:
+    """Tell whether a folder for headers lies outside of the module's, which the variables before it stand for."""
+    below = _VARIABLES.sub("", path)
+    if below.startswith("/") and below == path:
+        return not path.startswith(("/lib/", "/usr/"))
+    return posixpath.normpath(f"x/{below}").split("/")[0] != "x" or posixpath.normpath(below).startswith("..")
+
+
 _TARGET = re.compile(r"^[\w.%-]+\s*:(?!=)", re.MULTILINE)
 
 

@@ -17,7 +17,7 @@ class Crash:
     """One bug, as the kernel told it."""
 
     kind: str
-    """The outcome it means: panic, oops, warning or hang."""
+    """The outcome it means: panic, oops, warning or hang; of a saved log also `load-refused`."""
     class_: str
     """The fine kind, such as `null-dereference` or `lockdep-circular`: see `kmlab.kernel.crash.patterns`."""
     title: str
@@ -45,6 +45,8 @@ class Crash:
     """The same for the same bug in another run and on another kernel."""
     time: float | None
     """Seconds since boot of its first line."""
+    reason: str | None = None
+    """Why, with the remedy, where the title does not say it: of a load that was refused."""
 
     @property
     def deadly(self) -> bool:

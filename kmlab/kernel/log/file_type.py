@@ -49,25 +49,27 @@ class Doubt:
         self.prefixed = False
         """Some line says itself who wrote it: no others are then taken for the kernel's."""
         self._known = False
-        self._lines = self._named = 0
+        self.lines = 0
+        """Lines that were heard so far, up to the first that says who wrote it."""
+        self._named = 0
 
     def hear(self, records: Iterable[Record]) -> None:
         for record in records:
             if record.prefixed:
                 self.prefixed = True
                 return
-            self._lines += 1
+            self.lines += 1
             self._named += bool(_NAMED.match(record.text))
             self._known = self._known or bool(_KNOWN.search(record.text))
 
     @property
     def reason(self) -> str | None:
         """Why this is no kernel log; None where it may be one."""
-        if self.prefixed or self._known or self._named * 2 > self._lines:
+        if self.prefixed or self._known or self._named * 2 > self.lines:
             return None
-        if not self._lines:
+        if not self.lines:
             return "it is empty"
-        lines = f"none of its {self._lines} lines looks" if self._lines > 1 else "its one line does not look"
+        lines = f"none of its {self.lines} lines looks" if self.lines > 1 else "its one line does not look"
         return f"{lines} like a kernel's"
 
 

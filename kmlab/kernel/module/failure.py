@@ -64,7 +64,7 @@ _INIT_ERRORS = {
     "EINVAL": "an invalid argument, perhaps a parameter",
     "ENOSPC": "no room left",
     "ERANGE": "a value out of range",
-    "ENOSYS": "not implemented here",
+    "ENOSYS": "a function of the kernel's whose option is off, such as gpio_request() without CONFIG_GPIOLIB",
     "EOPNOTSUPP": "not supported here",
     "EPROBE_DEFER": "something it needs is not ready yet",
     "ETIMEDOUT": "something did not answer in time",

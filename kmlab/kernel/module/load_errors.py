@@ -1,4 +1,4 @@
-"""Why a module would not load, in plain words; follows kernel/module/main.c.
+"""Explain why a module would not load, in plain words; follows kernel/module/main.c.
 
 The kernel's log is believed first. insmod only has the error number, and its words for it mislead: ENOENT is
 "Unknown symbol in module" to it even when an init function returned it over a missing firmware file.
@@ -6,16 +6,20 @@ The kernel's log is believed first. insmod only has the error number, and its wo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from kmlab.common.events import printable
+from kmlab.kernel.build.kernel_config import find_stand_ins, remedy
 from kmlab.kernel.module.failure import Failure, errno_name, errno_of, explain_errno, last_line
 from kmlab.kernel.module.load_log import (
     Log,
     SymbolOwner,
     bad_parameter,
     refused_signature,
+    unfit_file,
     unresolved,
     vermagic_reason,
     wrong_version,
@@ -32,6 +36,8 @@ def explain_load_failure(
     modinfo: ModInfo | None = None,
     symbol_owner: SymbolOwner | Mapping[str, str] | None = None,
     already_loaded: bool | None = None,
+    sources: Callable[[], Iterable[str]] | None = None,
+    config: Callable[[], Mapping[str, str]] | None = None,
 ) -> Failure | None:
     """Why `insmod` ended with `exit_code`, or None where nothing failed.
 
@@ -39,7 +45,8 @@ def explain_load_failure(
     refusals of a signature do not name the module. `symbol_owner` is from Module.symvers or modules.symbols.
     `already_loaded` is whether the module was there before: the one thing that tells the kernel's EEXIST
     from the init's own. A positive return of init is reported though the kernel loads the module all the
-    same.
+    same. `sources` and `config`, the module's sources and the options of the kernel, are asked for only where they
+    tell more.
     """
     log = Log(records_text, module)
     if exit_code == 0:
@@ -51,10 +58,13 @@ def explain_load_failure(
         or wrong_version(log, module, kernel_release, modinfo)
         or unresolved(log, module, modinfo, owner or (lambda symbol: None))
         or bad_parameter(log, module, modinfo)
+        or unfit_file(log, module)
         or _other_refusal(log, module)
         or _missing_firmware(stderr, log, module)
         or _by_errno(stderr, exit_code, log, module, kernel_release, modinfo, already_loaded)
     )
+    if failure.kind == "init-error" and failure.errno == "ENOSYS" and sources is not None:
+        failure = _stand_in(module, kernel_release, sources(), config() if config else None) or failure
     # Names and values come from the guest.
     return replace(failure, reason=printable(failure.reason))
 
@@ -88,6 +98,117 @@ def parse_symbol_owners(text: str) -> dict[str, str]:
             if len(fields) > 2:
                 owners[fields[1].removeprefix("symbol:")] = fields[2]
     return owners
+
+
+class RefusedLoad(NamedTuple):
+    """A load that a saved log says was refused."""
+
+    module: str | None
+    """None where the kernel does not say which: it does not for most of what it has against a signature."""
+    failure: Failure
+    said: str
+    """The first line that speaks of it."""
+
+
+def find_refused_loads(records_text: Iterable[str]) -> list[RefusedLoad]:
+    """Find the modules that a log says were not loaded, each once, with the reason that a run would give.
+
+    Only refusals count, not an error that a module's own init returned.
+    """
+    named: dict[str, list[str]] = {}
+    unnamed: dict[str, None] = {}
+    inserted: dict[str, str] = {}
+    release, permissive = "", False
+    for text in records_text:
+        if text.startswith("Linux version "):
+            release = text.split(" ", 3)[2]
+        permissive = permissive or "module verification failed: " in text
+        if not _REFUSAL.search(text):
+            continue
+        name = next((match["module"] for pattern in _NAMING if (match := pattern.search(text))), None)
+        inserting = _INSERTING.search(text)
+        if name is not None:
+            if name in named or len(named) < _MOST_MODULES:
+                known = named.setdefault(_name_of(name), [])
+                known += [text] if len(known) < _MOST_LINES else []
+        elif inserting and errno_of(text) in _REFUSING:
+            inserted.setdefault(_name_of(inserting["module"]), text)
+        elif len(unnamed) < _MOST_MODULES and (
+            refused_signature(Log([text], ""), "") or unfit_file(Log([text], ""), "")
+        ):
+            unnamed[text] = None
+    if permissive:
+        # A kernel that does not insist on a signature only says that it does not know the key.
+        unnamed = {text: None for text in unnamed if "unknown module key" not in text}
+    alone = next(iter(inserted)) if len(inserted) == 1 and not named else None
+    if alone is not None:
+        # Where a program names the one module that the kernel refused without a name, that is the one.
+        named[alone], unnamed = list(unnamed), {}
+    found = [_refused(name, lines, inserted.get(name, ""), release) for name, lines in named.items()]
+    found += [_refused(name, [], words, release) for name, words in inserted.items() if name not in named]
+    kinds = {load.failure.kind for load in found} - {"signature"}
+    found += [load for text in unnamed if (load := _refused(None, [text], "", release)).failure.kind not in kinds]
+    return list({load.failure.reason: load for load in reversed(found)}.values())[::-1]
+
+
+def _refused(name: str | None, lines: list[str], words: str, release: str) -> RefusedLoad:
+    called = name or "the module"
+    failure = explain_load_failure(words, 1, lines, called, release)
+    assert failure is not None  # An exit code other than 0 always has its reason.
+    return RefusedLoad(name, failure, printable(lines[0] if lines else words, 400))
+
+
+def _name_of(word: str) -> str:
+    """Give the kernel's name of a module, from the name of its file."""
+    return re.sub(r"\.ko(?:\.\w+)?$", "", word.rsplit("/", 1)[-1]).replace("-", "_")
+
+
+_MOST_MODULES, _MOST_LINES = 100, 100
+_MODULE = r"(?P<module>[A-Za-z_0-9][\w-]{0,63})"
+_NAMING = (
+    re.compile(
+        rf"(?:^|[\s'`]){_MODULE}: (?:disagrees about version of symbol \S|version magic '|Unknown symbol \S"
+        r"|no symbol version for \S|module uses symbol \S{1,200} from namespace|module using GPL-only symbols"
+        r"|exports duplicate symbol|[`'][^`'\n]{0,200}' (?:invalid|too large) for parameter"
+        r"|gave up waiting for init|module has no symbols|target [0-9a-f]+ can ?not be addressed"
+        r"|section \d+ reloc \d+|overflow in relocation|unsupported RELA|[Uu]nknown (?:rela )?relocation"
+        r"|The unexpected relocation)"
+    ),
+    re.compile(rf"failed to validate module \[{_MODULE}\] BTF: -"),
+    re.compile(rf"[`']{_MODULE}' likely not compiled with"),
+    re.compile(rf"module {_MODULE}: (?:[Uu]nsupported|[Uu]nknown) (?:RELA|rela|relocation)"),
+)
+"""How the kernel names the module that it refuses."""
+_INSERTING = re.compile(
+    r"(?:[Cc]ould not insert (?:module )?|can't insert |[Ff]ailed to insert (?:module )?|error inserting )"
+    r"['\"`]?(?P<module>[\w./+-]{1,255})['\"`]?: "
+)
+"""insmod and modprobe of kmod, of busybox and of module-init-tools; systemd-modules-load."""
+_REFUSING = ("ENOEXEC", "EKEYREJECTED", "ENOKEY", "ENOPKG", "EBADMSG", "EPERM")
+"""Errors that hardly any init function returns."""
+_REFUSAL = re.compile(
+    r": disagrees about|: version magic|Unknown symbol|no symbol version|module uses symbol|using GPL-only"
+    r"|duplicate symbol|for parameter|gave up waiting|no symbols|can ?not be addressed|reloc|RELA|BTF: -"
+    r"|not compiled with"
+    r"|is rejected|is restricted|unsigned module|unknown module key|Invalid architecture|insert"
+)
+"""A quick look: no line without any of these speaks of a refusal."""
+_REFUSAL_BYTES = (b" symbol ", b"version magic '", b"' for parameter ", b"reloc", b" BTF: -", b" is re", b"insert")
+
+
+def may_be_refusal(text: str) -> bool:
+    """Tell whether find_refused_loads has a use for the line."""
+    return text.startswith("Linux version ") or "module verification failed: " in text or bool(_REFUSAL.search(text))
+
+
+def is_of_insmod(text: str) -> bool:
+    """Tell whether a program says in the line that it could not load a module."""
+    return _INSERTING.search(text) is not None
+
+
+def may_refuse(data: bytes) -> bool:
+    """Whether some line in these bytes probably speaks of a refusal. Cheap, so that a flood need not be read for it."""
+    return any(needle in data for needle in _REFUSAL_BYTES)
 
 
 def _positive_return(log: Log, module: str) -> Failure | None:
@@ -216,20 +337,6 @@ def _by_errno(
             errno=name,
         )
     if name == "ENOEXEC":
-        if log.find(r"^Invalid architecture in ELF header"):
-            made = f" ({modinfo.machine})" if modinfo else ""
-            return Failure(
-                "format",
-                f"{module} was built for another kind of processor{made}: rebuild it for this guest (kmlab build).",
-                errno=name,
-            )
-        if log.find(r"NAME: module has no symbols"):
-            return Failure(
-                "format",
-                f"{module} was stripped of its symbols, which the kernel needs to load it: take it as make left it, "
-                "or strip it with --strip-debug alone.",
-                errno=name,
-            )
         if modinfo and modinfo.release and modinfo.release != release:
             return Failure("vermagic", vermagic_reason(module, modinfo.release, release), errno=name)
         said = log.find(r"NAME: (.+)|^Invalid ELF.*|[Mm]odule has invalid ELF.*|section \d+ .*")
@@ -237,7 +344,7 @@ def _by_errno(
         return Failure(
             "format",
             f"{module}'s file is not a module that this kernel can load{detail}: it may be cut short or made for "
-            "another machine; rebuild it in this guest (kmlab build).",
+            "another machine; rebuild it for this kernel (kmlab build).",
             errno=name,
         )
     if name == "ENOMEM":
@@ -251,6 +358,21 @@ def _by_errno(
         return _init_failed(module, name)
     said_last = last_line(stderr) or f"insmod ended with {exit_code}"
     return Failure("load", f"{module} would not load: {said_last}.")
+
+
+def _stand_in(module: str, release: str, sources: Iterable[str], config: Mapping[str, str] | None) -> Failure | None:
+    """That init called a function which this kernel has only as an empty stand-in, as an option of it is off."""
+    found = find_stand_ins(sources, config or None, release)
+    if found is None:
+        return None
+    function, option = found
+    return Failure(
+        "init-error",
+        f"{module}'s init returned -ENOSYS: {function}() does nothing but return that in a kernel without "
+        f"CONFIG_{option}, as {release} is; {remedy(option, release)}.",
+        errno="ENOSYS",
+        subject=f"CONFIG_{option}",
+    )
 
 
 def _init_failed(module: str, name: str) -> Failure:

@@ -1,4 +1,4 @@
-"""What the kernel's log says of a module that it refuses: signature, version, symbols, parameters.
+"""Read in the kernel's log why it refuses a module: signature, version, symbols, parameters, the file itself.
 
 Follows kernel/module/main.c, signing.c and version.c, and kernel/params.c.
 """
@@ -33,13 +33,13 @@ class Log:
 _SIGNATURES = (
     (
         r"Loading of unsigned module is rejected",
-        "is not signed (or was stripped after it was) and this guest's kernel takes only signed modules: sign it "
-        "with kmlab sign.",
+        "is not signed (or was stripped after it was) and this kernel takes only signed modules: sign it with kmlab "
+        "sign.",
         "EKEYREJECTED",
     ),
     (
         r"Loading of module with unavailable key is rejected",
-        "is signed with a key that this guest does not know: enrol it with kmlab sign --mok.",
+        "is signed with a key that this kernel does not know: enrol it with kmlab sign --mok.",
         "EKEYREJECTED",
     ),
     (
@@ -48,16 +48,81 @@ _SIGNATURES = (
         "EKEYREJECTED",
     ),
     (
-        r"Lockdown: \S+ unsigned module loading is restricted",
-        "is not signed by a key of this guest, and its kernel is locked down: sign it with kmlab sign.",
+        # Since Linux 5.4 in the first words; distributions' own lockdown of 4.4 to 5.3 has the others.
+        r"Lockdown: (?:\S+ )?unsigned module loading is restricted"
+        r"|(?:Lockdown: )?(?:\S+: )?Loading of unsigned modules? is restricted"
+        r"|lockdown_reason=\"unsigned module loading\"",
+        "is not signed with a key that this kernel knows, and the kernel is locked down: sign it with kmlab sign.",
         "EPERM",
     ),
 )
 """What the kernel says, what it means, and the error that insmod gets."""
+_UNKNOWN_KEY = re.compile(r"Request for unknown module key '[^'\n]*' err -\d+")
+"""As kernels before Linux 5.4 say it, whether they insist on a signature or go on without."""
+
+_FILES = (
+    (
+        r"failed to validate module \[NAME\] BTF: -\d+",
+        "btf",
+        "{module}'s type information (BTF) does not fit this kernel's: it was built against another vmlinux; rebuild "
+        "it against this very kernel, or take it out (objcopy --remove-section=.BTF).",
+        "EINVAL",
+    ),
+    (
+        # arch/*/kernel/module.c. x86 and s390 name no module; x86 adds a line about the code model.
+        r"NAME' likely not compiled with -mcmodel=kernel"
+        r"|overflow in relocation type \d+"
+        r"|NAME: target [0-9a-f]+ can ?not be addressed by the \d+-bit"
+        r"|NAME: section \d+ reloc \d+ sym '[^'\n]*': (?:relocation \d+ out of range|unsupported)"
+        r"|relocation (?:R_\w+ )?overflow|REL(?:16|24) \S+ (?:out of range|overflows)",
+        "relocation",
+        "{module} has a relocation that is out of range here: it was built with other flags for its code model than "
+        "this kernel; rebuild it with this kernel's own Makefile (kmlab build).",
+        "ENOEXEC",
+    ),
+    (
+        r"Invalid relocation target, existing value is nonzero|Skipping invalid relocation target",
+        "format",
+        "{module} was relocated already, as a linked program is: give the .ko as make left it.",
+        "ENOEXEC",
+    ),
+    (
+        r"(?:module )?NAME: (?:[Uu]nknown|[Uu]nsupported|The unexpected)[^\n]{0,40} (?:relocation|RELA)"
+        r"|[Uu]nknown (?:rela )?relocation(?: type)?: ?\d+|NAME: unsupported RELA",
+        "relocation",
+        "{module} has a relocation of a kind that this kernel does not know: it was built by a compiler or with flags "
+        "that are not this kernel's; rebuild it with this kernel's own Makefile (kmlab build).",
+        "ENOEXEC",
+    ),
+    (
+        r"^Invalid architecture in ELF header",
+        "format",
+        "{module} was built for another kind of processor: rebuild it for this one (kmlab build).",
+        "ENOEXEC",
+    ),
+    (
+        r"NAME: module has no symbols",
+        "format",
+        "{module} was stripped of its symbols, which the kernel needs to load it: take it as make left it, or strip it "
+        "with --strip-debug alone.",
+        "ENOEXEC",
+    ),
+)
+"""What the kernel says of a file that it cannot load, a word for it, what it means, and the error that insmod gets."""
+
+
+def unfit_file(log: Log, module: str) -> Failure | None:
+    """Explain why the file itself is refused, before anything in it runs: relocations, type information, format."""
+    for pattern, kind, reason, errno in _FILES:
+        if log.find(pattern):
+            return Failure(kind, reason.format(module=module), errno=errno)
+    return None
 
 
 def refused_signature(log: Log, module: str) -> Failure | None:
     found = next((row for row in _SIGNATURES if log.find(row[0])), None)
+    if found is None and log.find(_UNKNOWN_KEY.pattern) and not log.find(r"NAME: module verification failed"):
+        found = _SIGNATURES[1]
     return Failure("signature", f"{module} {found[1]}", errno=found[2]) if found else None
 
 
@@ -69,13 +134,13 @@ def wrong_version(log: Log, module: str, release: str, modinfo: ModInfo | None) 
     if disagrees:
         built = f" (it says {modinfo.release})" if modinfo and modinfo.release and modinfo.release != release else ""
         what = (
-            f"was built against the headers of another kernel than {release}{built}"
+            f"was built against the headers of another kernel than {release or 'this one'}{built}"
             if disagrees[1] == "module_layout"
-            else f"expects another version of {disagrees[1]}() than this {release} has{built}"
+            else f"expects another version of {disagrees[1]}() than this {release or 'kernel'} has{built}"
         )
         return Failure(
             "symbol-version",
-            f"{module} {what}: rebuild it in this guest (kmlab build), after removing what was built elsewhere.",
+            f"{module} {what}: rebuild it for this kernel (kmlab build), after removing what was built elsewhere.",
             symbol=disagrees[1],
             errno="ENOEXEC" if disagrees[1] == "module_layout" else "EINVAL",
         )
@@ -94,11 +159,12 @@ def vermagic_reason(module: str, built: str, wanted: str) -> str:
     built_for, runs = built.partition(" ")[0], wanted.partition(" ")[0]
     if built_for != runs:
         return (
-            f"{module} was built for the kernel {built_for} and this guest runs {runs}: rebuild it here (kmlab build)."
+            f"{module} was built for the kernel {built_for} and this one is {runs}: rebuild it for this one (kmlab "
+            "build)."
         )
     return (
         f"{module} was built for a kernel configured otherwise ('{built}', this is '{wanted}'): rebuild it against "
-        "this guest's own headers (kmlab build)."
+        "this kernel's own headers (kmlab build)."
     )
 
 
@@ -128,7 +194,7 @@ def unresolved(log: Log, module: str, modinfo: ModInfo | None, owner: SymbolOwne
             subject=waited[1],
             errno="EBUSY",
         )
-    unknown = [found[1] for found in log.find_all(r"NAME: Unknown symbol (\S+) \(err -?\d+\)")]
+    unknown = [found[1] for found in log.find_all(r"NAME: Unknown symbol (\S+)(?: \(err -?\d+\))?\s*$")]
     return _unknown_symbol(module, list(dict.fromkeys(unknown)), modinfo, owner) if unknown else None
 
 

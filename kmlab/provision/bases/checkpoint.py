@@ -18,7 +18,7 @@ from kmlab.host.channel.ssh import Shell
 from kmlab.host.disk import disks, varstore
 from kmlab.host.hypervisor import hypervisor
 from kmlab.host.process import command, locks
-from kmlab.kernel.crash.watchdogs import ladder
+from kmlab.kernel.hang.watchdogs import ladder
 from kmlab.provision.bases import mok_enrolment
 from kmlab.provision.bases.base import Base
 from kmlab.provision.plan.artifact import (

@@ -5,6 +5,7 @@ Both return the same `BuildResult`, and put the .ko files at the same places of 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -22,8 +23,9 @@ from kmlab.common.events import Deadline, printable
 from kmlab.host.process.sandbox import Sandbox
 from kmlab.host.process.untrusted_folder import UntrustedFolder
 from kmlab.kernel.build import kbuild
+from kmlab.kernel.build.build_tree import parse_config
 from kmlab.kernel.build.diagnostics import Diagnostic, parse_diagnostics
-from kmlab.kernel.build.explain import build_reason
+from kmlab.kernel.build.explain import build_reason, wants_config
 from kmlab.kernel.module.modinfo import LoadOrder, ModInfo, is_signed, load_order, parse_modinfo
 from kmlab.kernel.symbols.elf import LARGEST_PRODUCTS
 from kmlab.provision.guest import Guest
@@ -43,6 +45,9 @@ _LARGEST_MAKEFILE = 1 << 20
 """Bytes of a Makefile that are read."""
 _DEEPEST = 4
 """The most levels of folders that are searched for another Makefile."""
+_MOST_TEXT = 8 << 20
+"""Bytes of C sources that are read to explain a failed build."""
+_SOURCES = (".c", ".h", ".cpp", ".cc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +86,10 @@ def build_in_guest(guest: Guest, name: str, source: Path, deadline: Deadline, sh
     delivered = _read_digests(_delivery_record(guest, name))
     _delivery_record(guest, name).unlink(missing_ok=True)
     built = _try_commands(
-        source, name, release, lambda command, about: _in_guest(guest, command, about, release, deadline, show_line)
+        source,
+        name,
+        release,
+        lambda command, about: _in_guest(guest, command, about, release, deadline, show_line, source),
     )
     # A module that make did not rebuild still has the signature that it was delivered with.
     ours = [p for p, image in built.images.items() if is_signed(image) and delivered.get(p) == _digest(image)]
@@ -103,7 +111,10 @@ def build_in_sandbox(box: Sandbox, source: Path, release: str, deadline: Deadlin
     box = replace(box, release=release)
     mirror(source, box.folder)
     built = _try_commands(
-        source, box.name, release, lambda command, about: _in_sandbox(box, command, about, release, deadline, show_line)
+        source,
+        box.name,
+        release,
+        lambda command, about: _in_sandbox(box, command, about, release, deadline, show_line, source),
     )
     if not built.ok:
         return built
@@ -217,6 +228,7 @@ def _in_guest(
     release: str,
     deadline: Deadline,
     show_line: ShowLine,
+    source: Path,
 ) -> BuildResult:
     argv = ["env", *(f"--unset={n}" for n in kbuild.quiet_environment()), *(f"{n}={v}" for n, v in command.environment)]
     argv += ["LC_ALL=C", *command.argv]
@@ -229,7 +241,9 @@ def _in_guest(
     if answer.lost:
         raise GuestUnreachable("the guest went away during the build")
     products = _unpack(answer.out) if answer.ok else _Products()
-    return _build_result(command, about, release, answer.error_text, answer.code, products)
+    return _build_result(
+        command, about, release, answer.error_text, answer.code, products, source, lambda: read_config(guest, deadline)
+    )
 
 
 def _unpack(archive: bytes) -> _Products:
@@ -276,6 +290,7 @@ def _in_sandbox(
     release: str,
     deadline: Deadline,
     show_line: ShowLine,
+    source: Path,
 ) -> BuildResult:
     ended = box.run(
         command.argv,
@@ -301,7 +316,12 @@ def _in_sandbox(
                 if path.endswith(".ko") or PurePosixPath(path).name == "modules.order"
             }
             products.take(made, folder.read)
-    return _build_result(command, about, release, ended.output, ended.code, products)
+
+    def config() -> Mapping[str, str]:
+        read = box.run(("cat", _config_of(release)), deadline)
+        return parse_config(read.output) if read.code == 0 else {}
+
+    return _build_result(command, about, release, ended.output, ended.code, products, source, config)
 
 
 def mirror(source: Path, target: Path) -> tuple[int, int]:
@@ -400,6 +420,8 @@ def _build_result(
     log: str,
     code: int | None,
     products: _Products,
+    source: Path,
+    config: Callable[[], Mapping[str, str]],
 ) -> BuildResult:
     diagnostics = tuple(parse_diagnostics(log, command.folder))
     if products.excess:
@@ -411,12 +433,36 @@ def _build_result(
             order = load_order(infos.values())
         except ConfigError as error:
             # No argument is wrong: the Makefile made a bad module.
-            reason = f"the built module cannot be loaded: {printable(error.message, 300)}"
-            return BuildResult(False, log, command.how, diagnostics, reason)
+            bad = f"the built module cannot be loaded: {printable(error.message, 300)}"
+            return BuildResult(False, log, command.how, diagnostics, bad)
         return BuildResult(True, log, command.how, diagnostics, None, images, _with_paths(infos, order), order.outside)
-    return BuildResult(
-        False, log, command.how, diagnostics, build_reason(log, code, diagnostics, release, folder=about)
+    options = config() if code and wants_config(log) else None
+    reason = build_reason(
+        log, code, diagnostics, release, folder=about, sources=read_sources(source), config=options or None
     )
+    return BuildResult(False, log, command.how, diagnostics, reason)
+
+
+def read_sources(source: Path) -> Mapping[str, str]:
+    """Read the module's C sources, as far as they may explain a failure; skip files that cannot be read."""
+    texts: dict[str, str] = {}
+    room = _MOST_TEXT
+    for path, entry in read_folder(source).items():
+        if entry.kind == "file" and path.endswith(_SOURCES) and 0 < entry.size <= room:
+            with contextlib.suppress(ConfigError):
+                texts[path] = read_source(source, path, room).decode("utf-8", "replace")
+                room -= entry.size
+    return texts
+
+
+def read_config(guest: Guest, deadline: Deadline) -> Mapping[str, str]:
+    """Read the options of the guest's kernel from its headers; return none if the headers do not have them."""
+    return parse_config(guest.run(f"cat {_config_of(guest.record.release)} 2> /dev/null", deadline).text)
+
+
+def _config_of(release: str) -> str:
+    """Return where a kernel's headers have its .config."""
+    return f"/lib/modules/{release}/build/.config"
 
 
 def _with_paths(infos: Mapping[str, ModInfo], order: LoadOrder) -> tuple[tuple[str, ModInfo], ...]:

@@ -14,7 +14,7 @@ from kmlab.config.lab import Lab, Module
 from kmlab.config.run_options import Options
 from kmlab.diagnosis.console import ConsoleMonitor
 from kmlab.host import Host
-from kmlab.kernel.crash.watchdogs import ladder
+from kmlab.kernel.hang.watchdogs import ladder
 from kmlab.provision.guest import Guest, slowness
 from kmlab.run.build.sandbox_build import SandboxBuild
 from kmlab.run.build.source_folder import folder_in_guest

@@ -14,6 +14,7 @@ from kmlab.kernel.module.load_errors import explain_load_failure, find_ignored_p
 from kmlab.kernel.module.modinfo import ModInfo, format_params
 from kmlab.kernel.symbols.elf import MalformedModule
 from kmlab.provision.plan.plan import lab_files
+from kmlab.run.build.make import read_config, read_sources
 from kmlab.run.steps import guest_commands
 from kmlab.run.steps.context import STATE_PATIENCE, RunContext
 from kmlab.run.steps.guest_commands import CommandResult
@@ -70,6 +71,8 @@ def _load_facts(
         context.guest.record.release,
         info,
         already_loaded=info.name in so_far.modules[0],
+        sources=lambda: read_sources(context.source).values(),
+        config=lambda: read_config(context.guest, context.deadline(STATE_PATIENCE)),
         symbol_owner=lambda symbol: guest_commands.owner_of(context.guest, symbol, context.deadline(STATE_PATIENCE)),
     )
     facts: dict[str, Any] = {}
