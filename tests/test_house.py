@@ -25,7 +25,6 @@ FLOORS = (
         "config",
         "kernel/build",
         "kernel/crash",
-        "kernel/module",
         "host/channel",
         "host/disk",
         "host/hypervisor",
