@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 
 import pytest
@@ -87,15 +88,14 @@ def test_a_kernel_without_a_known_layout_is_an_error(missing: str) -> None:
 
 
 def test_memory_that_holds_anything_raises_nothing_else() -> None:
-    whole = Memory([(6, b"Hello"), (6, b"again")])
+    whole, read = Memory([(6, b"Hello"), (6, b"again")]), 0
     for address, content in list(whole.pieces.items()):
         for at in range(0, min(len(content), 400), 3):
             damaged = Memory([(6, b"Hello"), (6, b"again")])
             damaged.pieces[address] = content[:at] + b"\xff" + content[at + 1 :]
-            try:
-                read_ring(damaged.read, SYMBOLS)
-            except UnknownLayout:
-                continue
+            with contextlib.suppress(UnknownLayout):
+                read += len(read_ring(damaged.read, SYMBOLS)) > 0
+    assert read > 0
 
 
 def test_no_symbols_is_an_error() -> None:

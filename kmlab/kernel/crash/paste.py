@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -238,15 +237,10 @@ def _report_order(head: bytes) -> int:
     """Above 0 where reports begin with their first line, below 0 where with their last, 0 where there is none."""
     order = 0
     for first, second in _PAIRS:
-        begun = Counter[bool]()
-        expects = True
-        for found in re.finditer(b"(%s)|(%s)" % (first, second), head):
-            opens = found[1] is not None
-            begun[opens] += 1
-            if begun.total() == 1:
-                expects = opens
-        if begun[True] and begun[False]:
-            order += 1 if expects else -1
+        opens = [found[1] is not None for found in re.finditer(b"(%s)|(%s)" % (first, second), head)]
+        # A trace before the first report, or after the last one, leaves both ends alike and says nothing.
+        if opens and opens[0] != opens[-1]:
+            order += 1 if opens[0] else -1
     return order
 
 
