@@ -26,7 +26,7 @@ check: setup  ## Check format, lint, types and import rules
 	$(PYTHON_TOOL) ruff format --check kmlab tests tools benchmarks
 	$(PYTHON_TOOL) ruff check kmlab tests tools benchmarks
 	$(PYTHON_TOOL) mypy
-	$(PYTHON_TOOL) pytest -q tests/test_house.py
+	$(PYTHON_TOOL) pytest -q tests/project/test_house.py
 
 docs:  ## Build the site with search, a page for each command, and man pages: build/site, build/man
 	@sh tools/setup.sh --docs

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from kmlab.kernel.build.diagnostics import Diagnostic, parse_diagnostics
 from kmlab.kernel.build.explain import build_reason
 from kmlab.kernel.build.kbuild import Folder
+from tests.places import TEST_DATA
 
-LOGS = Path(__file__).parent / "data" / "kbuild"
+LOGS = TEST_DATA / "kbuild"
 OLD = "6.1.0-56-cloud-amd64"
 NEW = "6.12.95+deb13-cloud-amd64"
 

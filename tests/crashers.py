@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 from kmlab.config.lab import Module, load_lab
+from tests.places import TEST_DATA
 
-FOLDER = Path(__file__).parent / "data" / "crashers"
+FOLDER = TEST_DATA / "crashers"
 BUILT = FOLDER.with_name("ko") / "crashers"
 """The modules as they were when their logs were made, by source and kernel."""
 CASES = load_lab(FOLDER / "lab.yaml").modules

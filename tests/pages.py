@@ -11,8 +11,8 @@ import pytest
 import typer
 
 from kmlab.cli.app import app
+from tests.places import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[1]
 PAGES = [
     *sorted(REPOSITORY.glob("*.md")),
     REPOSITORY / "examples" / "README.md",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from cryptography import x509
 
 from kmlab.kernel.signing.load_check import GuestKeyring
 from kmlab.kernel.signing.pkcs7 import make_key_pair, sign_module
+from tests.places import TEST_DATA
 
-DATA = Path(__file__).parent / "data" / "ko-sign"
+DATA = TEST_DATA / "ko-sign"
 KO = (DATA / "signdata.ko").read_bytes()
 SIGNER = x509.load_der_x509_certificate((DATA / "signer.der").read_bytes())
 ECDSA_SIGNER = x509.load_der_x509_certificate((DATA / "ecdsa-signer.der").read_bytes())

@@ -7,7 +7,8 @@ With `--boots`, also make benign-boot-*.txt from the first boot of every kernel 
 
 Take the newest run of each module on each kernel that met lab.yaml's expectations. So the claims in a log's header
 (outcome, guilty function, the line that is marked in the source) come from the module's author, who wrote them before
-the log existed. A crasher's log comes with the .ko for its source lines. tests/test_oops.py defines the format.
+the log existed. A crasher's log comes with the .ko for its source lines.
+tests/kernel/crash/test_oops.py defines the format.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.test_oops_fuzz import CORPUS, check, damaged
+from tests.kernel.crash.test_oops_fuzz import CORPUS, check, damaged
 
 _TELL_EVERY = 20_000
 
@@ -46,7 +46,7 @@ def judge_guided(seconds: int) -> None:
 
         for name in [n for n in sys.modules if n.startswith("kmlab.kernel")]:
             importlib.reload(sys.modules[name])
-        import tests.test_oops_fuzz as fuzz
+        import tests.kernel.crash.test_oops_fuzz as fuzz
 
         importlib.reload(fuzz)
     folder = tempfile.mkdtemp(prefix="kmlab-fuzz")
