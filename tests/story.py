@@ -13,8 +13,8 @@ from kmlab.kernel.log.records import Record
 from kmlab.provision import lifecycle
 from kmlab.provision.guest import GuestRecord, read_record
 from kmlab.run import result
+from kmlab.run.context.results import StepResult
 from kmlab.run.result import RunResult
-from kmlab.run.steps.results import StepResult
 
 PANIC = ("<0>Kernel panic - not syncing: had enough", "---[ end Kernel panic - not syncing: had enough ]---")
 OOPS = (

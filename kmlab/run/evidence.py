@@ -10,7 +10,7 @@ from kmlab.common.events import printable
 from kmlab.config.lab import GuestSpec, Lab, Module
 from kmlab.config.run_options import Options
 from kmlab.diagnosis.console import RunLog, dmesg, keep_latest, new_run_folder
-from kmlab.run.steps.results import Results
+from kmlab.run.context.results import Results
 
 _in_use: set[Path] = set()
 """Folders of runs that have not ended, in whichever thread: the oldest are removed, but none of these."""

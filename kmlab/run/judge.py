@@ -10,8 +10,8 @@ from kmlab.config.yaml.types import matches
 from kmlab.diagnosis.console import RunLog
 from kmlab.kernel.crash.crash import Crash, outcome_of
 from kmlab.kernel.log.taint import find_unexplained
+from kmlab.run.context.results import Results
 from kmlab.run.result import unmet_crash, unmet_log, worst
-from kmlab.run.steps.results import Results
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ from kmlab.kernel.crash.crash import Crash
 from kmlab.kernel.crash.patterns import kinds_and_classes
 from kmlab.kernel.log.records import Record
 from kmlab.kernel.log.taint import taint_names
+from kmlab.run.context.results import StepResult
 from kmlab.run.documents import CrashReport, Result, RunDocument
-from kmlab.run.steps.results import StepResult
 
 WORST_LAST: tuple[str, ...] = get_args(Outcome)
 """Every outcome, in the order in which the worst one seen wins."""

@@ -33,12 +33,12 @@ from kmlab.provision.plan.plan import lab_files
 from kmlab.run import evidence, result
 from kmlab.run.build.make import check_folder
 from kmlab.run.build.sandbox_build import BuildCache, SandboxBuild
+from kmlab.run.context.outdated import Outdated, UnfitGuest
+from kmlab.run.context.results import Results, StepResult
+from kmlab.run.context.run_context import STATE_PATIENCE, RunContext, build_patience
 from kmlab.run.judge import Verdict, judge, state_left
 from kmlab.run.result import RunResult
 from kmlab.run.steps import run_steps
-from kmlab.run.steps.context import STATE_PATIENCE, RunContext, build_patience
-from kmlab.run.steps.outdated import Outdated, UnfitGuest
-from kmlab.run.steps.results import Results, StepResult
 
 if TYPE_CHECKING:
     from kmlab.provision.plan.lab_key import Signer

@@ -42,6 +42,7 @@ FLOORS = (
     # What a guest's console and memory tell; a run; what is made of its result.
     ("diagnosis",),
     ("run/build",),
+    ("run/context",),
     ("run/steps",),
     ("run",),
     ("report", "secure_boot"),

@@ -18,8 +18,8 @@ from kmlab.config.lab import Expect
 from kmlab.kernel.build.diagnostics import Diagnostic
 from kmlab.kernel.log.records import Record
 from kmlab.report import html
+from kmlab.run.context.results import StepResult
 from kmlab.run.result import RunResult
-from kmlab.run.steps.results import StepResult
 from tests.report.test_report import BAD, BROKEN, GOOD, HOSTILE
 from tests.report.test_report_findings import crashed, repository  # noqa: F401
 from tests.story import whole_result

@@ -11,8 +11,8 @@ from kmlab.common.errors import ConfigError
 from kmlab.common.events import Part
 from kmlab.config.lab import Expect
 from kmlab.report import timeline
+from kmlab.run.context.results import StepResult
 from kmlab.run.result import RunResult
-from kmlab.run.steps.results import StepResult
 
 SVG = "{http://www.w3.org/2000/svg}"
 

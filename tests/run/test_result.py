@@ -14,8 +14,8 @@ from kmlab.kernel.crash.crash import Crash
 from kmlab.kernel.crash.scanner import Scanner
 from kmlab.kernel.crash.stack_trace import Frame
 from kmlab.kernel.log.records import Record, parse_log
+from kmlab.run.context.results import StepResult
 from kmlab.run.result import LOG_CAP, WORST_LAST, RunResult, document, to_json, unmet_crash, unmet_log, worst
-from kmlab.run.steps.results import StepResult
 from tests.places import TEST_DATA
 
 OOPS = TEST_DATA / "oops" / "null-deref-read-6.12.txt"

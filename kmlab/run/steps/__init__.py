@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from kmlab.run.context.results import Results, StepResult
+from kmlab.run.context.run_context import RunContext
 from kmlab.run.steps.baseline import record_baseline
 from kmlab.run.steps.build import build
-from kmlab.run.steps.context import RunContext
 from kmlab.run.steps.exercise import exercise
 from kmlab.run.steps.load import load
-from kmlab.run.steps.results import Results, StepResult
 from kmlab.run.steps.settle import settle
 from kmlab.run.steps.sign import sign
 from kmlab.run.steps.sync import sync

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kmlab.kernel.module.users import NAMES, parse_names
-from kmlab.run.steps.context import STATE_PATIENCE, RunContext
-from kmlab.run.steps.results import Baseline, Results
+from kmlab.run.context.results import Baseline, Results
+from kmlab.run.context.run_context import STATE_PATIENCE, RunContext
 
 
 def record_baseline(context: RunContext, so_far: Results) -> Sequence[Baseline]:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from kmlab.common.events import Deadline
 from kmlab.run.build.make import build_in_guest, still_delivered
-from kmlab.run.steps.context import RunContext
-from kmlab.run.steps.outdated import give_up_if_outdated
-from kmlab.run.steps.results import BuildStepResult, Results, StepResult
+from kmlab.run.context.outdated import give_up_if_outdated
+from kmlab.run.context.results import BuildStepResult, Results, StepResult
+from kmlab.run.context.run_context import RunContext
 
 
 def build(context: RunContext, so_far: Results) -> Sequence[BuildStepResult]:

@@ -6,10 +6,10 @@ import functools
 from collections.abc import Sequence
 
 from kmlab.common.events import printable
-from kmlab.run.steps import guest_commands
-from kmlab.run.steps.context import RunContext
-from kmlab.run.steps.in_guest import run_in_guest
-from kmlab.run.steps.results import ExerciseStepResult, Results
+from kmlab.run.context import guest_commands
+from kmlab.run.context.in_guest import run_in_guest
+from kmlab.run.context.results import ExerciseStepResult, Results
+from kmlab.run.context.run_context import RunContext
 
 
 def exercise(context: RunContext, so_far: Results) -> Sequence[ExerciseStepResult]:

@@ -15,12 +15,12 @@ from kmlab.kernel.module.modinfo import ModInfo, format_params
 from kmlab.kernel.symbols.elf import MalformedModule
 from kmlab.provision.plan.plan import lab_files
 from kmlab.run.build.make import read_config, read_sources
-from kmlab.run.steps import guest_commands
-from kmlab.run.steps.context import STATE_PATIENCE, RunContext
-from kmlab.run.steps.guest_commands import CommandResult
-from kmlab.run.steps.in_guest import run_in_guest
-from kmlab.run.steps.outdated import UnfitGuest
-from kmlab.run.steps.results import LoadStepResult, Results
+from kmlab.run.context import guest_commands
+from kmlab.run.context.guest_commands import CommandResult
+from kmlab.run.context.in_guest import run_in_guest
+from kmlab.run.context.outdated import UnfitGuest
+from kmlab.run.context.results import LoadStepResult, Results
+from kmlab.run.context.run_context import STATE_PATIENCE, RunContext
 
 
 def load(context: RunContext, so_far: Results) -> Sequence[LoadStepResult]:

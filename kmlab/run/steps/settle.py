@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from kmlab.common.errors import GuestUnreachable
 from kmlab.diagnosis import hang
 from kmlab.kernel.symbols.elf import MalformedModule, read_object
-from kmlab.run.steps.context import STATE_PATIENCE, RunContext
-from kmlab.run.steps.results import AFTERWARDS, Results, StepResult
+from kmlab.run.context.results import AFTERWARDS, Results, StepResult
+from kmlab.run.context.run_context import STATE_PATIENCE, RunContext
 
 _LINGER = 2.5
 """Seconds after the unload in which something that the module left behind may still run."""

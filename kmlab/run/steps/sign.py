@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from kmlab.common.events import Deadline, printable
 from kmlab.kernel.symbols.elf import MalformedModule
 from kmlab.run.build.make import deliver
-from kmlab.run.steps import guest_commands
-from kmlab.run.steps.context import RunContext
-from kmlab.run.steps.results import BuildStepResult, Results
+from kmlab.run.context import guest_commands
+from kmlab.run.context.results import BuildStepResult, Results
+from kmlab.run.context.run_context import RunContext
 
 
 def sign(context: RunContext, so_far: Results) -> Sequence[BuildStepResult]:

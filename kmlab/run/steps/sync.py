@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from kmlab.common.events import Deadline
 from kmlab.run.build import source_folder
-from kmlab.run.steps.context import RunContext
-from kmlab.run.steps.outdated import give_up_if_outdated
-from kmlab.run.steps.results import Results, StepResult
+from kmlab.run.context.outdated import give_up_if_outdated
+from kmlab.run.context.results import Results, StepResult
+from kmlab.run.context.run_context import RunContext
 
 
 def sync(context: RunContext, so_far: Results) -> Sequence[StepResult]:

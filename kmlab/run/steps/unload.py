@@ -10,11 +10,11 @@ from typing import Any
 from kmlab.common.errors import GuestUnreachable
 from kmlab.kernel.module.modinfo import ModInfo
 from kmlab.kernel.module.unload_errors import explain_unload_failure
-from kmlab.run.steps import guest_commands
-from kmlab.run.steps.context import STATE_PATIENCE, RunContext
-from kmlab.run.steps.guest_commands import CommandResult
-from kmlab.run.steps.in_guest import run_in_guest
-from kmlab.run.steps.results import Results, UnloadStepResult
+from kmlab.run.context import guest_commands
+from kmlab.run.context.guest_commands import CommandResult
+from kmlab.run.context.in_guest import run_in_guest
+from kmlab.run.context.results import Results, UnloadStepResult
+from kmlab.run.context.run_context import STATE_PATIENCE, RunContext
 
 
 def unload(context: RunContext, so_far: Results) -> Sequence[UnloadStepResult]:

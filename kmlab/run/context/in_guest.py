@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from kmlab.diagnosis import hang
-from kmlab.run.steps.context import RunContext, StepTimer
-from kmlab.run.steps.guest_commands import CommandLimits, CommandResult
-from kmlab.run.steps.results import Results
+from kmlab.run.context.guest_commands import CommandLimits, CommandResult
+from kmlab.run.context.results import Results
+from kmlab.run.context.run_context import RunContext, StepTimer
 
 _LAST_WORDS = 2.0
 """Seconds for the console to report a panic after the connection to the guest broke."""

@@ -18,8 +18,8 @@ from kmlab.kernel.hang.watchdogs import ladder
 from kmlab.provision.guest import Guest, slowness
 from kmlab.run.build.sandbox_build import SandboxBuild
 from kmlab.run.build.source_folder import folder_in_guest
-from kmlab.run.steps.guest_commands import CommandLimits
-from kmlab.run.steps.results import StepResult
+from kmlab.run.context.guest_commands import CommandLimits
+from kmlab.run.context.results import StepResult
 
 if TYPE_CHECKING:
     from kmlab.kernel.signing.load_check import GuestKeyring

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kmlab.run.steps.context import RunContext
+from kmlab.run.context.run_context import RunContext
 
 
 class Outdated(Exception):
