@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from kmlab.common.errors import KmlabError
     from kmlab.config.lab import GuestSpec, Lab
     from kmlab.host import Host
-    from kmlab.report import Reports
+    from kmlab.report.formats import Reports
     from kmlab.run.result import RunResult
     from kmlab.run.run import Options
 
@@ -112,8 +112,8 @@ def run(
     """
     set_global_options(json=json, debug=debug, verbose=verbose)
     check_compact(compact, json)
-    from kmlab import report as reports
     from kmlab.cli import render
+    from kmlab.report import formats as reports
     from kmlab.report import timeline as pictures
     from kmlab.run import parallel
 
@@ -172,10 +172,10 @@ def test(
     """
     set_global_options(json=json, debug=debug, verbose=verbose)
     check_compact(compact, json)
-    from kmlab import report as reports
     from kmlab.cli import render
     from kmlab.common.errors import ConfigError
     from kmlab.config.run_options import Options
+    from kmlab.report import formats as reports
     from kmlab.run import parallel
     from kmlab.run.selection import modules_under
 
@@ -328,7 +328,7 @@ def _write_reports(writers: Reports, results: list[RunResult], *, github: bool, 
     """Write the reports and GitHub's annotations. Return what could not be written."""
     from kmlab.cli import render
     from kmlab.common.errors import LabError
-    from kmlab.report.github import add_job_summary, github_annotations
+    from kmlab.report.formats.github import add_job_summary, github_annotations
 
     problems = writers.finish(results)
     if github and not json:

@@ -14,7 +14,7 @@ from kmlab.cli import progress, render
 from kmlab.common import paths
 from kmlab.common.events import Event, Finished, Note, Started, escape_surrogates, printable
 from kmlab.config.lab import Lab
-from kmlab.report import github, junit
+from kmlab.report.formats import github, junit
 from kmlab.report.timeline import write as write_timeline
 from kmlab.run import result, run
 from kmlab.testing import Act, FakeModule, World

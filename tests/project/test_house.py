@@ -46,6 +46,7 @@ FLOORS = (
     ("run/steps",),
     ("run",),
     ("report", "secure_boot"),
+    ("report/formats",),
     # Imported by nobody.
     ("cli", "testing"),
     ("__main__",),

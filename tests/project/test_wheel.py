@@ -26,13 +26,13 @@ def test_the_wheel_carries_the_catalogue_and_the_recipes(tmp_path: Path) -> None
         "kmlab/guests/debian/bake.sh",
         "kmlab/guests/debian/configure.sh",
         "kmlab/py.typed",
-        "kmlab/report/page.css",
-        "kmlab/report/page.js",
+        "kmlab/report/formats/page.css",
+        "kmlab/report/formats/page.js",
     } <= names
     code = (
         "from kmlab.config import catalog; print(*catalog.image_names()); "
         "catalog.root_script(catalog.load_recipe('debian'), 'k'); "
-        "from kmlab.report import html, json_schema; "
+        "from kmlab.report import json_schema; from kmlab.report.formats import html; "
         "print('GUEST@KERNEL' in str(json_schema.schema('lab')), 'prefers-color-scheme' in html.text([]))"
     )
     listed = subprocess.run(

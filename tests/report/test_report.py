@@ -12,9 +12,9 @@ from kmlab.common.errors import ConfigError
 from kmlab.config.lab import Expect
 from kmlab.kernel.build.diagnostics import Diagnostic
 from kmlab.kernel.log.records import Record
-from kmlab.report import junit, report_files
 from kmlab.report.finding import summary
-from kmlab.report.github import github_annotations
+from kmlab.report.formats import junit, report_files
+from kmlab.report.formats.github import github_annotations
 from kmlab.run.result import RunResult
 
 GOOD = RunResult(module="hello", source="examples/hello", guest="debian", seconds=1.25)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from kmlab.report import FORMATS
+from kmlab.report.formats import FORMATS
 from tests import documents
 from tests.places import REPOSITORY
 from tests.report.test_report_findings import SARIF

@@ -14,8 +14,8 @@ import pytest
 from kmlab.config.lab import Expect
 from kmlab.kernel.build.diagnostics import Diagnostic
 from kmlab.kernel.log.records import Record
-from kmlab.report import gitlab, sarif
 from kmlab.report.finding import findings, key_records, path_in_sources, source_lines, source_root
+from kmlab.report.formats import gitlab, sarif
 from kmlab.run.result import RunResult
 from tests.places import TEST_DATA
 from tests.report.test_report import BAD, BROKEN, GOOD, HOSTILE

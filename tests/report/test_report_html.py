@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import pytest
 
-import kmlab.report
+import kmlab.report.formats
 from kmlab.common.events import Part
 from kmlab.config.lab import Expect
 from kmlab.kernel.build.diagnostics import Diagnostic
 from kmlab.kernel.log.records import Record
-from kmlab.report import html
+from kmlab.report.formats import html
 from kmlab.run.context.results import StepResult
 from kmlab.run.result import RunResult
 from tests.report.test_report import BAD, BROKEN, GOOD, HOSTILE
@@ -257,7 +257,7 @@ def test_a_page_of_many_runs_with_long_logs_stays_one_that_a_browser_can_hold() 
 
 def themes() -> list[dict[str, str]]:
     """The colours by name: light, and dark, which changes some."""
-    style = (Path(kmlab.report.__file__).parent / "page.css").read_text("utf-8")
+    style = (Path(kmlab.report.formats.__file__).parent / "page.css").read_text("utf-8")
     light, dark = (
         dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", part)) for part in style.split("prefers-color-scheme: dark")
     )

@@ -10,8 +10,8 @@ import pytest
 
 from kmlab.common.errors import LabError
 from kmlab.kernel.log.records import Record
-from kmlab.report import markdown
-from kmlab.report.github import add_job_summary
+from kmlab.report.formats import markdown
+from kmlab.report.formats.github import add_job_summary
 from kmlab.run.result import RunResult
 from tests.report.test_report import BAD, BROKEN, GOOD, HOSTILE
 from tests.report.test_report_findings import crashed, repository  # noqa: F401

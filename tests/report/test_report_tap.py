@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-from kmlab.report import tap
+from kmlab.report.formats import tap
 from kmlab.run.result import RunResult
 from tests.report.test_report import BAD, BROKEN, GOOD, HOSTILE
 from tests.story import whole_result

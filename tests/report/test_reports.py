@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kmlab import report
 from kmlab.common.errors import ConfigError
 from kmlab.kernel.build.diagnostics import Diagnostic
 from kmlab.kernel.log.records import Record
-from kmlab.report import FORMATS, Format, Reports, format_of, report_files, writer
+from kmlab.report import formats
+from kmlab.report.formats import FORMATS, Format, Reports, format_of, report_files, writer
 from kmlab.run.result import RunResult
 from tests.pages import KMLAB, blocks, code, rows
 from tests.places import REPOSITORY
@@ -35,7 +35,8 @@ def test_every_format_of_the_table_writes_text_for_any_number_of_runs(format: Fo
 
 
 def test_a_format_is_imported_when_its_report_is_written() -> None:
-    code = "import sys, kmlab.report; print(*(name for name in sys.modules if name.startswith('kmlab.report.')))"
+    package = "kmlab.report.formats"
+    code = f"import sys, {package}; print(*(name for name in sys.modules if name.startswith('{package}.')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.split() == []
 
@@ -153,13 +154,13 @@ def test_a_new_format_is_the_file_and_the_line_that_the_page_shows(
 ) -> None:
     file, line = blocks(PAGE, "python")
     (tmp_path / "csv.py").write_text(file)
-    monkeypatch.setattr(report, "__path__", [*report.__path__, str(tmp_path)])
-    monkeypatch.setattr(report, "FORMATS", (*FORMATS, eval(line, vars(report))))
+    monkeypatch.setattr(formats, "__path__", [*formats.__path__, str(tmp_path)])
+    monkeypatch.setattr(formats, "FORMATS", (*FORMATS, eval(line, vars(formats))))
     try:
         written = Reports(report_files([tmp_path / "runs.csv"]))
         assert written.finish([GOOD]) == []
     finally:
-        sys.modules.pop("kmlab.report.csv", None)
+        sys.modules.pop("kmlab.report.formats.csv", None)
     assert (tmp_path / "runs.csv").read_text() == "hello,debian,pass\n"
 
 

@@ -36,7 +36,7 @@ def add_job_summary(results: Sequence[RunResult], environment: Mapping[str, str]
     path = environment.get(SUMMARY_VARIABLE)
     if not path:
         return
-    from kmlab.report import markdown
+    from kmlab.report.formats import markdown
 
     try:
         with Path(path).open("a", encoding="utf-8") as file:
