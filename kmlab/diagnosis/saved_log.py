@@ -103,7 +103,7 @@ class Heard(NamedTuple):
 
 
 def _findings(file: str, own: frozenset[str]) -> tuple[list[Crash], Unread | None, list[str]]:
-    """Return what a log reports, what of it could not be read, and how it was read; raise ConfigError where it is none."""
+    """Return what a log reports, what could not be read of it, and how it was read; ConfigError if it is no log."""
     try:
         with _opened(file) as log:
             if other := kind_of(log.read(_CHUNK)):
