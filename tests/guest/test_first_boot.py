@@ -40,21 +40,29 @@ def test_a_build_that_is_killed_leaves_no_process_behind(environment: dict[str, 
     assert any("mmdebstrap" in name for name in running.values())
     process.kill()
     process.communicate(timeout=60)
-    wait_until(f"the end of {running}", lambda: not any(Path(f"/proc/{pid}").exists() for pid in running))
+    wait_until(f"the end of {running}", lambda: not running.keys() & processes().keys())
 
 
-def descendants(pid: int) -> dict[int, str]:
-    """Every process beneath this one, with its command line."""
-    parents, lines = {}, {}
+def descendants(pid: int) -> dict[tuple[int, str], str]:
+    """Every process beneath this one, by pid and start, with its command line."""
+    every = processes()
+    found = {pid}
+    while more := {child for (child, _), (parent, _) in every.items() if parent in found} - found:
+        found |= more
+    return {one: line for one, (_, line) in every.items() if one[0] in found - {pid}}
+
+
+def processes() -> dict[tuple[int, str], tuple[int, str]]:
+    """The parent and the command line of every process, by its pid and its start: the kernel uses pids again."""
+    every = {}
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             if entry.name.isdigit():
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                lines[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    found = {pid}
-    while more := {child for child, parent in parents.items() if parent in found} - found:
-        found |= more
-    return {one: lines[one] for one in found - {pid}}
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                if fields[0] != "Z":  # the first process of a container need not wait for its orphans
+                    every[int(entry.name), fields[19]] = int(fields[1]), line
+    return every
 
 
 def assert_nothing_left(lab: Lab) -> None:
