@@ -36,7 +36,7 @@ _CONSOLES = {"x86": "SERIAL_8250_CONSOLE", "arm64": "SERIAL_AMBA_PL011_CONSOLE"}
 
 
 def find_release(text: str) -> str | None:
-    """The release in the file `RELEASE`; None where that is no name that a path or a package can have."""
+    """Return the release in the file `RELEASE`; None where that is no name that a path or a package can have."""
     return text.strip() if _RELEASE.fullmatch(text.strip()) else None
 
 
@@ -46,14 +46,14 @@ def parse_config(text: str) -> dict[str, str]:
 
 
 def lacking(config: dict[str, str], source_arch: str) -> list[str]:
-    """The options that a guest needs and this kernel was built without."""
+    """Return the options that a guest needs and this kernel was built without."""
     wanted = [(name, values) for values, names in _NEEDED.items() for name in names]
     wanted.append((_CONSOLES[source_arch], "y"))
     return [f"CONFIG_{name}" for name, values in wanted if config.get(name, "n") not in values]
 
 
 def modules_in(order: str) -> Iterator[PurePosixPath]:
-    """The modules' files in the tree, by modules.order: `a/b.ko`, once `kernel/a/b.ko`, since Linux 6.3 `a/b.o`."""
+    """Return the modules' files by modules.order: `a/b.ko`, in old kernels `kernel/a/b.ko`, since Linux 6.3 `a/b.o`."""
     for line in order.splitlines():
         path = PurePosixPath(line.strip().removeprefix("kernel/")).with_suffix(".ko") if line.strip() else None
         if path is not None and not path.is_absolute() and ".." not in path.parts:
@@ -61,7 +61,7 @@ def modules_in(order: str) -> Iterator[PurePosixPath]:
 
 
 def places(source_arch: str) -> tuple[str, ...]:
-    """The files and folders in which all lies that modules are built with."""
+    """Return the files and folders in which all lies that modules are built with."""
     tools = ("tools/objtool/objtool", "tools/bpf/resolve_btfids/resolve_btfids")
     return ("Makefile", CONFIG, SYMVERS, "include", "scripts", f"arch/{source_arch}", *tools)
 

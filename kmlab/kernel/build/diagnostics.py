@@ -30,7 +30,7 @@ class Diagnostic:
 
 
 def parse_diagnostics(log: str, folder: PurePosixPath) -> list[Diagnostic]:
-    """The diagnostics in a build's log, each once, in its order; `folder` is where the guest had the
+    """Return the diagnostics in a build's log, each once, in its order; `folder` is where the guest had the
     module.
     """
     found: list[Diagnostic] = []
@@ -111,7 +111,7 @@ class _Reader:
         return self._placed(with_note, note, "in what the macro stands for")
 
     def _placed(self, diagnostic: Diagnostic, used: re.Match[str], why: str) -> Diagnostic:
-        """What is wrong in a header is placed where the module's author used what is in it."""
+        """Place what is wrong in a header where the module's author used what is in it."""
         if not self._elsewhere:
             return diagnostic
         self._elsewhere = False
@@ -130,7 +130,7 @@ class _Reader:
         return there.startswith(f"{self._folder}/") or (not self._folders and not path.startswith("/"))
 
     def path(self, path: str) -> str:
-        """A path of the log as the person would say it."""
+        """Return a path of the log as the person would say it."""
         if not path.startswith("/") and self._folders:
             there = posixpath.join(self._folders[-1], path)
             inside = relative_path(there, self._folder)
@@ -174,7 +174,7 @@ _COMPILER = re.compile(
 # Lines that stand between a diagnostic and its notes.
 _CONTEXT = re.compile(r"In function |At top level:|In file included")
 
-# The first that matches counts. `message` is what is said; `file`, `line` and `severity` where they are
+# The first that matches counts. `message` is the text; `file`, `line` and `severity` where they are
 # given.
 _OTHERS: tuple[tuple[re.Pattern[str], Severity], ...] = (
     # modpost names the object by its path, before and after "modpost:" grew into the message.

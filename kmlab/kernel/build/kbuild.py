@@ -63,7 +63,7 @@ MAKEFILES = ("GNUmakefile", "makefile", "Makefile")
 
 
 def inspect_folder(files: Mapping[str, str]) -> Folder:
-    """What the make files in `files` (name to text; others are passed over) say about a folder.
+    """Return what the make files in `files` (name to text; others are passed over) say about a folder.
 
     A Makefile that only mentions obj-m inside a command, as in `$(MAKE) -C … obj-m=x.o`, is a wrapper.
     """
@@ -91,7 +91,7 @@ def inspect_folder(files: Mapping[str, str]) -> Folder:
 
 
 def make_commands(kind: Kind, folder: PurePosixPath, release: str, jobs: int) -> list[BuildCommand]:
-    """The ways to build `folder` for the kernel `release`, to be tried in this order; empty for kind `none`.
+    """Return the ways to build `folder` for the kernel `release`, to be tried in this order; empty for kind `none`.
 
     KERNELRELEASE is not among the variables: Makefiles take its presence for being read by kbuild, and then
     have no targets of their own. Nor may it be in the environment.
@@ -113,7 +113,7 @@ def make_commands(kind: Kind, folder: PurePosixPath, release: str, jobs: int) ->
 
 
 def quiet_environment() -> tuple[str, ...]:
-    """The variables that must not reach make from whoever calls it."""
+    """Return the variables that must not reach make from whoever calls it."""
     return (
         "KERNELRELEASE",
         "MAKEFLAGS",
@@ -148,7 +148,7 @@ _TARGET = re.compile(r"^[\w.%-]+\s*:(?!=)", re.MULTILINE)
 
 
 def _joined(text: str) -> str:
-    """Make's lines: those that end in a backslash go on in the next."""
+    """Return make's lines: those that end in a backslash go on in the next."""
     return re.sub(r"\\\r?\n", " ", text)
 
 

@@ -54,7 +54,7 @@ class Release:
 
 
 class Unmatched(NamedTuple):
-    """Why there is no such kernel, and what there is."""
+    """Why there is no such kernel, and which kernels exist."""
 
     message: str
     hint: str
@@ -67,7 +67,7 @@ def split_release(name: str) -> tuple[str, str]:
 
 
 def parse_packages(text: str, suite: str) -> list[Package]:
-    """The kernels' packages in an index: those whose names begin with `linux-`."""
+    """Return the kernels' packages in an index: those whose names begin with `linux-`."""
     found = []
     for stanza in text.split("\n\n"):
         if not stanza.lstrip("\n").startswith("Package: linux-"):
@@ -82,7 +82,7 @@ def parse_packages(text: str, suite: str) -> list[Package]:
 
 
 def installed_release(status: str) -> str:
-    """The newest kernel in a dpkg status file, as `uname -r` would say it; empty where none is installed."""
+    """Return the newest kernel in a dpkg status file, as `uname -r` would say it; empty where none is installed."""
     there = "\n\n".join(part for part in status.split("\n\n") if "\nStatus: deinstall " not in part)
     images = [p for p in parse_packages(there, "") if _release_of(p)]
     newest = max(images, key=lambda p: version_key(p.version), default=None)
@@ -105,7 +105,7 @@ def releases(packages: Sequence[Package]) -> list[Release]:
 def choose(
     asked: str, packages: Sequence[Package], installed: str, further: Collection[str] = ()
 ) -> Release | Unmatched:
-    """The newest kernel that `asked` fits: a package, or any of version, flavour and suite with `:` or `-` in between.
+    """Return the newest kernel that `asked` fits: a package, or version, flavour and suite with `:` or `-` in between.
 
     Where no flavour is named, that of the kernel `installed` is meant, and with a flavour alone its series.
     Metapackages of the suites `further` count only where there are no others, as for apt.
@@ -123,7 +123,7 @@ def choose(
 
 
 def version_key(version: str) -> tuple[object, ...]:
-    """A key that orders versions as dpkg does: epoch, then upstream version, then revision."""
+    """Return a key that orders versions as dpkg does: epoch, then upstream version, then revision."""
     epoch, colon, rest = version.partition(":")
     if not colon:
         epoch, rest = "0", version
@@ -132,7 +132,7 @@ def version_key(version: str) -> tuple[object, ...]:
 
 
 def _compare(one: str, other: str) -> int:
-    """Runs of non-digits and digits in turn; where one part has ended, it goes on as nothing and 0."""
+    """Split into runs of non-digits and digits in turn; where one part has ended, it goes on as nothing and 0."""
     for pair in zip_longest(_runs(one), _runs(other), fillvalue=((0,), 0)):
         if pair[0] != pair[1]:
             return -1 if pair[0] < pair[1] else 1
@@ -150,7 +150,7 @@ def _runs(part: str) -> Iterator[tuple[tuple[int, ...], int]]:
 
 
 def _release_of(package: Package) -> str:
-    """The release whose image this package is; empty for metapackages, debug symbols and all others."""
+    """Return the release whose image this package is; empty for metapackages, debug symbols and all others."""
     name = package.name.removeprefix("linux-image-")
     shaped = package.name.startswith("linux-image-") and _RELEASE.fullmatch(name)
     if not shaped or name.endswith(("-dbg", "-dbgsym", "-unsigned", "-template")):
@@ -159,7 +159,7 @@ def _release_of(package: Package) -> str:
 
 
 def _by_package(asked: str, packages: Sequence[Package], there: Sequence[Release]) -> list[Release]:
-    """The kernels that the packages of that name, or pattern, are or depend on."""
+    """Return the kernels that the packages of that name, or pattern, are or depend on."""
     known: dict[str, list[Package]] = {}
     for package in packages:
         known.setdefault(package.name, []).append(package)
@@ -179,7 +179,7 @@ def _by_words(asked: str, there: Sequence[Release], installed: str) -> list[Rele
 
 
 def _readings(asked: str) -> Iterable[tuple[str, ...]]:
-    """The ways to take `asked` apart: as one word, at colons, and at one or two dashes."""
+    """Return the ways to take `asked` apart: as one word, at colons, and at one or two dashes."""
     yield (asked,)
     if ":" in asked:
         yield tuple(word for word in asked.split(":") if word)
@@ -192,7 +192,7 @@ def _readings(asked: str) -> Iterable[tuple[str, ...]]:
 
 
 def _fitting(words: Sequence[str], there: Sequence[Release], installed: str) -> list[Release]:
-    """The kernels that every word fits, a word being a version, a flavour or a suite."""
+    """Return the kernels that every word fits, a word being a version, a flavour or a suite."""
     found, named = list(there), set()
     for word in words:
         for what, fits in _WORDS:

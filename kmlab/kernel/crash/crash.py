@@ -59,7 +59,7 @@ class Crash:
         return traits_of(self.class_)
 
     def beside(self, name: str, frames: tuple[Frame, ...]) -> Crash:
-        """The same finding with one more stack beside its own, unless it has that, or many."""
+        """Return the same finding with one more stack beside its own, unless it has that, or many."""
         section = Section(name, frames)
         if section in self.sections or len(self.sections) >= _MAX_BESIDE:
             return self
@@ -67,12 +67,12 @@ class Crash:
 
 
 def outcome_of(crash: Crash) -> str:
-    """What a run that ended in this crash is called in its result."""
+    """Return what a run that ended in this crash is called in its result."""
     return "panic" if crash.fatal else crash.kind
 
 
 def foreign_modules(lines: Iterable[str]) -> list[str]:
-    """The modules from outside of the kernel's tree in a report's list, which may go on in the lines behind its first.
+    """Return the modules from outside of the kernel's tree in a report's list, which may have several lines.
 
     `(O)` marks them, and `(P)` those of another licence (module_flags_taint()).
     """
@@ -86,7 +86,7 @@ def foreign_modules(lines: Iterable[str]) -> list[str]:
 
 
 def unexpected_reboot(record: Record) -> Crash:
-    """A kernel that begins anew without a word of why."""
+    """Make the finding of a kernel that reboots and does not say why."""
     return Crash(
         kind="panic",
         class_="unexpected-reboot",
@@ -109,7 +109,7 @@ def unexpected_reboot(record: Record) -> Crash:
 
 
 def fingerprint(class_: str, title: str, guilty: Frame | None, frames: tuple[Frame, ...]) -> str:
-    """What it is called in every run and on every kernel."""
+    """Return what it is called in every run and on every kernel."""
     parts = [class_]
     if guilty is None:
         parts.append(title)
@@ -122,7 +122,7 @@ def fingerprint(class_: str, title: str, guilty: Frame | None, frames: tuple[Fra
 
 
 def fingerprint_of(*parts: str) -> str:
-    """The same for the same parts."""
+    """Return the same for the same parts."""
     return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 

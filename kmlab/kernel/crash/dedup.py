@@ -1,4 +1,4 @@
-"""Which of two findings is the other's consequence, or its other name: one bug is told once."""
+"""Which of two findings is the other's consequence, or its other name: one bug is one finding."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def belongs(first: Crash, later: Crash) -> bool:
     if later.class_ == "warning" and soon and _is_of_a_report(later):
         return "framed" in first_traits or "stuck" in first_traits
     if first.class_ == "rcu-usage" and "atomic" in later_traits:
-        # Who sleeps under rcu_read_lock() is told of it by rcu_sleep_check() first.
+        # rcu_sleep_check() reports first who sleeps under rcu_read_lock().
         return same_task and at_once and "Illegal context switch" in first.text
     if "atomic" in first_traits and "atomic" in later_traits:
         return first.function == later.function or (same_task and (no_other_module or first.module is None))
@@ -66,7 +66,7 @@ def _in_one_call(first: Crash, later: Crash) -> bool:
 
 
 def _place(crash: Crash) -> tuple[str, int | None] | None:
-    """The function to blame and the offset in it."""
+    """Return the function to blame and the offset in it."""
     found = next(
         (f for f in crash.frames if f.reliable and f.name == crash.function and f.module == crash.module), None
     )

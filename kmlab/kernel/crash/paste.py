@@ -268,7 +268,7 @@ def turned(data: bytes) -> bytes:
         verbose = b"\n    _TRANSPORT=" in data[: 1 << 16]
         pretty = data[:64].lstrip().startswith((b"{\n", b"{\r"))
         for line in lines:
-            # Journal entries of several lines are told in their own order.
+            # The lines of one journal entry stay in their order.
             goes_on = (line[:1] in b" \t" and (verbose or (stamped and not _time_of(line)))) or (
                 pretty and not line.startswith(b"{")
             )
@@ -336,7 +336,7 @@ class Rejoiner:
         return done
 
     def close(self) -> list[Record]:
-        """The record that was held back."""
+        """Return the record that was held back."""
         held, self._held = self._held, None
         return [held] if held is not None else []
 

@@ -120,7 +120,7 @@ def is_plain(text: str) -> bool:
 
 
 def find_header(text: str, level: str | None = None) -> Header | None:
-    """The report that this line begins, or None. `level` is the record's, where the log says it."""
+    """Return the report that this line begins, or None. `level` is the record's, where the log says it."""
     if not _has(text, _NEEDLES) or _has(text, _BENIGN):
         return None
     for shape in SHAPES:
@@ -135,18 +135,18 @@ def find_header(text: str, level: str | None = None) -> Header | None:
 
 
 def find_dump(text: str) -> Header | None:
-    """The stack that this line begins, where no report led to it: what dump_stack() prints."""
+    """Return the stack that this line begins, where no report led to it: what dump_stack() prints."""
     found = _DUMP.pattern.match(text) if text.startswith(_DUMP.needles) else None
     return _header(_DUMP, "", found.groupdict()) if found else None
 
 
 def find_orphan(text: str) -> Header | None:
-    """The stack that this line begins, where all that led to it was lost."""
+    """Return the stack that this line begins, where all that led to it was lost."""
     return _header(_DUMP, "", {}) if text.startswith(_MIDDLE) else None
 
 
 def find_message(text: str) -> Message | None:
-    """What a check says before its BUG or WARNING, or None."""
+    """Return what a check says before its BUG or WARNING, or None."""
     if not _has(text, _MESSAGE_NEEDLES):
         return None
     for row in MESSAGES:
@@ -183,7 +183,7 @@ def steady(text: str) -> str:
 
 
 def traits_of(class_: str) -> frozenset[str]:
-    """The keys of CLASS_TRAITS that are true of a class; nothing for an unknown one."""
+    """Return the keys of CLASS_TRAITS that are true of a class; nothing for an unknown one."""
     return _TRAITS_OF.get(class_, frozenset())
 
 
@@ -201,7 +201,7 @@ _NUMBER = re.compile(r"(?<![\w.])\d+(?![\w])")
 def _shape(
     class_: str, kind: str, needles: str, title: str, pattern: str, traits: str = "", function: str | None = None
 ) -> Shape:
-    """A row; needles are separated by `|`, traits by spaces."""
+    """Make a row; needles are separated by `|`, traits by spaces."""
     words = frozenset(traits.split())
     # Whoever is killed gets a report that is closed.
     deadly = {"deadly"} if kind == "oops" and "closed" in words else set()
@@ -532,7 +532,7 @@ CHECKS = (
 
 
 def _shortest(words: Iterable[str]) -> tuple[str, ...]:
-    """The words that are enough to look for: each of the others has one of them in it."""
+    """Return the words that are enough to look for: each of the others has one of them in it."""
     every = sorted(set(words), key=lambda word: (len(word), word))
     return tuple(word for at, word in enumerate(every) if not any(shorter in word for shorter in every[:at]))
 
@@ -563,7 +563,7 @@ _CLASSES = frozenset(_TRAITS_OF) | OUTSIDE_THE_TABLE
 
 
 def _named(group: dict[str, str | None], function: str | None = None) -> Frame | None:
-    """The function that a line names without saying where in it."""
+    """Return the function that a line names without saying where in it."""
     function = group.get("function") or function
     return Frame(function, None, None, group.get("module"), reliable=True, exact=False) if function else None
 

@@ -234,7 +234,7 @@ class Report:
             self.done = self.passed = True
 
     def finish(self, own: frozenset[str], foreign: frozenset[str] = frozenset()) -> Crash | None:
-        """The finding, or None when it was only a line that looked like one."""
+        """Return the finding, or None when it was only a line that looked like one."""
         shape = self.header.shape
         if self._is_empty():
             return None
@@ -312,7 +312,7 @@ class Report:
         )
 
     def _stacks(self) -> tuple[tuple[Frame, ...], tuple[Section, ...]]:
-        """The main stack and the others."""
+        """Return the main stack and the others."""
         sections = {name: tuple(found) for name, found in self._sections.items() if found}
         frames = tuple(self._frames)
         earlier = next((name for name in sections if name.endswith("state was registered at")), None)
@@ -323,7 +323,7 @@ class Report:
         return frames, tuple(Section(*item) for item in sections.items())
 
     def _pronounced(self, frames: Sequence[Frame], blamed: Frame | None) -> Frame | None:
-        """The function that is guilty whatever the trace says, as the report says so itself."""
+        """Return the function that is guilty whatever the trace says, as the report says so itself."""
         traits = self.header.shape.traits | (self._told.traits if self._told else set())
         if not self._named or not traits & {"names", "work", "holds"}:
             return None
@@ -336,7 +336,7 @@ class Report:
         return next((frame for frame in frames if frame.name == word.name), word)
 
     def _words_of(self, symbol: Frame) -> Frame:
-        """The function in the first line: where a sanitizer names the return address of its own call."""
+        """Return the function in the first line: where a sanitizer names the return address of its own call."""
         at_call = self.header.shape.class_ in ("kasan", "kmsan", "kcsan") or not self._is_exact()
         return symbol._replace(exact=symbol.exact and not at_call)
 
@@ -407,7 +407,7 @@ class Report:
 
     @staticmethod
     def _own_inlined(frames: list[Frame], module: str) -> None:
-        """The functions that were inlined in this module's are the module's."""
+        """Give the module the functions that were inlined in its own."""
         for at in range(len(frames) - 1, -1, -1):
             if not frames[at].inlined or frames[at].module:
                 return
@@ -507,7 +507,7 @@ class Report:
             self._earlier = True
 
     def _learn_why(self, text: str) -> None:
-        """The message of a WARN, which kernels before 4.15 print behind its first line."""
+        """Return the message of a WARN, which kernels before 4.15 print behind its first line."""
         message = find_message(text)
         if message:
             self._take(message)
@@ -515,7 +515,7 @@ class Report:
             self._say(text)
 
     def _settled(self, frames: tuple[Frame, ...]) -> tuple[Frame, ...]:
-        """The frames with the address of a trap, which is that of the next instruction, as one after a call.
+        """Return the frames with the address of a trap, which is that of the next instruction, as one after a call.
 
         And without a name for code that had gone.
         """

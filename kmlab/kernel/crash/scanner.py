@@ -70,7 +70,7 @@ class Scanner:
         self._answering: dict[str, int] = {}
         """Who shows a stack because a watchdog asked, and since which record, where no hang led to that."""
         self._orphan: Report | None = None
-        """A stack whose first line was lost: it is told if nothing else is."""
+        """A stack whose first line was lost: a finding if there is no other."""
         self._asked = False
         """Somebody asked for the stacks of tasks."""
         self._foreign: set[str] = set()
@@ -84,7 +84,7 @@ class Scanner:
         return [crash for _, crash in sorted(self._found, key=lambda found: found[0])]
 
     def feed(self, records: Iterable[Record]) -> list[Crash]:
-        """The findings that became certain with these records.
+        """Return the findings that became certain with these records.
 
         A report waits LINGER for what may follow it: a watcher in a hurry looks at `suspect` and `panicked`.
         """
@@ -110,7 +110,7 @@ class Scanner:
         return fresh
 
     def close(self, alive: bool = False) -> list[Crash]:
-        """The findings that were still being read; the log has ended.
+        """Return the findings that were still being read; the log has ended.
 
         `alive`: the kernel is known to go on, so that it has not panicked, whatever a line says.
         """
@@ -155,7 +155,7 @@ class Scanner:
         return []
 
     def _head(self, context: _Context | None, record: Record, header: Header) -> None:
-        """A first line."""
+        """Read a first line."""
         self.suspect = self.suspect or not header.shape.traits & {"provisional"}
         if "line" in header.shape.traits and not (
             context and context.report and context.report.goes_on(header, record.text)
@@ -179,7 +179,7 @@ class Scanner:
             self._answering[record.caller or ""] = self._seen
 
     def _dump(self, context: _Context | None, record: Record) -> None:
-        """A stack that no first line led to."""
+        """Read a stack that no first line led to."""
         header = find_dump(record.text)
         if header and self._seen - self._answering.pop(record.caller or "", -_STALE) < _STALE:
             return
@@ -188,7 +188,7 @@ class Scanner:
             context.report = context.lead(Report(context.key, header, record, self._seen), self._seen)
 
     def _adopt(self, record: Record) -> None:
-        """A line from the middle of a report, if that is what the log has."""
+        """Read a line from the middle of a report, if that is what the log has."""
         if record.text.startswith(("sysrq: ", "SysRq : ")):
             self._asked = True
         elif self._orphan is None and not (self._asked or self.suspect or self._found):
@@ -260,13 +260,13 @@ class Scanner:
         for other in self._contexts.values():
             if other.report is cause:
                 other.report = None
-        # From here on it is told in the context that panics.
+        # From here on its lines come from the context that panics.
         context.report = cause
         cause.panics(record, self._seen)
         self.panicked = True
 
     def _turn(self, record: Record) -> list[Crash]:
-        """A boot begins, or the end of one is announced."""
+        """Note that a boot begins, or that the end of one is announced."""
         if not record.text.startswith("Linux version "):
             self._leaving = True
             return []
@@ -292,7 +292,7 @@ class Scanner:
         return fresh
 
     def _doubt(self) -> None:
-        """A program speaks: the kernel that has panicked lives on."""
+        """Note that a program speaks: the kernel that has panicked lives on."""
         for report in self._reports():
             if report.header.shape.kind == "panic":
                 report.pass_by()
@@ -362,7 +362,7 @@ class Scanner:
         for index, (first, known) in enumerate(self._found):
             same_boot = index >= self._boot
             if same_boot and order < first and belongs(crash, known):
-                # A report that ended in a panic is told last, after what its own dying task stumbled over.
+                # A report that ended in a panic comes last, after what its own dying task stumbled over.
                 self._found[index] = (order, merged(crash, known))
                 return False
             if known.fingerprint == crash.fingerprint or (same_boot and belongs(known, crash)):

@@ -16,7 +16,7 @@ from kmlab.kernel.symbols.symbolizer import Location, ModuleSymbols
 
 
 def symbols_of(images: Mapping[str, bytes], folder: PurePosixPath | None) -> dict[str, ModuleSymbols]:
-    """The symbols of each .ko by the path of its file; what was read of it for one finding is there for the next."""
+    """Return the symbols of each .ko by its path; what was read of it for one finding is there for the next."""
     return {path: ModuleSymbols(image, path, folder) for path, image in images.items()}
 
 
@@ -26,7 +26,7 @@ def located(
     folder: PurePosixPath | None,
     sections: Sections | None = None,
 ) -> Crash:
-    """The same finding with file and line of every frame in a module of these, inlined frames expanded.
+    """Return the same finding with file and line of every frame in a module of these, inlined frames expanded.
 
     `sections` are where those that were loaded had their sections, for what they may have left behind.
 
@@ -81,7 +81,7 @@ def innermost(stack: Sequence[Frame]) -> Frame | None:
 
 
 def placed(frame: Frame, place: Location) -> Frame:
-    """The frame with its place in the source."""
+    """Return the frame with its place in the source."""
     return frame._replace(
         function=place.function, file=place.file, line=place.line, inlined=place.inlined, own=place.own
     )
@@ -146,7 +146,7 @@ _NOT_IN_EXIT = re.compile(r"free_module|async_|blocking_notifier|try_stop_module
 
 
 def _entered(crash: Crash, symbols: Mapping[str, ModuleSymbols]) -> tuple[Frame, list[Frame]] | None:
-    """A function of the module's that left no frame, as its last act was a jump: the frame of who called it, and it."""
+    """Return a function of the module that left no frame because it ended in a jump, after the frame of its caller."""
     reliable = [frame for frame in crash.frames if frame.reliable]
     for inner, frame in itertools.pairwise(reliable):
         if inner.module or _NOT_IN_EXIT.match(inner.name):
@@ -179,7 +179,7 @@ def _guilty(crash: Crash, stacks: Sequence[Sequence[Frame]]) -> Frame | None:
 
 
 def _begins(crash: Crash, known: ModuleSymbols) -> Frame | None:
-    """The beginning of a function that the kernel named without saying where in it, as that of a work item."""
+    """Return the beginning of a function that the kernel named without saying where in it, as that of a work item."""
     if crash.function is None or crash.file:
         return None
     places = known.locate(crash.function, 0, None, exact=True)

@@ -55,7 +55,7 @@ class Section(NamedTuple):
 
 
 def parse_frames(text: str) -> tuple[Frame, ...]:
-    """The frames that a whole line shows, innermost first: 32-bit arm names a function and its caller in one line."""
+    """Return the frames that a whole line shows, innermost first: 32-bit arm names a function and its caller."""
     # Every symbol of a trace is printed with its offset, bar the rare raw address and decoded traces.
     if "+0x" in text:
         if " from " in text:
@@ -84,12 +84,12 @@ def parse_frames(text: str) -> tuple[Frame, ...]:
 
 
 def parse_frame(text: str) -> Frame | None:
-    """The innermost frame that a whole line shows, or None."""
+    """Return the innermost frame that a whole line shows, or None."""
     return next(iter(parse_frames(text)), None)
 
 
 def find_symbol(text: str) -> Frame | None:
-    """The first `function+off/size [module]` anywhere in a line, taken as an exact place.
+    """Return the first `function+off/size [module]` anywhere in a line, taken as an exact place.
 
     Also one that was symbolised: `function file.c:3 [inline]`.
     """
@@ -103,7 +103,7 @@ def find_symbol(text: str) -> Frame | None:
 
 
 def plain_name(function: str) -> str:
-    """A function without what compilers and the kernel's own padding add to its name, demangled if it is Rust's."""
+    """Return a function without what compilers and the kernel's padding add to its name, demangled if it is Rust's."""
     if function.startswith(_DECORATED) or "." in function:
         return _undecorated(function)
     return function
@@ -126,7 +126,7 @@ def blame(
     named: Sequence[Frame] = (),
     suspects: frozenset[str] = frozenset(),
 ) -> Frame | None:
-    """The frame of the function that is to blame; None where the trace shows no more than how it was printed.
+    """Return the frame of the function that is to blame; None where the trace shows no more than how it was printed.
 
     `own` are the modules under test, `suspects` those from outside of the kernel's tree: each is blamed before the
     next, and those before the kernel itself. `named` are functions that the report names in its own words, the best
@@ -156,7 +156,7 @@ def blame(
 def _in_modules(
     frames: Sequence[Frame], sections: Sequence[Section], named: Sequence[Frame], mine: Callable[[Frame], bool]
 ) -> Frame | None:
-    """The innermost frame of these modules, first in the main stack; a function that waits for others comes last."""
+    """Return the innermost frame of these modules, first in the main stack; a function that waits comes last."""
     reliable = [frame for frame in frames if frame.reliable and mine(frame)]
     besides = [frame for section in sections for frame in section.frames if frame.reliable and mine(frame)]
     ordered = [*reliable, *(frame for frame in named if mine(frame)), *besides]
@@ -164,7 +164,7 @@ def _in_modules(
 
 
 def _interrupted(frames: Sequence[Frame]) -> Sequence[Frame]:
-    """What a stalled CPU was at: its trace begins with the interrupt in which the watchdog looked."""
+    """Return what a stalled CPU was at: its trace begins with the interrupt in which the watchdog looked."""
     last = max((i for i, frame in enumerate(frames) if frame.reliable and is_interrupt(frame.name)), default=None)
     if last is not None and any(frame.reliable and not is_entry(frame.name) for frame in frames[last + 1 :]):
         return frames[last + 1 :]

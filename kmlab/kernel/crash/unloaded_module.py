@@ -21,7 +21,7 @@ Sections = Mapping[str, Mapping[str, int]]
 
 
 def left_behind(crash: Crash, symbols: Mapping[str, ModuleSymbols], places: Sections) -> Crash:
-    """The same finding with the function that a module left behind, if it is one of those."""
+    """Return the same finding with the function that a module left behind, if it is one of those."""
     if any(frame.reliable and frame.module for frame in crash.frames):
         return crash
     # Who allocated an object is asked later, when no name of a module's init is left, or none of the module.
@@ -72,7 +72,7 @@ _WHERE = re.compile(r" in (?:unloaded module )?[\w.]+$")
 
 
 def _first(frames: Iterable[Frame]) -> Frame | None:
-    """The innermost frame of a module."""
+    """Return the innermost frame of a module."""
     return next((frame for frame in frames if frame.reliable and frame.module), None)
 
 

@@ -27,7 +27,7 @@ _OF_MODULES = range(0xFFFFFFFFC0000000, 0xFFFFFFFFFF000000)
 
 
 def vanished(class_: str, frame: Frame, lines: Sequence[str]) -> Frame | None:
-    """The frame of the instruction named by its address, if nothing was there any more; None if something was."""
+    """Return the frame of the instruction named by its address if nothing was there any more; else None."""
     if not frame.exact:
         return None
     address = _poisoned(frame, lines) if class_ == "int3" else _missing(frame, lines)

@@ -37,7 +37,7 @@ class Waiter(NamedTuple):
 
 
 def parse_tasks(texts: Iterable[str]) -> list[Task]:
-    """The tasks in the kernel's answer, in its order; what follows the last of them is left out."""
+    """Return the tasks in the kernel's answer, in its order; what follows the last of them is left out."""
     tasks: list[Task] = []
     frames: list[Frame] | None = None
     for text in texts:
@@ -58,7 +58,7 @@ def parse_tasks(texts: Iterable[str]) -> list[Task]:
 
 
 def tasks_in(tasks: Iterable[Task], modules: frozenset[str]) -> list[Task]:
-    """The tasks that a hang of these modules may be about, the likeliest first.
+    """Return the tasks that a hang of these modules may be about, the likeliest first.
 
     insmod and rmmod, of whom a module may have taken leave with a jump, so that it is not on the stack; then those with
     one of the modules on their stack.
@@ -70,7 +70,7 @@ def tasks_in(tasks: Iterable[Task], modules: frozenset[str]) -> list[Task]:
 
 
 def parse_cpus(texts: Iterable[str]) -> list[tuple[Frame, ...]]:
-    """The stack of each CPU that is not idle, in the kernel's answer to sysrq's `l`."""
+    """Return the stack of each CPU that is not idle, in the kernel's answer to sysrq's `l`."""
     stacks: list[list[Frame]] = []
     reading = False
     for text in texts:
@@ -85,13 +85,13 @@ def parse_cpus(texts: Iterable[str]) -> list[tuple[Frame, ...]]:
 
 
 def find_waiters(tasks: Iterable[Task], own: frozenset[str]) -> list[Waiter]:
-    """The tasks that wait in a function of these modules for good; who loads or unloads comes first."""
+    """Return the tasks that wait in a function of these modules for good; who loads or unloads comes first."""
     waiters = [waiter for task in tasks if task.state == "D" and (waiter := _waiter(task, own))]
     return sorted(waiters, key=lambda waiter: waiter.task.name not in LOADERS)
 
 
 def find_deadlock(tasks: Iterable[Task], own: frozenset[str]) -> Crash | None:
-    """The hang of tasks that wait in two functions of these modules, one of them for a lock; None if there is none."""
+    """Return the hang of tasks that wait in two functions of these modules, one of them for a lock; else None."""
     waiters = find_waiters(tasks, own)
     first = next(iter(waiters), None)
     others = [waiter for waiter in waiters[1:] if first and waiter.frame.name != first.frame.name]

@@ -21,7 +21,7 @@ class Ladder(NamedTuple):
     """A step of a run that has not ended though the kernel said nothing."""
 
     def settings(self) -> dict[str, int]:
-        """The variables that a recipe's idle.sh puts into the guest's kernel."""
+        """Return the variables that a recipe's idle.sh puts into the guest's kernel."""
         return {
             "WATCHDOG_THRESH": self.soft_lockup // 2,
             "RCU_STALL": self.rcu_stall,
@@ -31,5 +31,5 @@ class Ladder(NamedTuple):
 
 
 def ladder(accel: str) -> Ladder:
-    """An emulated CPU that waits for its turn on a busy host must not look stuck."""
+    """Give more time on a busy host: an emulated CPU that waits for its turn must not look stuck."""
     return Ladder(10, 18, 25, 45) if accel == "kvm" else Ladder(16, 28, 40, 75)

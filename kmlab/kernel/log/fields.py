@@ -110,7 +110,7 @@ class FieldReader:
         elif self.busy == "export" and _NAME.fullmatch(line):
             self._binary = line
         elif self._last and len(self._fields.get(self._last, "")) < _LONGEST:
-            # Only a content of several lines is told with its length.
+            # Only a content of several lines comes with its length.
             self._fields[self._last] = f"{self._fields.get(self._last, '')}\n{line}"
 
     def _put(self, name: str, value: str) -> None:

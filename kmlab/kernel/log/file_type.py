@@ -38,7 +38,7 @@ _KINDS = (
 
 
 def kind_of(head: bytes) -> Other | None:
-    """What a file with these first bytes certainly is, if that is no text."""
+    """Return what a file with these first bytes certainly is, if that is no text."""
     return next((kind for magic, kind in _KINDS if head.startswith(magic)), None)
 
 

@@ -51,13 +51,13 @@ FLAGS = (
 
 
 def taint_names(mask: int) -> list[str]:
-    """The names of the flags in a mask, as /proc/sys/kernel/tainted gives it; an unknown bit N is `BIT_N`."""
+    """Return the names of the flags in a mask, as /proc/sys/kernel/tainted gives it; an unknown bit N is `BIT_N`."""
     known = {flag.bit: flag.name for flag in FLAGS}
     return [known.get(bit, f"BIT_{bit}") for bit in range(max(mask, 0).bit_length()) if mask >> bit & 1]
 
 
 def find_unexplained(mask: int, kinds: Collection[str]) -> list[TaintFlag]:
-    """The flags of a mask that say that something went wrong, and that no finding of these kinds explains.
+    """Return the flags of a mask that say that something went wrong, and that no finding of these kinds explains.
 
     A flag that no table of ours knows is one of them.
     """
@@ -73,7 +73,7 @@ def _explains(flag: TaintFlag) -> frozenset[str]:
 
 
 def taint_mask(names: Iterable[str]) -> int:
-    """The mask of some names, with or without TAINT_; KeyError for one that is none."""
+    """Return the mask of some names, with or without TAINT_; KeyError for one that is none."""
     known = {flag.name: flag.bit for flag in FLAGS}
     mask = 0
     for name in names:
@@ -83,12 +83,12 @@ def taint_mask(names: Iterable[str]) -> int:
 
 
 def taint_meaning(name: str) -> str:
-    """What a flag says, in plain words; empty for an unknown one."""
+    """Return what a flag says, in plain words; empty for an unknown one."""
     return next((flag.meaning for flag in FLAGS if flag.name == name), "")
 
 
 def parse_taint_letters(letters: str) -> list[str]:
-    """The names behind letters such as `OE`, as /sys/module/NAME/taint and the kernel's reports have them.
+    """Return the names behind letters such as `OE`, as /sys/module/NAME/taint and the kernel's reports have them.
 
     G stands where P could, and says nothing; unknown letters are passed over.
     """
@@ -96,7 +96,7 @@ def parse_taint_letters(letters: str) -> list[str]:
 
 
 def find_taint(line: str) -> list[str] | None:
-    """The flags that a line of a report names, in both shapes; None for a line that does not speak of taint.
+    """Return the flags that a line of a report names, in both shapes; None for a line that does not speak of taint.
 
     Since Linux v6.11 a second line says `Tainted: [D]=DIE, [O]=OOT_MODULE` beside the letters' one.
     """
@@ -110,7 +110,7 @@ def find_taint(line: str) -> list[str] | None:
 
 
 def find_taints(lines: Iterable[str]) -> int:
-    """The mask of all flags that a log's reports name; for a guest that cannot be asked any more."""
+    """Return the mask of all flags that a log's reports name; for a guest that cannot be asked any more."""
     return taint_mask({name for line in lines if "ainted: " in line for name in find_taint(line) or ()} & _NAMES)
 
 

@@ -25,12 +25,12 @@ class Failure:
 
 
 def explain_errno(name: str) -> str:
-    """What an error means when a module's init returns it; empty for one with nothing to add."""
+    """Return what an error means when a module's init returns it; empty for one with nothing to add."""
     return _INIT_ERRORS.get(name, "")
 
 
 def errno_of(stderr: str) -> str | None:
-    """The error in insmod's last line: `insmod: ERROR: could not insert module x.ko: Words`."""
+    """Return the error in insmod's last line: `insmod: ERROR: could not insert module x.ko: Words`."""
     words = last_line(stderr).rpartition(": ")[2].strip().lower().removeprefix("error: ")
     if words in _BY_WORDS:
         return _BY_WORDS[words]

@@ -70,7 +70,7 @@ def explain_load_failure(
 
 
 def not_listed(module: str) -> Failure:
-    """The failure of a module of which insmod says that it was loaded, and the kernel does not."""
+    """Return the failure of a module of which insmod says that it was loaded, and the kernel does not."""
     return Failure(
         "not-listed",
         printable(
@@ -277,7 +277,7 @@ def _other_refusal(log: Log, module: str) -> Failure | None:
 
 
 def _missing_firmware(stderr: str, log: Log, module: str) -> Failure | None:
-    """The file that is missing, if that can be what init failed of: many drivers go on without."""
+    """Return the file that is missing, if that can be what init failed of: many drivers go on without."""
     firmware = log.find(r"Direct firmware load for (\S+) failed with error (-?\d+)")
     name = errno_of(stderr)
     if not firmware or name not in (None, errno_name(abs(int(firmware[2]))), "ENOENT", "EAGAIN"):
@@ -300,7 +300,7 @@ def _by_errno(
     modinfo: ModInfo | None,
     already_loaded: bool | None,
 ) -> Failure:
-    """What can be told from the error's number alone, when the kernel said nothing of its own."""
+    """Return what can be told from the error's number alone, when the kernel said nothing of its own."""
     name = errno_of(stderr)
     if name == "EEXIST" and already_loaded:
         return Failure(
@@ -361,7 +361,7 @@ def _by_errno(
 
 
 def _stand_in(module: str, release: str, sources: Iterable[str], config: Mapping[str, str] | None) -> Failure | None:
-    """That init called a function which this kernel has only as an empty stand-in, as an option of it is off."""
+    """Explain that init called a function of which this kernel has an empty stand-in, as an option is off."""
     found = find_stand_ins(sources, config or None, release)
     if found is None:
         return None

@@ -23,7 +23,7 @@ class Log:
         self._name = r"(?<![\w-])" + re.escape(module).replace("_", "[-_]")
 
     def find(self, pattern: str) -> re.Match[str] | None:
-        """The first place that matches; `NAME` in the pattern is the module's name, `^` a line's begin."""
+        """Return the first place that matches; `NAME` in the pattern is the module's name, `^` a line's begin."""
         return next(self.find_all(pattern), None)
 
     def find_all(self, pattern: str) -> Iterator[re.Match[str]]:

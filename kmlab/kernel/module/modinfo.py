@@ -92,7 +92,7 @@ _GPL_COMPATIBLE = frozenset(
 
 
 def parse_modinfo(image: bytes, name: str = "module.ko") -> ModInfo:
-    """What the module in `image` says of itself; MalformedModule, naming the file `name`, if it is none."""
+    """Return what the module in `image` says of itself; MalformedModule, naming the file `name`, if it is none."""
     elf = read_object(image, name)
     section = elf.find(".modinfo")
     if section is None or elf.find(".gnu.linkonce.this_module") is None:
@@ -143,7 +143,7 @@ def is_compressed(image: bytes) -> bool:
 
 
 def load_order(modules: Iterable[ModInfo]) -> LoadOrder:
-    """The order to load `modules` in: by `depends`, else as given.
+    """Return the order to load `modules` in: by `depends`, else as given.
 
     Raises ConfigError for two of one name and for those that depend on one another.
     """

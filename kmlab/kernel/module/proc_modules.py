@@ -48,13 +48,13 @@ class KernelState:
 
 
 def state_files(module: str | None = None) -> list[str]:
-    """The files to look at, as patterns of glob(7); a module's sections are among them."""
+    """Return the files to look at, as patterns of glob(7); a module's sections are among them."""
     known = module is not None and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", module)
     return [_TAINTED, _MODULES, *([f"/sys/module/{module}/sections/.[!.]*"] if known else [])]
 
 
 def parse_kernel_state(text: str) -> KernelState | None:
-    """What was found there, each file under a title as tail(1) writes it; None if that is not even a taint."""
+    """Return what was found there, each file under a title as tail(1) writes it; None if that is not even a taint."""
     _, *parts = _TITLE.split(text)
     said = dict(zip(parts[::2], parts[1::2], strict=True))
     taint = said.get(_TAINTED, "").strip()

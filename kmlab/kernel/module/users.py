@@ -60,12 +60,12 @@ class Holder:
 
 
 def question(module: str) -> str:
-    """What to ask the guest about a module that it would not unload."""
+    """Return what to ask the guest about a module that it would not unload."""
     return QUESTION.format(names=NAMES, module=module)
 
 
 def parse_names(text: str) -> frozenset[str]:
-    """What the guest said to NAMES."""
+    """Return what the guest said to NAMES."""
     names, kind = set(), ""
     for line in text.splitlines():
         if line.endswith(" devices:"):
@@ -98,7 +98,7 @@ def find_holders(answer: bytes, module: str, before: frozenset[str] | None) -> t
 
 
 def listed(holders: Iterable[Holder], most: int = 3) -> str:
-    """The first of them in one sentence, each with its remedy."""
+    """Return the first of them in one sentence, each with its remedy."""
     found = list(holders)
     told = [f"{holder}: {holder.remedy}" for holder in found[:most]]
     more = f"; and {len(found) - most} more" if len(found) > most else ""
@@ -157,12 +157,12 @@ class HolderReport:
                 self.arguments.setdefault(pid, []).append(word)
 
     def command(self, pid: int) -> str:
-        """The process's arguments; a thread of the kernel has only a name."""
+        """Return the process's arguments; a thread of the kernel has only a name."""
         return printable(" ".join(self.arguments.get(pid, [])) or self.comms.get(pid, ""), 60)
 
 
 def _open(said: HolderReport, news: frozenset[str], module: str) -> Iterator[Holder]:
-    """Processes that have a device or a file of the module open, or mapped."""
+    """Return the processes that have a device or a file of the module open, or mapped."""
     numbers = {d.path: d for d in said.devices}
     for path in dict.fromkeys((*numbers, *said.links)):
         pid, target = _pid(path), said.links.get(path, "")

@@ -32,12 +32,12 @@ class Element(NamedTuple):
 
 
 def context(number: int, *, constructed: bool = True) -> int:
-    """The tag of `[number]`."""
+    """Return the tag of `[number]`."""
     return (0xA0 if constructed else 0x80) | number
 
 
 def elements(encoded: bytes) -> list[Element]:
-    """The elements that lie one after the other in `encoded`, which they must fill."""
+    """Return the elements that lie one after the other in `encoded`, which they must fill."""
     found = []
     at = 0
     while at < len(encoded):
@@ -47,7 +47,7 @@ def elements(encoded: bytes) -> list[Element]:
 
 
 def only(encoded: bytes, tag: int) -> list[Element]:
-    """The children of the one element, with this tag, that `encoded` consists of."""
+    """Return the children of the one element, with this tag, that `encoded` consists of."""
     found = elements(encoded)
     if len(found) != 1:
         raise DerError(f"one element expected, {len(found)} found")
@@ -55,7 +55,7 @@ def only(encoded: bytes, tag: int) -> list[Element]:
 
 
 def inside(element: Element, tag: int) -> list[Element]:
-    """The children of `element`, which must have this tag."""
+    """Return the children of `element`, which must have this tag."""
     expect(element, tag)
     return elements(element.value)
 

@@ -35,7 +35,7 @@ _OWNER_SIZE = 16
 
 
 def parse_keyring(guest: str, answer: str) -> GuestKeyring:
-    """What the guest said to QUESTION; of the enrolled certificates, with Secure Boot, those that its kernel loaded."""
+    """Return the answer to QUESTION; of the enrolled certificates, with Secure Boot, those that the kernel loaded."""
     said = {key: value.strip() for key, found, value in map(_pair, answer.splitlines()) if found}
     chosen = re.search(r"\[(\w+)\]", said.get("lockdown", ""))
     names = dict.fromkeys(re.findall(r"asymmetri (.+?): X509\.\w+ ", answer))
@@ -68,7 +68,7 @@ def to_json(keyring: GuestKeyring) -> dict[str, Any]:
 
 
 def from_json(guest: str, value: Mapping[str, Any]) -> GuestKeyring:
-    """What `to_json` wrote."""
+    """Return what `to_json` wrote."""
     return GuestKeyring(
         guest=guest,
         release=str(value["release"]),
@@ -82,7 +82,7 @@ def from_json(guest: str, value: Mapping[str, Any]) -> GuestKeyring:
 
 
 def parse_signature_lists(content: bytes) -> Iterator[bytes]:
-    """The certificates (DER) in the value of a UEFI variable such as MokList; it ends where the value is damaged."""
+    """Return the certificates (DER) in the value of a UEFI variable such as MokList; stop where it is damaged."""
     at = 0
     while at + _LIST.size <= len(content):
         kind, size, header, each = _LIST.unpack_from(content, at)
@@ -96,7 +96,7 @@ def parse_signature_lists(content: bytes) -> Iterator[bytes]:
 
 
 def signature_list(certificate: bytes) -> bytes:
-    """The EFI_SIGNATURE_LIST of one certificate (DER), put there by nobody."""
+    """Make the EFI_SIGNATURE_LIST of one certificate (DER), put there by nobody."""
     each = _OWNER_SIZE + len(certificate)
     return _LIST.pack(_X509, _LIST.size + each, 0, each) + bytes(_OWNER_SIZE) + certificate
 
@@ -114,7 +114,7 @@ def _certificates(encoded: str) -> Iterator[x509.Certificate]:
 
 
 def der(certificate: x509.Certificate) -> bytes:
-    """The certificate as it is enrolled."""
+    """Return the certificate as it is enrolled."""
     return certificate.public_bytes(Encoding.DER)
 
 

@@ -27,7 +27,7 @@ class Issuer(NamedTuple):
 
 
 def key_id(certificate: Certificate) -> str:
-    """The key's id as the kernel prints it: the subject key id, or the serial number if there is none."""
+    """Return the key's id as the kernel prints it: the subject key id, or the serial number if there is none."""
     try:
         return certificate.extensions.get_extension_for_class(SubjectKeyIdentifier).value.digest.hex()
     except (ExtensionNotFound, ValueError):
@@ -41,7 +41,7 @@ def kernel_name(certificate: Certificate) -> str:
 
 
 def subject_name(name: Name) -> str:
-    """The name that the kernel makes of a subject: "O: CN", CN alone if it begins like O, or the e-mail."""
+    """Return the name that the kernel makes of a subject: "O: CN", CN alone if it begins like O, or the e-mail."""
     common = _last(name, NameOID.COMMON_NAME)
     organisation = _last(name, NameOID.ORGANIZATION_NAME)
     if common and organisation:
@@ -52,7 +52,7 @@ def subject_name(name: Name) -> str:
 
 
 def issuer_of(certificate: Certificate) -> Issuer:
-    """The certificate's issuer and serial number, exactly as they are encoded in it."""
+    """Return the certificate's issuer and serial number, exactly as they are encoded in it."""
     match der.only(certificate.tbs_certificate_bytes, der.SEQUENCE):
         case [der.Element(tag=0xA0), serial, _, issuer, *_] | [serial, _, issuer, *_]:
             return Issuer(issuer.whole, der.expect(serial, der.INTEGER).value.hex())
@@ -61,7 +61,7 @@ def issuer_of(certificate: Certificate) -> Issuer:
 
 
 def common_name(name: der.Element) -> str:
-    """The common name in an encoded name, empty if it has none."""
+    """Return the common name in an encoded name, empty if it has none."""
     found = ""
     for part in der.inside(name, der.SEQUENCE):
         for attribute in der.inside(part, der.SET):

@@ -48,7 +48,7 @@ _OPTIONS = [
 
 
 def make_key_pair(common_name: str, now: datetime | None = None) -> tuple[rsa.RSAPrivateKey, x509.Certificate]:
-    """A new RSA-2048 key and its certificate: valid ten years, for modules and not for boot loaders."""
+    """Make a new RSA-2048 key and its certificate: valid ten years, for modules and not for boot loaders."""
     if not 0 < len(common_name) <= _LONGEST_NAME:
         raise ConfigError(
             f"a key's name must have 1 to {_LONGEST_NAME} characters, not {len(common_name)}",
@@ -83,7 +83,7 @@ def sign_module(
     name: str = "the module",
     arch: str | None = None,
 ) -> bytes:
-    """The module with one signature, of this key; one that it had is taken off first.
+    """Sign the module with this key; remove the signature that it had.
 
     ConfigError if it is no module, is compressed, or is not for `arch` (as `uname -m`).
     """
@@ -111,7 +111,7 @@ def sign_module(
 
 
 def _usable(key: PrivateKeyTypes, certificate: x509.Certificate) -> rsa.RSAPrivateKey:
-    """The key, if kernels can verify what it signs and it is the certificate's."""
+    """Return the key, if kernels can verify what it signs and it is the certificate's."""
     if isinstance(key, ec.EllipticCurvePrivateKey):
         raise ConfigError(f"this key is an ECDSA key: {ECDSA_REFUSED}", _USE_RSA)
     if not isinstance(key, rsa.RSAPrivateKey):

@@ -82,7 +82,7 @@ class Signature:
 
 
 def read_signature(ko: bytes) -> Signature | None:
-    """The signature appended to a module, None if there is none; of several signers, the first."""
+    """Return the signature appended to a module, None if there is none; of several signers, the first."""
     if not ko.endswith(MAGIC):
         return None
     size, problem = _appended(ko, len(ko))
@@ -98,7 +98,7 @@ def read_signature(ko: bytes) -> Signature | None:
 
 
 def strip_signature(ko: bytes) -> bytes:
-    """The module without its signature, or without all of them if it was signed more than once.
+    """Return the module without its signature, or without all of them if it was signed more than once.
 
     Raises MalformedModule where a signature does not say how long it is.
     """
@@ -115,7 +115,7 @@ def strip_signature(ko: bytes) -> bytes:
 
 
 def verify(ko: bytes, certificate: Certificate) -> Verdict:
-    """What the module's signature is worth to somebody who trusts this certificate."""
+    """Return what the module's signature is worth to somebody who trusts this certificate."""
     signature = read_signature(ko)
     if signature is None:
         return Verdict.UNSIGNED
@@ -134,12 +134,12 @@ def names(signature: Signature, certificate: Certificate) -> bool:
 
 
 def signed_content(ko: bytes) -> bytes:
-    """The bytes that the outermost signature is about."""
+    """Return the bytes that the outermost signature is about."""
     return ko[: len(ko) - len(MAGIC) - TRAILER.size - _appended(ko, len(ko))[0]]
 
 
 def _appended(ko: bytes, ends: int) -> tuple[int, str | None]:
-    """The length of the signature whose last byte is before `ends`, 0 if that is unknown, and what is wrong with the
+    """Return the length of the signature that ends before `ends`, 0 if that is unknown, and what is wrong with the
     block that tells it.
     """
     end = ends - len(MAGIC) - TRAILER.size
@@ -156,7 +156,7 @@ def _appended(ko: bytes, ends: int) -> tuple[int, str | None]:
 
 
 def _parse(message: bytes) -> Signature:
-    """A PKCS#7 SignedData message without content, certificates or attributes."""
+    """Make a PKCS#7 SignedData message without content, certificates or attributes."""
     match der.only(message, der.SEQUENCE):
         case [kind, content] if kind.value == _SIGNED_DATA:
             fields = der.only(content.value, der.SEQUENCE)

@@ -26,7 +26,7 @@ class Variable(NamedTuple):
 
 
 def variable_at(elf: ObjectFile, section: Section, offset: int) -> Variable | None:
-    """The object at `offset` in a section of data; None where there is none."""
+    """Return the object at `offset` in a section of data; None where there is none."""
     found = next(
         (
             symbol
@@ -46,14 +46,14 @@ def variable_at(elf: ObjectFile, section: Section, offset: int) -> Variable | No
 
 
 def _initial(elf: ObjectFile, section: Section, known: Symbol) -> Iterator[Symbol]:
-    """The functions that the object holds from the start."""
+    """Return the functions that the object holds from the start."""
     for relocation in elf.relocations(section):
         if known.value <= relocation.offset < known.value + known.size:
             yield from _function(elf, relocation)
 
 
 def _set_up(elf: ObjectFile, known: Symbol, distance: int) -> Iterator[Symbol]:
-    """The functions whose address is taken beside the object's, as timer_setup() and INIT_WORK() do it."""
+    """Return the functions whose address is taken beside the object's, as timer_setup() and INIT_WORK() do it."""
     if elf.machine != EM_X86_64:
         return
     for section in elf.sections:

@@ -55,7 +55,7 @@ class DebugInfo:
         """What was wrong, once something was: it is not tried again."""
 
     def frames_at(self, section: int, offset: int) -> list[SourceFrame]:
-        """The functions that are at `offset` in section number `section`, innermost first; empty if nothing
+        """Return the functions that are at `offset` in section number `section`, innermost first; empty if nothing
         is known.
 
         Raises MalformedModule where the DWARF is broken.
@@ -155,7 +155,7 @@ class DebugInfo:
 
 
 def laid_out(elf: ObjectFile) -> dict[str, bytes]:
-    """The debug sections, relocated as if each executable section lay at a base of its own; the first of each name.
+    """Return the debug sections, the first of each name, relocated as if each executable section had its own base.
 
     pyelftools could relocate by itself, but to section-relative addresses, and at a tenth of the speed.
     """
@@ -358,7 +358,7 @@ def _rows(program: LineProgram) -> Iterator[_Row]:
 
 
 def _functions_at(unit: CompileUnit, address: int) -> list[DIE]:
-    """The subprogram at `address` and all that is inlined there, innermost first."""
+    """Return the subprogram at `address` and all that is inlined there, innermost first."""
     found: list[DIE] = []
     levels = [_children(unit, unit.get_top_DIE())]
     while levels:
@@ -381,7 +381,7 @@ def _functions_at(unit: CompileUnit, address: int) -> list[DIE]:
 
 
 def _children(unit: CompileUnit, die: DIE) -> Iterator[DIE]:
-    """The children of a DIE. Unlike pyelftools' own way, this one only ever goes forward, and never recurses."""
+    """Return the children of a DIE. Unlike pyelftools' own way, this one only ever goes forward, and never recurses."""
     if not die.has_children:
         return
     at, depth = die.offset + die.size, 0
@@ -442,7 +442,7 @@ def _range_list(die: DIE) -> Iterator[tuple[int, int]]:
 
 
 def _function_name(die: DIE) -> str | None:
-    """A DIE's own name, or that of the abstract function that it is an instance of."""
+    """Return a DIE's own name, or that of the abstract function that it is an instance of."""
     for _ in range(8):
         name = die.attributes.get("DW_AT_name")
         if name is not None:
@@ -464,7 +464,7 @@ def _unit_path(unit: CompileUnit) -> PurePosixPath | None:
 
 
 def _path_of(unit: CompileUnit, program: LineProgram, number: int) -> str | None:
-    """The path of file `number` of a line program: counted from 0 in DWARF 5, from 1 before."""
+    """Return the path of file `number` of a line program: counted from 0 in DWARF 5, from 1 before."""
     header = program.header
     five = header["version"] >= 5
     files, folders = header["file_entry"], header["include_directory"]

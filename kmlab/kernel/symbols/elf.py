@@ -110,18 +110,18 @@ class ObjectFile:
     sections: tuple[Section, ...]
 
     def find(self, name: str) -> Section | None:
-        """The first section of that name."""
+        """Return the first section of that name."""
         return next((section for section in self.sections if section.name == name), None)
 
     def content(self, section: Section) -> bytes:
-        """The bytes of a section, decompressed."""
+        """Return the bytes of a section, decompressed."""
         if section.type == _SHT_NOBITS:
             return b""
         raw = self.image[section.offset : section.offset + section.size]
         return _decompressed(raw, self.name) if section.compressed else raw
 
     def section(self, number: int) -> Section | None:
-        """The section of that index; None for the reserved numbers, and for none."""
+        """Return the section of that index; None for the reserved numbers, and for none."""
         return self.sections[number] if 0 < number < len(self.sections) else None
 
     @cached_property
@@ -158,7 +158,7 @@ class ObjectFile:
         return found
 
     def relocations(self, section: Section) -> Iterator[Relocation]:
-        """The relocations to apply to `section`; each names a symbol that there is."""
+        """Return the relocations to apply to `section`; each names a symbol that there is."""
         count = len(self.symbols)
         for table in self._relocation_tables.get(section.number, ()):
             raw = self.content(table)
@@ -177,7 +177,7 @@ class ObjectFile:
 
 
 def read_object(image: bytes, name: str) -> ObjectFile:
-    """The module in `image`; MalformedModule, naming it `name`, for anything that is not one."""
+    """Return the module in `image`; MalformedModule, naming it `name`, for anything that is not one."""
     compression = find_compression(image)
     if compression:
         raise MalformedModule(f"{name}: is compressed ({compression})", "decompress it first: xz -d, zstd -d, gunzip")
@@ -204,7 +204,7 @@ def find_compression(image: bytes) -> str | None:
 
 
 def decompress(image: bytes) -> bytes | None:
-    """What is in a compressed file; None where Python cannot tell (zstd) or where the file is damaged."""
+    """Return what is in a compressed file; None where Python cannot tell (zstd) or where the file is damaged."""
     try:
         match find_compression(image):
             case "xz":
@@ -218,7 +218,7 @@ def decompress(image: bytes) -> bytes | None:
 
 
 def without_debug(image: bytes) -> bytes:
-    """A module less its debug sections, which are most of it; all else stays, also the sections' numbers."""
+    """Return a module less its debug sections, which are most of it; all else stays, also the sections' numbers."""
     if image[:4] != b"\x7fELF" or len(image) < _HEADER_SIZE:
         return image
     try:
@@ -279,7 +279,7 @@ def _decompressed_size(image: bytes, section: Section) -> int:
 
 
 def _decompressed(raw: bytes, name: str) -> bytes:
-    """The content of a section with SHF_COMPRESSED: zlib behind a header of 24 bytes."""
+    """Return the content of a section with SHF_COMPRESSED: zlib behind a header of 24 bytes."""
     try:
         kind, _, size, _ = _COMPRESSION_HEADER.unpack_from(raw)
         if kind == _ELFCOMPRESS_ZLIB:

@@ -59,7 +59,7 @@ def parse_registers(text: str) -> list[CpuState]:
 
 
 def parse_bytes(text: str) -> bytes:
-    """The bytes in the answer to `x /64xb ADDRESS`."""
+    """Return the bytes in the answer to `x /64xb ADDRESS`."""
     return bytes(
         int(word, 16) for line in text.splitlines() for word in re.findall(r"0x([0-9a-f]{2})\b", line.partition(":")[2])
     )
@@ -73,7 +73,7 @@ def window(address: int) -> tuple[int, int]:
 
 
 def find_code(images: Mapping[str, bytes], address: int, code: bytes) -> tuple[str, str, int] | None:
-    """The module (its path), the section and the offset in it of `address`; `code` is what `window` says to read."""
+    """Return the module (its path), section and offset of `address`; `code` is what `window` says to read."""
     for path, image in images.items():
         with contextlib.suppress(MalformedModule):
             elf = read_object(image, path)
@@ -109,7 +109,7 @@ def _offset_in(elf: ObjectFile, section: Section, address: int, code: bytes) -> 
 
 
 def _rewritten(relocation: Relocation, content: bytes | bytearray) -> range:
-    """The bytes that the kernel may change for one relocation.
+    """Return the bytes that the kernel may change for one relocation.
 
     Calls may become other instructions: paravirtual ones turn into what they stand for.
     """

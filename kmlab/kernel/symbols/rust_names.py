@@ -45,7 +45,7 @@ _BASIC = {
 
 @lru_cache(maxsize=1024)
 def demangle(name: str) -> str:
-    """The path as the author wrote it, such as `<tank::Tank>::fill`; `name` itself if it is not a Rust name."""
+    """Return the path as the author wrote it, such as `<tank::Tank>::fill`; `name` itself if it is not a Rust name."""
     if len(name) > _LONGEST:
         return name
     if name.startswith("_R"):

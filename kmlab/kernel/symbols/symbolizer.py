@@ -76,7 +76,7 @@ class ModuleSymbols:
         """Why it has no lines where it should have some: a sentence that names the file."""
 
     def locate(self, function: str, offset: int, size: int | None, exact: bool) -> list[Location]:
-        """The frames at `function+offset/size`, innermost first; empty where the module has no such function.
+        """Return the frames at `function+offset/size`, innermost first; empty where the module has no such function.
 
         `exact` for the program counter itself (RIP, pc), else `offset` is taken for a return address and
         looked up one byte before. Where two functions have the name and the size does not tell them apart,
@@ -92,7 +92,7 @@ class ModuleSymbols:
         return self.locate_in(symbol.section, symbol.value + (offset if exact else max(0, offset - 1)), function)
 
     def locate_in(self, section: int | str, offset: int, function: str = "?") -> list[Location]:
-        """The frames at `offset` in a section; `function` is what to say where there is no DWARF."""
+        """Return the frames at `offset` in a section; `function` is what to say where there is no DWARF."""
         index = self._section_index(section)
         if index is None:
             return []
@@ -113,7 +113,7 @@ class ModuleSymbols:
         return True
 
     def _frames_at(self, section: int, offset: int) -> list[SourceFrame]:
-        """What the DWARF has there; nothing where there is none, or where it is broken, which `problem` then says."""
+        """Return what the DWARF has there; nothing if there is none, or if it is broken: then `problem` says so."""
         try:
             return self._debug.frames_at(section, offset) if self.has_lines else []
         except MalformedModule as error:
@@ -129,11 +129,11 @@ class ModuleSymbols:
         return self._places(lost_frames(self._elf, symbol.section, symbol.value + offset, inner))
 
     def lost_entry(self, entry: str, inner: str) -> list[Location]:
-        """The same where the kernel called `entry`, init_module or cleanup_module, and that jumped on to `inner`."""
+        """Return the same if the kernel called `entry`, init_module or cleanup_module, which jumped to `inner`."""
         return self._places(lost_entry(self._elf, entry, inner))
 
     def lost_callback(self, inner: str) -> list[Location]:
-        """The same for the only function that the kernel has got the address of and that jumps on to `inner`."""
+        """Return the same for the only function that the kernel has got the address of and that jumps on to `inner`."""
         return self._places(lost_callback(self._elf, inner))
 
     def handed_out(self, section: str) -> list[int]:
@@ -160,7 +160,7 @@ class ModuleSymbols:
         return any(self._fits(symbol, size) for symbol in self._named[function])
 
     def symbol_at(self, section: str, offset: int) -> SymbolAt | None:
-        """The function at `offset` in the named section; None outside of it."""
+        """Return the function at `offset` in the named section; None outside of it."""
         found = self._elf.find(section)
         if found is None or not 0 <= offset < found.size:
             return None
@@ -174,7 +174,7 @@ class ModuleSymbols:
         return SymbolAt(first.name, offset - first.value, found.size - first.value if size is None else size)
 
     def section_at(self, address: int, sections: Mapping[str, int]) -> tuple[str, int] | None:
-        """The section and the offset in it of an address in a running kernel.
+        """Return the section and the offset in it of an address in a running kernel.
 
         `sections` is what /sys/module/NAME/sections/* say: where each section was loaded.
         """
@@ -185,7 +185,7 @@ class ModuleSymbols:
         return None
 
     def variable_at(self, address: int, sections: Mapping[str, int]) -> Touched | None:
-        """The static object at an address in a running kernel; `sections` as for section_at."""
+        """Return the static object at an address in a running kernel; `sections` as for section_at."""
         for name, start in sections.items():
             section = self._elf.find(name)
             if section is None or section.executable or not start <= address < start + section.size:
@@ -281,7 +281,7 @@ class ModuleSymbols:
         return None if path is None else relative_path(path, self._root)
 
     def _is_own(self, path: str | None) -> bool:
-        """A module may have an include/ too, so what is below its own folder is its own."""
+        """Keep what is below the module's own folder: a module may have an include/, too."""
         if path is None or _IN_KERNEL_TREE.search(posixpath.normpath(path)) is None:
             return True
         return self._root is not None and PurePosixPath(posixpath.normpath(path)).is_relative_to(self._root)
@@ -299,7 +299,7 @@ class Kallsyms:
         return len(self._entries)
 
     def resolve(self, address: int) -> SymbolAt | None:
-        """The symbol that `address` belongs to, of the kernel or of a module."""
+        """Return the symbol that `address` belongs to, of the kernel or of a module."""
         at = bisect_right(self._starts, address) - 1
         if at < 0:
             return None
@@ -309,12 +309,12 @@ class Kallsyms:
         return SymbolAt(name, address - start, size, module)
 
     def find(self, name: str) -> list[int]:
-        """The addresses that have that name."""
+        """Return the addresses that have that name."""
         return [start for start, found, _ in self._entries if found == name]
 
 
 def plain_name(function: str) -> str:
-    """A function's name in the source: gcc and clang append what they did to it, as in f.isra.0 or f.cold."""
+    """Return a function's name in the source: gcc and clang append what they did to it, as in f.isra.0 or f.cold."""
     return _ADDED.sub("", function)
 
 
@@ -330,7 +330,7 @@ def relative_path(path: str, root: PurePosixPath | None) -> str:
 
 
 def excerpt(source_text: str, line: int, around: int = 2) -> list[SourceLine]:
-    """The lines around line number `line`, that one marked; empty if the source has no such line."""
+    """Return the lines around line number `line`, that one marked; empty if the source has no such line."""
     lines = source_text.split("\n")
     if lines and lines[-1] == "":
         lines.pop()

@@ -42,7 +42,7 @@ class Target(NamedTuple):
 
 
 def lost_frames(elf: ObjectFile, section: int, returns: int, inner: str | None) -> list[Jump]:
-    """The functions, innermost first, that the call before `returns` went through until it came to `inner`.
+    """Return the functions, innermost first, that the call before `returns` went through until it came to `inner`.
 
     Empty where nothing is missing in the trace, or where it cannot be told.
     """
@@ -55,7 +55,7 @@ def lost_frames(elf: ObjectFile, section: int, returns: int, inner: str | None) 
 
 
 def lost_entry(elf: ObjectFile, entry: str, inner: str) -> list[Jump]:
-    """The same for a function that the kernel called by its address: init_module or cleanup_module."""
+    """Return the same for a function that the kernel called by its address: init_module or cleanup_module."""
     symbol = next((s for s in elf.symbols if s.name == entry and s.section), None)
     if elf.machine != _X86_64 or symbol is None:
         return []
@@ -63,7 +63,7 @@ def lost_entry(elf: ObjectFile, entry: str, inner: str) -> list[Jump]:
 
 
 def lost_callback(elf: ObjectFile, inner: str) -> list[Jump]:
-    """The same for a function whose address the kernel has got, if just one of those can have jumped to `inner`."""
+    """Return the same for a function whose address the kernel has, if only one of those can have jumped to `inner`."""
     if elf.machine != _X86_64:
         return []
     follower = _Follower(elf, strict=True)
@@ -72,7 +72,7 @@ def lost_callback(elf: ObjectFile, inner: str) -> list[Jump]:
 
 
 def handed_out(elf: ObjectFile) -> list[Target]:
-    """The functions whose address is taken: in data, or by an instruction that is no call."""
+    """Return the functions whose address is taken: in data, or by an instruction that is no call."""
     taken: dict[tuple[int, int], str] = {}
     for section in elf.sections:
         if section.executable or section.name.startswith(_DATA):
@@ -94,14 +94,14 @@ class _Follower:
         self._found: dict[tuple[int, int, str | None, int], list[Jump]] = {}
 
     def code(self, section: int) -> _Code | None:
-        """The code of a section; None where there is no such section."""
+        """Return the code of a section; None where there is no such section."""
         if section not in self._codes:
             found = self._elf.section(section)
             self._codes[section] = _Code(self._elf, found) if found else None
         return self._codes[section]
 
     def follow(self, called: Target, inner: str | None, depth: int = _DEEPEST) -> list[Jump]:
-        """The functions, innermost first, through which `called` came to `inner`."""
+        """Return the functions, innermost first, through which `called` came to `inner`."""
         if called.name == inner or not depth:
             return []
         asked = (called.section, called.offset, inner, depth)
@@ -127,7 +127,7 @@ class _Follower:
         return [*way, Jump(symbol.name, called.section, tuple(jump.ends for jump, _ in ways))]
 
     def _jumps_of(self, called: Target) -> tuple[Symbol, list[_Way]] | None:
-        """The function that begins there, and the jumps in it; None where none does."""
+        """Return the function that begins there, and the jumps in it; None where none does."""
         at = (called.section, called.offset)
         if at not in self._jumps:
             symbol, code = self._elf.sized.get(at), self.code(called.section)
@@ -166,7 +166,7 @@ class _Code:
         return self._own(symbol.section, symbol.value + relocation.addend + 4)
 
     def jumps(self, first: int, last: int) -> Iterator[_Way]:
-        """The jumps to the beginning of another function."""
+        """Return the jumps to the beginning of another function."""
         for at in range(first, min(last, len(self.content)) - 1):
             byte, following = self.content[at], self.content[at + 1]
             if byte == _SHORT:
