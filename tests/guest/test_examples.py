@@ -21,7 +21,7 @@ REASONS = {
     "init_fails": r"returned -ENODEV",
     "unknown_symbol": r"needs absent_greet\(\)",
 }
-"""What some of them are told, beyond that they fail."""
+"""What the verdict of some of them says, beyond that they fail."""
 PATIENT = ("irq_off_loop", "mutex_deadlock", "abba_deadlock", "exit_hang")
 """They end at the upper rungs of the ladder: till then they hang in a guest of their own, while others are judged."""
 Aside = Callable[[], Answer]

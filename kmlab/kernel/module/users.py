@@ -1,7 +1,7 @@
 """Who has something of a module open, mounted or called, so that it cannot be unloaded; follows proc(5), sysfs(5).
 
-No kernel says which device or file belongs to which module. So what there is before a load is noted, and what is
-there beyond it afterwards is the module's.
+No kernel says which device or file belongs to which module. So kmlab notes what exists before a load: what exists
+afterwards in addition belongs to the module.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NAMES = (
     "printf '%s\\n' /sys/dev/char/* /sys/dev/block/* /proc/[!0-9]* /sys/kernel/debug/*; "
     "cat /proc/devices /proc/filesystems"
 )
-"""A line for the guest's shell that says what there is: devices, files, file systems. It costs one program."""
+"""A line for the guest's shell that lists devices, files and file systems. It costs one program."""
 
 QUESTION = (
     'cd /proc; exec 2>/dev/null; said() {{ while IFS= read -r line; do printf \'%s\\t%s\\0\' "$1" "$line"; done; }}; '
@@ -39,7 +39,7 @@ end in NUL, as a file's name may have anything else in it.
 _MOST = 64
 """Holders that are kept; a guest may say anything."""
 _LONGEST = 200
-"""Characters that are said of one of them, more or less."""
+"""Characters in the description of one of them, more or less."""
 
 
 @dataclass(frozen=True, slots=True)

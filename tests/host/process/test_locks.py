@@ -30,7 +30,7 @@ with locks.held(Path(sys.argv[1]), "debian", silent, Deadline(5)):
 
 @contextmanager
 def another(lock: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds the lock until it is told a line, or is killed."""
+    """Another process that holds the lock until it reads a line, or is killed."""
     argv = [sys.executable, "-c", HOLD, str(lock)]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -39,7 +39,7 @@ def quiet(saves: FileWatcher) -> None:
 
 
 def tells(saves: FileWatcher, save: Callable[[], object]) -> None:
-    """A save is told of; it would be waited for for ever otherwise, so there is an end to it."""
+    """A save is reported. The wait has an end, because it would otherwise last for ever."""
     quiet(saves)
     save()
     end = time.monotonic() + 30

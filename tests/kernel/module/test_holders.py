@@ -21,7 +21,7 @@ def names(*lines: str) -> list[str]:
 
 
 def held(*records: str, new: tuple[str, ...] = (), before: frozenset[str] | None = BEFORE) -> list[str]:
-    """What is said, with `new` there beside what was there before."""
+    """The explanation if `new` exists in addition to what existed before."""
     return [str(h) for h in find_holders(answer(*names(*new), *records), "larva", before)]
 
 
