@@ -15,6 +15,7 @@ from kmlab.common import paths
 from kmlab.common.events import Deadline
 from kmlab.config import catalog
 from kmlab.host.packages import mmdebstrap
+from kmlab.host.packages.package_archive import PackageImage
 from kmlab.host.process import command
 
 _MIB = 1 << 20
@@ -51,7 +52,7 @@ def cloud_image(deadline: Deadline, kernel: str | None = None) -> Path:
     if not final.exists():
         paths.make_folder(final.parent)
         with tempfile.TemporaryDirectory(prefix="half-", dir=final.parent) as half:
-            about = mmdebstrap.PackageImage(
+            about = PackageImage(
                 distribution="debian",
                 suite=source.suite,
                 arch="x86_64",
@@ -64,7 +65,7 @@ def cloud_image(deadline: Deadline, kernel: str | None = None) -> Path:
     return final
 
 
-def _assemble(folder: Path, about: mmdebstrap.PackageImage, deadline: Deadline) -> Path:
+def _assemble(folder: Path, about: PackageImage, deadline: Deadline) -> Path:
     raw, system, target = folder / "disk.raw", folder / "esp.img", folder / "disk.qcow2"
     mmdebstrap.unpack(about, raw, deadline, lambda line: None)
     with system.open("wb") as file:

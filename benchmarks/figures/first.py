@@ -14,6 +14,7 @@ from benchmarks.frame import Figure
 from benchmarks.world import World
 from kmlab.common import paths
 from kmlab.config import catalog
+from kmlab.distribution import distribution_of
 from kmlab.virt.firmware import choose
 
 _IMAGE = "debian-12"
@@ -44,7 +45,9 @@ def _unpack(world: World) -> float:
     image = catalog.load_image(_IMAGE)
     source = catalog.find_architecture(image, os.uname().machine).packages
     assert source is not None
-    packages = catalog.built_packages(source, catalog.load_recipe(image.family))
+    recipe = catalog.load_recipe(image.family)
+    headers = distribution_of(recipe.families).headers_of(source.kernel)
+    packages = catalog.built_packages(source, recipe, headers)
     argv = ["mmdebstrap", "--variant=apt", "--format=tar", '--aptopt=APT::Install-Recommends "0"']
     argv += [f"--dpkgopt=path-exclude=/usr/share/{which}/*" for which in ("doc", "man")]
     took, _ = world.run([*argv, f"--include={','.join(packages)}", source.suite, os.devnull])

@@ -6,7 +6,6 @@ A lab can have its own `images/` and `guests/` next to lab.yaml; they take prece
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ class PackageSource:
     distribution: str
     suite: str
     kernel: str
-    """The image package of the default kernel: linux-image-…"""
+    """The package of the default kernel, such as linux-image-cloud-amd64."""
     include: tuple[str, ...] = ()
     """Packages that only this image needs, such as the signed boot chain."""
     root_size: int = 4 << 30
@@ -146,6 +145,8 @@ class Recipe:
     """Whether the recipe needs a first boot, because `configure` is not enough."""
     idle: str = ""
     """The script that runs in a booted base before its memory is saved."""
+    families: tuple[str, ...] = ()
+    """The family, and those that it is like. The first distribution among them provides packages and kernels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,11 +220,12 @@ def load_recipe(family: str, lab_folder: Path | None = None) -> Recipe:
                 if (home / "before.sh").is_file():
                     texts["bake"] = _text(home / "before.sh") + texts.get("bake", other.bake)
                 texts["first_boot"] = booted or other.first_boot
-                return dataclasses.replace(other, family=written.family, **given, **texts)
+                families = (family, *other.families)
+                return dataclasses.replace(other, family=written.family, families=families, **given, **texts)
             for name in _COPIED:
                 if name not in given and name != "optional":
                     raise ConfigError(f"{path}: the recipe has no '{name}'", "add it, or `like: debian`")
-            return Recipe(family=written.family, first_boot=booted, **given, **texts)
+            return Recipe(family=written.family, families=(family,), first_boot=booted, **given, **texts)
     raise ConfigError(f"no recipe for the family '{family}'", f"write guests/{family}/recipe.yaml next to lab.yaml")
 
 
@@ -248,10 +250,12 @@ def find_architecture(image: Image, arch: str, where: str = "") -> Architecture:
     return architecture
 
 
-def built_packages(source: PackageSource, recipe: Recipe, extra: Sequence[str] = ()) -> list[str]:
-    """Return all packages to install into an image when it is built, sorted, so that baking has little to do."""
-    headers = source.kernel.replace("linux-image-", "linux-headers-", 1)
-    return sorted({*recipe.system, *recipe.packages, *source.include, *extra, source.kernel, headers})
+def built_packages(source: PackageSource, recipe: Recipe, headers: str) -> list[str]:
+    """Return all packages to install into an image when it is built, sorted, so that baking has little to do.
+
+    `headers` is the headers package of its kernel.
+    """
+    return sorted({*recipe.system, *recipe.packages, *source.include, source.kernel, headers})
 
 
 def _folders(kind: str, lab_folder: Path | None) -> list[Path]:

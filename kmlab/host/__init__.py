@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from kmlab.host.channel.ssh import Shell
     from kmlab.host.hypervisor.accel import Acceleration
     from kmlab.host.hypervisor.hypervisor import Hypervisor
-    from kmlab.host.packages.apt import Archive
-    from kmlab.host.packages.mmdebstrap import PackageImage
+    from kmlab.host.packages.package_archive import ArchiveOpener, ImageBuilder, PackageArchive, PackageImage
 
 
 class Host(NamedTuple):
@@ -25,14 +24,22 @@ class Host(NamedTuple):
     shell: Callable[[int, str, Path, Deadline], AbstractContextManager[Shell]]
     agent: Callable[[Path, Deadline], AbstractContextManager[Shell]]
     accelerate: Callable[[str, str], Acceleration]
-    build_image: Callable[[PackageImage, Path, Deadline, Callable[[str], None]], Mapping[str, str]]
-    archive: Callable[[Path, str], Archive]
+    build_image: Callable[[ImageBuilder, PackageImage, Path, Deadline, Callable[[str], None]], Mapping[str, str]]
+    """Call a distribution's image builder."""
+    archive: Callable[[ArchiveOpener, Path, str], PackageArchive]
+    """Call a distribution's opener of archives."""
 
 
 def real_host() -> Host:
     """Return the real host. A library is imported when it is first used."""
     from kmlab.host.channel import agent, ssh
     from kmlab.host.hypervisor import accel, hypervisor
-    from kmlab.host.packages import apt, mmdebstrap
 
-    return Host(hypervisor.opened, ssh.connected, agent.connected, accel.choose, mmdebstrap.build, apt.Archive)
+    return Host(
+        hypervisor.opened,
+        ssh.connected,
+        agent.connected,
+        accel.choose,
+        lambda build_image, *about: build_image(*about),
+        lambda open_archive, *about: open_archive(*about),
+    )

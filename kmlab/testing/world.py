@@ -12,7 +12,7 @@ from kmlab.host import Host
 from kmlab.host.channel.ssh import Shell
 from kmlab.host.hypervisor.accel import Acceleration
 from kmlab.host.hypervisor.hypervisor import Hypervisor
-from kmlab.host.packages.mmdebstrap import PackageImage
+from kmlab.host.packages.package_archive import ImageBuilder, PackageImage
 from kmlab.host.process.command import run as run_program
 from kmlab.testing.fake_archive import FakeArchive
 from kmlab.testing.fake_hypervisor import HOST_KEY, FakeHypervisor
@@ -34,7 +34,7 @@ class World(WorldState):
             self._reach,
             accelerate,
             self._build_image,
-            lambda folder, arch: FakeArchive(self, folder, arch),
+            lambda open_archive, folder, arch: FakeArchive(self, folder, arch),
         )
 
     def __enter__(self) -> World:
@@ -67,7 +67,12 @@ class World(WorldState):
         yield FakeShell(self, machines[0])
 
     def _build_image(
-        self, image: PackageImage, target: Path, deadline: Deadline, on_line: Callable[[str], None]
+        self,
+        builder: ImageBuilder,
+        image: PackageImage,
+        target: Path,
+        deadline: Deadline,
+        on_line: Callable[[str], None],
     ) -> dict[str, str]:
         self.ask("build-image")
         on_line(f"I: unpacking {image.suite}")

@@ -33,7 +33,7 @@ FLOORS = (
         "host/net",
     ),
     ("kernel/module", "kernel/hang", "host/packages"),
-    ("kernel/signing", "host"),
+    ("kernel/signing", "host", "distribution"),
     # Image, base, checkpoint, guest.
     ("provision/plan",),
     ("provision/images",),

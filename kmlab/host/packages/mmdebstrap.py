@@ -12,7 +12,6 @@ import shutil
 import tempfile
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from kmlab.common import paths
@@ -20,6 +19,7 @@ from kmlab.common.errors import CommandFailed, ImageError
 from kmlab.common.events import Deadline, printable
 from kmlab.host.disk import disks
 from kmlab.host.packages import debs
+from kmlab.host.packages.package_archive import PackageImage
 from kmlab.host.process import command
 
 _BOOT_FILES = {
@@ -39,24 +39,6 @@ FACTS = "/var/lib/kmlab/facts"
 """A file in the image with lines NAME=VALUE."""
 _KEPT_LINES = 100
 """The last lines of output that are kept, to find the cause of a failure."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PackageImage:
-    """The description of an image to build."""
-
-    distribution: str
-    """The folder on the EFI partition where the signed GRUB looks for its configuration."""
-    suite: str
-    arch: str
-    packages: Sequence[str]
-    root_size: int
-    """Bytes of the root file system."""
-    hook: str
-    """The shell script that turns the unpacked root $1 into a file system in the open file $2, and describes it in
-    FACTS."""
-    expired_indexes: bool = False
-    """Whether to accept indexes after their Valid-Until date."""
 
 
 def build(image: PackageImage, target: Path, deadline: Deadline, on_line: Callable[[str], None]) -> dict[str, str]:

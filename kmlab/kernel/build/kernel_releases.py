@@ -19,8 +19,6 @@ _RELEASE = re.compile(
 )
 """6.1.0-56-cloud-amd64, 6.12.95+deb12-rt-amd64, 6.8.0-45-generic: the version is all before the flavour."""
 _FIELDS = ("Package", "Version", "Depends")
-_HWE = "linux-image-*-hwe-*"
-"""Ubuntu's newer kernels for an older release."""
 _ORDINARY = ("generic", "amd64", "arm64")
 """The flavour that a distribution gives to most: Ubuntu's name for it, and Debian's."""
 
@@ -111,10 +109,9 @@ def choose(
     Metapackages of the suites `further` count only where there are no others, as for apt.
     """
     there = releases(packages)
-    pattern = _HWE if asked == "hwe" else asked
-    if pattern.startswith("linux-"):
+    if asked.startswith("linux-"):
         own = [p for p in packages if p.suite not in further]
-        fitting = _by_package(pattern, own, there) or _by_package(pattern, packages, there)
+        fitting = _by_package(asked, own, there) or _by_package(asked, packages, there)
     else:
         fitting = _by_words(asked, there, installed)
     if fitting:

@@ -19,7 +19,6 @@ from kmlab.config import catalog
 from kmlab.host import Host
 from kmlab.host.disk import disks
 from kmlab.host.hypervisor import hypervisor
-from kmlab.host.packages import debs
 from kmlab.host.process import locks
 from kmlab.provision.images.archive_kernel import IMAGE_KERNELS, ensure_kernel, kernel_identity
 from kmlab.provision.images.image import ensure_image
@@ -98,12 +97,14 @@ def ensure_base(host: Host, plan: Plan, report: EventSink) -> Base:
 def base_key(plan: Plan, image: Path) -> str:
     """Return the key of a base: a digest of all its inputs."""
     spec = plan.spec
+    # `idle` runs in the booted base, so only the checkpoint depends on it. `families` only chooses the distribution.
+    recipe = dataclasses.asdict(dataclasses.replace(plan.recipe, idle=""))
+    del recipe["families"]
     return paths.digest_of(
         BASE_FORMAT,
         image.parent.name,
         _image_identity(plan, image),
-        # `idle` runs in the booted base, so only the checkpoint depends on it.
-        dataclasses.asdict(dataclasses.replace(plan.recipe, idle="")),
+        recipe,
         kernel_identity(plan),
         spec.cmdline,
         spec.packages,
@@ -124,7 +125,8 @@ def _image_is_base(plan: Plan) -> bool:
     if not isinstance(plan.source, PackageImageSource) or recipe.first_boot:
         return False
     image_recipe = catalog.load_recipe(plan.source.family, plan.lab.folder)
-    image_packages = catalog.built_packages(plan.source.packages, image_recipe)
+    headers = plan.distribution.headers_of(plan.source.packages.kernel)
+    image_packages = catalog.built_packages(plan.source.packages, image_recipe, headers)
     needs_more = (
         spec.cmdline
         or spec.disk is not None
@@ -163,11 +165,12 @@ def _bake(host: Host, plan: Plan, image: Path, folder: Path, stage: Stage) -> di
         authorized_key=plan.public_key,
         instance=folder.name,
     )
-    for deb in kernel.debs:
-        debs.expand(deb, deadline)
-    disks.make_seed(seed, {**files, **{f"{number}.deb": path for number, path in enumerate(kernel.debs)}})
-    for deb in kernel.debs:
-        deb.unlink()
+    for package in kernel.packages:
+        plan.distribution.prepare_package(package, deadline)
+    packages = {f"{number}{plan.distribution.package_suffix}": path for number, path in enumerate(kernel.packages)}
+    disks.make_seed(seed, {**files, **packages})
+    for package in kernel.packages:
+        package.unlink()
     disks.make_overlay(folder / "disk.qcow2", image, deadline, disk_size(plan, image))
     disks.copy(plan.baking.variables, folder / "nvram.fd")
     domain = plan.domain(folder, seed)

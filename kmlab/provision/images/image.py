@@ -10,10 +10,11 @@ from kmlab.common.errors import ImageError
 from kmlab.common.events import Deadline, EventSink, Stage, printable
 from kmlab.config import catalog
 from kmlab.config.lab import GuestSpec, Lab
+from kmlab.distribution import distribution_of
 from kmlab.host import Host
 from kmlab.host.channel.ssh import ensure_identity
 from kmlab.host.disk import disks
-from kmlab.host.packages.mmdebstrap import PackageImage
+from kmlab.host.packages.package_archive import PackageImage
 from kmlab.host.process import locks
 from kmlab.provision.plan.artifact import LOCK_PATIENCE, check_artifact, record_artifact, sweep_key
 from kmlab.provision.plan.plan import Plan, find_image_source, guest_image_source, mirror_of
@@ -76,7 +77,8 @@ def _ensure(host: Host, source: Source, lab_folder: Path | None, report: EventSi
 
 def _build(host: Host, image_source: PackageImageSource, lab_folder: Path | None, report: EventSink) -> Path:
     source, recipe = image_source.packages, catalog.load_recipe(image_source.family, lab_folder)
-    packages = catalog.built_packages(source, recipe)
+    distribution = distribution_of(recipe.families)
+    packages = catalog.built_packages(source, recipe, distribution.headers_of(source.kernel))
     script = catalog.root_script(recipe, ensure_identity(paths.identity_key()))
     key = paths.digest_of(
         IMAGE_FORMAT, image_source.name, image_source.arch, dataclasses.asdict(source), packages, script
@@ -102,7 +104,11 @@ def _build(host: Host, image_source: PackageImageSource, lab_folder: Path | None
                     )
                     deadline = Deadline(_IMAGE_PATIENCE)
                     facts = host.build_image(
-                        about, target, deadline, lambda line: stage.progress(detail=printable(line, 100))
+                        distribution.build_image,
+                        about,
+                        target,
+                        deadline,
+                        lambda line: stage.progress(detail=printable(line, 100)),
                     )
                     record_artifact(
                         folder / "image.json", target, {**facts, "name": image_source.name, "arch": image_source.arch}

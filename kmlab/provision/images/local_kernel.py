@@ -1,4 +1,4 @@
-"""Package the user's own kernel: use the packages of `make bindeb-pkg`, or make packages of a build tree.
+"""Package the user's own kernel: use the packages that its own Makefile made, or make packages of a build tree.
 
 No program of the tree runs on the host, not even its `make modules_install`, because lab.yaml may be untrusted.
 """
@@ -6,7 +6,6 @@ No program of the tree runs on the host, not even its `make modules_install`, be
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,21 +16,9 @@ from kmlab.common.errors import ConfigError
 from kmlab.common.events import Stage, printable
 from kmlab.config.lab import LocalKernel
 from kmlab.host.disk import disks
-from kmlab.host.packages import debs
 from kmlab.kernel.build import build_tree
 from kmlab.kernel.symbols import elf
 from kmlab.provision.plan.plan import Plan
-
-_IMAGE = re.compile(r"linux-image-(unsigned-)?(?P<release>[0-9][A-Za-z0-9.+~_-]{0,99}?)(-unsigned)?", re.ASCII)
-_DEBUG_SUFFIXES = ("-dbg", "-dbgsym")
-_POSTINST = """\
-depmod @RELEASE@
-export DEB_MAINT_PARAMS="$*" INITRD=Yes
-for hooks in /etc/kernel/postinst.d /usr/share/kernel/postinst.d; do
-	[ ! -d "$hooks" ] || run-parts --report --exit-on-error --arg=@RELEASE@ --arg=/boot/vmlinuz-@RELEASE@ "$hooks"
-done
-"""
-"""The same as in a distribution's kernel packages, so that hooks make an initrd and a boot entry."""
 
 
 def identity(plan: Plan, kernel: LocalKernel) -> object:
@@ -63,48 +50,44 @@ def local_packages(plan: Plan, kernel: LocalKernel, folder: Path, stage: Stage) 
 
 def _choose_packages(plan: Plan, place: Path) -> tuple[str, list[Path]]:
     """Find the only kernel among the packages at `place`. Return its release, and its packages with dependencies."""
-    files = sorted(place.glob("*.deb")) if place.is_dir() else sorted(place.parent.glob(place.name))
-    about = {path: debs.fields(path) for path in files if path.suffix == ".deb" and path.is_file()}
-    names = {
-        path: fields["Package"] for path, fields in about.items() if not fields["Package"].endswith(_DEBUG_SUFFIXES)
-    }
-    images = {path: match["release"] for path, name in names.items() if (match := _IMAGE.fullmatch(name))}
-    listed = ", ".join(printable(path.name) for path in names) or "none"
+    distribution = plan.distribution
+    suffix = distribution.package_suffix
+    files = sorted(place.glob(f"*{suffix}")) if place.is_dir() else sorted(place.parent.glob(place.name))
+    about = {path: distribution.read_package(path) for path in files if path.suffix == suffix and path.is_file()}
+    images = {path: release for path, file in about.items() if (release := distribution.release_in(file.name))}
+    listed = ", ".join(printable(path.name) for path in about) or "none"
     if len(images) != 1:
-        what = "needs one linux-image-….deb and its linux-headers-….deb"
+        kernel, headers = distribution.image_package("…"), distribution.headers_package("…")
+        what = f"needs one {kernel}{suffix} and its {headers}{suffix}"
         many = "has several kernels" if images else what
-        raise _error(plan, f"{printable(str(place))}: {many}; found: {listed}", _remedy(place, bool(images)))
+        raise _error(plan, f"{printable(str(place))}: {many}; found: {listed}", _remedy(plan, place, bool(images)))
     ((image, release),) = images.items()
-    if f"linux-headers-{release}" not in names.values():
-        message = f"{printable(str(place))}: no linux-headers-{release} for its image; found: {listed}"
-        raise _error(plan, message, _remedy(place, False))
-    pending, chosen = [names[image], f"linux-headers-{release}"], set()
+    headers = distribution.headers_package(release)
+    if headers not in {file.name for file in about.values()}:
+        message = f"{printable(str(place))}: no {headers} for its image; found: {listed}"
+        raise _error(plan, message, _remedy(plan, place, False))
+    pending, chosen = [about[image].name, headers], set()
     while pending:
         name = pending.pop()
-        for path, package in names.items():
-            if package == name and path not in chosen:
+        for path, file in about.items():
+            if file.name == name and path not in chosen:
                 chosen.add(path)
-                pending += _dependencies(about[path])
+                pending += file.depends
     for path in chosen:
-        arch = about[path].get("Architecture")
-        if arch not in ("all", debs.NAMES[plan.arch]):
-            raise _error(
-                plan, f"{printable(path.name)} is for {printable(str(arch))}, but the image is for {plan.arch}"
-            )
+        arch = about[path].arch
+        if arch not in (distribution.any_arch, distribution.architecture(plan.arch)):
+            raise _error(plan, f"{printable(path.name)} is for {printable(arch)}, but the image is for {plan.arch}")
     return release, sorted(chosen)
 
 
-def _dependencies(fields: dict[str, str]) -> list[str]:
-    words = f"{fields.get('Depends', '')},{fields.get('Pre-Depends', '')}"
-    return [re.split(r"[\s(:]", part.strip())[0] for part in re.split("[,|]", words) if part.strip()]
-
-
-def _remedy(place: Path, several: bool) -> str:
+def _remedy(plan: Plan, place: Path, several: bool) -> str:
+    distribution = plan.distribution
     if several:
-        return "name one: local: '…/linux-*6.9.0-mine*.deb'"
+        return f"name one: local: '…/linux-*6.9.0-mine*{distribution.package_suffix}'"
     if place.is_dir() and (place / "Kbuild").exists():
         return "run `make` in this build tree first; if you build with O=, name that folder"
-    return "`make bindeb-pkg` writes both to the folder above the build tree; or name the tree itself"
+    target = distribution.package_target
+    return f"`make {target}` writes both to the folder above the build tree; or name the tree itself"
 
 
 # A build tree
@@ -153,7 +136,8 @@ def _tree(plan: Plan, place: Path) -> _Tree:
         raise _error(
             plan,
             f"{shown}: the kernel requires signed modules (CONFIG_MODULE_SIG_FORCE), and a build tree's are not signed",
-            "run `make bindeb-pkg`, which signs them, and set local: '../*.deb'",
+            f"run `make {plan.distribution.package_target}`, which signs them, "
+            f"and set local: '../*{plan.distribution.package_suffix}'",
         )
     if plan.spec.secure_boot:
         raise _error(
@@ -186,13 +170,13 @@ def _image_package(plan: Plan, tree: _Tree, folder: Path) -> Path:
     for name in build_tree.BUILTIN:
         if (tree.place / name).is_file():
             shutil.copy(tree.place / name, modules)
-    after = _POSTINST.replace("@RELEASE@", tree.release)
-    return _build_package(plan, root, folder, f"linux-image-{tree.release}", after)
+    after = plan.distribution.after_kernel(tree.release)
+    return _build_package(plan, root, folder, plan.distribution.image_package(tree.release), after)
 
 
 def _headers_package(plan: Plan, tree: _Tree, folder: Path) -> Path:
     root = folder / "kernel-headers"
-    home = PurePosixPath("usr/src") / f"linux-headers-{tree.release}"
+    home = PurePosixPath(plan.distribution.headers_folder(tree.release))
     for top in dict.fromkeys((tree.source, tree.place)):
         for path in _files(top, tree.source_arch):
             # With O= the build tree's Makefile only includes the source tree's.
@@ -204,7 +188,7 @@ def _headers_package(plan: Plan, tree: _Tree, folder: Path) -> Path:
             shutil.copy(top / path, target, follow_symlinks=False)
     modules = paths.make_folder(root / "lib" / "modules" / tree.release)
     (modules / "build").symlink_to(f"/{home}")
-    return _build_package(plan, root, folder, f"linux-headers-{tree.release}")
+    return _build_package(plan, root, folder, plan.distribution.headers_package(tree.release))
 
 
 def _files(top: Path, source_arch: str) -> Iterator[PurePosixPath]:
@@ -220,15 +204,8 @@ def _files(top: Path, source_arch: str) -> Iterator[PurePosixPath]:
 
 
 def _build_package(plan: Plan, root: Path, folder: Path, name: str, after: str = "") -> Path:
-    about = {
-        "Package": name,
-        "Version": "1",
-        "Architecture": debs.NAMES[plan.arch],
-        "Maintainer": "kmlab <kmlab@localhost>",
-        "Description": "the user's own kernel",
-    }
-    target = folder / f"{name}.deb"
-    debs.build(root, target, about, after)
+    target = folder / f"{name}{plan.distribution.package_suffix}"
+    plan.distribution.build_package(root, target, name, plan.arch, after)
     paths.remove_tree(root)
     return target
 

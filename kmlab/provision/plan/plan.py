@@ -12,6 +12,7 @@ from kmlab.common.errors import ConfigError
 from kmlab.common.events import Deadline
 from kmlab.config import catalog
 from kmlab.config.lab import GuestSpec, ImageNamed, ImagePath, ImageUrl, Lab
+from kmlab.distribution import Distribution, distribution_of
 from kmlab.host import Host
 from kmlab.host.channel.ssh import ensure_identity
 from kmlab.host.hypervisor import accel, hypervisor
@@ -47,6 +48,10 @@ class Plan:
     @property
     def files(self) -> paths.GuestFiles:
         return lab_files(self.lab).guest(self.spec.name)
+
+    @property
+    def distribution(self) -> Distribution:
+        return distribution_of(self.recipe.families)
 
     @property
     def embedded(self) -> bool:

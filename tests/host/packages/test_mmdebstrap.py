@@ -11,6 +11,7 @@ import pytest
 from kmlab.common.errors import ImageError
 from kmlab.common.events import Deadline
 from kmlab.host.packages import mmdebstrap
+from kmlab.host.packages.package_archive import PackageImage
 
 HOOK = "mke2fs -d somewhere"
 
@@ -31,7 +32,7 @@ def failed(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> ImageE
     (programs / "mmdebstrap").write_text(f"#!/bin/sh\n{find}{say}{lines}exit 25\n")
     (programs / "mmdebstrap").chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
-    about = mmdebstrap.PackageImage(
+    about = PackageImage(
         distribution="debian", suite="bookworm", arch="x86_64", packages=["make"], root_size=1 << 20, hook=HOOK
     )
     with pytest.raises(ImageError) as error:

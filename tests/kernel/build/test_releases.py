@@ -82,7 +82,6 @@ def test_what_is_asked_for_is_found_in_debian_s_archive(asked: str, release: str
     [
         ("generic", "6.8.0-45-generic"),
         ("lowlatency", "6.8.0-45-lowlatency"),
-        ("hwe", "6.11.0-19-generic"),
         ("6.8", "6.8.0-45-generic"),
         ("noble", "6.8.0-40-generic"),
         ("6.8.0-40", "6.8.0-40-generic"),

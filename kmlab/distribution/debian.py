@@ -1,0 +1,101 @@
+"""Debian, and what its relatives share with it: apt, dpkg, linux-image-… and linux-headers-…."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from kmlab.common.events import Deadline
+from kmlab.distribution.distribution import Distribution, PackageFile
+from kmlab.host.packages import apt, debs, mmdebstrap
+from kmlab.host.packages.package_archive import PackageArchive, PackageImage
+from kmlab.kernel.build import kernel_releases
+from kmlab.kernel.build.kernel_releases import Package, Release, Unmatched
+
+_IMAGE, _HEADERS = "linux-image-", "linux-headers-"
+_KERNEL = re.compile(_IMAGE + r"(unsigned-)?(?P<release>[0-9][A-Za-z0-9.+~_-]{0,99}?)(-unsigned)?", re.ASCII)
+_DEBUG_SUFFIXES = ("-dbg", "-dbgsym")
+_AFTER_KERNEL = """\
+depmod @RELEASE@
+export DEB_MAINT_PARAMS="$*" INITRD=Yes
+for hooks in /etc/kernel/postinst.d /usr/share/kernel/postinst.d; do
+	[ ! -d "$hooks" ] || run-parts --report --exit-on-error --arg=@RELEASE@ --arg=/boot/vmlinuz-@RELEASE@ "$hooks"
+done
+"""
+"""The same as in a distribution's kernel packages, so that hooks make an initrd and a boot entry."""
+
+
+class Debian(Distribution):
+    """Debian."""
+
+    package_suffix = ".deb"
+    package_target = "bindeb-pkg"
+    any_arch = "all"
+
+    def architecture(self, arch: str) -> str:
+        return debs.NAMES[arch]
+
+    def image_package(self, release: str) -> str:
+        return f"{_IMAGE}{release}"
+
+    def headers_package(self, release: str) -> str:
+        return f"{_HEADERS}{release}"
+
+    def headers_of(self, kernel: str) -> str:
+        return kernel.replace(_IMAGE, _HEADERS, 1)
+
+    def source_package(self, release: str) -> str:
+        """Debian has one source package for each series: linux-source-6.1 for 6.1.0-56-cloud-amd64."""
+        return f"linux-source-{'.'.join(release.split('.')[:2])}"
+
+    def release_in(self, package: str) -> str | None:
+        match = None if package.endswith(_DEBUG_SUFFIXES) else _KERNEL.fullmatch(package)
+        return match["release"] if match else None
+
+    def headers_folder(self, release: str) -> str:
+        return f"usr/src/{_HEADERS}{release}"
+
+    def open_archive(self, folder: Path, arch: str) -> PackageArchive:
+        return apt.Archive(folder, arch)
+
+    def kernels(self, archive: PackageArchive) -> list[Release]:
+        return kernel_releases.releases(_packages(archive))
+
+    def installed_kernel(self, archive: PackageArchive) -> str:
+        return kernel_releases.installed_release(archive.status)
+
+    def choose_kernel(self, words: str, archive: PackageArchive, extra_suites: Collection[str]) -> Release | Unmatched:
+        installed = self.installed_kernel(archive)
+        return kernel_releases.choose(words, _packages(archive), installed, extra_suites)
+
+    def read_package(self, path: Path) -> PackageFile:
+        fields = debs.fields(path)
+        words = f"{fields.get('Depends', '')},{fields.get('Pre-Depends', '')}"
+        depends = tuple(re.split(r"[\s(:]", part.strip())[0] for part in re.split("[,|]", words) if part.strip())
+        return PackageFile(fields["Package"], fields.get("Architecture", ""), depends)
+
+    def build_package(self, folder: Path, target: Path, name: str, arch: str, after: str = "") -> None:
+        about = {
+            "Package": name,
+            "Version": "1",
+            "Architecture": self.architecture(arch),
+            "Maintainer": "kmlab <kmlab@localhost>",
+            "Description": "the user's own kernel",
+        }
+        debs.build(folder, target, about, after)
+
+    def prepare_package(self, path: Path, deadline: Deadline) -> None:
+        debs.expand(path, deadline)
+
+    def after_kernel(self, release: str) -> str:
+        return _AFTER_KERNEL.replace("@RELEASE@", release)
+
+    def build_image(
+        self, image: PackageImage, target: Path, deadline: Deadline, on_line: Callable[[str], None]
+    ) -> dict[str, str]:
+        return mmdebstrap.build(image, target, deadline, on_line)
+
+
+def _packages(archive: PackageArchive) -> list[Package]:
+    return [package for suite, text in archive.indexes() for package in kernel_releases.parse_packages(text, suite)]

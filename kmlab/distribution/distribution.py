@@ -1,0 +1,109 @@
+"""Define what kmlab must know about a family of distributions. What runs in the guest is in guests/FAMILY/."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from kmlab.common.events import Deadline
+from kmlab.host.packages.package_archive import PackageArchive, PackageImage
+from kmlab.kernel.build.kernel_releases import Release, Unmatched
+
+
+@dataclass(frozen=True, slots=True)
+class PackageFile:
+    """The description in a package file."""
+
+    name: str
+    arch: str
+    """In the distribution's words."""
+    depends: tuple[str, ...]
+    """Names only."""
+
+
+class Distribution(ABC):
+    """A family of distributions that share names, tools and formats of packages."""
+
+    package_suffix: ClassVar[str]
+    """The ending of package files, with its dot."""
+    package_target: ClassVar[str]
+    """The target of the kernel's Makefile that writes such packages."""
+    any_arch: ClassVar[str]
+    """The architecture of packages that fit all architectures."""
+
+    # Names
+
+    @abstractmethod
+    def architecture(self, arch: str) -> str:
+        """Return the distribution's name of an architecture; `arch` is as in `uname -m`."""
+
+    @abstractmethod
+    def image_package(self, release: str) -> str:
+        """Return the package with the bootable kernel of a release (`uname -r`)."""
+
+    @abstractmethod
+    def headers_package(self, release: str) -> str:
+        """Return the package to build modules for a release."""
+
+    @abstractmethod
+    def headers_of(self, kernel: str) -> str:
+        """Return the headers package that belongs to a kernel package, also to one that follows the newest kernel."""
+
+    @abstractmethod
+    def source_package(self, release: str) -> str:
+        """Return the package with the sources that a release was built from."""
+
+    @abstractmethod
+    def release_in(self, package: str) -> str | None:
+        """Return the release whose bootable kernel a package of this name has; None for all other packages."""
+
+    @abstractmethod
+    def headers_folder(self, release: str) -> str:
+        """Return the folder of the installed headers, relative to /."""
+
+    # The archive: `archive` is the image's, with current indexes
+
+    @abstractmethod
+    def open_archive(self, folder: Path, arch: str) -> PackageArchive:
+        """Open an image's archive. `folder` keeps what was fetched. Only `Host` calls this."""
+
+    @abstractmethod
+    def kernels(self, archive: PackageArchive) -> list[Release]:
+        """Return all kernels that have their headers, by suite, newest last."""
+
+    @abstractmethod
+    def installed_kernel(self, archive: PackageArchive) -> str:
+        """Return the release of the image's newest kernel; empty if it has none."""
+
+    @abstractmethod
+    def choose_kernel(self, words: str, archive: PackageArchive, extra_suites: Collection[str]) -> Release | Unmatched:
+        """Return the newest kernel that matches `kernel:` of lab.yaml, or why there is none."""
+
+    # Package files
+
+    @abstractmethod
+    def read_package(self, path: Path) -> PackageFile:
+        """Return the description of a package file. Raise LabError if it is not one."""
+
+    @abstractmethod
+    def build_package(self, folder: Path, target: Path, name: str, arch: str, after: str = "") -> None:
+        """Build a package of the files in `folder`, owned by root. `after` is a script for after the installation."""
+
+    @abstractmethod
+    def prepare_package(self, path: Path, deadline: Deadline) -> None:
+        """Change a verified package file so that an emulated guest installs it quickly."""
+
+    @abstractmethod
+    def after_kernel(self, release: str) -> str:
+        """Return the script that makes the initrd and the boot entry of a newly installed kernel."""
+
+    # Images
+
+    @abstractmethod
+    def build_image(
+        self, image: PackageImage, target: Path, deadline: Deadline, on_line: Callable[[str], None]
+    ) -> dict[str, str]:
+        """Build an image from signed packages, and return facts about it. Only `Host` calls this."""
