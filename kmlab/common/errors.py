@@ -67,6 +67,10 @@ class BootPanicked(LabError):
     """A guest's kernel panicked while it booted, before any module was loaded."""
 
 
+class BootStuck(GuestUnreachable):
+    """A guest stopped to make progress while it booted, before any module was loaded."""
+
+
 class CommandFailed(LabError):
     """A program ended with an unexpected exit code, or did not end in time."""
 

@@ -192,6 +192,15 @@ def kill(folder: Path) -> list[int]:
     return pids
 
 
+def processor_seconds(pid: int) -> float:
+    """Return the processor time that a process has taken, in seconds; 0 if it has ended (proc(5), /proc/pid/stat)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def _released(pid: int) -> bool:
     """Return whether a killed process has released its memory, files and ports: it is then a zombie, or reaped.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kmlab.common import paths
-from kmlab.common.errors import GuestUnreachable, LabError
+from kmlab.common.errors import LabError
 from kmlab.common.events import Deadline, EventSink, Stage, printable
 from kmlab.config import catalog
 from kmlab.host import Host
@@ -21,25 +21,19 @@ from kmlab.host.process import command, locks
 from kmlab.kernel.hang.watchdogs import ladder
 from kmlab.provision.bases import mok_enrolment
 from kmlab.provision.bases.base import Base
+from kmlab.provision.bases.boot_watch import LONGEST_BOOT, shell_while_booting
 from kmlab.provision.plan.artifact import (
-    BOOT_PATIENCE,
     LOCK_PATIENCE,
     SSH,
     boot_twice,
     booted,
     check_artifact,
-    last_line,
     parse_facts,
     read_console,
     record_artifact,
-    require_disk_space,
-    require_firmware_output,
-    require_no_panic,
-    require_trust,
     sweep_key,
 )
 from kmlab.provision.plan.plan import Plan
-from kmlab.virt import firmware
 from kmlab.virt.domain import AGENT_PORT, cpu_model, to_xml
 
 if TYPE_CHECKING:
@@ -137,7 +131,7 @@ def _save_booted(
 ) -> dict[str, object]:
     from kmlab.kernel.signing.guest_keyring import QUESTION, parse_keyring, to_json
 
-    deadline = Deadline(BOOT_PATIENCE * plan.patience)
+    deadline = Deadline(LONGEST_BOOT * plan.patience)
     disks.make_overlay(folder / "disk.qcow2", base.folder / "disk.qcow2", deadline)
     if plan.certificate is None:
         disks.copy(base.folder / "nvram.fd", folder / "nvram.fd")
@@ -149,7 +143,7 @@ def _save_booted(
     domain = plan.domain(folder)
     with booted(host, plan, domain, folder, deadline) as hv:
         port = hv.forward(domain.name, SSH)
-        with _shell_while_booting(host, plan, base, folder, port, stage, deadline) as shell:
+        with shell_while_booting(host, plan, base, folder, port, stage, deadline) as shell:
             stage.progress(detail="waiting for the guest to be idle")
             variables = ladder(plan.acceleration.name).settings()
             settings = "".join(f"{name}={value}\n" for name, value in variables.items())
@@ -179,11 +173,11 @@ def _save_booted(
 
 def _enrol_by_mokmanager(host: Host, plan: Plan, base: Base, folder: Path, certificate: Path, stage: Stage) -> None:
     """Boot once to request the enrolment, and once to answer MokManager. The UEFI variables are in `folder`."""
-    deadline = Deadline(2 * BOOT_PATIENCE * plan.patience)
+    deadline = Deadline(2 * LONGEST_BOOT * plan.patience)
     domain = plan.domain(folder)
     with booted(host, plan, domain, folder, deadline) as hv:
         port = hv.forward(domain.name, SSH)
-        with _shell_while_booting(host, plan, base, folder, port, stage, deadline) as shell:
+        with shell_while_booting(host, plan, base, folder, port, stage, deadline) as shell:
             password = mok_enrolment.request_enrolment(shell, certificate, deadline)
         mok_enrolment.wait_until_off(hv, domain.name, deadline)
     with booted(host, plan, domain, folder, deadline) as hv:
@@ -217,37 +211,6 @@ def _start_agent(plan: Plan, shell: Shell, deadline: Deadline) -> None:
     if not answer.ok:
         message = printable(answer.error_text.strip(), 300)
         raise LabError(f"guest '{plan.spec.name}' could not start the agent: {message}")
-
-
-@contextlib.contextmanager
-def _shell_while_booting(
-    host: Host, plan: Plan, base: Base, folder: Path, port: int, stage: Stage, deadline: Deadline
-) -> Iterator[Shell]:
-    """Wait for the guest's sshd and yield a shell. Until then, report the console's last line."""
-    with contextlib.ExitStack() as stack:
-        shell = None
-        firmware_deadline = Deadline(firmware.FIRST_LINE_SECONDS * plan.patience)
-        while shell is None:
-            command.check_cancelled()
-            console = read_console(folder / "console.log")
-            require_no_panic(plan, console)
-            require_trust(plan, console)
-            require_disk_space(plan)
-            if firmware_deadline.passed:
-                require_firmware_output(plan, plan.firmware, console)
-            last = last_line(console)
-            stage.progress(detail=last)
-            try:
-                attempt = host.shell(port, base.host_key, paths.identity_key(), deadline.within(2))
-                shell = stack.enter_context(attempt)
-            except GuestUnreachable as error:
-                if deadline.passed:
-                    raise GuestUnreachable(
-                        f"guest '{plan.spec.name}' did not answer on ssh within {deadline.seconds:.0f} s; "
-                        f"last console line: '{last}'",
-                        f"the console log: {paths.failed_boot()}",
-                    ) from error
-        yield shell
 
 
 def _host_cpu() -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from kmlab.common import paths
-from kmlab.common.errors import BootPanicked, ImageError, LabError
+from kmlab.common.errors import BootPanicked, BootStuck, ImageError, LabError
 from kmlab.common.events import Deadline, EventSink, Note, printable
 from kmlab.host import Host
 from kmlab.host.disk import disks
@@ -25,7 +25,6 @@ from kmlab.virt.firmware import Firmware, why_refused, why_silent
 
 LOCK_PATIENCE = 3600.0
 """Seconds to wait for another kmlab that makes the same artifact."""
-BOOT_PATIENCE = 120.0
 SSH = 22
 T = TypeVar("T")
 _ESCAPE = re.compile(r"\x1b\[[0-9;?=]*[A-Za-z]")
@@ -52,10 +51,10 @@ def booted(host: Host, plan: Plan, domain: Domain, folder: Path, deadline: Deadl
 
 
 def boot_twice(boot: Callable[[], T], subject: str, report: EventSink) -> T:
-    """Call `boot` and return its result. Retry once if the kernel panics, as an emulated kernel may do by chance."""
+    """Call `boot` and return its result. Retry once if the kernel panics or hangs, as an emulated one may by chance."""
     try:
         return boot()
-    except BootPanicked as error:
+    except (BootPanicked, BootStuck) as error:
         report(Note(subject, f"{error.message}: booting once more"))
         return boot()
 
