@@ -63,6 +63,7 @@ def ssh(
     set_global_options(json=json, debug=debug)
     from kmlab.cli import render
     from kmlab.common import paths
+    from kmlab.common.errors import LabError
     from kmlab.common.events import Deadline
     from kmlab.host.channel.ssh import client_argv
     from kmlab.host.process import command as programs
@@ -71,6 +72,8 @@ def ssh(
     if guest is not None and "--" in sys.argv and sys.argv[sys.argv.index("--") + 1 :] == [guest, *words]:
         words, guest = [guest, *words], None  # kmlab ssh -- CMD: in the default guest
     _, record, files = _started(lab, guest)
+    if record.port is None:
+        raise LabError(f"guest '{record.name}' has no network: ssh cannot reach it", "kmlab console")
     argv = client_argv(record.port, files.known_hosts, paths.identity_key(), words)
     if not json:
         programs.become(argv)

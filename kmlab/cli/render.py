@@ -265,7 +265,7 @@ def guests(lab: Lab, records: Sequence[GuestRecord], *, as_json: bool, what: Gue
         document({"schema": what, "lab": lab.name, "guests": [describe(r) for r in records]})
         return
     for record in records:
-        print_line(f"{record.name}: up, kernel {record.release}, {record.accel}, ssh on 127.0.0.1:{record.port}")
+        print_line(f"{record.name}: up, kernel {record.release}, {record.accel}, {_way_in(record)}")
 
 
 def statuses(lab: Lab, found: Sequence[GuestStatus], *, as_json: bool) -> None:
@@ -291,8 +291,20 @@ def statuses(lab: Lab, found: Sequence[GuestStatus], *, as_json: bool) -> None:
             print_line(f"{guest.name}: stopped")
             continue
         why = f" ({record.reason})" if record.reason else ""
-        print_line(f"{guest.name}: {guest.state}{why}, kernel {record.release}, ssh on 127.0.0.1:{record.port}")
+        print_line(f"{guest.name}: {guest.state}{why}, kernel {record.release}, {_way_in(record)}")
         print_line(f"  firmware: {record.firmware}")
+        print_line(f"  network: {record.network}: {_REACH.get(record.network, 'unknown')}")
+
+
+_REACH = {
+    "none": "no connections",
+    "isolated": "no connections out of the guest",
+    "host": "connections wherever this host can connect, and to this host",
+}
+
+
+def _way_in(record: GuestRecord) -> str:
+    return f"ssh on 127.0.0.1:{record.port}" if record.port is not None else "no ssh"
 
 
 def kernel_log(console: Path, guest: str, *, follow: bool, as_json: bool) -> None:

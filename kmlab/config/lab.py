@@ -62,6 +62,7 @@ Outcome = Literal[
 ]
 """The outcomes of a run, worst last."""
 Arch = Literal["x86_64", "aarch64"]
+Network = Literal["none", "isolated", "host"]
 ParamValue = str | int | bool
 Param = ParamValue | tuple[ParamValue, ...]
 
@@ -174,6 +175,10 @@ class GuestSpec:
     """The size that the root disk grows to; None means the image's size."""
     secure_boot: bool = False
     """Boot with Secure Boot; modules are then signed with the lab's key."""
+    network: Network = "isolated"
+    """What the guest can connect to: nothing (isolated; ssh into it works), nothing and no ssh either (none), or
+    whatever the host can (host).
+    """
     cmdline: CommandLine = ""
     """Added to the kernel's command line."""
     recipe: Name | None = None

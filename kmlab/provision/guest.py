@@ -44,13 +44,16 @@ class GuestRecord:
     """The firmware, and the reason for it."""
     base: str
     checkpoint: str
-    port: int
+    port: int | None
+    """The port of its sshd on 127.0.0.1; None without a network."""
     host_key: str
     tty: str | None
     """The host's pty of its login console."""
     pid: int | None
     started: float
     """Seconds since the epoch."""
+    network: str = "host"
+    """What it can connect to; guests of earlier versions could connect wherever the host can."""
     taint: int = 0
     """The kernel's taint flags after the restore."""
     out_of_tree: Sequence[str] = ()

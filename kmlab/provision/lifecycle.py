@@ -30,6 +30,7 @@ from kmlab.provision.images.archive_kernel import available
 from kmlab.provision.images.image import build_image, catalogue_image, guest_image
 from kmlab.provision.plan.artifact import LOCK_PATIENCE, SSH, check_artifact, sweep
 from kmlab.provision.plan.plan import Plan, arch_of, lab_files, make_plan
+from kmlab.virt import network
 from kmlab.virt.domain import console_tty, retarget
 
 __all__ = [
@@ -183,7 +184,7 @@ def _why_changed(guest: Guest, allow_kept_modules: bool, deadline: Deadline) -> 
 
 def _why_unusable(plan: Plan, record: GuestRecord, checkpoint: str, allow_kept_modules: bool) -> str | None:
     """Return why a running guest cannot be reused; None if it can."""
-    if record.checkpoint != checkpoint or record.uri != plan.lab.libvirt:
+    if (record.checkpoint, record.uri, record.network) != (checkpoint, plan.lab.libvirt, plan.spec.network):
         return "the lab's settings have changed"
     if record.pid is None or not hypervisor.alive(record.pid, plan.files.root):
         return "it no longer runs"
@@ -200,8 +201,11 @@ def _connect(
     host: Host, files: paths.GuestFiles, record: GuestRecord, stack: contextlib.ExitStack, deadline: Deadline
 ) -> Shell:
     """Connect through the guest's agent, or over ssh if the agent does not answer."""
-    with contextlib.suppress(GuestUnreachable):
+    try:
         return stack.enter_context(host.agent(files.agent, deadline.within(_AGENT_PATIENCE)))
+    except GuestUnreachable:
+        if record.port is None:
+            raise
     return stack.enter_context(host.shell(record.port, record.host_key, paths.identity_key(), deadline))
 
 
@@ -229,7 +233,14 @@ def _restore(
             with host.hypervisor(plan.lab.libvirt, files.libvirt, deadline) as hv:
 
                 def change_files(saved: str) -> str:
-                    return retarget(saved, nvram=files.nvram, disk=files.disk, console=files.console, agent=files.agent)
+                    return retarget(
+                        saved,
+                        nvram=files.nvram,
+                        disk=files.disk,
+                        console=files.console,
+                        agent=files.agent,
+                        reach=plan.spec.network,
+                    )
 
                 hv.restore(source / "memory", change_files)
                 if not os.access(files.console, os.R_OK):
@@ -238,7 +249,7 @@ def _restore(
                         f"cannot read the guest's console log: libvirt at {plan.lab.libvirt} gives you no permission",
                         "use `libvirt: embedded` or qemu:///session, where QEMU runs as you",
                     )
-                port = hv.forward(plan.domain_name, SSH)
+                port = _open_network(hv, plan)
                 live = hv.xml(plan.domain_name)
         pids = hypervisor.processes(files.root)
         record = GuestRecord(
@@ -253,12 +264,14 @@ def _restore(
             base=base.key,
             checkpoint=checkpoint,
             port=port,
+            network=plan.spec.network,
             host_key=base.host_key,
             tty=console_tty(live),
             pid=pids[0] if pids else None,
             started=time.time(),
         )
-        paths.write_text(files.known_hosts, known_hosts_line(port, base.host_key), 0o600)
+        if port is not None:
+            paths.write_text(files.known_hosts, known_hosts_line(port, base.host_key), 0o600)
         write_record(files, record)
         _store_keyring(files, checkpoint)
         with timings.part("connect"):
@@ -266,6 +279,14 @@ def _restore(
             guest.wake(deadline)
         stage.detail = f"kernel {base.release}, {plan.acceleration.name}"
     return guest
+
+
+def _open_network(hv: hypervisor.Hypervisor, plan: Plan) -> int | None:
+    """Forward a port of the host to the guest's sshd and return it; without a network, unplug the cable."""
+    if plan.spec.network == network.NONE:
+        hv.unplug(plan.domain_name, network.NETDEV)
+        return None
+    return hv.forward(plan.domain_name, network.NETDEV, SSH)
 
 
 def enrol_by_mokmanager(host: Host, lab: Lab, spec: GuestSpec, report: EventSink) -> str:

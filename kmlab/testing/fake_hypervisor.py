@@ -68,7 +68,7 @@ class FakeHypervisor(Hypervisor):
     def xml(self, name: str) -> str:
         return self._machine(name).xml
 
-    def forward(self, name: str, guest_port: int) -> int:
+    def forward(self, name: str, netdev: str, guest_port: int) -> int:
         port = self._machine(name).port = self._world.new_port()
         return port
 

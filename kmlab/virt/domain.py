@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kmlab.common.errors import HypervisorError
+from kmlab.virt import network
 from kmlab.virt.firmware import Firmware
 
 AGENT_PORT = "kmlab.agent.0"
@@ -114,23 +115,32 @@ def to_xml(domain: Domain, emulator_path: str) -> str:
     _text(root, "on_reboot", "destroy" if domain.seed is None else "restart")
     _text(root, "on_crash", "preserve")
     _devices(root, domain, emulator_path)
+    options = ET.SubElement(root, f"{{{_QEMU}}}commandline")
+    for option in network.options(network.OPEN):
+        ET.SubElement(options, f"{{{_QEMU}}}arg", value=option)
     ET.indent(root)
     return ET.tostring(root, encoding="unicode") + "\n"
 
 
-def retarget(saved: str, *, nvram: Path, disk: Path, console: Path, agent: Path) -> str:
-    """Return a saved domain's XML with the files of another guest of the same checkpoint."""
+def retarget(saved: str, *, nvram: Path, disk: Path, console: Path, agent: Path, reach: str) -> str:
+    """Return a saved domain's XML with the files and the network of another guest of the same checkpoint.
+
+    `reach` is one of the choices of `virt/network.py`.
+    """
     root = ET.fromstring(saved)
     store = root.find("os/nvram")
     source = root.find("devices/disk[@device='disk']/source")
     log = root.find("devices/serial/log")
     socket = root.find(f"devices/channel/target[@name='{AGENT_PORT}']/../source")
-    if store is None or source is None or log is None or socket is None:
+    options = root.findall(f"{{{_QEMU}}}commandline/{{{_QEMU}}}arg")
+    back_ends = [option for option in options if option.get("value") == network.back_end(network.OPEN)]
+    if store is None or source is None or log is None or socket is None or len(back_ends) != 1:
         raise HypervisorError("the checkpoint's saved domain is not one of kmlab's")
     store.text = str(nvram)
     source.set("file", str(disk))
     log.set("file", str(console))
     socket.set("path", str(agent))
+    back_ends[0].set("value", network.back_end(reach))
     chain = root.find("devices/disk[@device='disk']")
     if chain is not None:
         for stale in chain.findall("backingStore"):
@@ -197,10 +207,6 @@ def _devices(root: ET.Element, domain: Domain, emulator_path: str) -> None:
         ET.SubElement(seed, "source", file=str(domain.seed))
         ET.SubElement(seed, "target", dev="vdb", bus="virtio")
         ET.SubElement(seed, "readonly")
-    network = ET.SubElement(devices, "interface", type="user")
-    ET.SubElement(network, "mac", address="52:54:00:6b:6d:01")
-    ET.SubElement(network, "model", type="virtio")
-    ET.SubElement(network, "rom", enabled="no")
     serial = ET.SubElement(devices, "serial", type="pty")
     ET.SubElement(serial, "log", file=str(domain.console), append="on")
     ET.SubElement(serial, "target", port="0")

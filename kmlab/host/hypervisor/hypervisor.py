@@ -23,8 +23,6 @@ from kmlab.host.process.command import Conversation
 
 EMBEDDED = "embedded"
 
-_NETWORK_DEVICE = "hostnet0"
-"""The id that libvirt gives QEMU's first network back end."""
 _PATIENCE = 120.0
 """The time limit of one libvirt operation, in seconds. Saving a large guest on a slow disk takes longest."""
 
@@ -63,9 +61,9 @@ class Hypervisor:
         """Return the XML of the running domain, with the values that libvirt and QEMU filled in."""
         return str(self._ask("read the guest's devices", "xml", name))
 
-    def forward(self, name: str, guest_port: int) -> int:
+    def forward(self, name: str, netdev: str, guest_port: int) -> int:
         """Forward a loopback port, chosen by the host's kernel, to the guest's port. Return the host's port."""
-        answer = self.monitor(name, f"hostfwd_add {_NETWORK_DEVICE} tcp:127.0.0.1:0-:{guest_port}")
+        answer = self.monitor(name, f"hostfwd_add {netdev} tcp:127.0.0.1:0-:{guest_port}")
         if answer.strip():
             raise HypervisorError(f"QEMU could not forward a port: {answer.strip()}")
         table = self.monitor(name, "info usernet")
@@ -75,6 +73,12 @@ class Hypervisor:
             if int(forwarded_port) == guest_port:
                 return int(port)
         raise HypervisorError(f"QEMU did not report the forwarded port:\n{table.strip()}")
+
+    def unplug(self, name: str, netdev: str) -> None:
+        """Unplug the cable of the network card that is connected to this back end."""
+        answer = self.monitor(name, f"set_link {netdev} off")
+        if answer.strip():
+            raise HypervisorError(f"QEMU could not unplug the network: {answer.strip()}")
 
     def monitor(self, name: str, command: str) -> str:
         """Send a command to QEMU's human monitor and return the answer."""

@@ -35,6 +35,7 @@ from kmlab.provision.plan.artifact import (
 )
 from kmlab.provision.plan.plan import Plan
 from kmlab.virt.domain import AGENT_PORT, cpu_model, to_xml
+from kmlab.virt.network import NETDEV
 
 if TYPE_CHECKING:
     from kmlab.kernel.signing.load_check import GuestKeyring
@@ -142,7 +143,7 @@ def _save_booted(
         varstore.make_store(plan.firmware.variables, plan.certificate, folder / "nvram.fd", deadline)
     domain = plan.domain(folder)
     with booted(host, plan, domain, folder, deadline) as hv:
-        port = hv.forward(domain.name, SSH)
+        port = hv.forward(domain.name, NETDEV, SSH)
         with shell_while_booting(host, plan, base, folder, port, stage, deadline) as shell:
             stage.progress(detail="waiting for the guest to be idle")
             variables = ladder(plan.acceleration.name).settings()
@@ -176,7 +177,7 @@ def _enrol_by_mokmanager(host: Host, plan: Plan, base: Base, folder: Path, certi
     deadline = Deadline(2 * LONGEST_BOOT * plan.patience)
     domain = plan.domain(folder)
     with booted(host, plan, domain, folder, deadline) as hv:
-        port = hv.forward(domain.name, SSH)
+        port = hv.forward(domain.name, NETDEV, SSH)
         with shell_while_booting(host, plan, base, folder, port, stage, deadline) as shell:
             password = mok_enrolment.request_enrolment(shell, certificate, deadline)
         mok_enrolment.wait_until_off(hv, domain.name, deadline)
