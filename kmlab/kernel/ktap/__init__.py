@@ -1,0 +1,1 @@
+"""Read the results of tests from what a kernel or a program printed: KTAP and TAP."""
