@@ -127,7 +127,7 @@ def is_suspicious(data: bytes) -> bool:
 
 def _header_within(text: str) -> int | None:
     """Find where in the line a report's first line begins; None where there is none."""
-    for found in _HEADER_WORD.finditer(text):
+    for found in itertools.islice(_HEADER_WORD.finditer(text), _MOST_WORDS):
         header = find_header(text[found.start() :])
         if header is not None and header.shape.class_ != "other":
             return found.start()
@@ -135,6 +135,8 @@ def _header_within(text: str) -> int | None:
 
 
 _LONGEST_PREFIX = 160
+_MOST_WORDS = 16
+"""Places in one line where a report may begin: who repeats such a word more often is no kernel."""
 _MOST_FORMS = 64
 _MOST_EXAMPLES = 50
 _MOST_PREFIXES = 4
