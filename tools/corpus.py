@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from kmlab.common import paths
 from kmlab.config.lab import Lab, load_lab
 from kmlab.kernel.crash.crash import Crash
-from kmlab.kernel.crash.scanner import find_crashes
+from kmlab.kernel.crash.parser.scanner import find_crashes
 from kmlab.kernel.crash.source_lines import located
 from kmlab.kernel.crash.unloaded_module import Sections
 from kmlab.kernel.log.records import parse_log

@@ -20,7 +20,7 @@ from kmlab.common import folder_tree, paths
 from kmlab.common.errors import unexpected
 from kmlab.common.events import Deadline
 from kmlab.kernel.crash.crash import Crash
-from kmlab.kernel.crash.scanner import Scanner
+from kmlab.kernel.crash.parser.scanner import Scanner
 from kmlab.kernel.log.records import ConsoleReader, KernelLog, Record
 
 _FIRST, _LAST = 2000, 20000

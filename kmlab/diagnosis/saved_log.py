@@ -16,8 +16,8 @@ from kmlab.common import folder_tree
 from kmlab.common.errors import ConfigError
 from kmlab.common.events import printable
 from kmlab.kernel.crash.crash import Crash, fingerprint_of, foreign_modules
+from kmlab.kernel.crash.parser.scanner import Scanner
 from kmlab.kernel.crash.paste import Layout, Rejoiner, Survey, Unread, is_suspicious, is_wrapped, runs_backwards, turned
-from kmlab.kernel.crash.scanner import Scanner
 from kmlab.kernel.crash.source_lines import located
 from kmlab.kernel.log.file_type import SAVE, Doubt, kind_of
 from kmlab.kernel.log.records import ConsoleReader, Record

@@ -32,7 +32,7 @@ FLOORS = (
         "host/hypervisor",
         "host/net",
     ),
-    ("kernel/module", "kernel/hang", "kernel/ktap", "host/packages"),
+    ("kernel/module", "kernel/hang", "kernel/ktap", "kernel/crash/parser", "host/packages"),
     ("kernel/signing", "host", "distribution"),
     # Image, base, checkpoint, guest.
     ("provision/plan",),

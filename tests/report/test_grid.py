@@ -8,7 +8,7 @@ import json
 from kmlab.config.lab import Expect
 from kmlab.kernel.build.diagnostics import Diagnostic
 from kmlab.kernel.crash.crash import Crash
-from kmlab.kernel.crash.scanner import find_crashes
+from kmlab.kernel.crash.parser.scanner import find_crashes
 from kmlab.kernel.log.records import parse_log
 from kmlab.report.grid import document, grid_of, lines
 from kmlab.run.result import RunResult

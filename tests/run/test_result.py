@@ -11,7 +11,7 @@ from kmlab.common.events import Part
 from kmlab.config.lab import Expect
 from kmlab.kernel.build.diagnostics import Diagnostic
 from kmlab.kernel.crash.crash import Crash
-from kmlab.kernel.crash.scanner import Scanner
+from kmlab.kernel.crash.parser.scanner import Scanner
 from kmlab.kernel.crash.stack_trace import Frame
 from kmlab.kernel.log.records import Record, parse_log
 from kmlab.run.context.results import StepResult

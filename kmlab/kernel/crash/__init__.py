@@ -1,1 +1,1 @@
-"""The reports in a kernel's log: found, parsed, told apart, with the function that is to blame."""
+"""What the reports in a kernel's log have in common: their first lines, stacks, whose fault it is, source lines."""

@@ -105,7 +105,7 @@ def require_no_panic(plan: Plan, console: str) -> None:
     if "Kernel panic" not in console:
         return
     from kmlab.kernel.crash.crash import outcome_of
-    from kmlab.kernel.crash.scanner import find_crashes
+    from kmlab.kernel.crash.parser.scanner import find_crashes
     from kmlab.kernel.log.records import parse_log
 
     crashes = find_crashes(parse_log(console.encode()).records)

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from kmlab.kernel.crash import dedup, patterns, report_parser, skipped_functions, stack_formats
-from kmlab.kernel.crash.scanner import Scanner
+from kmlab.kernel.crash import dedup, parser, patterns, skipped_functions, stack_formats
+from kmlab.kernel.crash.parser.scanner import Scanner
 from kmlab.kernel.crash.stack_trace import Frame, blame, find_symbol, parse_frames, plain_name
 from kmlab.kernel.log.records import parse_log
 from tests.kernel.crash.test_oops import CORPUS, read_sample
 
 DATA = CORPUS[0].parent
+PARSER = sorted(Path(str(parser.__file__)).parent.glob("*.py"))
 TRAITS = patterns.CLASS_TRAITS.keys() | patterns.LINE_TRAITS.keys()
 HELPERS = (
     "dump_backtrace __kmalloc_noprof ___kmalloc_large_node __x86_indirect_thunk_rax _raw_spin_lock_irqsave "
@@ -43,9 +44,9 @@ def test_every_line_that_a_row_matches_has_a_word_to_look_for() -> None:
             assert not (matching and patterns.is_plain(record.text)), record.text
 
 
-@pytest.mark.parametrize("module", [dedup, report_parser])
-def test_every_class_that_is_named_in_the_code_is_in_the_table(module: object) -> None:
-    tree = ast.parse(Path(str(module.__file__)).read_text())  # type: ignore[attr-defined]
+@pytest.mark.parametrize("path", [Path(dedup.__file__), *PARSER], ids=lambda path: path.stem)
+def test_every_class_that_is_named_in_the_code_is_in_the_table(path: Path) -> None:
+    tree = ast.parse(path.read_text())
     compared = [node for node in ast.walk(tree) if isinstance(node, ast.Compare) and "class_" in ast.unparse(node)]
     words = {
         constant.value
@@ -58,7 +59,7 @@ def test_every_class_that_is_named_in_the_code_is_in_the_table(module: object) -
         call.args[0].value
         for call in ast.walk(tree)
         if isinstance(call, ast.Call)
-        and ast.unparse(call.func) == "self._is"
+        and ast.unparse(call.func).endswith((".is_", "._is"))
         and isinstance(call.args[0], ast.Constant)
     }
     assert asked <= TRAITS

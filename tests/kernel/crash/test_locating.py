@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from kmlab.kernel.crash.scanner import find_crashes
+from kmlab.kernel.crash.parser.scanner import find_crashes
 from kmlab.kernel.crash.source_lines import located
 from kmlab.kernel.log.records import parse_log
 from kmlab.kernel.symbols.elf import read_object

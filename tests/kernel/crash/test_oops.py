@@ -18,7 +18,7 @@ from typing import NamedTuple
 import pytest
 
 from kmlab.kernel.crash.crash import Crash, outcome_of
-from kmlab.kernel.crash.scanner import Scanner, find_crashes
+from kmlab.kernel.crash.parser.scanner import Scanner, find_crashes
 from kmlab.kernel.crash.source_lines import located
 from kmlab.kernel.log.records import ConsoleReader, Record, parse_log
 from tests.crashers import BUILT

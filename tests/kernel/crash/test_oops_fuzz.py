@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from kmlab.diagnosis.saved_log import hear
 from kmlab.kernel.crash.crash import Crash, outcome_of
-from kmlab.kernel.crash.scanner import Scanner, find_crashes
+from kmlab.kernel.crash.parser.scanner import Scanner, find_crashes
 from kmlab.kernel.log.records import LINE_CAP, ConsoleReader, parse_log
 from tests.places import TEST_DATA
 

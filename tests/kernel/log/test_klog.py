@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from kmlab.kernel.crash.scanner import find_crashes
+from kmlab.kernel.crash.parser.scanner import find_crashes
 from kmlab.kernel.log.records import LINE_CAP, ConsoleReader, Record, parse_log
 
 

@@ -9,6 +9,9 @@ from dataclasses import replace
 
 from kmlab.kernel.crash.crash import Crash, unexpected_reboot
 from kmlab.kernel.crash.dedup import belongs, merged
+from kmlab.kernel.crash.parser.conclusion import conclude
+from kmlab.kernel.crash.parser.panic_causes import may_cause
+from kmlab.kernel.crash.parser.report import Report
 from kmlab.kernel.crash.patterns import (
     CUT_HERE,
     Header,
@@ -19,7 +22,6 @@ from kmlab.kernel.crash.patterns import (
     find_orphan,
     is_plain,
 )
-from kmlab.kernel.crash.report_parser import Report
 from kmlab.kernel.log.records import Record
 
 LINGER = 10.0
@@ -119,7 +121,7 @@ class Scanner:
             self._shut(context)
         self._contexts.clear()
         fresh = self._settle(everything=True)
-        orphan = None if self._found or self._orphan is None else self._orphan.finish(self._own)
+        orphan = None if self._found or self._orphan is None else conclude(self._orphan, self._own)
         if orphan and self._orphan and self._tell(self._orphan.order, orphan):
             fresh.append(orphan)
         return fresh
@@ -171,7 +173,7 @@ class Scanner:
 
     def _answer(self, record: Record) -> None:
         """Another CPU answers the watchdog that found it, in a context of its own."""
-        asked = [r for r in self._reports() if r.header.shape.kind == "hang" and not r.fatal]
+        asked = [r for r in self._reports() if r.subject.kind == "hang" and not r.progress.fatal]
         if asked:
             self._enter(record.caller or "").report = asked[-1]
             asked[-1].add(record, self._seen)
@@ -205,7 +207,7 @@ class Scanner:
                 self._dump(context, record)
             else:
                 context.note(record, self._seen)
-        elif CUT_HERE in record.text and not report.dying and not report.fatal:
+        elif CUT_HERE in record.text and not report.dying and not report.progress.fatal:
             if not report.untraced_slab:
                 self._leave(context)
             context.note(record, self._seen)
@@ -213,18 +215,18 @@ class Scanner:
             if not plain and find_message(record.text):
                 context.note(record, self._seen)
             report.add(record, self._seen)
-            if report.fatal:
+            if report.progress.fatal:
                 self._weigh(report)
-            if report.done:
+            if report.progress.done:
                 self._shut(context)
 
     def _begin(self, context: _Context, record: Record, header: Header) -> None:
         report = context.report
         if report is not None:
             # `kernel BUG at` goes on with `invalid opcode:`, and a dying CPU stumbles more than once.
-            if report.dying or report.fatal:
+            if report.dying or report.progress.fatal:
                 report.add(record, self._seen)
-                report.refine(header)
+                report.subject.refine(header)
                 return
             if report.goes_on(header, record.text):
                 context.forget()
@@ -238,21 +240,21 @@ class Scanner:
         report = context.report
         if report is not None and report.provisional:
             context.report = None
-            context.remember(report.lines)
+            context.remember(report.text.lines)
         else:
             self._shut(context)
 
     def _panic(self, context: _Context, record: Record, header: Header) -> None:
         self._leaving = True
-        if context.report is not None and context.report.fatal:
+        if context.report is not None and context.report.progress.fatal:
             context.report.add(record, self._seen)
             return
-        causes = [r for r in (*self._waiting, *self._reports()) if r.may_panic(record.text)]
+        causes = [r for r in (*self._waiting, *self._reports()) if may_cause(r, record.text)]
         if not causes:
             self._leave(context)
             context.report = context.lead(Report(context.key, header, record, self._seen), self._seen)
             return
-        cause = max(causes, key=lambda r: (r.key == context.key, r.last_seen))
+        cause = max(causes, key=lambda r: (r.key == context.key, r.progress.last_seen))
         if context.report is not cause:
             self._shut(context)
         if cause in self._waiting:
@@ -294,8 +296,8 @@ class Scanner:
     def _doubt(self) -> None:
         """Note that a program speaks: the kernel that has panicked lives on."""
         for report in self._reports():
-            if report.header.shape.kind == "panic":
-                report.pass_by()
+            if report.subject.kind == "panic":
+                report.progress.pass_by()
                 self._weigh(report)
 
     def _weigh(self, report: Report) -> None:
@@ -306,7 +308,7 @@ class Scanner:
     def _lose(self, text: str) -> None:
         if "printk messages dropped" in text:
             for report in self._reports():
-                report.lost = True
+                report.progress.lost = True
 
     def _reports(self) -> list[Report]:
         return list(dict.fromkeys(c.report for c in self._contexts.values() if c.report))
@@ -343,19 +345,20 @@ class Scanner:
         fresh: list[Crash] = []
         while self._waiting and (everything or self._is_old(self._waiting[0])):
             report = self._waiting.pop(0)
-            report.passed = report.passed or self._alive or self._is_old(report)
+            report.progress.passed = report.progress.passed or self._alive or self._is_old(report)
             if report is self._orphan:
                 continue
             self._foreign |= report.foreign
-            crash = report.finish(self._own, frozenset(self._foreign))
+            crash = conclude(report, self._own, frozenset(self._foreign))
             if crash and self._tell(report.order, crash):
                 fresh.append(crash)
         return fresh
 
     def _is_old(self, report: Report) -> bool:
-        if self._seen - report.last_seen > LINGER_RECORDS:
+        progress = report.progress
+        if self._seen - progress.last_seen > LINGER_RECORDS:
             return True
-        return self._time is not None and report.last_time is not None and self._time > report.last_time + LINGER
+        return self._time is not None and progress.last_time is not None and self._time > progress.last_time + LINGER
 
     def _tell(self, order: int, crash: Crash) -> bool:
         """Keep a finding, unless it is one that is known already under another name."""
