@@ -88,18 +88,8 @@ def guest_session(
         if while_restoring is not None:
             pending = PendingGuest(spec.name, plan.arch, plan.acceleration.name, base.key, base.release)
             stack.enter_context(while_restoring(pending))
-        yield _reuse_or_restore(
-            host,
-            plan,
-            base,
-            checkpoint,
-            report,
-            stack,
-            timings,
-            fresh=fresh,
-            unused=unused,
-            allow_kept_modules=allow_kept_modules,
-        )
+        start = _Start(host, plan, base, checkpoint, report, stack, timings)
+        yield _reuse_or_restore(start, fresh=fresh, unused=unused, allow_kept_modules=allow_kept_modules)
 
 
 class PendingGuest(NamedTuple):
@@ -112,19 +102,20 @@ class PendingGuest(NamedTuple):
     release: str
 
 
-def _reuse_or_restore(
-    host: Host,
-    plan: Plan,
-    base: Base,
-    checkpoint: str,
-    report: EventSink,
-    stack: contextlib.ExitStack,
-    timings: Timings,
-    *,
-    fresh: bool,
-    unused: bool,
-    allow_kept_modules: bool,
-) -> Guest:
+class _Start(NamedTuple):
+    """What a guest starts from, and what its start is reported and measured with."""
+
+    host: Host
+    plan: Plan
+    base: Base
+    checkpoint: str
+    report: EventSink
+    stack: contextlib.ExitStack
+    timings: Timings
+
+
+def _reuse_or_restore(start: _Start, *, fresh: bool, unused: bool, allow_kept_modules: bool) -> Guest:
+    host, plan, _, checkpoint, report, stack, timings = start
     files, record = plan.files, read_record(plan.files)
     if record is not None and not fresh and not (unused and record.ran):
         reason = _why_unusable(plan, record, checkpoint, allow_kept_modules)
@@ -139,26 +130,19 @@ def _reuse_or_restore(
             except GuestUnreachable as error:
                 reason = error.message
         report(Note(plan.spec.name, f"restored, because {printable(reason)}"))
-    return _restore_or_remake(host, plan, base, checkpoint, report, stack, timings)
+    return _restore_or_remake(start)
 
 
-def _restore_or_remake(
-    host: Host,
-    plan: Plan,
-    base: Base,
-    checkpoint: str,
-    report: EventSink,
-    stack: contextlib.ExitStack,
-    timings: Timings,
-) -> Guest:
+def _restore_or_remake(start: _Start) -> Guest:
     """Restore the guest. Rebuild a checkpoint that fails twice, unless other guests use it."""
+    host, plan, base, checkpoint, report, _, _ = start
     try:
-        return _restore(host, plan, base, checkpoint, report, stack, timings)
+        return _restore(start)
     except (HypervisorError, GuestUnreachable) as error:
         command.check_cancelled()
         report(Note(plan.spec.name, f"the restore failed: retrying once ({error.message})"))
     try:
-        return _restore(host, plan, base, checkpoint, report, stack, timings)
+        return _restore(start)
     except HypervisorUnavailable:
         raise  # the checkpoint is not the cause
     except (HypervisorError, GuestUnreachable) as error:
@@ -168,7 +152,7 @@ def _restore_or_remake(
             raise
         report(Note(plan.spec.name, f"the checkpoint cannot be restored: rebuilding it ({error.message})"))
     ensure_checkpoint(host, plan, base, report)
-    return _restore(host, plan, base, checkpoint, report, stack, timings)
+    return _restore(start)
 
 
 def _why_changed(guest: Guest, allow_kept_modules: bool, deadline: Deadline) -> str | None:
@@ -209,15 +193,8 @@ def _connect(
     return stack.enter_context(host.shell(record.port, record.host_key, paths.identity_key(), deadline))
 
 
-def _restore(
-    host: Host,
-    plan: Plan,
-    base: Base,
-    checkpoint: str,
-    report: EventSink,
-    stack: contextlib.ExitStack,
-    timings: Timings,
-) -> Guest:
+def _restore(start: _Start) -> Guest:
+    host, plan, base, checkpoint, report, stack, timings = start
     files, source = plan.files, paths.checkpoints() / checkpoint
     deadline = Deadline(RESTORE_PATIENCE * plan.patience)
     with Stage(report, plan.spec.name, "restoring the guest") as stage, read_checkpoint(checkpoint):
