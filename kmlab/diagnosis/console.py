@@ -32,6 +32,8 @@ _FLOOD_ENDS, _LONGEST_FLOOD = 1.0, 60.0
 """Seconds of silence after which a flood on the console is over, and the longest wait for its end."""
 _AFTER_HANG = 3.0
 """Seconds after the report of a hang before its step is stopped: more lines may come."""
+_QUESTION_SECONDS = 1.0
+"""Seconds between two questions to the guest about reports on its console."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,12 @@ class RunLog:
 class ConsoleMonitor:
     """Reads the console during a run; `over` is set when waiting for the guest no longer makes sense."""
 
-    def __init__(self, console: Path, answers: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        console: Path,
+        answers: Callable[[], bool] = lambda: False,
+        ring: Callable[[], KernelLog | None] = lambda: None,
+    ) -> None:
         self.over = threading.Event()
         self.panicked = False
         """The console says that the kernel has panicked, and the guest does not answer."""
@@ -69,6 +76,8 @@ class ConsoleMonitor:
         """The mark where the run begins in the kernel's log."""
         self._answers = answers
         """Asks the guest whether it is alive: a real panic stops the kernel, a printed text does not."""
+        self._ring = ring
+        """Reads the guest's ring buffer, where programs cannot write as the kernel; None if it cannot be read."""
         self._console = console
         self._start = console.stat().st_size if console.exists() else 0
         self._reader = ConsoleReader()
@@ -77,6 +86,8 @@ class ConsoleMonitor:
         self._tail: deque[Record] = deque(maxlen=_LAST)
         self._seen = 0
         self._doomed: float | None = None
+        self._next_question = 0.0
+        """When the ring buffer may be asked again about a report that it did not have."""
         self._last_byte = time.monotonic()
         self._aside: list[Record] | None = None
         self._alive_after_all = False
@@ -228,19 +239,42 @@ class ConsoleMonitor:
             if not self._alive_after_all:
                 self.panicked = True
                 self.over.set()
-        if self._doomed is None and any(c.kind == "hang" or c.deadly for c in self._scanner.crashes):
-            self._doomed = time.monotonic()
-        if self._doomed is None and self._scanner.suspect and self.quiet > _AFTER_PANIC:
-            copy = Scanner(booted=True)
-            copy.feed([*self._head, *self._tail])
-            copy.close()
-            if any(c.kind == "hang" or c.deadly for c in copy.crashes):
-                self._doomed = time.monotonic()
+        if self._doomed is None and self._reports_end() and time.monotonic() > self._next_question:
+            reported = time.monotonic()
+            if self._kernel_agrees():
+                self._doomed = reported
+            self._next_question = time.monotonic() + _QUESTION_SECONDS
+
+    def _reports_end(self) -> bool:
+        """Return whether the console has a report after which the step that runs will not end."""
+        if _ends_step(self._scanner):
+            return True
+        return self._scanner.suspect and self.quiet > _AFTER_PANIC and _ends_step(_scanned([*self._head, *self._tail]))
+
+    def _kernel_agrees(self) -> bool:
+        """Return whether the kernel's own log has such a report too. A guest that cannot be asked is believed."""
+        ring = self._ring()
+        if ring is None or ring.dropped:
+            return True
+        begin = next((n for n, record in enumerate(ring.records) if self._is_mark(record, self.begin)), 0)
+        return _ends_step(_scanned(ring.records[begin:]))
 
     @property
     def doomed(self) -> bool:
         """Return whether a hang or deadly oops was reported long enough ago: a step still running then will not end."""
         return self._doomed is not None and time.monotonic() - self._doomed > _AFTER_HANG
+
+
+def _scanned(records: Iterable[Record]) -> Scanner:
+    scanner = Scanner(booted=True)
+    scanner.feed(records)
+    scanner.close()
+    return scanner
+
+
+def _ends_step(scanner: Scanner) -> bool:
+    """Return whether something was reported after which a step does not end."""
+    return any(crash.kind == "hang" or crash.deadly for crash in scanner.crashes)
 
 
 class Follower:

@@ -20,11 +20,12 @@ from kmlab.config.lab import GuestSpec, Lab, Module
 from kmlab.config.run_options import Options, signs
 from kmlab.diagnosis import hang
 from kmlab.diagnosis.console import ConsoleMonitor, RunLog
+from kmlab.diagnosis.ring_buffer import RingBuffer
 from kmlab.host import Host
 from kmlab.kernel.build.api_changes import parse_release
 from kmlab.kernel.crash.crash import Crash
 from kmlab.kernel.crash.source_lines import located, symbols_of
-from kmlab.kernel.log.records import KernelLog, parse_log
+from kmlab.kernel.log.records import KernelLog
 from kmlab.kernel.log.taint import find_taints
 from kmlab.kernel.module.proc_modules import KernelState
 from kmlab.provision import lifecycle
@@ -49,6 +50,8 @@ _BY_INIT = ("exists", "init-error", "init-crash", "init-hang", "killed", "memory
 """Failures to load that depend on the state of the kernel, not on the file alone."""
 _PANIC_PATIENCE = 0.5
 """Seconds for an answer of a guest whose console reports a panic."""
+_RING_PATIENCE = 1.0
+"""Seconds for the ring buffer of a guest whose console reports that a step will not end."""
 
 
 def run(
@@ -201,6 +204,7 @@ def _context(
             return True
         return False
 
+    ring = RingBuffer(lambda seconds: guest.shell.kernel_log(context.deadline(seconds)))
     context = RunContext(
         host=host,
         lab=lab,
@@ -208,7 +212,8 @@ def _context(
         module=module,
         options=options,
         events=events,
-        console=ConsoleMonitor(guest.files.console, answers),
+        console=ConsoleMonitor(guest.files.console, answers, lambda: ring.log(_RING_PATIENCE)),
+        ring=ring,
         sandbox_build=sandbox,
         signer=signer,
         began=began,
@@ -249,11 +254,7 @@ def _ring_buffer(context: RunContext, results: Results) -> KernelLog | None:
     """
     if not results.alive:
         return results.hang.log
-    answer = context.guest.shell.kernel_log(context.deadline(STATE_PATIENCE))
-    if answer.code is None:
-        return None
-    log = parse_log(answer.out)
-    return log if answer.ok else log._replace(dropped=max(log.dropped, 1))
+    return context.ring.log(STATE_PATIENCE)
 
 
 def _conclude(

@@ -116,6 +116,33 @@ def test_what_a_program_writes_to_the_serial_port_is_no_report(go: Go) -> None:
     assert (result.outcome, result.crashes) == ("pass", ())
 
 
+LOCKUP = (
+    "watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [cat:321]",
+    "CPU: 0 PID: 321 Comm: cat Tainted: G           OE      6.1.0-0-fake-amd64 #1",
+    "RIP: 0010:hello_read+0x5/0x10 [hello]",
+)
+
+
+@pytest.mark.parametrize("report", [OOPS, LOCKUP], ids=["oops", "lockup"])
+def test_a_report_on_the_serial_port_that_the_kernel_knows_nothing_of_ends_no_step(
+    report: tuple[str, ...], go: Go
+) -> None:
+    fake = "".join(f"[  100.5] {line.rpartition('>')[2] if line[0] == '<' else line}\n" for line in report)
+    options = run.Options(exercise="cat fake > /dev/ttyS0; sleep 7", timeout=7)
+    result = go(options=options, exercise=Act(serial=fake, ends="hangs"))
+    assert step(result, "exercise") == "hang"
+    (seconds,) = [each.seconds for each in result.steps if each.name == "exercise"]
+    assert seconds > 6.5, "the step has all its time"
+
+
+def test_a_report_that_the_kernel_has_too_ends_the_step_early(go: Go) -> None:
+    options = run.Options(exercise="cat /proc/hello", timeout=30)
+    result = go(options=options, exercise=Act(kernel=tuple(f"<0>{line}" for line in LOCKUP), ends="hangs"))
+    assert result.outcome == "hang"
+    (seconds,) = [each.seconds for each in result.steps if each.name == "exercise"]
+    assert seconds < 20
+
+
 def test_a_panic_of_which_somebody_only_writes_does_not_stop_a_run(go: Go) -> None:
     fake = "".join(f"[  100.5] {line}\n" for line in PANIC)
     options = run.Options(exercise="cat fake > /dev/ttyS0")

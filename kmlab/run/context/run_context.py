@@ -13,6 +13,7 @@ from kmlab.common.events import Deadline, EventSink, Stage
 from kmlab.config.lab import Lab, Module
 from kmlab.config.run_options import Options
 from kmlab.diagnosis.console import ConsoleMonitor
+from kmlab.diagnosis.ring_buffer import RingBuffer
 from kmlab.host import Host
 from kmlab.kernel.hang.watchdogs import ladder
 from kmlab.provision.guest import Guest, slowness
@@ -46,6 +47,7 @@ class RunContext:
     options: Options
     events: EventSink
     console: ConsoleMonitor
+    ring: RingBuffer
     sandbox_build: SandboxBuild
     signer: Signer | None
     began: float
