@@ -52,6 +52,14 @@ Exercise = Annotated[
 Timeout = Annotated[
     str | None, typer.Option("--timeout", help="Time limit for each step, for example 30, 90s or 2m.", metavar="S")
 ]
+Root = Annotated[
+    Path | None,
+    typer.Option("--root", help="Send this folder, which holds DIR and all that its build needs.", metavar="FOLDER"),
+]
+MakeVariables = Annotated[
+    list[str] | None,
+    typer.Option("--make", help="Set a variable of make; repeat the option for several.", metavar="VAR=VALUE"),
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Restore the guest before the run.")]
 NoSign = Annotated[bool, typer.Option("--no-sign", help="Do not sign the module, even if the guest has Secure Boot.")]
 SignWith = Annotated[
@@ -93,6 +101,8 @@ def run(
     param: Params = None,
     exercise: Exercise = None,
     timeout: Timeout = None,
+    root: Root = None,
+    make: MakeVariables = None,
     no_sign: NoSign = False,
     sign_with: SignWith = None,
     timeline: Timeline = None,
@@ -122,6 +132,7 @@ def run(
     files = reports.report_files(report_paths or [], junit)
     opened, host = open_lab(lab, connect), real_host()
     options = options_of(param, exercise, timeout, fresh=fresh, keep=keep, sign=sign_choice(no_sign, sign_with))
+    options = with_sources(options, root, make)
     guest_names = list(opened.guests) if every else guest or []
     planned = parallel.jobs(opened, [opened.module_for(directory)], guest_names, columns_of(opened, kernels))
     writers = reports.Reports(files)
@@ -206,6 +217,8 @@ def test(
 def build(
     directory: Directory,
     guest: GuestOptions = None,
+    root: Root = None,
+    make: MakeVariables = None,
     lab: LabFile = None,
     connect: Connect = None,
     json: Json = False,
@@ -216,13 +229,15 @@ def build(
     """Copy a module to a guest and build it there."""
     set_global_options(json=json, debug=debug, verbose=verbose)
     check_compact(compact, json)
-    _steps(directory, guest, lab, connect, json, compact, ("build",))
+    _steps(directory, guest, lab, connect, json, compact, ("build",), root=root, make=make)
 
 
 def load(
     directory: Directory,
     guest: GuestOptions = None,
     param: Params = None,
+    root: Root = None,
+    make: MakeVariables = None,
     lab: LabFile = None,
     connect: Connect = None,
     json: Json = False,
@@ -233,7 +248,7 @@ def load(
     """Copy, build and load a module. It stays loaded."""
     set_global_options(json=json, debug=debug, verbose=verbose)
     check_compact(compact, json)
-    _steps(directory, guest, lab, connect, json, compact, ("build", "load"), param)
+    _steps(directory, guest, lab, connect, json, compact, ("build", "load"), param, root, make)
 
 
 def unload(
@@ -310,6 +325,8 @@ def _steps(
     compact: bool,
     steps: tuple[str, ...],
     param: list[str] | None = None,
+    root: Path | None = None,
+    make: list[str] | None = None,
 ) -> None:
     import dataclasses
 
@@ -317,7 +334,7 @@ def _steps(
     from kmlab.run import parallel
 
     opened, host = open_lab(lab, connect), real_host()
-    options = dataclasses.replace(options_of(param, None, None), keep=True, steps=steps)
+    options = dataclasses.replace(with_sources(options_of(param, None, None), root, make), keep=True, steps=steps)
     planned = parallel.jobs(opened, [opened.module_for(directory)], guest or [])
     with render.reporting() as events:
         results = parallel.run_all(host, opened, planned, options, events)
@@ -379,6 +396,22 @@ def options_of(
         sign=sign or "auto",
         ask=ask_passphrase,
     )
+
+
+def with_sources(options: Options, root: Path | None, make: list[str] | None) -> Options:
+    """Add what --root and --make say to a run's options."""
+    import dataclasses
+
+    from kmlab.common.errors import ConfigError
+    from kmlab.config.yaml.reader import quoted
+
+    variables = {}
+    for text in make or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier() or not name.isascii() or "\n" in value:
+            raise ConfigError(f"--make {quoted(text)} is not VAR=VALUE", "for example --make LLVM=1")
+        variables[name] = value
+    return dataclasses.replace(options, root=root, make=variables)
 
 
 def sign_choice(no_sign: bool, sign_with: str | None) -> str | None:

@@ -14,13 +14,16 @@ from kmlab.cli.module_commands import (
     Jobs,
     Keep,
     Kernels,
+    MakeVariables,
     NoSign,
     Params,
+    Root,
     SignWith,
     Timeout,
     columns_of,
     options_of,
     sign_choice,
+    with_sources,
 )
 from kmlab.cli.options import (
     AllGuests,
@@ -56,6 +59,8 @@ def watch(
     param: Params = None,
     exercise: Exercise = None,
     timeout: Timeout = None,
+    root: Root = None,
+    make: MakeVariables = None,
     no_sign: NoSign = False,
     sign_with: SignWith = None,
     command: Exec = None,
@@ -77,6 +82,7 @@ def watch(
     # An absolute path: the working directory may be renamed, too.
     file = open_lab(lab, connect).path
     options = options_of(param, exercise, timeout, fresh=fresh, keep=keep, sign=sign_choice(no_sign, sign_with))
+    options = with_sources(options, root, make)
     folder = Path(os.path.abspath(directory)) if directory.exists() else directory
 
     def read_lab() -> loop.WatchTarget:
@@ -84,7 +90,7 @@ def watch(
         module = opened.module_for(folder)
         guest_names = list(opened.guests) if every else guest or []
         planned = parallel.jobs(opened, [module], guest_names, columns_of(opened, kernels))
-        return loop.WatchTarget(opened, module, [job.spec for job in planned], jobs)
+        return loop.WatchTarget(opened, module, [job.spec for job in planned], jobs, root)
 
     first = read_lab()
     for spec in first.guests:

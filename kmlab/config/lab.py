@@ -28,6 +28,7 @@ from kmlab.config.yaml.types import (
     ImageName,
     KernelName,
     LibvirtUri,
+    MakeTarget,
     ModuleName,
     Name,
     OneLine,
@@ -75,7 +76,8 @@ def load_lab(path: Path) -> Lab:
     lab = document.into(Lab, path=place, file=document.file, lines=document.lines())
     if not lab.guests:
         raise lab.error(("guests",), "a lab needs a guest", "add `debian: {image: debian-12}` under guests:")
-    lab = replace(lab, default=lab.default or tuple(lab.guests)[:1])
+    guests = {name: _with_module_packages(lab, spec) for name, spec in lab.guests.items()}
+    lab = replace(lab, guests=guests, default=lab.default or tuple(lab.guests)[:1])
     _check_guest_names(lab)
     _check_matrix(lab)
     return lab
@@ -223,12 +225,32 @@ class Expect:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Make:
+    """How make is called for a module."""
+
+    variables: Mapping[Identifier, OneLine] = field(default_factory=dict)
+    """Set on make's command line, such as LLVM: 1."""
+    target: MakeTarget | None = None
+    """None means `modules` for kbuild, and the first target of the folder's own Makefile."""
+    jobs: Annotated[int, whole(1, 256)] | None = None
+    """None means the number of the host's processors."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Module:
     """A folder with a Kbuild file or a Makefile, and how to run it."""
 
     name: ModuleName
     source: Path
     """As written in lab.yaml, relative to the lab's folder."""
+    root: Path | None = None
+    """A folder above `source` that is sent whole; None means the source, or a small folder that its build needs."""
+    make: Make = field(default_factory=Make)
+    """How make is called."""
+    prepare: Command | None = None
+    """Runs in the module's folder before make, such as ./configure --with-linux=$KDIR."""
+    packages: tuple[Package, ...] = ()
+    """Installed in the module's guests, for its build."""
     params: Mapping[Identifier, Param] = field(default_factory=dict)
     """A list is an array parameter. Numbers that are not plain decimals, such as 0x10 and 010, stay text."""
     exercise: Command | None = None
@@ -348,6 +370,13 @@ def _with_kernel(spec: GuestSpec, kernel: str) -> GuestSpec:
         digest = hashlib.sha256(kernel_name.encode("utf-8", "surrogatepass")).hexdigest()[:4]
         name = f"{name[: _LONGEST_NAME - 5]}_{digest}"
     return replace(spec, name=name, kernel=kernel_name)
+
+
+def _with_module_packages(lab: Lab, spec: GuestSpec) -> GuestSpec:
+    """Return a guest with the packages of the modules that run in it."""
+    modules = [module for module in lab.modules.values() if module.guests is None or spec.name in module.guests]
+    packages = (*spec.packages, *(package for module in modules for package in module.packages))
+    return replace(spec, packages=tuple(dict.fromkeys(packages)))
 
 
 def _check_matrix(lab: Lab) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from kmlab.common.events import AskPassphrase
 from kmlab.config.lab import GuestSpec, Param
@@ -28,6 +29,10 @@ class Options:
     unused: bool = False
     """Restore the guest first if a module has run in it."""
     keep: bool = False
+    root: Path | None = None
+    """Send this folder, which holds the module's."""
+    make: Mapping[str, str] = field(default_factory=dict)
+    """Variables of make, in addition to the module's."""
     params: Mapping[str, Param] = field(default_factory=dict)
     exercise: str | None = None
     timeout: float | None = None

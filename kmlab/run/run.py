@@ -24,7 +24,7 @@ from kmlab.diagnosis.ring_buffer import RingBuffer
 from kmlab.host import Host
 from kmlab.kernel.build.api_changes import parse_release
 from kmlab.kernel.crash.crash import Crash
-from kmlab.kernel.crash.source_lines import located, symbols_of
+from kmlab.kernel.crash.source_lines import located, seen_from, symbols_of
 from kmlab.kernel.log.records import KernelLog
 from kmlab.kernel.log.taint import find_taints
 from kmlab.kernel.module.proc_modules import KernelState
@@ -33,7 +33,9 @@ from kmlab.provision.guest import Guest
 from kmlab.provision.plan.plan import lab_files
 from kmlab.run import evidence, result
 from kmlab.run.build.make import check_folder
+from kmlab.run.build.request import BuildRequest, request_for
 from kmlab.run.build.sandbox_build import BuildCache, SandboxBuild
+from kmlab.run.build.source_tree import SourceTree, widen
 from kmlab.run.context.outdated import Outdated, UnfitGuest
 from kmlab.run.context.results import Results, StepResult
 from kmlab.run.context.run_context import STATE_PATIENCE, RunContext, build_patience
@@ -69,21 +71,29 @@ def run(
     does not pass, repeat the run in a fresh guest before blaming this module.
     """
     result.check_expected(lab, module)
-    check_folder(lab.locate(module.source))
+    check_folder(lab.locate(module.source), module.prepare)
+    request = request_for(lab, module, options)
+    if request.tree.needed:
+        events(Note(spec.name, _sends_more(request.tree)))
     builds = builds or BuildCache()
     fresh = dataclasses.replace(options, fresh=True)
     try:
-        first, before = _attempt(host, lab, spec, module, options, events, builds)
+        first, before = _attempt(host, lab, spec, module, request, options, events, builds)
     except UnfitGuest as unfit:
         events(Note(spec.name, f"restored, because {unfit}"))
-        first, before = _attempt(host, lab, spec, module, fresh, events, builds)
+        first, before = _attempt(host, lab, spec, module, request, fresh, events, builds)
+    wider = None if options.root or module.root else _widen(first, request.tree)
+    if wider:
+        events(Note(spec.name, f"{_sends_more(wider)}: building again"))
+        request = dataclasses.replace(request, tree=wider)
+        first, before = _attempt(host, lab, spec, module, request, options, events, builds)
     if not before or not _depends_on_guest(first):
         return first
     suspects = ", ".join(before)
     events(
         Note(spec.name, f"{first.outcome}, but {suspects} ran in this guest before: running it again in a fresh one")
     )
-    again, _ = _attempt(host, lab, spec, module, fresh, events, builds)
+    again, _ = _attempt(host, lab, spec, module, request, fresh, events, builds)
     return again if _is_the_same(first, again) else _not_confirmed(again, first, suspects)
 
 
@@ -103,8 +113,29 @@ def shown_source(lab: Lab, module: Module) -> str:
     return str(place)
 
 
+def _sends_more(tree: SourceTree) -> str:
+    """Return the sentence that says which folder is sent, and what for."""
+    return f"sends {printable(str(tree.root))}, because the build needs {printable(tree.needed, 120)}"
+
+
+def _widen(ended: RunResult, tree: SourceTree) -> SourceTree | None:
+    """Return a larger folder to send if the log of a failed build asks for one."""
+    if ended.outcome != "build-failed" or ended.directory is None or ended.build_log is None:
+        return None
+    with contextlib.suppress(OSError):
+        return widen(tree, (ended.directory / ended.build_log).read_text(encoding="utf-8", errors="replace"))
+    return None
+
+
 def _attempt(
-    host: Host, lab: Lab, spec: GuestSpec, module: Module, options: Options, events: EventSink, builds: BuildCache
+    host: Host,
+    lab: Lab,
+    spec: GuestSpec,
+    module: Module,
+    request: BuildRequest,
+    options: Options,
+    events: EventSink,
+    builds: BuildCache,
 ) -> tuple[RunResult, Sequence[str]]:
     """Run once and write the evidence; return the result, and which other modules ran in the guest before."""
     began = time.monotonic()
@@ -121,7 +152,7 @@ def _attempt(
         sandbox = SandboxBuild(
             lab,
             files.guest(spec.name),
-            module,
+            request,
             lambda accel: build_patience(options, module, accel),
             events,
             builds,
@@ -138,7 +169,7 @@ def _attempt(
             timings=timings,
         )
         with session as guest:
-            context = _context(host, lab, guest, module, options, events, signer, sandbox, began)
+            context = _context(host, lab, guest, module, request, options, events, signer, sandbox, began)
             results, log, crashes = _run_watched(context)
             before = () if keeps_modules else results.baseline.ran_before
             facts = _conclude(context, results, log, crashes, folder)
@@ -191,6 +222,7 @@ def _context(
     lab: Lab,
     guest: Guest,
     module: Module,
+    request: BuildRequest,
     options: Options,
     events: EventSink,
     signer: Signer | None,
@@ -214,6 +246,7 @@ def _context(
         events=events,
         console=ConsoleMonitor(guest.files.console, answers, lambda: ring.log(_RING_PATIENCE)),
         ring=ring,
+        request=request,
         sandbox_build=sandbox,
         signer=signer,
         began=began,
@@ -239,8 +272,9 @@ def _run_watched(context: RunContext) -> tuple[Results, RunLog, list[Crash]]:
     elif results.shown:
         taint = find_taints(record.text for record in log.records)
         results = results.plus([StepResult(results.shown[-1].name, kernel=KernelState(taint, {}), shown=False)])
-    symbols = symbols_of(build.images, context.folder)
-    crashes = [located(crash, symbols, context.folder, results.sections) for crash in crashes]
+    symbols = symbols_of(build.images, context.top)
+    crashes = [located(crash, symbols, context.top, results.sections) for crash in crashes]
+    crashes = [seen_from(crash, str(context.request.tree.below)) for crash in crashes]
     for problem in dict.fromkeys(each.problem for each in symbols.values() if each.problem):
         context.events(Note(context.guest.record.name, f"no lines: {printable(problem, 300)}"))
     seen = results.hang

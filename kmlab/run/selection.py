@@ -41,7 +41,7 @@ def modules_under(lab: Lab, folders: Sequence[Path]) -> list[Module]:
     for module in modules:
         result.check_expected(lab, module)
         try:
-            check_folder(lab.locate(module.source))
+            check_folder(lab.locate(module.source), module.prepare)
         except ConfigError as error:
             if module.name in lab.modules:
                 raise lab.error(("modules", module.name, "source"), error.message, error.hint) from None

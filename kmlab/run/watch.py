@@ -6,6 +6,7 @@ editor or git writes next to the sources starts a run, and no save is lost.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -24,6 +25,7 @@ from kmlab.provision import lifecycle
 from kmlab.run import parallel, run
 from kmlab.run.build.make import check_folder
 from kmlab.run.build.source_folder import Manifest, read_folder
+from kmlab.run.build.source_tree import find_tree
 from kmlab.run.result import RunResult
 
 _EDITOR_FILES = re.compile(
@@ -48,9 +50,19 @@ class WatchTarget:
     limit: int | None = None
     """The most guests at once; None: as many as the host can hold."""
 
+    root: Path | None = None
+    """The folder to send, if the command names one."""
+
     @property
     def source(self) -> Path:
         return self.lab.locate(self.module.source)
+
+    @property
+    def sent(self) -> Path:
+        """The folder that is sent: the source, or a larger one that holds what it needs."""
+        with contextlib.suppress(KmlabError, OSError):
+            return find_tree(self.lab, self.module, run.Options(root=self.root)).root
+        return self.source
 
 
 class WatchView(Protocol):
@@ -99,10 +111,10 @@ def watch(
     `read_lab` reads lab.yaml. At the start, raise errors in it or in the folder; later, show them.
     """
     watched = read_lab()
-    check_folder(watched.source)
+    check_folder(watched.source, watched.module.prepare)
     before: State | None = None
     while True:
-        saves.point(watched.source, watched.lab.path)
+        saves.point(watched.sent, watched.lab.path)
         saves.forget()
         now = current_state(watched)
         if now == before:
@@ -112,7 +124,7 @@ def watch(
         try:
             watched = read_lab()
             before = current_state(watched)
-            saves.point(watched.source, watched.lab.path)
+            saves.point(watched.sent, watched.lab.path)
             _run_once(host, watched, options, saves, view, command, before)
         except run.Outdated:
             before = None
@@ -126,7 +138,7 @@ def watch(
 def current_state(watched: WatchTarget) -> State:
     """Return the state that a run would use now."""
     try:
-        manifest_of_all = read_folder(watched.source)
+        manifest_of_all = read_folder(watched.sent)
         manifest = {path: entry for path, entry in manifest_of_all.items() if not _is_ignored(path)}
     except (ConfigError, OSError):
         manifest = None

@@ -16,7 +16,9 @@ from kmlab.provision import lifecycle
 from kmlab.provision.bases.base import Base
 from kmlab.provision.bases.toolchain import ensure_toolchain
 from kmlab.run.build import source_folder
-from kmlab.run.build.make import BuildResult, build_in_guest, build_in_sandbox
+from kmlab.run.build.make import build_in_guest, build_in_sandbox
+from kmlab.run.build.products import BuildResult
+from kmlab.run.build.request import plain_request
 
 pytestmark = pytest.mark.guest
 
@@ -44,7 +46,7 @@ def built(
     baked: Base, toolchain: Path, source: Path, limits: Limits | None = None, seconds: float = 120
 ) -> BuildResult:
     box = Sandbox(toolchain, source.parent / "builds/hello", "hello", limits or Limits())
-    return build_in_sandbox(box, source, baked.release, Deadline(seconds), lambda line: None)
+    return build_in_sandbox(box, plain_request("hello", source), baked.release, Deadline(seconds), lambda line: None)
 
 
 def test_the_ko_of_the_sandbox_and_of_the_guest_are_the_same_bytes(
@@ -62,10 +64,10 @@ def test_the_ko_of_the_sandbox_and_of_the_guest_are_the_same_bytes(
         assert guest.record.base == baked.key
         deadline = Deadline(300)
         source_folder.sync(guest, "hello", source, deadline)
-        there = build_in_guest(guest, "hello", source, deadline, lambda line: None)
+        there = build_in_guest(guest, plain_request("hello", source), deadline, lambda line: None)
         here = build_in_sandbox(
             Sandbox(toolchain, guest.files.builds / "hello", "hello"),
-            source,
+            plain_request("hello", source),
             baked.release,
             deadline,
             lambda line: None,

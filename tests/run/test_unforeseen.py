@@ -19,7 +19,7 @@ from kmlab.host.channel.agent import AgentShell
 from kmlab.kernel.log.records import ConsoleReader
 from kmlab.provision import lifecycle
 from kmlab.run import parallel, run
-from kmlab.run.build import sandbox_build
+from kmlab.run.build.request import plain_request
 from kmlab.run.build.sandbox_build import BuildCache, SandboxBuild
 from kmlab.run.parallel import MayContinue
 from kmlab.testing import RELEASE
@@ -49,7 +49,7 @@ def test_an_error_of_kmlab_stays_unchanged() -> None:
 
 
 @each_error
-@pytest.mark.parametrize("where", ["build_in_sandbox", "read_folder"])
+@pytest.mark.parametrize("where", ["sandbox_build.build_in_sandbox", "source_tree.read_folder"])
 def test_a_build_thread_passes_on_its_error(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str, error: Exception, message: str
 ) -> None:
@@ -57,10 +57,10 @@ def test_a_build_thread_passes_on_its_error(
         raise error
 
     monkeypatch.setattr(lifecycle, "toolchain_for", lambda *_: tmp_path)
-    monkeypatch.setattr(sandbox_build, where, fail)
+    monkeypatch.setattr(f"kmlab.run.build.{where}", fail)
     files = paths.GuestFiles(tmp_path / "guest")
-    module = lab.module_for(lab.folder / "hello")
-    under = SandboxBuild(lab, files, module, lambda accel: 60.0, silent, BuildCache())
+    request = plain_request("hello", lab.folder / "hello")
+    under = SandboxBuild(lab, files, request, lambda accel: 60.0, silent, BuildCache())
     with under.under_way(guest_record(release=RELEASE)):
         assert under.in_sandbox()
         with pytest.raises(LabError, match="hello could not be built") as caught:

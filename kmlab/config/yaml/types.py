@@ -160,6 +160,9 @@ ImageName = Annotated[str, word("[a-z0-9][a-z0-9.-]{0,62}", "the name of an imag
 ModuleName = Annotated[
     str, word(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}", "letters, digits, `_`, `.`, `+` and `-`, at most 64")
 ]
+MakeTarget = Annotated[
+    str, word(r"[A-Za-z0-9_.%+/][A-Za-z0-9_.%+/-]{0,99}", "a target of make, such as modules or all")
+]
 Identifier = Annotated[str, word("[A-Za-z_][A-Za-z0-9_]{0,63}", "a C identifier")]
 _KERNEL_NAME = r"[A-Za-z0-9][A-Za-z0-9.+~:*?_-]{0,99}"
 _KERNEL = word(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from kmlab.common.events import printable
 from kmlab.kernel.build.api_changes import find_api_change, find_missing_include, find_version_tests, parse_release
+from kmlab.kernel.build.build_tools import package_of_header, package_of_program
 from kmlab.kernel.build.diagnostics import Diagnostic
 from kmlab.kernel.build.kbuild import Folder
 from kmlab.kernel.build.kernel_config import is_off, option_of, remedy
@@ -44,9 +45,7 @@ def build_reason(
     link = next((pair for pair in folder.links_out if _is_named(pair[0], log)), None) if folder else None
     if link:
         path, target = (printable(text, 120) for text in link)
-        return (
-            f"{path} is a link to {target}, outside of the module's folder, and only that folder is sent: copy it in."
-        )
+        return f"{path} is a link to {target}, outside of what is sent: {_send_more(folder)}."
     errors = [diagnostic for diagnostic in diagnostics if diagnostic.severity == "error"]
     # A program that is missing stops nothing where something else is what make ended at.
     programs = [error for error in errors if error.file is None and _PROGRAM.search(error.message)]
@@ -189,7 +188,16 @@ def _missing_program(programs: Sequence[Diagnostic], build: _Build) -> str | Non
             f"guest lacks "
             f"it: add {name} to the guest's packages (packages: in lab.yaml)."
         )
-    return f"{program} is not in the guest: add its package to the recipe (guests/)."
+    package = package_of_program(program)
+    if package:
+        return (
+            f"the build calls {program}, which its toolchain does not have: add its package, `packages: [{package}]`, "
+            "to the module in lab.yaml."
+        )
+    return (
+        f"the build calls {program}, which its toolchain does not have: add the package that has it to the module's "
+        "`packages` in lab.yaml."
+    )
 
 
 def _cause(errors: Sequence[Diagnostic], build: _Build) -> str | None:
@@ -340,9 +348,18 @@ def _missing_file(error: Diagnostic, build: _Build) -> str | None:
     return None
 
 
+def _send_more(folder: Folder | None) -> str:
+    """Return the remedy for what is not sent."""
+    what = "a larger one" if folder and folder.above else "one that holds both"
+    return f"name {what} (root: in lab.yaml, or --root), or copy in what is missing"
+
+
 def _missing_header(name: str, error: Diagnostic, build: _Build) -> str:
     """Explain why a header is not found, and what to do; the end of a sentence that begins with the place."""
     folder, release = build.folder, build.release
+    package = package_of_header(name)
+    if package:
+        return f"{name} is of {package}: add `packages: [{package}]` to the module in lab.yaml."
     if _LIBC.fullmatch(name):
         return (
             f"{name} is of the C library, which there is none of in the kernel: include what "
@@ -352,14 +369,19 @@ def _missing_header(name: str, error: Diagnostic, build: _Build) -> str:
         return f"{release} has no {name}: see where that kernel declares what you use of it."
     below = posixpath.normpath(posixpath.join(posixpath.dirname(error.file or ""), name))
     if below.startswith("../") and not posixpath.isabs(error.file or ""):
-        return f"{name} lies outside of the module's folder, and only that folder is sent: copy it in."
+        where = f" ({folder.not_sent})" if folder and folder.not_sent else ""
+        if below.count("../") > (folder.above if folder else 0):
+            return (
+                f"{name} lies outside of the module's folder, and only that folder is sent{where}: "
+                f"{_send_more(folder)}."
+            )
     if folder and name.rsplit("/", 1)[-1] not in folder.sources:
         outside = ", ".join(printable(path, 120) for path in folder.includes_out)
-        if outside:
+        if outside and not folder.above:
+            where = f" ({folder.not_sent})" if folder.not_sent else ""
             return (
-                f"{name} is not found: {outside} lies outside of the module's folder, and only that folder is sent: "
-                f"copy "
-                "the headers in."
+                f"{name} is not found: {outside} lies outside of the module's folder, and only that folder is "
+                f"sent{where}: {_send_more(folder)}."
             )
     version = parse_release(release)
     if folder and folder.extra_cflags and version is not None and version >= (6, 15):

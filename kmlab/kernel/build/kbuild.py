@@ -42,6 +42,12 @@ class Folder:
     """Folders for headers that its flags name and that lie outside of it: they do not come along."""
     links_out: tuple[tuple[str, str], ...] = ()
     """Links that lead out of the folder, and where to: their targets do not come along."""
+    serial: bool = False
+    """Whether its default target needs its parts one after the other, as `all: clean modules install`."""
+    above: int = 0
+    """How many folders above it come along, too."""
+    not_sent: str | None = None
+    """What it needs from outside and does not get, and why: a part of a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,25 +93,51 @@ def inspect_folder(files: Mapping[str, str]) -> Folder:
         extra_cflags=re.search(r"^\s*(?:override\s+)?EXTRA_CFLAGS\b", text, re.MULTILINE) is not None,
         includes_out=tuple(dict.fromkeys(found[1] for found in _INCLUDE.finditer(text) if _leads_out(found[1]))),
         old_subdirs="SUBDIRS=" in text and not re.search(r"\bM=", text),
+        serial=is_serial(_joined(files[own])) if own else False,
     )
 
 
-def make_commands(kind: Kind, folder: PurePosixPath, release: str, jobs: int) -> list[BuildCommand]:
+def is_serial(makefile: str) -> bool:
+    """Return whether the first target's parts step on one another when make starts them at once."""
+    first = next((rule for rule in _RULE.finditer(makefile) if not rule["targets"].lstrip().startswith(".")), None)
+    parts = first["parts"].split("#")[0].split(";")[0].split() if first else []
+    return len(parts) > 1 and any(_ORDERED.search(part) for part in parts)
+
+
+def make_commands(
+    kind: Kind,
+    folder: PurePosixPath,
+    release: str,
+    jobs: int,
+    variables: Mapping[str, str] | None = None,
+    target: str | None = None,
+    serial: bool = False,
+) -> list[BuildCommand]:
     """Return the ways to build `folder` for the kernel `release`, to be tried in this order; empty for kind `none`.
+
+    `variables` and `target` are the user's. `serial`: the folder's own make runs one job at a time.
 
     KERNELRELEASE is not among the variables: Makefiles take its presence for being read by kbuild, and then
     have no targets of their own. Nor may it be in the environment.
     """
     build = f"/lib/modules/{release}/build"
     environment = (("PWD", str(folder)),)
+    given = [f"{name}={value}" for name, value in (variables or {}).items()]
     by_kbuild = BuildCommand(
-        "kbuild", ("make", "-C", build, f"M={folder}", "modules", f"-j{jobs}"), folder, environment
+        "kbuild",
+        ("make", "-C", build, f"M={folder}", *given, target or "modules", f"-j{jobs}"),
+        folder,
+        environment,
     )
     names = [f"{name}={build}" for name in ("KDIR", "KERNELDIR", "KERNEL_DIR", "KERNEL_SRC")]
     names += [f"{name}={release}" for name in ("KVER", "KVERSION")]
-    by_itself = BuildCommand("its own make", ("make", f"-j{jobs}", *names), folder, environment)
+    goal = (target,) if target else ()
+    by_itself = BuildCommand(
+        "its own make", ("make", f"-j{1 if serial else jobs}", *names, *given, *goal), folder, environment
+    )
     ways: dict[Kind, list[BuildCommand]] = {
-        "kbuild": [by_kbuild, by_itself],
+        # Only the author's own Makefile knows a target of another name.
+        "kbuild": [by_kbuild, by_itself] if target in (None, "modules") else [by_itself, by_kbuild],
         "wrapper": [by_itself],
         "none": [],
     }
@@ -144,6 +176,11 @@ def _leads_out(path: str) -> bool:
     return posixpath.normpath(f"x/{below}").split("/")[0] != "x" or posixpath.normpath(below).startswith("..")
 
 
+_RULE = re.compile(r"^(?P<targets>[^\s:#=][^:#=\n]*):(?![=:])(?P<parts>[^=\n]*)$", re.MULTILINE)
+_ORDERED = re.compile(
+    r"clean|^(?:un)?install|_install$|^(?:re|un|in)?(?:load|insmod|rmmod)$|^(?:mr|dist)|^configure|^prepare"
+)
+"""Parts of a target that remove, move or prepare what the others make."""
 _TARGET = re.compile(r"^[\w.%-]+\s*:(?!=)", re.MULTILINE)
 
 

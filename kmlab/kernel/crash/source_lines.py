@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
@@ -73,6 +74,22 @@ def _located(
         return dataclasses.replace(crash, file=_relative(crash.file, folder) if crash.file else None)
     title = _renamed(crash.title, crash.function, guilty.name)
     return dataclasses.replace(crash, file=guilty.file, line=guilty.line, function=guilty.name, title=title)
+
+
+def seen_from(crash: Crash, below: str) -> Crash:
+    """Return the finding with the paths of the author's files as seen from a folder below the one they start from."""
+    if below == ".":
+        return crash
+
+    def seen(frame: Frame) -> Frame:
+        own = frame.own and frame.file and not frame.file.startswith("/")
+        return frame._replace(file=posixpath.relpath(frame.file or "", below)) if own else frame
+
+    mine = {frame.file for frame in crash.frames if frame.own}
+    mine |= {frame.file for section in crash.sections for frame in section.frames if frame.own}
+    file = posixpath.relpath(crash.file, below) if crash.file and crash.file in mine else crash.file
+    sections = tuple(Section(section.name, tuple(map(seen, section.frames))) for section in crash.sections)
+    return dataclasses.replace(crash, file=file, frames=tuple(map(seen, crash.frames)), sections=sections)
 
 
 def innermost(stack: Sequence[Frame]) -> Frame | None:

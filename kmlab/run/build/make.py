@@ -10,15 +10,17 @@ import hashlib
 import io
 import json
 import os
+import posixpath
 import re
 import shlex
 import tarfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Protocol
 
 from kmlab.common import paths
-from kmlab.common.errors import ConfigError, GuestUnreachable, LabError
+from kmlab.common.errors import ConfigError, GuestUnreachable
 from kmlab.common.events import Deadline, printable
 from kmlab.host.process.sandbox import Sandbox
 from kmlab.host.process.untrusted_folder import UntrustedFolder
@@ -26,21 +28,15 @@ from kmlab.kernel.build import kbuild
 from kmlab.kernel.build.build_tree import parse_config
 from kmlab.kernel.build.diagnostics import Diagnostic, parse_diagnostics
 from kmlab.kernel.build.explain import build_reason, wants_config
-from kmlab.kernel.module.modinfo import LoadOrder, ModInfo, is_signed, load_order, parse_modinfo
-from kmlab.kernel.symbols.elf import LARGEST_PRODUCTS
+from kmlab.kernel.module.modinfo import is_signed
 from kmlab.provision.guest import Guest
-from kmlab.run.build.source_folder import (
-    Manifest,
-    folder_in_guest,
-    read_folder,
-    read_manifest,
-    read_source,
-    write_manifest,
-)
+from kmlab.run.build.delivery import copy_record, delivery_record, digest, mirror, read_digests
+from kmlab.run.build.products import BuildResult, Products, modules_of_build, ordered_modules
+from kmlab.run.build.request import BuildRequest, missing_programs
+from kmlab.run.build.source_folder import folder_in_guest, read_folder, read_source
+from kmlab.run.build.source_tree import SourceTree
 
 ShowLine = Callable[[str], None]
-_MOST_PRODUCTS = 2048
-"""The most files that a build hands back."""
 _LARGEST_MAKEFILE = 1 << 20
 """Bytes of a Makefile that are read."""
 _DEEPEST = 4
@@ -48,51 +44,68 @@ _DEEPEST = 4
 _MOST_TEXT = 8 << 20
 """Bytes of C sources that are read to explain a failed build."""
 _SOURCES = (".c", ".h", ".cpp", ".cc")
+_COMPILED = re.compile(r"^\s+(?:CC|LD|AR|MODPOST|HOSTCC|RUSTC)\b", re.MULTILINE)
+"""What kbuild says of each step that it takes."""
+_INSTALLING = re.compile(
+    r"^make(?:\[\d+\])?: \*\*\* \[(?:\S+:\d+: )?"
+    r"(?:(?:un)?install\w*|\w+[_-]install|(?:re|in)?load|insmod|depmod)\] Error",
+    re.MULTILINE,
+)
+"""What make says when a target that only puts away the built modules fails."""
+_WITH_COMPILER = """\
+config=$1
+shift
+if grep -q '^CONFIG_CC_IS_CLANG=y' "$config" 2> /dev/null; then
+	version=$(sed -n 's/^CONFIG_CLANG_VERSION=\\([0-9]*\\)[0-9]\\{4\\}$/\\1/p' "$config")
+	if command -v "clang-$version" > /dev/null && command -v "ld.lld-$version" > /dev/null; then
+		set -- "$@" "LLVM=-$version"
+	else
+		set -- "$@" LLVM=1
+	fi
+fi
+exec "$@"
+"""
+"""Runs make with clang if the kernel was built with it (Documentation/kbuild/llvm.rst)."""
+
+
+class Place(Protocol):
+    """Where a module is built: a guest or a sandbox."""
+
+    @property
+    def suffix(self) -> str:
+        """What people are told of the place, after the way of building."""
+
+    @property
+    def prepared(self) -> Path:
+        """The record of what was prepared there."""
+
+    def run(self, command: kbuild.BuildCommand) -> Ran:
+        """Run one command to its end."""
+
+    def read_config(self) -> Mapping[str, str]:
+        """Return the options of the kernel that is built for; none if its headers do not have them."""
 
 
 @dataclass(frozen=True, slots=True)
-class BuildResult:
-    """The result of a build: log, errors and .ko files."""
+class Ran:
+    """How a command of a build ended, and the modules that are there now."""
 
-    ok: bool
     log: str
-    how: str
-    diagnostics: tuple[Diagnostic, ...] = ()
-    reason: str | None = None
-    images: Mapping[str, bytes] = field(default_factory=dict)
-    """The .ko files by their path in the module's folder."""
-    modules: tuple[tuple[str, ModInfo], ...] = ()
-    """Path and .modinfo of each, in the order to load them."""
-    outside: tuple[str, ...] = ()
-    """The kernel's own modules that must be loaded first."""
-    undelivered: Mapping[str, bytes] = field(default_factory=dict)
-    """Files that the module's folder in the guest does not have yet, by path."""
-
-    @property
-    def paths(self) -> str:
-        """Return the modules' paths, for people."""
-        return ", ".join(path for path, _ in self.modules) or "no module"
-
-    @property
-    def names(self) -> frozenset[str]:
-        """Return the names of the modules."""
-        return frozenset(info.name for _, info in self.modules)
+    code: int | None
+    products: Products
+    excess: str | None = None
+    """Why it was stopped: a sentence."""
 
 
-def build_in_guest(guest: Guest, name: str, source: Path, deadline: Deadline, show_line: ShowLine) -> BuildResult:
+def build_in_guest(guest: Guest, request: BuildRequest, deadline: Deadline, show_line: ShowLine) -> BuildResult:
     """Run make for the guest's own kernel in it, and bring the .ko files to the host."""
-    release = guest.record.release
     # make changes the delivered files, so the record is no longer true.
-    delivered = _read_digests(_delivery_record(guest, name))
-    _delivery_record(guest, name).unlink(missing_ok=True)
-    built = _try_commands(
-        source,
-        name,
-        release,
-        lambda command, about: _in_guest(guest, command, about, release, deadline, show_line, source),
-    )
+    record = delivery_record(guest, request.name)
+    delivered = read_digests(record)
+    record.unlink(missing_ok=True)
+    built = _build(_InGuest(guest, request, deadline, show_line), request, guest.record.release)
     # A module that make did not rebuild still has the signature that it was delivered with.
-    ours = [p for p, image in built.images.items() if is_signed(image) and delivered.get(p) == _digest(image)]
+    ours = [p for p, image in built.images.items() if is_signed(image) and delivered.get(p) == digest(image)]
     unsigned = _without_signatures({path: built.images[path] for path in ours})
     return replace(built, images={**built.images, **unsigned}, undelivered=unsigned)
 
@@ -106,20 +119,18 @@ def _without_signatures(images: Mapping[str, bytes]) -> Mapping[str, bytes]:
     return {path: strip_signature(image) for path, image in images.items()}
 
 
-def build_in_sandbox(box: Sandbox, source: Path, release: str, deadline: Deadline, show_line: ShowLine) -> BuildResult:
+def build_in_sandbox(
+    box: Sandbox, request: BuildRequest, release: str, deadline: Deadline, show_line: ShowLine
+) -> BuildResult:
     """Build on the host, without a guest; `deliver` brings modules and programs to the guest later."""
     box = replace(box, release=release)
-    mirror(source, box.folder)
-    built = _try_commands(
-        source,
-        box.name,
-        release,
-        lambda command, about: _in_sandbox(box, command, about, release, deadline, show_line, source),
-    )
+    mirror(request.tree.root, box.folder, str(request.tree.below))
+    place = _InSandbox(box, release, deadline, show_line)
+    built = _build(place, request, release)
     if not built.ok:
         return built
-    sources = read_folder(source)
-    products = _Products(built.images)
+    sources = request.tree.manifest()
+    products = Products(built.images)
     with UntrustedFolder(box.folder) as folder:
         programs = {
             path: status.st_size
@@ -132,44 +143,22 @@ def build_in_sandbox(box: Sandbox, source: Path, release: str, deadline: Deadlin
     return replace(built, undelivered=products.files)
 
 
-class _Products:
-    """The files that a build hands back, up to a limit."""
-
-    def __init__(self, files: Mapping[str, bytes] | None = None) -> None:
-        self.files = dict(files or {})
-        self.excess: str | None = None
-        """Why the build exceeds the limit: a sentence."""
-
-    def take(self, offered: Mapping[str, int], read: Callable[[str, int], bytes | None]) -> None:
-        """Add files: all of them, or none if they exceed the limit. `offered` are the sizes that they claim to have.
-
-        `read` returns up to that many bytes of a file, or None if it is no file any more.
-        """
-        new = {path: size for path, size in offered.items() if path not in self.files}
-        left = LARGEST_PRODUCTS - sum(map(len, self.files.values()))
-        if sum(new.values()) > left:
-            limit = f"{LARGEST_PRODUCTS >> 20} MiB"
-            self.excess = f"the build left more than {limit} of modules and programs: does its Makefile fill files?"
-        elif len(self.files) + len(new) > _MOST_PRODUCTS:
-            self.excess = (
-                f"the build left more than {_MOST_PRODUCTS} modules and programs: does its Makefile copy them?"
-            )
-        else:
-            contents = {path: read(path, size) for path, size in new.items()}
-            self.files.update({path: content for path, content in contents.items() if content is not None})
-
-
-def check_folder(source: Path) -> None:
+def check_folder(source: Path, prepare: str | None = None) -> None:
     """Raise ConfigError if the folder has no modules to build. This is called before a guest starts."""
     read_folder(source)
-    _build_commands(source, "", "")
+    _build_commands(BuildRequest("", SourceTree(source), prepare=prepare), "")
 
 
-def _build_commands(source: Path, name: str, release: str) -> tuple[kbuild.Folder, Sequence[kbuild.BuildCommand]]:
+def _build_commands(request: BuildRequest, release: str) -> tuple[kbuild.Folder, Sequence[kbuild.BuildCommand]]:
     """Return the kind of the folder, and the make commands that may build it: at least one."""
+    source = request.tree.folder
     texts = {f: _text(source, f) for f in ("Kbuild", *kbuild.MAKEFILES) if (source / f).is_file()}
-    about = _with_surroundings(kbuild.inspect_folder(texts), source)
-    commands = kbuild.make_commands(about.kind, folder_in_guest(name), release, os.cpu_count() or 1)
+    about = _with_surroundings(kbuild.inspect_folder(texts), request.tree)
+    if about.kind == "none" and request.prepare:
+        about = replace(about, kind="wrapper", has_makefile=True)
+    jobs = request.make.jobs or os.cpu_count() or 1
+    about_make = (request.make.variables, request.make.target, about.serial)
+    commands = kbuild.make_commands(about.kind, request.folder, release, jobs, *about_make)
     if not commands:
         raise ConfigError(
             f"{printable(str(source))}: no Kbuild file, and no Makefile with obj-m",
@@ -180,22 +169,104 @@ def _build_commands(source: Path, name: str, release: str) -> tuple[kbuild.Folde
     return about, commands
 
 
-def _try_commands(
-    source: Path, name: str, release: str, make: Callable[[kbuild.BuildCommand, kbuild.Folder], BuildResult]
-) -> BuildResult:
-    """Try each make command for such a folder, until one builds modules."""
-    about, commands = _build_commands(source, name, release)
+def _build(place: Place, request: BuildRequest, release: str) -> BuildResult:
+    """Prepare the folder, then try each way to build it until one builds modules; else return what got furthest."""
+    about, commands = _build_commands(request, release)
+    if request.prepare and (failed := _prepare(place, request, about, release)):
+        return failed
     tried: list[BuildResult] = []
-    for command in commands:
-        tried.append(make(command, about))
-        if tried[-1].ok or not about.has_makefile:
+    for command in _with_serial(commands, tried):
+        tried.append(_make(place, request, command, about, release))
+        if tried[-1].ok:
+            return _with_programs(place, request, commands, tried[-1])
+        if not about.has_makefile:
             break
-    # Users know the messages of the first command; the second only counts if it succeeds.
-    return tried[-1] if tried[-1].ok else tried[0]
+    # Of equals the first: users know its messages.
+    return max(tried, key=_progress)
 
 
-def _with_surroundings(about: kbuild.Folder, source: Path) -> kbuild.Folder:
+def _with_serial(
+    commands: Sequence[kbuild.BuildCommand], tried: Sequence[BuildResult]
+) -> Iterator[kbuild.BuildCommand]:
+    """Yield the commands, and make's own once more with one job if it failed over no error of the sources."""
+    for command in commands:
+        yield command
+        jobs = next((word for word in command.argv if re.fullmatch(r"-j[0-9]+", word)), "-j1")
+        if command.how != "kbuild" and jobs != "-j1" and not _has_errors(tried[-1].diagnostics):
+            yield replace(command, argv=tuple("-j1" if word == jobs else word for word in command.argv))
+
+
+def _progress(built: BuildResult) -> tuple[int, bool]:
+    """Return how far a failed build got: how much it compiled, and whether it can say what is wrong."""
+    return len(_COMPILED.findall(built.log)), bool(built.diagnostics)
+
+
+def _prepare(place: Place, request: BuildRequest, about: kbuild.Folder, release: str) -> BuildResult | None:
+    """Run the user's own command before make, once for each state of the sources; return its failure."""
+    assert request.prepare is not None
+    state = _digest_of(request, release)
+    if paths.read_json(place.prepared) == state:
+        return None
+    place.prepared.unlink(missing_ok=True)
+    build = f"/lib/modules/{release}/build"
+    environment = (("PWD", str(request.folder)), ("KDIR", build), ("KVER", release))
+    command = kbuild.BuildCommand("prepare", ("sh", "-c", request.prepare), request.folder, environment)
+    ran = place.run(command)
+    if ran.code == 0:
+        paths.write_json(place.prepared, state)
+        return None
+    diagnostics = _diagnostics(ran.log, request)
+    reason = ran.excess or build_reason(ran.log, ran.code, diagnostics, release, folder=about)
+    what = f"prepare: {reason}" if reason else f"`{printable(request.prepare, 200)}` ended with {ran.code}"
+    return BuildResult(False, ran.log, command.how + place.suffix, diagnostics, what)
+
+
+def _digest_of(request: BuildRequest, release: str) -> str:
+    sources = sorted((path, repr(entry)) for path, entry in request.tree.manifest().items())
+    return hashlib.sha256(json.dumps([request.prepare, release, sources]).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _with_programs(
+    place: Place, request: BuildRequest, commands: Sequence[kbuild.BuildCommand], built: BuildResult
+) -> BuildResult:
+    """Have make build the programs that the exercise names, as far as the build has not left them."""
+    if not request.exercise or built.how.startswith("its own make"):
+        return built
+    own = next((command for command in commands if command.how == "its own make"), None)
+    below, texts = request.tree.folder, _words_of_exercise(request)
+    missing = missing_programs(texts, read_folder(below), [str(PurePosixPath(p).name) for p in built.images])
+    if own is None or not missing:
+        return built
+    folders = dict.fromkeys(posixpath.dirname(path) for path in missing if "/" in path)
+    ways = [own, *(replace(own, argv=(*own.argv, path)) for path in missing)]
+    ways += [replace(own, argv=(*own.argv, "-C", folder)) for folder in folders]
+    log = built.log
+    for way in ways:
+        probe = shlex.join(["test", "-e"]) + " " + " -a -e ".join(map(shlex.quote, missing))
+        script = f"{probe} || {{ {shlex.join(way.argv)}; {probe}; }}"
+        ran = place.run(replace(way, argv=("sh", "-c", script)))
+        log += ran.log
+        if ran.code == 0:
+            break
+    return replace(built, log=log)
+
+
+def _words_of_exercise(request: BuildRequest) -> str:
+    """Return the exercise, and the text of the scripts of the folder that it names."""
+    assert request.exercise is not None
+    texts, folder = [request.exercise], request.tree.folder
+    for word in request.exercise.split():
+        name = word.strip("'\";&|").removeprefix("./")
+        with contextlib.suppress(ConfigError, OSError):
+            if name and not name.startswith(("/", "..")) and (folder / name).is_file():
+                text = _text(folder, name)
+                texts += [text] if text.startswith("#!") or name.endswith(".sh") else []
+    return "\n".join(texts)
+
+
+def _with_surroundings(about: kbuild.Folder, tree: SourceTree) -> kbuild.Folder:
     """Add what else about the folder may explain why it does not build."""
+    source = tree.folder
     listed = read_folder(source)
     below = []
     for path in listed:
@@ -204,51 +275,79 @@ def _with_surroundings(about: kbuild.Folder, source: Path) -> kbuild.Folder:
             text = _text(source, path)
             if kbuild.inspect_folder({place.name: text}).kind == "kbuild":
                 below.append(str(place.parent))
-    out = [(path, e.target) for path, e in listed.items() if e.kind == "link" and _leads_out(path, e.target)]
-    names = frozenset(PurePosixPath(path).name for path in listed)
-    return replace(about, sources=names, below=tuple(dict.fromkeys(below)), links_out=tuple(out))
+    out = [(path, e.target) for path, e in listed.items() if e.kind == "link" and _leads_out(tree, path, e.target)]
+    names = frozenset(PurePosixPath(path).name for path in (tree.manifest() if tree.levels else listed))
+    return replace(
+        about,
+        sources=names,
+        below=tuple(dict.fromkeys(below)),
+        links_out=tuple(out),
+        above=tree.levels,
+        not_sent=tree.refused or None,
+    )
 
 
 def _text(source: Path, makefile: str) -> str:
     return read_source(source, makefile, _LARGEST_MAKEFILE).decode("utf-8", "replace")
 
 
-def _leads_out(path: str, target: str) -> bool:
-    resolved = os.path.normpath(os.path.join("/top", os.path.dirname(path), target))
+def _leads_out(tree: SourceTree, path: str, target: str) -> bool:
+    top = "/top" + "".join(f"/{number}" for number in range(tree.levels))
+    resolved = os.path.normpath(os.path.join(top, os.path.dirname(path), target))
     return target.startswith("/") or not resolved.startswith("/top/")
+
+
+def _diagnostics(log: str, request: BuildRequest) -> tuple[Diagnostic, ...]:
+    """Return what is wrong, with the paths of files that lie above the module's folder as seen from it."""
+    top, folder = str(folder_in_guest(request.name)), str(request.folder)
+
+    def seen(path: str | None) -> str | None:
+        return posixpath.relpath(path, folder) if path and path.startswith(f"{top}/") else path
+
+    found = parse_diagnostics(log, request.folder)
+    return tuple(replace(each, file=seen(each.file)) for each in found)
 
 
 # --- in the guest --------------------------------------------------------------------------------------------------
 
 
-def _in_guest(
-    guest: Guest,
-    command: kbuild.BuildCommand,
-    about: kbuild.Folder,
-    release: str,
-    deadline: Deadline,
-    show_line: ShowLine,
-    source: Path,
-) -> BuildResult:
-    argv = ["env", *(f"--unset={n}" for n in kbuild.quiet_environment()), *(f"{n}={v}" for n, v in command.environment)]
-    argv += ["LC_ALL=C", *command.argv]
-    # The log goes to stderr and, if all is well, the modules to stdout: one round trip for both.
-    line = (
-        f"cd {shlex.quote(str(command.folder))} || exit 90; {shlex.join(argv)} >&2 || exit $?; "
-        "find . \\( -name '*.ko' -o -name modules.order \\) -type f -print0 | tar -cf - --null --files-from=-"
-    )
-    answer = guest.run(line, deadline, on_output=_show_last_line(show_line))
-    if answer.lost:
-        raise GuestUnreachable("the guest went away during the build")
-    products = _unpack(answer.out) if answer.ok else _Products()
-    return _build_result(
-        command, about, release, answer.error_text, answer.code, products, source, lambda: read_config(guest, deadline)
-    )
+@dataclass(frozen=True, slots=True)
+class _InGuest:
+    """A build in the guest itself."""
+
+    guest: Guest
+    request: BuildRequest
+    deadline: Deadline
+    show_line: ShowLine
+    suffix: str = ""
+
+    @property
+    def prepared(self) -> Path:
+        return self.guest.files.synced / "prepared" / f"{self.request.name}.json"
+
+    def run(self, command: kbuild.BuildCommand) -> Ran:
+        argv = ["env", *(f"--unset={n}" for n in kbuild.quiet_environment())]
+        argv += [*(f"{n}={v}" for n, v in command.environment), "LC_ALL=C", *command.argv]
+        # The log goes to stderr and the modules to stdout: one round trip for both.
+        line = (
+            f"cd {shlex.quote(str(command.folder))} || exit 90; {shlex.join(argv)} >&2; code=$?; "
+            f"cd {shlex.quote(str(folder_in_guest(self.request.name)))} || exit 90; "
+            "find . \\( -name '*.ko' -o -name modules.order \\) -type f -print0 | tar -cf - --null --files-from=-; "
+            "exit $code"
+        )
+        answer = self.guest.run(line, self.deadline, on_output=_show_last_line(self.show_line))
+        if answer.lost:
+            raise GuestUnreachable("the guest went away during the build")
+        products = Products() if answer.code is None else _unpack(answer.out)
+        return Ran(answer.error_text, answer.code, products)
+
+    def read_config(self) -> Mapping[str, str]:
+        return read_config(self.guest, self.deadline)
 
 
-def _unpack(archive: bytes) -> _Products:
+def _unpack(archive: bytes) -> Products:
     """Return the files in an archive from the guest; none if it is no archive."""
-    products = _Products()
+    products = Products()
     try:
         # Never decompress: a few bytes could become any amount.
         with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as members:
@@ -259,7 +358,7 @@ def _unpack(archive: bytes) -> _Products:
             )
     # For a crafted archive, tarfile raises not only TarError but also Python's errors about numbers and names.
     except (tarfile.TarError, ValueError, OverflowError, EOFError, OSError, LookupError, TypeError, AttributeError):
-        return _Products()
+        return Products()
     return products
 
 
@@ -283,164 +382,85 @@ def _show_last_line(show_line: ShowLine) -> Callable[[bytes], None]:
 # --- in a sandbox --------------------------------------------------------------------------------------------------
 
 
-def _in_sandbox(
-    box: Sandbox,
-    command: kbuild.BuildCommand,
-    about: kbuild.Folder,
-    release: str,
-    deadline: Deadline,
-    show_line: ShowLine,
-    source: Path,
-) -> BuildResult:
-    ended = box.run(
-        command.argv,
-        deadline,
-        cwd=command.folder,
-        environment=dict(command.environment),
-        on_line=lambda line: show_line(printable(line.strip(), 100)),
-    )
-    command = kbuild.BuildCommand(
-        f"{command.how}, in a sandbox on the host", command.argv, command.folder, command.environment
-    )
-    if ended.limit:
-        reason = f"the build used more than {ended.limit} and was stopped: does its Makefile end by itself?"
-        return BuildResult(
-            False, ended.output, command.how, tuple(parse_diagnostics(ended.output, command.folder)), reason
+@dataclass(frozen=True, slots=True)
+class _InSandbox:
+    """A build in a sandbox on the host."""
+
+    box: Sandbox
+    release: str
+    deadline: Deadline
+    show_line: ShowLine
+    suffix: str = ", in a sandbox on the host"
+
+    @property
+    def prepared(self) -> Path:
+        return copy_record(self.box.folder).with_suffix(".prepared")
+
+    def run(self, command: kbuild.BuildCommand) -> Ran:
+        ended = self.box.run(
+            command.argv,
+            self.deadline,
+            cwd=command.folder,
+            environment=dict(command.environment),
+            on_line=lambda line: self.show_line(printable(line.strip(), 100)),
         )
-    products = _Products()
-    if ended.code == 0:
-        with UntrustedFolder(box.folder) as folder:
-            made = {
-                path: status.st_size
-                for path, status in folder.files()
-                if path.endswith(".ko") or PurePosixPath(path).name == "modules.order"
-            }
-            products.take(made, folder.read)
+        products = Products()
+        if ended.limit:
+            reason = f"the build used more than {ended.limit} and was stopped: does its Makefile end by itself?"
+            return Ran(ended.output, ended.code, products, reason)
+        if ended.code is not None:
+            with UntrustedFolder(self.box.folder) as folder:
+                made = {
+                    path: status.st_size
+                    for path, status in folder.files()
+                    if path.endswith(".ko") or PurePosixPath(path).name == "modules.order"
+                }
+                products.take(made, folder.read)
+        return Ran(ended.output, ended.code, products)
 
-    def config() -> Mapping[str, str]:
-        read = box.run(("cat", _config_of(release)), deadline)
+    def read_config(self) -> Mapping[str, str]:
+        read = self.box.run(("cat", _config_of(self.release)), self.deadline)
         return parse_config(read.output) if read.code == 0 else {}
-
-    return _build_result(command, about, release, ended.output, ended.code, products, source, config)
-
-
-def mirror(source: Path, target: Path) -> tuple[int, int]:
-    """Make `target` equal to `source`, except for what make left there; return (files copied, files removed).
-
-    Copy only changed files, keep their times, and remove deleted files, so that make rebuilds only what it must.
-    """
-    manifest = read_folder(source)
-    record = target.parent / ".copied" / f"{target.name}.json"
-    delivered: Manifest = read_manifest(record) if target.is_dir() else {}
-    deleted = [
-        path for path, entry in delivered.items() if (now := manifest.get(path)) is None or now.kind != entry.kind
-    ]
-    changed = [path for path, entry in manifest.items() if not entry.same(delivered.get(path))]
-    if deleted or changed:
-        # After an interrupted copy, the next one copies everything.
-        record.unlink(missing_ok=True)
-        with UntrustedFolder(target) as folder:
-            for path in deleted:
-                folder.remove(path)
-            for path in sorted(changed):
-                entry = manifest[path]
-                if entry.kind == "folder":
-                    folder.put_folder(path, entry.mode)
-                elif entry.kind == "link":
-                    folder.put_link(path, entry.target)
-                else:
-                    folder.put_file(path, read_source(source, path), entry.mode, entry.mtime_ns)
-        write_manifest(record, manifest)
-    return len([path for path in changed if manifest[path].kind != "folder"]), len(deleted)
-
-
-def still_delivered(guest: Guest, name: str, deadline: Deadline) -> Mapping[str, str]:
-    """Return the digests of the delivered files that the guest still has, by path: an exercise may change some.
-
-    Call it while make runs, so that the answer costs no time.
-    """
-    delivered = _read_digests(_delivery_record(guest, name))
-    if not delivered:
-        return {}
-    line = f"cd {shlex.quote(str(folder_in_guest(name)))} && xargs -0 sha256sum -z --"
-    answer = guest.run(line, deadline, data=b"".join(os.fsencode(f"./{path}\0") for path in sorted(delivered)))
-    present = {entry[66:].removeprefix(b"./"): entry[:64].decode() for entry in answer.out.split(b"\0") if entry}
-    return {path: digest for path, digest in delivered.items() if present.get(os.fsencode(path)) == digest}
-
-
-def deliver(
-    guest: Guest, name: str, files: Mapping[str, bytes], delivered: Mapping[str, str], deadline: Deadline
-) -> None:
-    """Put the built files into the module's folder in the guest, except for those that it already has."""
-    digests = {path: _digest(content) for path, content in files.items()}
-    missing = {path: files[path] for path in sorted(files) if delivered.get(path) != digests[path]}
-    if missing:
-        record = _delivery_record(guest, name)
-        record.unlink(missing_ok=True)
-        line = f"tar -C {shlex.quote(str(folder_in_guest(name)))} -xpf - --no-same-owner"
-        answer = guest.run(line, deadline, data=_pack(missing))
-        if answer.lost or answer.code is None:
-            raise GuestUnreachable("the guest went away: could not take the built modules")
-        if not answer.ok:
-            raise LabError(f"the guest could not take the built modules: {printable(answer.error_text.strip(), 300)}")
-        paths.write_text(record, json.dumps(digests))
-
-
-def _pack(files: Mapping[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for path, content in files.items():
-            member = tarfile.TarInfo(path)
-            member.mode, member.size = (0o644 if path.endswith(".ko") else 0o755), len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _delivery_record(guest: Guest, name: str) -> Path:
-    """Return the record of the files sent to this guest. Restoring the guest removes it."""
-    return guest.files.synced / "built" / f"{name}.json"
-
-
-def _read_digests(record: Path) -> Mapping[str, str]:
-    value = paths.read_json(record)
-    return value if isinstance(value, dict) else {}
 
 
 # --- the built files -----------------------------------------------------------------------------------------------
 
 
-def _build_result(
-    command: kbuild.BuildCommand,
-    about: kbuild.Folder,
-    release: str,
-    log: str,
-    code: int | None,
-    products: _Products,
-    source: Path,
-    config: Callable[[], Mapping[str, str]],
+def _make(
+    place: Place, request: BuildRequest, command: kbuild.BuildCommand, about: kbuild.Folder, release: str
 ) -> BuildResult:
-    diagnostics = tuple(parse_diagnostics(log, command.folder))
-    if products.excess:
-        return BuildResult(False, log, command.how, diagnostics, products.excess)
-    images = _modules_of_build(products.files)
-    if code == 0 and images:
+    """Run make in one way, and explain how it ended."""
+    argv = command.argv
+    if not {"LLVM", "CC"} & set(request.make.variables):
+        argv = ("sh", "-c", _WITH_COMPILER, "sh", _config_of(release), *argv)
+    ran = place.run(replace(command, argv=argv))
+    log, code, how = ran.log, ran.code, command.how + place.suffix
+    diagnostics = _diagnostics(log, request)
+    if ran.excess or ran.products.excess:
+        return BuildResult(False, log, how, diagnostics, ran.excess or ran.products.excess)
+    images = modules_of_build(ran.products.files)
+    if images and (code == 0 or _only_installing_failed(log, diagnostics)):
         try:
-            infos = {path: parse_modinfo(image, path) for path, image in images.items()}
-            order = load_order(infos.values())
+            modules, outside = ordered_modules(images)
         except ConfigError as error:
             # No argument is wrong: the Makefile made a bad module.
             bad = f"the built module cannot be loaded: {printable(error.message, 300)}"
-            return BuildResult(False, log, command.how, diagnostics, bad)
-        return BuildResult(True, log, command.how, diagnostics, None, images, _with_paths(infos, order), order.outside)
-    options = config() if code and wants_config(log) else None
-    reason = build_reason(
-        log, code, diagnostics, release, folder=about, sources=read_sources(source), config=options or None
-    )
-    return BuildResult(False, log, command.how, diagnostics, reason)
+            return BuildResult(False, log, how, diagnostics, bad)
+        return BuildResult(True, log, how, diagnostics, None, images, modules, outside)
+    options = place.read_config() if code and wants_config(log) else None
+    sources = read_sources(request.tree.folder)
+    reason = build_reason(log, code, diagnostics, release, folder=about, sources=sources, config=options or None)
+    return BuildResult(False, log, how, diagnostics, reason)
+
+
+def _only_installing_failed(log: str, diagnostics: Sequence[Diagnostic]) -> bool:
+    """Return whether make built everything and failed at putting it away, where a sandbox has no place."""
+    return _INSTALLING.search(log) is not None and not _has_errors(diagnostics)
+
+
+def _has_errors(diagnostics: Sequence[Diagnostic]) -> bool:
+    """Return whether the compiler found an error in a source."""
+    return any(each.severity == "error" and each.line for each in diagnostics)
 
 
 def read_sources(source: Path) -> Mapping[str, str]:
@@ -463,17 +483,3 @@ def read_config(guest: Guest, deadline: Deadline) -> Mapping[str, str]:
 def _config_of(release: str) -> str:
     """Return where a kernel's headers have its .config."""
     return f"/lib/modules/{release}/build/.config"
-
-
-def _with_paths(infos: Mapping[str, ModInfo], order: LoadOrder) -> tuple[tuple[str, ModInfo], ...]:
-    places = {info.name: path for path, info in infos.items()}
-    return tuple((places[info.name], info) for info in order.modules)
-
-
-def _modules_of_build(files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return the .ko files that this build made: those that a modules.order names, or all if there is none."""
-    modules = {path: content for path, content in files.items() if path.endswith(".ko")}
-    orders = [content.decode("utf-8", "replace") for path, content in files.items() if path not in modules]
-    endings = tuple(re.sub(r"\.o$", ".ko", word) for order in orders for word in order.split())
-    made = {p: image for p, image in modules.items() if any(w == p or w.endswith(f"/{p}") for w in endings)}
-    return made if orders and made else ({} if orders and not endings else modules)

@@ -14,12 +14,13 @@ from pathlib import Path
 from kmlab.common import paths
 from kmlab.common.errors import KmlabError, LabError, unexpected
 from kmlab.common.events import Deadline, EventSink, Stage
-from kmlab.config.lab import Lab, Module
+from kmlab.config.lab import Lab
 from kmlab.host.process.sandbox import Sandbox
 from kmlab.provision import lifecycle
 from kmlab.provision.bases.toolchain import Target
-from kmlab.run.build.make import BuildResult, build_in_sandbox
-from kmlab.run.build.source_folder import read_folder
+from kmlab.run.build.make import build_in_sandbox
+from kmlab.run.build.products import BuildResult
+from kmlab.run.build.request import BuildRequest
 
 Make = Callable[[], BuildResult]
 
@@ -51,7 +52,7 @@ class SandboxBuild:
         self,
         lab: Lab,
         files: paths.GuestFiles,
-        module: Module,
+        request: BuildRequest,
         patience: Callable[[str], float],
         events: EventSink,
         builds: BuildCache,
@@ -60,7 +61,7 @@ class SandboxBuild:
         """By the monotonic clock."""
         self.toolchain: Path | None = None
         """The sandbox's toolchain; None: the module is built in the guest."""
-        self._lab, self._files, self._module, self._patience, self._events = lab, files, module, patience, events
+        self._lab, self._files, self._request, self._patience, self._events = lab, files, request, patience, events
         self._builds = builds
         self._thread: threading.Thread | None = None
         self._decided = threading.Event()
@@ -105,27 +106,28 @@ class SandboxBuild:
             if self.toolchain is not None:
                 self._build(self.toolchain, target)
         except BaseException as error:  # any kind: nobody else sees this thread's exceptions
-            self._error = unexpected(error, f"{self._module.name} could not be built")
+            self._error = unexpected(error, f"{self._request.name} could not be built")
             self._error.__cause__ = None if self._error is error else error
         finally:
             self._decided.set()
 
     def _build(self, toolchain: Path, target: Target) -> None:
-        name = self._module.name
+        name = self._request.name
         box = Sandbox(toolchain, self._files.builds / name, name)
         self.began = time.monotonic()
         try:
             with Stage(self._events, target.name, f"build {name}") as stage:
-                source = self._lab.locate(self._module.source)
+                request = self._request
 
                 def make() -> BuildResult:
                     deadline = Deadline(self._patience(target.accel))
                     return build_in_sandbox(
-                        box, source, target.release, deadline, lambda line: stage.progress(detail=line)
+                        box, request, target.release, deadline, lambda line: stage.progress(detail=line)
                     )
 
-                content = frozenset(read_folder(source).items())
-                self._built = self._builds.get_or_build((toolchain, target.release, name, source, content), make)
+                content = frozenset(request.tree.manifest().items())
+                what = (toolchain, target.release, repr(request), content)
+                self._built = self._builds.get_or_build(what, make)
                 stage.detail = self._built.paths
                 stage.outcome = "ok" if self._built.ok else "failed"
         finally:

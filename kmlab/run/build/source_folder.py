@@ -55,13 +55,14 @@ def folder_in_guest(name: str) -> PurePosixPath:
     return MODULES_FOLDER / name
 
 
-def read_folder(source: Path) -> Manifest:
+def read_folder(source: Path, largest: int | None = None, most: int | None = None) -> Manifest:
     """Read the module's folder, without the files that a build on the host left there.
 
-    Skip pipes, sockets and devices. Raise ConfigError if it is no folder of files, or too large.
+    Skip pipes, sockets and devices. Raise ConfigError if it is no folder of files, or has more bytes or files.
     """
     manifest: Manifest = {}
     total = 0
+    largest, most = largest or _LARGEST_SOURCE, most or _MOST_SOURCES
     for entry in _walk(source):
         status = entry.status
         mode = stat.S_IMODE(status.st_mode)
@@ -80,14 +81,14 @@ def read_folder(source: Path) -> Manifest:
         elif stat.S_ISREG(status.st_mode):
             manifest[entry.path] = Entry("file", mode, status.st_size, status.st_mtime_ns)
             total += status.st_size
-        if total > _LARGEST_SOURCE:
+        if total > largest:
             raise ConfigError(
-                f"{printable(str(source))}: holds more than {_LARGEST_SOURCE >> 20} MiB",
+                f"{printable(str(source))}: holds more than {largest >> 20} MiB",
                 "name the module's own folder",
             )
-        if len(manifest) > _MOST_SOURCES:
+        if len(manifest) > most:
             raise ConfigError(
-                f"{printable(str(source))}: holds more than {_MOST_SOURCES} files",
+                f"{printable(str(source))}: holds more than {most} files",
                 "name the module's own folder",
             )
     return manifest
@@ -182,14 +183,20 @@ def _is_kbuild_output(name: str, beside: Collection[str]) -> bool:
     return name.endswith((".mod", ".mod.c")) and f".{stem}.ko.cmd" in beside
 
 
-def sync(guest: Guest, name: str, source: Path, deadline: Deadline) -> tuple[int, int]:
+def sync(guest: Guest, name: str, source: Path, deadline: Deadline, below: str = ".") -> tuple[int, int]:
     """Make the module's folder in the guest equal to the one on the host; return (files sent, files removed).
 
-    Files that make left in the guest stay, so that it rebuilds only what it must.
+    Files that make left in the guest stay, so that it rebuilds only what it must. `below` is where in the source the
+    module's own folder lies: where that changes, nothing stays.
     """
     manifest = read_folder(source)
     record = guest.files.synced / f"{name}.json"
     sent = read_manifest(record)
+    if has_moved(record, below):
+        remove = f"rm -rf {shlex.quote(str(folder_in_guest(name)))}; mkdir -p {shlex.quote(str(folder_in_guest(name)))}"
+        require_ok(guest.run(remove, deadline), "remove old files")
+        record.unlink(missing_ok=True)
+        sent = {}
     deleted = [path for path, entry in sent.items() if (now := manifest.get(path)) is None or now.kind != entry.kind]
     changed = [path for path, entry in manifest.items() if not entry.same(sent.get(path))]
     if deleted or sent == {}:
@@ -202,7 +209,23 @@ def sync(guest: Guest, name: str, source: Path, deadline: Deadline) -> tuple[int
         require_ok(guest.run(line, deadline, data=_archive(source, manifest, changed)), "unpack the module's files")
     if deleted or changed:
         write_manifest(record, manifest)
+    note_place(record, below)
     return len([p for p in changed if manifest[p].kind != "folder"]), len(deleted)
+
+
+def has_moved(record: Path, below: str) -> bool:
+    """Return whether the module's folder lies elsewhere in what is sent than in the copy that the record is of."""
+    place = paths.read_json(record.with_suffix(".place"))
+    return record.exists() and (place if isinstance(place, str) else ".") != below
+
+
+def note_place(record: Path, below: str) -> None:
+    """Store where the module's folder lies in a copy."""
+    place = record.with_suffix(".place")
+    if below == ".":
+        place.unlink(missing_ok=True)
+    else:
+        paths.write_json(place, below)
 
 
 def _archive(source: Path, manifest: Manifest, changed: Sequence[str]) -> bytes:

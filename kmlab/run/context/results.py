@@ -9,7 +9,7 @@ from typing import TypeVar
 from kmlab.diagnosis.hang import HangSnapshot
 from kmlab.kernel.module.modinfo import ModInfo
 from kmlab.kernel.module.proc_modules import KernelState
-from kmlab.run.build.make import BuildResult
+from kmlab.run.build.products import BuildResult
 
 R = TypeVar("R", bound="StepResult")
 

@@ -17,6 +17,7 @@ from kmlab.diagnosis.ring_buffer import RingBuffer
 from kmlab.host import Host
 from kmlab.kernel.hang.watchdogs import ladder
 from kmlab.provision.guest import Guest, slowness
+from kmlab.run.build.request import BuildRequest
 from kmlab.run.build.sandbox_build import SandboxBuild
 from kmlab.run.build.source_folder import folder_in_guest
 from kmlab.run.context.guest_commands import CommandLimits
@@ -48,6 +49,7 @@ class RunContext:
     events: EventSink
     console: ConsoleMonitor
     ring: RingBuffer
+    request: BuildRequest
     sandbox_build: SandboxBuild
     signer: Signer | None
     began: float
@@ -56,11 +58,16 @@ class RunContext:
     @property
     def source(self) -> Path:
         """The module's folder on the host."""
-        return self.lab.locate(self.module.source)
+        return self.request.tree.folder
 
     @property
     def folder(self) -> PurePosixPath:
         """The module's folder in the guest."""
+        return self.request.folder
+
+    @property
+    def top(self) -> PurePosixPath:
+        """The folder in the guest that the build's paths start from: the module's, or one above it."""
         return folder_in_guest(self.module.name)
 
     @property

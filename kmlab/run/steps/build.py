@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from kmlab.common.events import Deadline
-from kmlab.run.build.make import build_in_guest, still_delivered
+from kmlab.run.build.delivery import still_delivered
+from kmlab.run.build.make import build_in_guest
 from kmlab.run.context.outdated import give_up_if_outdated
 from kmlab.run.context.results import BuildStepResult, Results, StepResult
 from kmlab.run.context.run_context import RunContext
@@ -23,9 +24,7 @@ def build(context: RunContext, so_far: Results) -> Sequence[BuildStepResult]:
     else:
         with context.step("build") as timer:
             stage = timer.stage
-            result = build_in_guest(
-                context.guest, context.module.name, context.source, deadline, lambda line: stage.progress(detail=line)
-            )
+            result = build_in_guest(context.guest, context.request, deadline, lambda line: stage.progress(detail=line))
             stage.detail = result.paths
             stage.outcome = "ok" if result.ok else "failed"
         step = timer.result(StepResult)

@@ -49,7 +49,7 @@ def _load(context: RunContext, so_far: Results, path: str, info: ModInfo, outsid
         timer.stage.detail = info.name
         params = format_params(_params_of(context, so_far, path, info))
         command = functools.partial(
-            guest_commands.load, context.guest, context.folder, path, info.name, params, outside=outside
+            guest_commands.load, context.guest, context.top, path, info.name, params, outside=outside
         )
         result, facts = run_in_guest(context, so_far, timer, command, context.step_patience)
         if not facts.get("guest_gone"):

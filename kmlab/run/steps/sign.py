@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from kmlab.common.events import Deadline, printable
 from kmlab.kernel.symbols.elf import MalformedModule
-from kmlab.run.build.make import deliver
+from kmlab.run.build.delivery import deliver
 from kmlab.run.context import guest_commands
 from kmlab.run.context.results import BuildStepResult, Results
 from kmlab.run.context.run_context import RunContext
@@ -33,7 +33,7 @@ def sign(context: RunContext, so_far: Results) -> Sequence[BuildStepResult]:
         else:
             deliver(guest, name, {**build.undelivered, **images}, delivered, deadline)
             if signer.strips:
-                images = guest_commands.strip(guest, context.folder, list(images), deadline)
+                images = guest_commands.strip(guest, context.top, list(images), deadline)
     if reason is not None:
         bad = dataclasses.replace(build, ok=False, reason=reason)
         return [timer.result(BuildStepResult, build=bad, verdict="build-failed", reason=reason)]

@@ -15,7 +15,9 @@ def sync(context: RunContext, so_far: Results) -> Sequence[StepResult]:
     """Send the files that changed."""
     with context.step("sync") as timer:
         deadline = Deadline(context.build_patience)
-        sent, removed = source_folder.sync(context.guest, context.module.name, context.source, deadline)
+        tree = context.request.tree
+        about = (context.guest, context.module.name, tree.root)
+        sent, removed = source_folder.sync(*about, deadline, str(tree.below))
         timer.stage.detail = f"{sent} sent, {removed} removed" if sent or removed else "nothing changed"
     give_up_if_outdated(context)
     return [timer.result(StepResult)]

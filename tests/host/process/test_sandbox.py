@@ -19,7 +19,7 @@ from kmlab.host.process.sandbox import Limits, Sandbox
 from kmlab.host.process.untrusted_folder import UntrustedFolder
 from kmlab.provision.bases.toolchain import ensure_toolchain, sweep_toolchains, toolchain_for
 from kmlab.provision.guest import GuestRecord
-from kmlab.run.build.make import mirror
+from kmlab.run.build.delivery import mirror
 
 PROGRAMS = ("sh", "cat", "ls", "touch", "sleep", "tail", "id", "dd", "mkdir", "ln", "setpriv", "uname")
 SMALL = Limits(memory=256 << 20, processes=64, file=8 << 20, output=1 << 20)

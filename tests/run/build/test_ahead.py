@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from kmlab.common.errors import LabError
-from kmlab.run.build.make import BuildResult
+from kmlab.run.build.products import BuildResult
 from kmlab.run.build.sandbox_build import BuildCache
 
 

@@ -17,7 +17,10 @@ from kmlab.host.process.sandbox import Sandbox, SandboxResult
 from kmlab.kernel.signing.signature import MAGIC, PKCS7, TRAILER
 from kmlab.run import run
 from kmlab.run.build import make as make_module
-from kmlab.run.build.make import BuildResult, build_in_sandbox
+from kmlab.run.build import products
+from kmlab.run.build.make import build_in_sandbox
+from kmlab.run.build.products import BuildResult
+from kmlab.run.build.request import plain_request
 from kmlab.testing import Act, module_image
 from tests.kernel.symbols.test_ko_crafted import line_range_zero
 from tests.places import TEST_DATA
@@ -47,7 +50,7 @@ def built(tmp_path: Path, make: Callable[[Path], None]) -> BuildResult:
     source.mkdir()
     (source / "Kbuild").write_text("obj-m := tiny_loop.o\n")
     box = Box(tmp_path, tmp_path / "builds/m", "m", make=make)
-    return build_in_sandbox(box, source, "6.1.0-9-amd64", Deadline(60), lambda line: None)
+    return build_in_sandbox(box, plain_request("m", source), "6.1.0-9-amd64", Deadline(60), lambda line: None)
 
 
 def test_sparse_files_count_with_the_bytes_they_seem_to_hold(tmp_path: Path) -> None:
@@ -77,7 +80,7 @@ def test_programs_count_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             (folder / name).write_bytes(b"\x7fELF" + bytes(2 << 20))
             (folder / name).chmod(0o755)
 
-    monkeypatch.setattr(make_module, "LARGEST_PRODUCTS", 3 << 20)
+    monkeypatch.setattr(products, "LARGEST_PRODUCTS", 3 << 20)
     result = built(tmp_path, make)
     assert not result.ok and not result.undelivered and not result.images
     assert "more than 3 MiB of modules and programs" in (result.reason or "")
@@ -141,7 +144,7 @@ def archive(**sizes: int) -> bytes:
 
 def test_an_archive_of_the_guest_s_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert make_module._unpack(archive(a=1000, b=2000)).files.keys() == {"a.ko", "b.ko"}
-    monkeypatch.setattr(make_module, "LARGEST_PRODUCTS", 2500)
+    monkeypatch.setattr(products, "LARGEST_PRODUCTS", 2500)
     assert make_module._unpack(archive(a=1000, b=2000)).excess
 
 

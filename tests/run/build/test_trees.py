@@ -20,7 +20,8 @@ from kmlab.host.disk import disks
 from kmlab.host.process import sandbox
 from kmlab.host.process.untrusted_folder import UntrustedFolder
 from kmlab.run.build import source_folder
-from kmlab.run.build.make import check_folder, mirror
+from kmlab.run.build.delivery import mirror
+from kmlab.run.build.make import check_folder
 from kmlab.run.build.source_folder import read_folder
 from kmlab.run.selection import modules_under
 from tests.labs import SHORT, lab_of
