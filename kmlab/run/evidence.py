@@ -41,6 +41,7 @@ def write_evidence(folder: Path, results: Results, log: RunLog, console: bytes) 
         "registers.txt": printable_lines(results.hang.registers),
         "tasks.txt": printable_lines("\n".join(results.hang.tasks)),
         "exercise.log": printable_lines(results.exercise_log),
+        "commands.log": printable_lines(results.transcripts),
     }
     for name, text in texts.items():
         if text or name in ("dmesg.txt", "build.log"):

@@ -33,6 +33,7 @@ _HARMLESS = (
     r"cat /proc/kallsyms$",
     r"cd /lib/modules/\$\(uname -r\) && grep ",
     r"sha256sum ",
+    r"cat /proc/vmallocinfo ",
     r"echo \w > /proc/sysrq-trigger$",
 )
 """Patterns of lines that end with 0 and print nothing. Any other line is an error: a new step needs a fake."""

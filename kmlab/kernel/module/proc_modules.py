@@ -15,6 +15,7 @@ _LINE = re.compile(
     r"^(\S+) \d+ (-|-?\d{1,10}) (\S+) (Live|Loading|Unloading)\b(?: \S+(?: \((\w+)[+-]?\))?)?", re.MULTILINE | re.ASCII
 )
 _SECTION = re.compile(r"/sections/(\.[\w.-]{1,64})")
+_AREA = re.compile(r"^0x([0-9a-f]{1,16})-0x([0-9a-f]{1,16})\s+\d+ (\S+)", re.MULTILINE)
 _TITLE = re.compile(r"^==> (.+) <==$", re.MULTILINE)
 
 
@@ -45,6 +46,14 @@ class KernelState:
     def out_of_tree(self) -> frozenset[str]:
         """The modules from outside the kernel's tree."""
         return frozenset(name for name, listed in self.modules.items() if "O" in listed.taints)
+
+
+def has_module_at(vmallocinfo: str, address: int) -> bool:
+    """Return whether the memory at an address still belongs to a module, by /proc/vmallocinfo."""
+    for start, end, caller in _AREA.findall(vmallocinfo):
+        if int(start, 16) <= address < int(end, 16):
+            return re.search(r"\b(?:load_module|module_alloc|move_module|execmem_alloc)", caller) is not None
+    return False
 
 
 def state_files(module: str | None = None) -> list[str]:

@@ -50,8 +50,8 @@ def _by_state(
     if hidden:
         return Failure(
             "hidden",
-            f"{module} is loaded but not in the kernel's list of modules, so rmmod cannot find it: its init has taken "
-            "it off the list.",
+            f"{module} is loaded but not in the kernel's list of modules, so rmmod cannot find it: its own code has "
+            "taken it off the list.",
         )
     if "not currently loaded" in text or "no such file" in text:
         return Failure("not-loaded", f"{module} is not loaded: its init failed, or something unloaded it before.")

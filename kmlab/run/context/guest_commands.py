@@ -12,7 +12,13 @@ from kmlab.common import paths
 from kmlab.common.events import Deadline
 from kmlab.host.channel.ssh import Answer
 from kmlab.kernel.module.load_errors import parse_symbol_owners
-from kmlab.kernel.module.proc_modules import KernelState, ProcModule, parse_kernel_state, state_files
+from kmlab.kernel.module.proc_modules import (
+    KernelState,
+    ProcModule,
+    has_module_at,
+    parse_kernel_state,
+    state_files,
+)
 from kmlab.kernel.module.users import Holder, find_holders, question
 from kmlab.provision.guest import Guest
 from kmlab.run.build.source_folder import require_ok
@@ -39,6 +45,13 @@ class CommandResult:
     answer: Answer
     kernel: KernelState | None
     """The kernel's state right after it; None if the guest did not answer any more."""
+    line: str = ""
+
+    @property
+    def transcript(self) -> str:
+        """Return the command, what it said on stderr, and its exit code."""
+        ended = f"exit code {self.answer.code}" if self.answer.code is not None else "did not end"
+        return f"$ {self.line}\n{self.answer.error_text.rstrip()}\n{ended}\n".replace("\n\n", "\n")
 
     def listed(self, module: str) -> ProcModule | None:
         """Return the kernel's entry for a module right after the step."""
@@ -83,11 +96,11 @@ class CommandLimits:
 def _run_command(guest: Guest, line: str, limits: CommandLimits, module: str | None = None) -> CommandResult:
     answer = guest.run(f"{{ {line}; }} < /dev/null", limits.deadline, abandon=limits.abandon)
     if answer.code is None:
-        return CommandResult(answer, None)
+        return CommandResult(answer, None, line)
     # A line in the kernel's own log marks where the step ends, because a refusal does not name the module.
     deadline = Deadline(_STATE_PATIENCE)
     seen = guest.shell.read_files(state_files(module), deadline, mark=limits.mark, abandon=limits.abandon)
-    return CommandResult(answer, parse_kernel_state(seen.text))
+    return CommandResult(answer, parse_kernel_state(seen.text), line)
 
 
 def note_names(guest: Guest, name: str, names: frozenset[str]) -> None:
@@ -109,6 +122,14 @@ def _names_file(guest: Guest, name: str) -> Path:
 def find_users(guest: Guest, module: str, before: frozenset[str] | None, deadline: Deadline) -> tuple[Holder, ...]:
     """Find who, besides other modules, keeps a module from being unloaded."""
     return find_holders(guest.run(question(module), deadline).out, module, before)
+
+
+def is_in_memory(guest: Guest, module: str, text: int | None, deadline: Deadline) -> bool:
+    """Return whether the kernel still has a module that it does not list: in /sys, or as memory at its code's place."""
+    name = f"/sys/module/{module}/sections"
+    line = f"cat /proc/vmallocinfo 2> /dev/null; test ! -d {shlex.quote(name)} || echo present"
+    answer = guest.run(line, deadline)
+    return answer.text.rstrip().endswith("present") or (text is not None and has_module_at(answer.text, text))
 
 
 def owner_of(guest: Guest, symbol: str, deadline: Deadline) -> str | None:

@@ -24,7 +24,7 @@ def run_in_guest(
     """Run a command; return its result, and the StepResult fields that describe the guest's state."""
     limits = context.limits(patience)
     result = command(limits)
-    facts: dict[str, Any] = {"kernel": result.kernel}
+    facts: dict[str, Any] = {"kernel": result.kernel, "transcript": result.transcript}
     if result.answer.code is not None and not result.answer.lost:
         context.wait_for_mark(limits.mark)
         return result, facts

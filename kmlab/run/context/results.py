@@ -37,6 +37,8 @@ class StepResult:
     """The state of a guest whose step did not end, read from outside."""
     guest_gone: bool = False
     """Whether the guest has become unusable."""
+    transcript: str = ""
+    """The command that ran in the guest, what it said on stderr, and its exit code."""
     shown: bool = True
     """Whether users see this step; False for one that only later steps need."""
 
@@ -184,7 +186,12 @@ class Results:
     def reason(self) -> str | None:
         """Return why the first failed step failed; else a remark about a step that went well."""
         failed = [step.reason for step in self.steps if step.verdict and step.reason]
-        return next(iter([*failed, *(step.reason for step in self.steps if step.reason)]), None)
+        reason = next(iter([*failed, *(step.reason for step in self.steps if step.reason)]), None)
+        skipped = [step.detail for step in self.all(LoadStepResult) if step.outcome == "skipped"]
+        if not reason or not skipped:
+            return reason
+        shown, more = "; ".join(skipped[:_MOST_SKIPPED]), len(skipped) - _MOST_SKIPPED
+        return f"{reason}; not tried: {shown}{f', and {more} more' if more > 0 else ''}"
 
     @property
     def failure(self) -> str | None:
@@ -197,10 +204,17 @@ class Results:
         return next((step.hang for step in self.steps if step.hang), HangSnapshot())
 
     @property
+    def transcripts(self) -> str:
+        """Return the commands that loaded and unloaded the modules, with what they said."""
+        return "".join(step.transcript for step in self.steps)
+
+    @property
     def exercise_log(self) -> str:
         """Return what the exercise printed."""
         return "".join(step.log for step in self.all(ExerciseStepResult))
 
 
+_MOST_SKIPPED = 5
+"""Modules that were not tried and that a reason names."""
 AFTERWARDS = "afterwards"
 """The name of the time after the last step."""

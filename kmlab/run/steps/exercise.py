@@ -31,6 +31,7 @@ def exercise(context: RunContext, so_far: Results) -> Sequence[ExerciseStepResul
             tail = f": {printable(words[-1], 200)}" if words else ""
             facts["verdict"] = "test-failed"
             facts["reason"] = f"the exercise `{command}` ended with {answer.code}{tail}{_locked_down(context, words)}"
+    facts["transcript"] = ""  # exercise.log has it
     return [timer.result(ExerciseStepResult, log=answer.text + answer.error_text, **facts)]
 
 

@@ -24,7 +24,7 @@ from kmlab.run.context.run_context import STATE_PATIENCE, RunContext
 
 
 def load(context: RunContext, so_far: Results) -> Sequence[LoadStepResult]:
-    """Load each module; stop at the first that is refused."""
+    """Load each module that does not need a refused one; stop when one has crashed the kernel or does not end."""
     build = so_far.build
     loads = build.ok and {"load", "unload"} & set(context.options.steps)
     context.guest.begin_run(context.module.name if loads else None)
@@ -37,10 +37,36 @@ def load(context: RunContext, so_far: Results) -> Sequence[LoadStepResult]:
         raise UnfitGuest("its console had fallen silent")
     results: list[LoadStepResult] = []
     for path, info in build.modules if "load" in context.options.steps else ():
-        if not context.usable or any(result.outcome != "ok" for result in results):
+        if not context.usable:
             break
-        results.append(_load(context, so_far.plus(results), path, info, build.outside if not results else ()))
+        why = _why_not_tried(results, info)
+        if why:
+            results.append(_skip(context, path, info, why))
+        else:
+            results.append(_load(context, so_far.plus(results), path, info, build.outside if not results else ()))
     return results
+
+
+_UNSAFE = ("init-crash", "init-hang", "killed")
+"""Failures to load after which nothing more is tried in the guest."""
+
+
+def _why_not_tried(results: Sequence[LoadStepResult], info: ModInfo) -> str | None:
+    """Return why a module is not loaded: it needs one that was not, or the guest is not sound any more."""
+    unsafe = next((step for step in results if step.guest_gone or step.failure in _UNSAFE), None)
+    if unsafe and unsafe.info:
+        return f"after {unsafe.info.name}"
+    absent = [step.info.name for step in results if step.outcome != "ok" and step.info]
+    needed = next((name for name in info.depends if name in absent), None)
+    return f"needs {needed}" if needed else None
+
+
+def _skip(context: RunContext, path: str, info: ModInfo, why: str) -> LoadStepResult:
+    """Return the result of a module that is not loaded."""
+    with context.step("load") as timer:
+        timer.stage.detail = f"{info.name}, {why}"
+        timer.stage.outcome = "skipped"
+    return timer.result(LoadStepResult, path=path, info=info)
 
 
 def _load(context: RunContext, so_far: Results, path: str, info: ModInfo, outside: Sequence[str]) -> LoadStepResult:

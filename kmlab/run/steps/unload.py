@@ -48,6 +48,16 @@ def _unload(context: RunContext, so_far: Results, info: ModInfo, hidden: bool) -
     return timer.result(UnloadStepResult, module=info.name, **facts)
 
 
+def _hides(context: RunContext, so_far: Results, info: ModInfo) -> bool:
+    """Return whether the kernel still has a module that rmmod does not find."""
+    if all(step.info != info for step in so_far.loaded):
+        return False
+    text = so_far.sections.get(info.name, {}).get(".text")
+    with contextlib.suppress(GuestUnreachable):
+        return guest_commands.is_in_memory(context.guest, info.name, text, context.deadline(STATE_PATIENCE))
+    return False
+
+
 def _unload_facts(
     context: RunContext, so_far: Results, info: ModInfo, hidden: bool, result: CommandResult
 ) -> dict[str, Any]:
@@ -55,6 +65,8 @@ def _unload_facts(
     listed = result.listed(info.name)
     about = (result.answer.error_text, result.answer.code, info.name, listed)
     failure = explain_unload_failure(*about, info.has_exit, hidden=hidden)
+    if failure and failure.kind == "not-loaded" and _hides(context, so_far, info):
+        failure = explain_unload_failure(*about, info.has_exit, hidden=True)
     if failure and failure.kind == "in-use" and listed and (listed.refcount or 0) > len(listed.holders):
         with contextlib.suppress(GuestUnreachable):
             names = guest_commands.names_before(context.guest, context.module.name)
