@@ -251,6 +251,8 @@ class Module:
     """Runs in the module's folder before make, such as ./configure --with-linux=$KDIR."""
     packages: tuple[Package, ...] = ()
     """Installed in the module's guests, for its build."""
+    load: Literal["insmod", "modprobe"] = "insmod"
+    """The program that loads it: insmod a file, or modprobe a name, from a depmod tree that has the module."""
     params: Mapping[Identifier, Param] = field(default_factory=dict)
     """A list is an array parameter. Numbers that are not plain decimals, such as 0x10 and 010, stay text."""
     exercise: Command | None = None

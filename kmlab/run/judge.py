@@ -58,6 +58,8 @@ def state_left(results: Results, log: RunLog, verdict: Verdict, keep: bool) -> t
         return "dirty", "its console fell silent in the last run"
     if results.failure == "not-listed":
         return "dirty", "insmod reported success but did not load a module"
+    if results.left_dependencies:
+        return "dirty", f"{', '.join(results.left_dependencies)} stayed loaded"
     if not results.left_loaded:
         return "clean", ""
     return ("kept", "") if keep else ("dirty", "a module was left loaded")

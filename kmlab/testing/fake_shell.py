@@ -34,6 +34,8 @@ _HARMLESS = (
     r"cd /lib/modules/\$\(uname -r\) && grep ",
     r"sha256sum ",
     r"cat /proc/vmallocinfo ",
+    r"cd \S+ && tree=/lib/modules/\$\(uname -r\) && ",
+    r"tree=/lib/modules/\$\(uname -r\) && rm -rf ",
     r"echo \w > /proc/sysrq-trigger$",
 )
 """Patterns of lines that end with 0 and print nothing. Any other line is an error: a new step needs a fake."""
@@ -145,8 +147,12 @@ class FakeShell(Shell):
                 act = Act(code=1, error=error, kernel=kernel_lines)
             elif self._world.taints_unsigned and self._machine.mok is None:
                 self._machine.taint |= 1 << 13
-        elif words[0] == "rmmod":
+        elif words[0] == "modprobe":
             module = words[1]
+            owners = [m for m in self._world.modules.values() if any(Path(p).stem == module for p in m.built())]
+            act = owners[0].load if owners else Act()
+        elif words[0] == "rmmod":
+            module = words[1].rstrip(";")
             owners = [m for m in self._world.modules.values() if any(Path(p).stem == module for p in m.built())]
             act = owners[0].unload if owners else Act()
         else:
@@ -155,10 +161,12 @@ class FakeShell(Shell):
         if answer.code is None:
             return answer
         self._users = int(not answer.ok)
-        if answer.ok and "insmod" in words:
+        if answer.ok and ("insmod" in words or words[0] == "modprobe"):
+            self._machine.loaded += self._world.brings.get(module, ())
             self._machine.loaded.append(module)
-        elif answer.ok and words[0] == "rmmod" and module in self._machine.loaded:
-            self._machine.loaded.remove(module)
+        elif answer.ok and words[0] == "rmmod":
+            gone = {word.rstrip(";") for word in words} - self._world.stays
+            self._machine.loaded = [name for name in self._machine.loaded if name not in gone]
         return answer
 
     def _look(self, module: str = "") -> str:

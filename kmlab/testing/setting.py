@@ -39,6 +39,10 @@ class WorldState:
         """The guest's programs (insmod, rmmod) that are replaced by `true`."""
         self.hides: set[str] = set()
         """Modules that remove themselves from the kernel's list."""
+        self.brings: dict[str, tuple[str, ...]] = {}
+        """The kernel's own modules that are loaded with a module, by its name."""
+        self.stays: set[str] = set()
+        """Modules that rmmod does not remove."""
         self.once: dict[str, Act] = {}
         """How a module behaves the next time that it is loaded, and only then."""
         self.monitor: dict[str, str] = {}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from kmlab.config.lab import Lab, load_lab
 from kmlab.kernel.module.proc_modules import has_module_at
 from kmlab.testing import Act, World, module_image
-from tests.story import OOPS, Go
+from tests.story import LAB, OOPS, Go, record_of
 
 REFUSED = Act(code=1, error="insmod: ERROR: could not insert module: No such device\n")
 IMAGES = {
@@ -67,3 +68,32 @@ AREAS = """\
 )
 def test_memory_of_a_module_is_told_from_other_memory(address: int, there: bool) -> None:
     assert has_module_at(AREAS, address) is there
+
+
+MODPROBE = LAB.replace("modules:\n", "modules:\n  hello: {source: hello, load: modprobe, params: {speed: 3}}\n")
+
+
+def test_modprobe_loads_by_name_out_of_a_depmod_tree_that_is_taken_away_again(lab: Lab, go: Go, world: World) -> None:
+    lab.path.write_text(MODPROBE)
+    image = module_image("hello", parmtype="speed:int")
+    result = go(lab=load_lab(lab.path), images={"sub/hello.ko": image})
+    assert result.outcome == "pass", result.reason
+    (loads,) = (line for line in world.lines if "modprobe hello" in line)
+    assert "modprobe hello speed=3" in loads and not any("insmod" in line for line in world.lines)
+    install = next(n for n, line in enumerate(world.lines) if "depmod" in line)
+    assert "cp ./sub/hello.ko" in world.lines[install]
+    assert any("rm -rf" in line and "updates/kmlab/hello" in line for line in world.lines[install + 1 :])
+
+
+@pytest.mark.parametrize("stays", [False, True])
+def test_the_kernel_s_own_modules_that_came_along_are_unloaded_or_the_guest_is_dirty(
+    lab: Lab, go: Go, world: World, stays: bool
+) -> None:
+    world.brings["hello"] = ("libcrc32c", "udp_tunnel")
+    world.stays = {"udp_tunnel"} if stays else set()
+    result = go()
+    assert result.outcome == "pass"
+    assert any(s.name == "unload" and s.detail.startswith("libcrc32c, udp_tunnel: ") for s in result.steps)
+    assert any("rmmod libcrc32c; rmmod udp_tunnel" in line for line in world.lines)
+    record = record_of(lab)
+    assert (record.state, record.reason) == (("dirty", "udp_tunnel stayed loaded") if stays else ("clean", ""))

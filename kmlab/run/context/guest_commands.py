@@ -66,11 +66,46 @@ def load(
     params: Sequence[str],
     limits: CommandLimits,
     outside: Sequence[str] = (),
+    modprobe: bool = False,
 ) -> CommandResult:
-    """Run insmod for one module."""
+    """Run insmod or modprobe for one module."""
+    if modprobe:
+        return _run_command(guest, f"modprobe {shlex.join([module, *params])}", limits, module)
     before = "".join(f"modprobe -- {shlex.quote(name)}; " for name in outside)
     line = f"cd {shlex.quote(str(folder))}; {before}insmod {shlex.join([f'./{path}', *params])}"
     return _run_command(guest, line, limits, module)
+
+
+def install(guest: Guest, name: str, top: PurePosixPath, places: Sequence[str], deadline: Deadline) -> None:
+    """Put modules where modprobe and udev find them."""
+    target = shlex.quote(f"{_INSTALLED}/{name}")
+    files = shlex.join(f"./{path}" for path in places)
+    line = (
+        f"cd {shlex.quote(str(top))} && tree=/lib/modules/$(uname -r) && mkdir -p {_INDEXES} && "
+        f'{{ test -e {_INDEXES}/modules.dep || cp -p "$tree"/modules.* {_INDEXES}/; }} && '
+        f'mkdir -p "$tree"/{target} && cp {files} "$tree"/{target}/ && depmod'
+    )
+    require_ok(guest.run(line, deadline), "install the module for modprobe")
+
+
+def uninstall(guest: Guest, name: str, deadline: Deadline) -> None:
+    """Take away what `install` put there."""
+    line = (
+        f'tree=/lib/modules/$(uname -r) && rm -rf "$tree"/{shlex.quote(f"{_INSTALLED}/{name}")} && '
+        f'cp -p {_INDEXES}/modules.* "$tree"/ && rm -rf {_INDEXES}'
+    )
+    require_ok(guest.run(line, deadline), "remove the module from modprobe's folder")
+
+
+_INSTALLED = "updates/kmlab"
+_INDEXES = "/var/lib/kmlab/depmod"
+"""Where depmod's own files are kept meanwhile: to copy them is quicker than to run depmod again."""
+
+
+def unload_dependencies(guest: Guest, modules: Sequence[str], limits: CommandLimits) -> CommandResult:
+    """Run rmmod for modules that were loaded as dependencies, the newest first."""
+    line = "; ".join(f"rmmod {shlex.quote(name)}" for name in modules)
+    return _run_command(guest, line, limits)
 
 
 def unload(guest: Guest, module: str, limits: CommandLimits) -> CommandResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -91,6 +92,14 @@ class UnloadStepResult(StepResult):
 
 
 @dataclass(frozen=True, slots=True)
+class DependenciesStepResult(StepResult):
+    """The result of unloading the kernel's own modules that were loaded as dependencies."""
+
+    left: tuple[str, ...] = ()
+    """Those that are still loaded."""
+
+
+@dataclass(frozen=True, slots=True)
 class Results:
     """The results of a run so far, in order."""
 
@@ -139,6 +148,19 @@ class Results:
         """Return the names of the modules that were loaded and not unloaded."""
         unloaded = {step.module for step in self.all(UnloadStepResult) if step.outcome == "ok"}
         return [step.info.name for step in self.loaded if step.info and step.info.name not in unloaded]
+
+    @property
+    def dependencies(self) -> list[str]:
+        """Return the kernel's own modules that came with the loads, the newest first."""
+        before = self.baseline.kernel.modules if self.baseline.kernel else {}
+        after = next((step.kernel.modules for step in reversed(self.loaded) if step.kernel), {})
+        came = [name for name in after if name not in before and name not in self.build.names]
+        return [name for name in came if re.fullmatch("[A-Za-z0-9_-]{1,64}", name)]
+
+    @property
+    def left_dependencies(self) -> tuple[str, ...]:
+        """Return the dependencies that could not be unloaded."""
+        return next((step.left for step in self.all(DependenciesStepResult)), ())
 
     @property
     def sections(self) -> dict[str, Mapping[str, int]]:

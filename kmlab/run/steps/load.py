@@ -1,4 +1,4 @@
-"""Load the modules with insmod, in the order of their dependencies."""
+"""Load the modules with insmod or modprobe, in the order of their dependencies."""
 
 from __future__ import annotations
 
@@ -35,6 +35,9 @@ def load(context: RunContext, so_far: Results) -> Sequence[LoadStepResult]:
     context.wait_for_mark(context.console.begin)
     if context.console.deaf and not so_far.baseline.unused:
         raise UnfitGuest("its console had fallen silent")
+    if context.module.load == "modprobe" and "load" in context.options.steps:
+        places = [path for path, _ in build.modules]
+        guest_commands.install(context.guest, context.module.name, context.top, places, context.deadline(_INSTALL))
     results: list[LoadStepResult] = []
     for path, info in build.modules if "load" in context.options.steps else ():
         if not context.usable:
@@ -47,6 +50,8 @@ def load(context: RunContext, so_far: Results) -> Sequence[LoadStepResult]:
     return results
 
 
+_INSTALL = 60.0
+"""Seconds for depmod."""
 _UNSAFE = ("init-crash", "init-hang", "killed")
 """Failures to load after which nothing more is tried in the guest."""
 
@@ -75,7 +80,14 @@ def _load(context: RunContext, so_far: Results, path: str, info: ModInfo, outsid
         timer.stage.detail = info.name
         params = format_params(_params_of(context, so_far, path, info))
         command = functools.partial(
-            guest_commands.load, context.guest, context.top, path, info.name, params, outside=outside
+            guest_commands.load,
+            context.guest,
+            context.top,
+            path,
+            info.name,
+            params,
+            outside=outside,
+            modprobe=context.module.load == "modprobe",
         )
         result, facts = run_in_guest(context, so_far, timer, command, context.step_patience)
         if not facts.get("guest_gone"):

@@ -13,18 +13,43 @@ from kmlab.kernel.module.unload_errors import explain_unload_failure
 from kmlab.run.context import guest_commands
 from kmlab.run.context.guest_commands import CommandResult
 from kmlab.run.context.in_guest import run_in_guest
-from kmlab.run.context.results import Results, UnloadStepResult
+from kmlab.run.context.results import (
+    DependenciesStepResult,
+    LoadStepResult,
+    Results,
+    StepResult,
+    UnloadStepResult,
+)
 from kmlab.run.context.run_context import STATE_PATIENCE, RunContext
 
 
-def unload(context: RunContext, so_far: Results) -> Sequence[UnloadStepResult]:
+def unload(context: RunContext, so_far: Results) -> Sequence[StepResult]:
     """Unload this run's modules, or with `kmlab unload` an earlier run's; stop at the first failure."""
-    results: list[UnloadStepResult] = []
+    results: list[StepResult] = []
     for info, hidden in reversed(_to_unload(context, so_far)):
         if not context.usable or any(result.outcome != "ok" for result in results):
             break
         results.append(_unload(context, so_far.plus(results), info, hidden))
+    now = so_far.plus(results)
+    keeps = context.options.keep or context.module.keep
+    if not context.usable or not now.alive or now.left_loaded or keeps:
+        return results
+    if context.module.load == "modprobe" and so_far.all(LoadStepResult):
+        guest_commands.uninstall(context.guest, context.module.name, context.deadline(STATE_PATIENCE))
+    if now.dependencies:
+        results.append(_unload_dependencies(context, now))
     return results
+
+
+def _unload_dependencies(context: RunContext, so_far: Results) -> DependenciesStepResult:
+    """Unload the kernel's own modules that came with the module. What stays only makes the guest dirty."""
+    names = so_far.dependencies
+    with context.step("unload") as timer:
+        timer.stage.detail = f"{', '.join(names)}: loaded as dependencies"
+        command = functools.partial(guest_commands.unload_dependencies, context.guest, names)
+        result, facts = run_in_guest(context, so_far, timer, command, context.step_patience)
+    left = tuple(name for name in names if result.listed(name))
+    return timer.result(DependenciesStepResult, left=left, **facts)
 
 
 def _to_unload(context: RunContext, so_far: Results) -> list[tuple[ModInfo, bool]]:

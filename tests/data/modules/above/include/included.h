@@ -1,0 +1,1 @@
+#define ABOVE_INCLUDED 7
