@@ -147,7 +147,9 @@ def printable(text: str, limit: int = 0) -> str:
 
     All text from a guest passes through here before a user sees it. `limit` > 0 caps the length.
     """
-    safe = "".join(c if c == "\t" or c.isprintable() else _visible(c) for c in text)
+    safe = text
+    if not text.isprintable():
+        safe = "".join(c if c == "\t" or c.isprintable() else _visible(c) for c in text)
     if limit and len(safe) > limit:
         safe = safe[: limit - 1] + "…"
     return safe

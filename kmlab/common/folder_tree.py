@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -142,16 +142,21 @@ class opened:
         os.close(self._handle)
 
 
-def read_file(parent: int, name: str, most: int, *, follow: bool = False) -> bytes | None:
+def read_file(
+    parent: int, name: str, most: int, *, follow: bool = False, refuse: Container[int] = frozenset()
+) -> bytes | None:
     """Return the first `most` bytes of a regular file, or None for anything else. Never block.
 
-    `follow` follows symbolic links: for a path that the user gave.
+    `follow` follows symbolic links: for a path that the user gave. A file of one of the devices `refuse` is not read.
     """
     # Without O_NONBLOCK, opening a pipe that has no writer blocks forever.
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     handle = os.open(name, flags, dir_fd=parent)
     with os.fdopen(handle, "rb") as file:
-        return file.read(most) if stat.S_ISREG(os.fstat(handle).st_mode) else None
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode) or status.st_dev in refuse:
+            return None
+        return file.read(most) or b""  # None if the kernel has nothing to say yet, as in /proc/kmsg
 
 
 def open_folder(parent: int, name: str) -> int:

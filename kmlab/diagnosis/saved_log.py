@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import re
+import select
 import shlex
-import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, NamedTuple, cast
+from typing import IO, BinaryIO, NamedTuple, cast
 
 from kmlab.common import folder_tree
 from kmlab.common.errors import ConfigError
@@ -27,6 +30,10 @@ from kmlab.kernel.symbols.elf import LARGEST_PRODUCTS
 from kmlab.kernel.symbols.symbolizer import ModuleSymbols
 
 _CHUNK = 1 << 19
+_FIRST_WORD = 10.0
+"""Seconds to wait for the first byte of a pipe."""
+_LARGEST_PIPE = 1 << 30
+"""The largest log that is read from a pipe, in bytes."""
 _HEAD = 1 << 16
 """Bytes from which it is seen which way a log runs."""
 _RELEASE = re.compile(r"(?:Not tainted|Tainted: [A-Z ]+?) +(\d[\w.+~-]{1,80}) #\d")
@@ -141,18 +148,44 @@ def hear(log: BinaryIO, own: frozenset[str] = frozenset()) -> Heard:
 
 @contextlib.contextmanager
 def _opened(file: str) -> Iterator[BinaryIO]:
-    """Open a log that can be read more than once."""
-    if file != "-":
-        with open(file, "rb") as log:
-            if log.seekable():
+    """Open a log that can be read more than once. Neither a device nor a pipe without a writer makes it wait."""
+    # Without O_NONBLOCK, opening a pipe that has no writer blocks forever.
+    handle = sys.stdin.fileno() if file == "-" else os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    with open(handle, "rb", buffering=0, closefd=file != "-"):
+        status = os.fstat(handle)
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if file != "-" and not (stat.S_ISREG(status.st_mode) or stat.S_ISFIFO(status.st_mode)):
+            raise _no_log(file, "it is a device or a socket", SAVE)
+        if stat.S_ISREG(status.st_mode) and status.st_size:
+            with open(file, "rb") if file != "-" else open(handle, "rb", closefd=False) as log:
                 yield log
-                return
-    with contextlib.ExitStack() as stack:
-        source = stack.enter_context(open(file if file != "-" else sys.stdin.fileno(), "rb", closefd=file != "-"))
-        kept = stack.enter_context(tempfile.SpooledTemporaryFile(max_size=64 * _CHUNK))
-        shutil.copyfileobj(source, kept, _CHUNK)
-        kept.seek(0)
-        yield cast(BinaryIO, kept)
+            return
+        with tempfile.SpooledTemporaryFile(max_size=64 * _CHUNK) as kept:
+            _keep(handle, file, kept)
+            kept.seek(0)
+            yield cast(BinaryIO, kept)
+
+
+def _keep(handle: int, file: str, kept: IO[bytes]) -> None:
+    """Copy what comes out of a pipe, or out of a file of /proc."""
+    size, pipe = 0, file != "-" and stat.S_ISFIFO(os.fstat(handle).st_mode)
+    while select.select([handle], [], [], _FIRST_WORD if pipe and not size else None)[0]:
+        try:
+            chunk = os.read(handle, _CHUNK)
+        except BlockingIOError:
+            if pipe:
+                continue
+            return  # a file of /proc that has no more to say
+        size += len(chunk)
+        if size > _LARGEST_PIPE:
+            raise _no_log(file, f"more than {_LARGEST_PIPE >> 20} MiB come out of it", SAVE)
+        if not chunk and (size or not pipe):
+            return
+        if not chunk:
+            break
+        kept.write(chunk)
+    raise _no_log(file, "nothing comes out of this pipe", SAVE)
 
 
 def _hear_once(

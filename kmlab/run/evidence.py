@@ -36,7 +36,7 @@ def write_evidence(folder: Path, results: Results, log: RunLog, console: bytes) 
     (folder / "console.log").write_bytes(console)
     texts = {
         "dmesg.txt": dmesg(log.records),
-        "build.log": results.build.log,
+        "build.log": printable_lines(results.build.log),
         "sections.txt": _sections(results.sections),
         "registers.txt": printable_lines(results.hang.registers),
         "tasks.txt": printable_lines("\n".join(results.hang.tasks)),

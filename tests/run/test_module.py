@@ -18,6 +18,7 @@ from kmlab.host.channel.ssh import Answer, Shell
 from kmlab.host.process.command import run as command_run
 from kmlab.provision.guest import MODULES_FOLDER, Guest, GuestRecord
 from kmlab.run.build import source_folder
+from kmlab.run.build.make import check_folder
 from kmlab.run.build.source_folder import Entry, read_folder, sync
 from kmlab.testing import HOST_KEY, RELEASE, FakeModule, FakeShell, Machine, World
 
@@ -268,16 +269,26 @@ def test_a_guest_that_is_full_is_an_error_of_the_lab(guest: Guest, source: Path,
     assert not guest.files.synced.exists()
 
 
-def test_a_file_that_vanishes_while_it_is_read_is_bad_input(source: Path) -> None:
+def test_a_file_that_vanishes_while_it_is_read_is_not_sent(source: Path) -> None:
     wanted = read_folder(source)
     (source / "a.c").unlink()
-    with pytest.raises(ConfigError, match=r"a\.c: No such file"):
-        source_folder._archive(source, wanted, ["a.c"])
+    archive, gone = source_folder._archive(source, wanted, ["a.c", "sub/b.c"])
+    assert gone == ["a.c"]
+    with tarfile.open(fileobj=io.BytesIO(archive)) as sent:
+        assert sent.getnames() == ["sub", "sub/b.c"]
+
+
+@pytest.mark.parametrize("target", ["/proc/kmsg", "/proc/version", "/sys/kernel/uevent_seqnum"])
+def test_a_makefile_that_is_a_file_of_the_kernel_is_bad_input_at_once(source: Path, target: str) -> None:
+    (source / "Makefile").unlink(missing_ok=True)
+    (source / "Makefile").symlink_to(target)
+    with pytest.raises(ConfigError, match=r"Makefile: is no regular file of a disk"):
+        check_folder(source)
 
 
 def test_an_archive_holds_the_folders_of_what_is_in_it(source: Path) -> None:
     wanted = read_folder(source)
-    with tarfile.open(fileobj=io.BytesIO(source_folder._archive(source, wanted, ["sub/b.c"]))) as archive:
+    with tarfile.open(fileobj=io.BytesIO(source_folder._archive(source, wanted, ["sub/b.c"])[0])) as archive:
         assert archive.getnames() == ["sub", "sub/b.c"]
         assert archive.getmember("sub/b.c").pax_headers["mtime"] == (
             f"{wanted['sub/b.c'].mtime_ns // 10**9}.{wanted['sub/b.c'].mtime_ns % 10**9:09d}"

@@ -87,3 +87,11 @@ def test_a_dump_that_fails_is_no_verdict_on_the_module(go: Go, world: World, eve
     world.refusals["dump"] = HypervisorError("libvirt could not dump the guest's memory: no")
     assert go(load=Act(kernel=PANIC, ends="hangs")).outcome == "panic"
     assert notes(events) == ["its memory was not kept: libvirt could not dump the guest's memory: no"]
+
+
+def test_what_make_printed_is_kept_without_escapes(go: Go) -> None:
+    result = go(build=Act(code=2, error="\x1b]0;owned\x07\x1b[2Jhello.c:1:1: error: no\u202e\n"))
+    assert result.outcome == "build-failed" and result.directory is not None
+    log = (result.directory / "build.log").read_text()
+    assert "error: no" in log
+    assert "\x1b" not in log and "\x07" not in log and "\u202e" not in log

@@ -5,6 +5,7 @@ QEMU writes a compressed dump in the flattened form for pipes: each piece has th
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 from typing import BinaryIO
@@ -21,7 +22,7 @@ _CHUNK = 1 << 20
 
 def unflatten(source: Path, target: Path, limit: int, release: str, machine: str) -> bool:
     """Write the pieces of a flattened dump to their offsets. Return False if that needs more than `limit` bytes."""
-    with source.open("rb") as flat, target.open("w+b") as dump:
+    with source.open("rb") as flat, _private(target) as dump:
         if not flat.read(_HEADER).startswith(_SIGNATURE):
             raise LabError("QEMU's memory dump is not in makedumpfile's flattened form")
         if not _copy_pieces(flat, dump, limit):
@@ -31,6 +32,12 @@ def unflatten(source: Path, target: Path, limit: int, release: str, machine: str
         for name in ("Linux", "guest", release, "#1", machine, "(none)"):
             dump.write(name.encode()[:64].ljust(65, b"\0"))
     return True
+
+
+def _private(target: Path) -> BinaryIO:
+    """Create a file that only its owner can read: a guest's memory may hold what nobody else should see."""
+    target.unlink(missing_ok=True)
+    return open(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w+b")
 
 
 def _copy_pieces(flat: BinaryIO, dump: BinaryIO, limit: int) -> bool:

@@ -85,7 +85,7 @@ class _Build:
     def compiler(self) -> str | None:
         """The compiler that the kernel was built by, if it is another one than this; Makefile warns of that."""
         found = re.search(
-            r"^\s*The kernel was built by: (.{1,200})\n\s*You are using:\s+(.{1,200})", self.log, re.MULTILINE
+            r"^[ \t]*The kernel was built by: (.{1,200})\n[ \t]*You are using:[ \t]+(.{1,200})", self.log, re.MULTILINE
         )
         if found:
             ours, theirs = ("clang" in found[number] for number in (2, 1))
@@ -145,7 +145,7 @@ def _environment(log: str, release: str) -> str | None:
 def _rust(build: _Build) -> str | None:
     """Explain why a module in Rust does not build, which is mostly that the kernel takes none."""
     if not re.search(
-        r"^\s+RUSTC\b|\brustc: (?:not found|No such file|Command not)|rust/target\.json", build.log, re.MULTILINE
+        r"^[ \t]+RUSTC\b|\brustc: (?:not found|No such file|Command not)|rust/target\.json", build.log, re.MULTILINE
     ):
         return None
     if build.config is not None and build.config.get("RUST") == "y":

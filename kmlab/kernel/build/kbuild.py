@@ -90,7 +90,7 @@ def inspect_folder(files: Mapping[str, str]) -> Folder:
         subdirs=tuple(dict.fromkeys(word.rstrip("/") for word in words if re.fullmatch(r"[\w./-]+/", word))),
         configs=tuple(dict.fromkeys(config for found in objects if (config := found["config"]))),
         has_makefile=own is not None,
-        extra_cflags=re.search(r"^\s*(?:override\s+)?EXTRA_CFLAGS\b", text, re.MULTILINE) is not None,
+        extra_cflags=re.search(r"^[ \t]*(?:override[ \t]+)?EXTRA_CFLAGS\b", text, re.MULTILINE) is not None,
         includes_out=tuple(dict.fromkeys(found[1] for found in _INCLUDE.finditer(text) if _leads_out(found[1]))),
         old_subdirs="SUBDIRS=" in text and not re.search(r"\bM=", text),
         serial=is_serial(_joined(files[own])) if own else False,
@@ -160,8 +160,8 @@ def quiet_environment() -> tuple[str, ...]:
 
 
 _OBJECTS = re.compile(
-    r"^\s*(?:export\s+|override\s+)?obj-(?:m|y|\$[({](?P<config>CONFIG_\w+)[)}]|\$[({]\w+[)}])"
-    r"\s*(?:[:+?]{0,2}=)(?P<value>.*)$",
+    r"^[ \t]*(?:export[ \t]+|override[ \t]+)?obj-(?:m|y|\$[({](?P<config>CONFIG_\w+)[)}]|\$[({]\w+[)}])"
+    r"[ \t]*(?:[:+?]{0,2}=)(?P<value>.*)$",
     re.MULTILINE,
 )
 _INCLUDE = re.compile(r"(?<!\S)-I\s{0,4}([^\s#]{1,200})")
@@ -181,7 +181,7 @@ _ORDERED = re.compile(
     r"clean|^(?:un)?install|_install$|^(?:re|un|in)?(?:load|insmod|rmmod)$|^(?:mr|dist)|^configure|^prepare"
 )
 """Parts of a target that remove, move or prepare what the others make."""
-_TARGET = re.compile(r"^[\w.%-]+\s*:(?!=)", re.MULTILINE)
+_TARGET = re.compile(r"^[\w.%-]+[ \t]*:(?!=)", re.MULTILINE)
 
 
 def _joined(text: str) -> str:

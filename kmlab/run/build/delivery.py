@@ -22,8 +22,8 @@ from kmlab.run.build.source_folder import (
     has_moved,
     note_place,
     read_folder,
+    read_if_there,
     read_manifest,
-    read_source,
     write_manifest,
 )
 
@@ -56,11 +56,13 @@ def mirror(source: Path, target: Path, below: str = ".") -> tuple[int, int]:
                     folder.put_folder(path, entry.mode)
                 elif entry.kind == "link":
                     folder.put_link(path, entry.target)
+                elif (content := read_if_there(source, path)) is not None:
+                    folder.put_file(path, content, entry.mode, entry.mtime_ns)
                 else:
-                    folder.put_file(path, read_source(source, path), entry.mode, entry.mtime_ns)
+                    del manifest[path]
         write_manifest(record, manifest)
     note_place(record, below)
-    return len([path for path in changed if manifest[path].kind != "folder"]), len(deleted)
+    return len([path for path in changed if path in manifest and manifest[path].kind != "folder"]), len(deleted)
 
 
 def copy_record(target: Path) -> Path:

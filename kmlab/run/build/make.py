@@ -44,7 +44,7 @@ _DEEPEST = 4
 _MOST_TEXT = 8 << 20
 """Bytes of C sources that are read to explain a failed build."""
 _SOURCES = (".c", ".h", ".cpp", ".cc")
-_COMPILED = re.compile(r"^\s+(?:CC|LD|AR|MODPOST|HOSTCC|RUSTC)\b", re.MULTILINE)
+_COMPILED = re.compile(r"^[ \t]+(?:CC|LD|AR|MODPOST|HOSTCC|RUSTC)\b", re.MULTILINE)
 """What kbuild says of each step that it takes."""
 _INSTALLING = re.compile(
     r"^make(?:\[\d+\])?: \*\*\* \[(?:\S+:\d+: )?"

@@ -107,12 +107,23 @@ def read_source(source: Path, path: str, most: int = _LARGEST_SOURCE) -> bytes:
     """Read the first `most` bytes of a file in a module's folder. Raise ConfigError, naming it, if that fails."""
     try:
         with folder_tree.opened(source) as top:
-            content = folder_tree.read_file(top, path, most, follow=True)
+            # To read /proc/kmsg is to take the kernel's messages away from those who wait for them.
+            content = folder_tree.read_file(top, path, most, follow=True, refuse=_kernel_file_systems())
     except OSError as error:
         raise _unreadable(source / path, error) from None
     if content is None:
-        raise ConfigError(f"{printable(str(source / path))}: is no regular file any more", "run it again")
+        raise ConfigError(
+            f"{printable(str(source / path))}: is no regular file of a disk", "put the file itself into the folder"
+        )
     return content
+
+
+def read_if_there(source: Path, path: str) -> bytes | None:
+    """Read a file that was listed before; None if it is gone: an editor removes its temporary files at any time."""
+    with contextlib.suppress(OSError), folder_tree.opened(source) as top:
+        os.stat(path, dir_fd=top, follow_symlinks=False)
+        return read_source(source, path)
+    return None
 
 
 def _walk(source: Path) -> Iterator[folder_tree.TreeEntry]:
@@ -206,7 +217,11 @@ def sync(guest: Guest, name: str, source: Path, deadline: Deadline, below: str =
         require_ok(guest.run(line, deadline, data=names), "remove old files")
     if changed:
         line = f"tar -C {shlex.quote(str(folder_in_guest(name)))} -xpf - --no-same-owner"
-        require_ok(guest.run(line, deadline, data=_archive(source, manifest, changed)), "unpack the module's files")
+        archive, gone = _archive(source, manifest, changed)
+        require_ok(guest.run(line, deadline, data=archive), "unpack the module's files")
+        for path in gone:
+            del manifest[path]
+        changed = [path for path in changed if path in manifest]
     if deleted or changed:
         write_manifest(record, manifest)
     note_place(record, below)
@@ -228,7 +243,9 @@ def note_place(record: Path, below: str) -> None:
         paths.write_json(place, below)
 
 
-def _archive(source: Path, manifest: Manifest, changed: Sequence[str]) -> bytes:
+def _archive(source: Path, manifest: Manifest, changed: Sequence[str]) -> tuple[bytes, list[str]]:
+    """Return an archive of the changed files, and those that have vanished since they were listed."""
+    gone: list[str] = []
     # Include their folders: unpacking a folder replaces a symbolic link that something in the guest put there.
     places = set(changed)
     for path in changed:
@@ -246,12 +263,15 @@ def _archive(source: Path, manifest: Manifest, changed: Sequence[str]) -> bytes:
                 member.type = tarfile.DIRTYPE
                 archive.addfile(member)
             else:
-                content = read_source(source, path)
+                content = read_if_there(source, path)
+                if content is None:
+                    gone.append(path)
+                    continue
                 member.size = len(content)
                 member.mtime = entry.mtime_ns / 1e9
                 member.pax_headers = {"mtime": f"{entry.mtime_ns // 10**9}.{entry.mtime_ns % 10**9:09d}"}
                 archive.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
+    return buffer.getvalue(), gone
 
 
 def read_manifest(place: Path) -> Manifest:

@@ -21,6 +21,7 @@ def flattened(pieces: list[tuple[int, bytes]], end: bytes = struct.pack(">qq", -
 def test_each_piece_is_written_to_its_offset_in_any_order(tmp_path: Path) -> None:
     (tmp_path / "flat").write_bytes(flattened(PIECES))
     assert unflatten(tmp_path / "flat", tmp_path / "vmcore", 2 << 20, "6.1.0-9-amd64", "x86_64")
+    assert (tmp_path / "vmcore").stat().st_mode & 0o777 == 0o600, "a guest's memory is its owner's alone"
     made = (tmp_path / "vmcore").read_bytes()
     assert made[4096:4102] == b"second"
     assert made[1 << 20 :] == b"the end"

@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 
 import pytest
 
+from kmlab.kernel.build.explain import build_reason
 from kmlab.kernel.build.kbuild import Folder, inspect_folder, make_commands, quiet_environment
 from tests.builds import OLD
 
@@ -90,3 +91,12 @@ def test_kernelrelease_is_never_set() -> None:
 
 def test_a_wrapper_is_built_by_its_own_make_only() -> None:
     assert [way.how for way in make_commands("wrapper", PurePosixPath("/m"), OLD, 1)] == ["its own make"]
+
+
+@pytest.mark.parametrize(
+    "filling", ["\n", " ", "\t", "a", "a\n\n", "a ", "obj-m ", "obj-m\n", "export ", "\\\n", "-I ", "\r"]
+)
+def test_a_make_file_full_of_one_thing_takes_no_time_that_grows_with_its_square(filling: str) -> None:
+    text = filling * (400_000 // len(filling))
+    assert inspect_folder({"Makefile": text}).modules == ()
+    assert build_reason(text, 2, (), "6.1.0-1-amd64") is not None

@@ -253,5 +253,5 @@ def test_a_file_that_becomes_a_pipe_while_it_is_sent_is_bad_input(tmp_path: Path
     read_folder(tmp_path)
     (tmp_path / "a.c").unlink()
     os.mkfifo(tmp_path / "a.c")
-    with pytest.raises(ConfigError, match=r"a\.c: is no regular file any more"):
+    with pytest.raises(ConfigError, match=r"a\.c: is no regular file of a disk"):
         source_folder.read_source(tmp_path, "a.c")
