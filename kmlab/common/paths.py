@@ -183,6 +183,11 @@ def toolchains() -> Path:
     return cache_home() / "toolchains"
 
 
+def leases() -> Path:
+    """Return the folder of what guests use of the cache: one file for each guest, of any state home."""
+    return cache_home() / "leases"
+
+
 def archives() -> Path:
     """Return the folder of apt indexes: one folder for each image whose kernels were looked up."""
     return cache_home() / "archives"

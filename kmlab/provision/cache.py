@@ -16,6 +16,7 @@ from kmlab.host.process import locks
 from kmlab.provision import lifecycle
 from kmlab.provision.guest import GuestRecord, read_record
 from kmlab.provision.images.published_image import check_signature, remove_downloads
+from kmlab.provision.lease import leased
 
 _RECORDS = {"images": "image.json", "bases": "base.json", "checkpoints": "checkpoint.json"}
 _FILES = {"images": "disk.qcow2", "bases": "disk.qcow2", "checkpoints": "memory"}
@@ -98,17 +99,15 @@ def verify(report: EventSink, lab_folder: Path | None) -> list[tuple[str, str | 
     for kind, folder in _artifacts():
         name = f"{kind}/{folder.name}"
         with Stage(report, folder.name, "verifying"):
-            about = paths.read_json(folder / _RECORDS[kind])
             try:
-                lifecycle.check_artifact(folder / _RECORDS[kind], folder / _FILES[kind])
+                lifecycle.check_artifact(folder / _RECORDS[kind], folder / _FILES[kind], every_byte=True)
             except ImageError as error:
                 problems.append((name, error.message))
                 continue
-            intact = disks.digest(folder / _FILES[kind]) == about["sha256"]
-            problem = None if intact else "changed after it was made"
-            if problem is None and kind == "images":
-                problem = check_signature(folder, lab_folder)
-            problems.append((name, problem))
+            problems.append((name, check_signature(folder, lab_folder) if kind == "images" else None))
+    for folder in sorted(paths.toolchains().iterdir()) if paths.toolchains().is_dir() else []:
+        with Stage(report, folder.name, "verifying"):
+            problems.append((f"toolchains/{folder.name}", lifecycle.check_toolchain(folder, every_byte=True)))
     return problems
 
 
@@ -118,7 +117,7 @@ def prune() -> tuple[list[str], int]:
     lifecycle.sweep_toolchains()
     freed = remove_downloads()
     records = [paths.read_json(path) for path in (paths.state_home() / "labs").glob("*/*/guest.json")]
-    used = {record[key] for record in records if isinstance(record, dict) for key in ("base", "checkpoint")}
+    used = {record[key] for record in records if isinstance(record, dict) for key in ("base", "checkpoint")} | leased()
     removed = []
     for kind, folder in _artifacts():
         if kind == "images" or folder.name in used:
@@ -126,8 +125,12 @@ def prune() -> tuple[list[str], int]:
         lock = paths.work() / f"{kind.removesuffix('s')}-{folder.name}.lock"
         if lock.exists() and not locks.is_free(lock):
             continue
-        freed += disks.size_on_disk(folder)
-        paths.remove_tree(folder)
+        size = disks.size_on_disk(folder)
+        with locks.exclusive(lifecycle.readers_lock(folder.name)) as unread:
+            if not unread or folder.name in leased() or hypervisor.processes_reading(folder):
+                continue
+            paths.remove_tree(folder)
+        freed += size
         removed.append(f"{kind}/{folder.name}")
     for folder in list(paths.toolchains().iterdir()) if paths.toolchains().is_dir() else []:
         lock = paths.work() / f"toolchain-{folder.name}.lock"

@@ -23,11 +23,12 @@ from kmlab.host.hypervisor import hypervisor
 from kmlab.host.process import command, locks
 from kmlab.kernel.log.taint import find_unexplained
 from kmlab.provision.bases.base import Base, ensure_base
-from kmlab.provision.bases.checkpoint import ensure_checkpoint, read_checkpoint, remove_checkpoint
-from kmlab.provision.bases.toolchain import Target, sweep_toolchains, toolchain_for
+from kmlab.provision.bases.checkpoint import ensure_checkpoint, read_checkpoint, readers_lock, remove_checkpoint
+from kmlab.provision.bases.toolchain import Target, check_toolchain, sweep_toolchains, toolchain_for
 from kmlab.provision.guest import Guest, GuestRecord, read_record, write_record
 from kmlab.provision.images.archive_kernel import available
 from kmlab.provision.images.image import build_image, catalogue_image, guest_image
+from kmlab.provision.lease import end_lease, leased, take_lease
 from kmlab.provision.plan.artifact import LOCK_PATIENCE, SSH, check_artifact, sweep
 from kmlab.provision.plan.plan import Plan, arch_of, lab_files, make_plan
 from kmlab.virt import network
@@ -39,11 +40,13 @@ __all__ = [
     "build_image",
     "catalogue_image",
     "check_artifact",
+    "check_toolchain",
     "destroy_lab",
     "enrol_by_mokmanager",
     "guest_image",
     "guest_session",
     "lab_files",
+    "readers_lock",
     "stop",
     "sweep",
     "sweep_toolchains",
@@ -83,13 +86,26 @@ def guest_session(
             plan = make_plan(host, lab, spec)
         with timings.part("base"):
             base = ensure_base(host, plan, report)
+            _lease_during_start(files, base, stack)
         with timings.part("checkpoint"):
             checkpoint = ensure_checkpoint(host, plan, base, report)
+            take_lease(files, base=base.key, checkpoint=checkpoint)
         if while_restoring is not None:
             pending = PendingGuest(spec.name, plan.arch, plan.acceleration.name, base.key, base.release)
             stack.enter_context(while_restoring(pending))
         start = _Start(host, plan, base, checkpoint, report, stack, timings)
         yield _reuse_or_restore(start, fresh=fresh, unused=unused, allow_kept_modules=allow_kept_modules)
+
+
+def _lease_during_start(files: paths.GuestFiles, base: Base, stack: contextlib.ExitStack) -> None:
+    """Lease the base until the guest itself does; end the lease if no guest comes of it."""
+
+    def end() -> None:
+        if read_record(files) is None:
+            end_lease(files)
+
+    stack.callback(end)
+    take_lease(files, base=base.key)
 
 
 class PendingGuest(NamedTuple):
@@ -200,6 +216,7 @@ def _restore(start: _Start) -> Guest:
     with Stage(report, plan.spec.name, "restoring the guest") as stage, read_checkpoint(checkpoint):
         with timings.part("restore"):
             stop(host, plan.lab, plan.spec.name)
+            take_lease(files, base=base.key, checkpoint=checkpoint)
             paths.require_space(paths.state_home(), 512 << 20, f"guest '{plan.spec.name}'")
             for stale in (files.disk, files.console, files.record):
                 stale.unlink(missing_ok=True)
@@ -296,6 +313,7 @@ def stop(host: Host, lab: Lab, name: str) -> bool:
         paths.remove_tree(files.libvirt)
     if record is not None:
         files.record.unlink(missing_ok=True)
+        end_lease(files)
     return was_running
 
 
@@ -334,7 +352,7 @@ def _destroy_state(files: paths.LabFiles) -> list[str]:
     """Remove the lab's keys, and the whole cache and state if no guest of another lab uses them."""
     for keys in (files.keys, *files.keys.parent.glob(f"{files.keys.name}{paths.SET_ASIDE}*")):
         paths.remove_tree(keys)
-    if list((paths.state_home() / "labs").glob("*/*/guest.json")):
+    if list((paths.state_home() / "labs").glob("*/*/guest.json")) or leased():
         return ["its keys (guests of other labs use the cached bases)"]
     paths.remove_tree(paths.cache_home())
     paths.remove_tree(paths.state_home())

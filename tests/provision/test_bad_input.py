@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +15,11 @@ from kmlab.common import paths
 from kmlab.common.errors import ConfigError, GuestUnreachable, HypervisorError, ImageError, KmlabError, LabError
 from kmlab.common.events import Deadline, silent
 from kmlab.config.lab import Lab, load_lab
+from kmlab.host.disk import disks
 from kmlab.host.hypervisor import hypervisor
 from kmlab.host.process import command
 from kmlab.provision import cache, lifecycle
+from kmlab.provision.plan import integrity
 from kmlab.testing import World
 
 
@@ -207,6 +210,52 @@ def test_a_changed_file_of_the_cache_is_reported(world: World, lab: Lab, pattern
     assert error.message == f"{file}: changed after it was made"
 
 
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "images/*/disk.qcow2",
+        "bases/*/disk.qcow2",
+        "bases/*/nvram.fd",
+        "checkpoints/*/memory",
+        "checkpoints/*/disk.qcow2",
+        "checkpoints/*/nvram.fd",
+    ],
+)
+def test_a_file_whose_size_and_time_were_put_back_is_reported(world: World, lab: Lab, pattern: str) -> None:
+    up(world, lab)
+    file = only(pattern)
+    before = file.stat()
+    content = file.read_bytes() or b"\0"
+    alter(file, content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    error = refused(ImageError, lambda: up(world, lab))
+    assert error.message.startswith(f"{file}: ")
+    assert [problem for _, problem in cache.verify(silent, None) if problem] == [error.message]
+
+
+def test_files_are_read_once_in_a_boot_of_the_host(
+    world: World, lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    up(world, lab)
+    digested: list[str] = []
+    digest = disks.digest
+
+    def heard(path: Path) -> str:
+        digested.append(path.name)
+        return digest(path)
+
+    monkeypatch.setattr(disks, "digest", heard)
+    up(world, lab)
+    assert digested == []
+    (tmp_path / "boot").write_text("the next boot")
+    monkeypatch.setattr(integrity, "_BOOT", tmp_path / "boot")
+    up(world, lab)
+    assert sorted(digested) == ["disk.qcow2", "disk.qcow2", "disk.qcow2", "memory", "nvram.fd", "nvram.fd"]
+    digested.clear()
+    up(world, lab)
+    assert digested == []
+
+
 def test_a_file_that_was_only_copied_is_still_good(world: World, lab: Lab) -> None:
     up(world, lab)
     file = only("bases/*/disk.qcow2")
@@ -231,7 +280,7 @@ def test_verify_reads_every_byte_even_if_size_and_time_are_right(world: World, l
     alter(file, b"\xee" * file.stat().st_size)
     paths.write_json(only("images/*/image.json"), {**about, "mtime_ns": file.stat().st_mtime_ns})
     assert [problem for name, problem in cache.verify(silent, None) if name.startswith("images/")] == [
-        "changed after it was made"
+        f"{file}: changed after it was made"
     ]
 
 

@@ -9,6 +9,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from kmlab.common import paths
 from kmlab.common.errors import ImageError
 from kmlab.common.events import Deadline
 from kmlab.host.process import command
@@ -32,7 +33,7 @@ class GoodSignature:
 def verify(content: bytes, signature: bytes, keyring: Path, fingerprint: str, what: str) -> GoodSignature:
     """Verify that only the key `fingerprint` signed `content`. Raise ImageError if not."""
     with (
-        tempfile.TemporaryDirectory(prefix="kmlab-gpgv-") as home,
+        tempfile.TemporaryDirectory(prefix="kmlab-gpgv-", dir=paths.make_folder(paths.work())) as home,
         tempfile.TemporaryFile() as status_file,
         command.inheritable(status_file.fileno()) as handle,
     ):

@@ -7,15 +7,16 @@ GPT, an EFI system partition with the signed boot chain, an ext4 root with cloud
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from kmlab.common import paths
-from kmlab.common.errors import CommandFailed, ImageError
+from kmlab.common.errors import CommandFailed, ImageError, LabError
 from kmlab.common.events import Deadline, printable
 from kmlab.host.disk import disks
 from kmlab.host.packages import debs
@@ -101,18 +102,60 @@ def unpack(image: PackageImage, root: Path, deadline: Deadline, on_line: Callabl
             os.devnull,
         ]
         try:
-            command.run(
-                argv,
-                deadline=deadline,
-                on_line=add_line,
-                cwd=root.parent,
-                environment={"PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin"},
-                pass_files=(handle,),
-            )
+            with _builder_folder(root.parent) as scratch:
+                command.run(
+                    argv,
+                    deadline=deadline,
+                    on_line=add_line,
+                    cwd=root.parent,
+                    environment={"PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin", "TMPDIR": str(scratch)},
+                    pass_files=(handle,),
+                )
         except CommandFailed as error:
             what = f"could not build {image.suite} for {image.arch}: {_cause(error, lines)}"
             raise ImageError(what, _space_hint(root, lines) or _hint("\n".join(lines))) from None
     root.chmod(0o600)
+
+
+_BUILDER = "builder"
+"""The name of the file that says where the builder's temporary folder is."""
+_BUILDER_PREFIX = "kmlab-builder-"
+
+
+@contextlib.contextmanager
+def _builder_folder(work: Path) -> Iterator[Path]:
+    """Yield a folder for all temporary files of the builder, and remove it. `sweep` does so after a killed kmlab.
+
+    It is next to `work` if every user can reach that, because the builder is another user; otherwise where the system
+    has its temporary files.
+    """
+    near = work.parent
+    reachable = all(place.stat().st_mode & 0o001 for place in (near, *near.parents))
+    folder = Path(tempfile.mkdtemp(prefix=_BUILDER_PREFIX, dir=near if reachable else None))
+    try:
+        (work / _BUILDER).write_text(str(folder), encoding="utf-8", errors="surrogateescape")
+        folder.chmod(0o755)
+        yield folder
+    finally:
+        _remove(folder)
+        (work / _BUILDER).unlink(missing_ok=True)
+
+
+def sweep(work: Path) -> None:
+    """Remove the temporary folder of a builder that was killed, if it worked for this folder."""
+    with contextlib.suppress(OSError):
+        folder = Path((work / _BUILDER).read_text(encoding="utf-8", errors="surrogateescape"))
+        if folder.name.startswith(_BUILDER_PREFIX) and folder.is_dir() and not folder.is_symlink():
+            _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder in which the builder left files of users that only its namespace has."""
+    with contextlib.suppress(LabError):
+        paths.remove_tree(folder)
+    if folder.exists():
+        with contextlib.suppress(LabError):
+            command.run(["mmdebstrap", "--unshare-helper", "rm", "-rf", "--", folder], deadline=Deadline(60))
 
 
 def _mode() -> str:

@@ -84,9 +84,8 @@ def ensure_base(host: Host, plan: Plan, report: EventSink) -> Base:
                             else _bake(host, plan, image, scratch, stage)
                         )
                         facts = {**facts, "image": image.parent.name}
-                        record_artifact(scratch / "base.json", scratch / "disk.qcow2", facts)
-                        for name in ("disk.qcow2", "nvram.fd"):
-                            disks.freeze(scratch / name)
+                        others = [scratch / "nvram.fd"]
+                        record_artifact(scratch / "base.json", scratch / "disk.qcow2", facts, others)
                     return facts["release"]
 
                 stage.detail = f"kernel {boot_twice(make, plan.spec.name, report)}"

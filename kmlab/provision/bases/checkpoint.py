@@ -67,9 +67,8 @@ def ensure_checkpoint(host: Host, plan: Plan, base: Base, report: EventSink, *, 
                 def make() -> None:
                     with paths.atomic_folder(folder, paths.work()) as scratch:
                         facts = _save_booted(host, plan, base, scratch, stage, by_mokmanager)
-                        record_artifact(scratch / "checkpoint.json", scratch / "memory", facts)
-                        for name in ("disk.qcow2", "nvram.fd", "memory"):
-                            disks.freeze(scratch / name)
+                        others = [scratch / "disk.qcow2", scratch / "nvram.fd"]
+                        record_artifact(scratch / "checkpoint.json", scratch / "memory", facts, others)
 
                 boot_twice(make, plan.spec.name, report)
                 stage.detail = f"{disks.size_on_disk(folder) / 2**20:.0f} MiB"
@@ -80,7 +79,7 @@ def ensure_checkpoint(host: Host, plan: Plan, base: Base, report: EventSink, *, 
 @contextlib.contextmanager
 def read_checkpoint(key: str) -> Iterator[None]:
     """Prevent the removal of a checkpoint during the block, which restores a guest from it."""
-    with locks.shared(_readers_lock(key)):
+    with locks.shared(readers_lock(key)):
         yield
 
 
@@ -89,7 +88,7 @@ def remove_checkpoint(key: str, subject: str, report: EventSink) -> bool:
     folder = paths.checkpoints() / key
     with (
         locks.held(paths.work() / f"checkpoint-{key}.lock", subject, report, Deadline(LOCK_PATIENCE)),
-        locks.exclusive(_readers_lock(key)) as unused,
+        locks.exclusive(readers_lock(key)) as unused,
     ):
         if not unused or hypervisor.processes_reading(folder):
             return False
@@ -97,7 +96,8 @@ def remove_checkpoint(key: str, subject: str, report: EventSink) -> bool:
         return True
 
 
-def _readers_lock(key: str) -> Path:
+def readers_lock(key: str) -> Path:
+    """Return the lock that all who restore from a checkpoint share."""
     return paths.work() / f"checkpoint-{key}.reading"
 
 

@@ -15,6 +15,7 @@ from kmlab.common.errors import ImageError, LabError
 from kmlab.common.events import Deadline, EventSink, Note, Stage
 from kmlab.host.disk import disks, rootfs
 from kmlab.host.process import locks, sandbox
+from kmlab.provision.plan import integrity
 from kmlab.provision.plan.artifact import LOCK_PATIENCE
 
 _TOP_FOLDERS = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32")
@@ -77,19 +78,50 @@ def toolchain_for(build: str, record: Target, report: EventSink) -> Path | None:
 def ensure_toolchain(base: str, release: str, subject: str, report: EventSink) -> Path:
     """Return the toolchain of the base with that key. Extract it from the base's disk if it does not exist."""
     final = paths.toolchains() / base
-    if (final / "toolchain.json").exists():
+    if _is_intact(final, subject, report):
         return final / "root"
     with locks.held(paths.work() / f"toolchain-{base}.lock", subject, report, Deadline(LOCK_PATIENCE)):
-        if not (final / "toolchain.json").exists():
+        if not _is_intact(final, subject, report):
             paths.require_space(paths.toolchains(), _NEEDED_SPACE, f"the toolchain of '{subject}'")
             with Stage(report, subject, "reading the toolchain out of the base, to build on this host") as stage:
                 _sweep(base)
                 # A separate scratch folder, because those of the base have the same key.
                 with paths.atomic_folder(final, paths.work() / _SCRATCH) as scratch:
                     _extract(paths.bases() / base / "disk.qcow2", release, scratch, stage, Deadline(_PATIENCE))
-                    paths.write_json(scratch / "toolchain.json", {"release": release})
+                    about = {"release": release, "sha256": integrity.tree_digest(scratch / "root")}
+                    paths.write_json(scratch / "toolchain.json", about)
                 stage.detail = f"{disks.size_on_disk(final) / 2**20:.0f} MiB"
     return final / "root"
+
+
+def _is_intact(final: Path, subject: str, report: EventSink) -> bool:
+    """Return whether a toolchain is there, as it was extracted. Note it if one is there that has changed."""
+    if not (final / "toolchain.json").exists():
+        return False
+    problem = check_toolchain(final)
+    if problem is not None:
+        report(Note(subject, f"the toolchain is read out of the base again, because it {problem}"))
+    return problem is None
+
+
+def check_toolchain(final: Path, *, every_byte: bool = False) -> str | None:
+    """Return what is wrong with a toolchain; None if it is as it was extracted.
+
+    Its files are read once in a boot of the host, and with `every_byte`; otherwise only their times are compared.
+    """
+    about = paths.read_json(final / "toolchain.json")
+    if not isinstance(about, dict) or "sha256" not in about:
+        return "has no digest"
+    try:
+        identity = integrity.tree_identity(final / "root")
+        if not every_byte and integrity.vouched(final).get("root") == identity:
+            return None
+        if integrity.tree_digest(final / "root") != about["sha256"]:
+            return "has changed"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    integrity.vouch(final, {"root": identity})
+    return None
 
 
 def sweep_toolchains() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,7 +18,9 @@ from kmlab.common.events import Deadline, EventSink, Note, printable
 from kmlab.host import Host
 from kmlab.host.disk import disks
 from kmlab.host.hypervisor import hypervisor
+from kmlab.host.packages import mmdebstrap
 from kmlab.host.process import command, locks
+from kmlab.provision.plan import integrity
 from kmlab.provision.plan.plan import Plan
 from kmlab.virt.domain import Domain, to_xml
 from kmlab.virt.firmware import Firmware, why_refused, why_silent
@@ -59,28 +61,50 @@ def boot_twice(boot: Callable[[], T], subject: str, report: EventSink) -> T:
         return boot()
 
 
-def record_artifact(path: Path, file: Path, facts: Mapping[str, object]) -> None:
-    """Write an artifact's record: the facts, and the size, time and digest of its file, which becomes read-only."""
-    disks.freeze(file)
-    status = file.stat()
-    about = {**facts, "size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": disks.digest(file)}
+def record_artifact(path: Path, file: Path, facts: Mapping[str, object], others: Sequence[Path] = ()) -> None:
+    """Write an artifact's record: the facts, and the size, time and digest of its files, which become read-only.
+
+    `others` are files beside the main one.
+    """
+    files = {}
+    for each in (file, *others):
+        disks.freeze(each)
+        status = each.stat()
+        files[each.name] = {
+            "size": status.st_size,
+            "mtime_ns": status.st_mtime_ns,
+            "sha256": disks.digest(each),
+        }
+    about = {**facts, **files[file.name], "files": files}
     paths.write_json(path, about)
+    integrity.vouch(path.parent, {name: integrity.identity(path.with_name(name)) for name in files})
 
 
-def check_artifact(path: Path, file: Path) -> dict[str, object]:
-    """Return the record of a cached file. Raise ImageError if the file has changed or is missing."""
+def check_artifact(path: Path, file: Path, *, every_byte: bool = False) -> dict[str, object]:
+    """Return the record of a cached file. Raise ImageError if it, or a file beside it, has changed or is missing.
+
+    A file whose size, times and inode are those of the last check is not read again in this boot of the host, except
+    for `every_byte`.
+    """
     about = paths.read_json(path)
     remedy = f"remove it, and kmlab makes it again: rm -rf {path.parent}"
     if not isinstance(about, dict) or "sha256" not in about:
         raise ImageError(f"{path}: this record is missing or damaged", remedy)
-    try:
-        status = file.stat()
-    except OSError as error:
-        raise ImageError(f"{file}: {error.strerror}", remedy) from None
-    if status.st_size != about["size"]:
-        raise ImageError(f"{file}: truncated or changed: {status.st_size} bytes instead of {about['size']}", remedy)
-    if status.st_mtime_ns != about["mtime_ns"] and disks.digest(file) != about["sha256"]:
-        raise ImageError(f"{file}: changed after it was made", remedy)
+    known = {} if every_byte else integrity.vouched(path.parent)
+    now: dict[str, list[int]] = {}
+    for name, recorded in about.get("files", {file.name: about}).items():
+        place = path.with_name(name)
+        try:
+            now[name] = integrity.identity(place)
+        except OSError as error:
+            raise ImageError(f"{place}: {error.strerror}", remedy) from None
+        size = now[name][0]
+        if size != recorded["size"]:
+            raise ImageError(f"{place}: truncated or changed: {size} bytes instead of {recorded['size']}", remedy)
+        if known.get(name) != now[name] and disks.digest(place) != recorded["sha256"]:
+            raise ImageError(f"{place}: changed after it was made", remedy)
+    if known != now:
+        integrity.vouch(path.parent, now)
     return about
 
 
@@ -97,6 +121,7 @@ def sweep_key(key: str) -> None:
     for folder in paths.work().glob(f"{paths.work_prefix(key)}.*"):
         if folder.is_dir():
             hypervisor.kill(folder)
+            mmdebstrap.sweep(folder)
             paths.remove_tree(folder)
 
 

@@ -74,3 +74,50 @@ def test_apt_s_first_error_is_the_cause_and_has_its_remedy(tmp_path: Path, monke
     error = failed(tmp_path, monkeypatch, "E: Unable to locate package make", "E: apt-get install failed")
     assert error.message == "could not build bookworm for x86_64: Unable to locate package make"
     assert error.hint is not None and "images/" in error.hint
+
+
+def build_with(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Build with a stand-in for mmdebstrap."""
+    programs = folder / "bin"
+    programs.mkdir()
+    (programs / "mmdebstrap").write_text(f"#!/bin/sh\n{script}\n")
+    (programs / "mmdebstrap").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    about = PackageImage(
+        distribution="debian", suite="bookworm", arch="x86_64", packages=["make"], root_size=1 << 20, hook=HOOK
+    )
+    (folder / "work").mkdir()
+    mmdebstrap.unpack(about, folder / "work" / "root.img", Deadline(30), lambda line: None)
+
+
+def test_temporary_files_of_the_builder_are_in_a_folder_that_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_with(tmp_path, monkeypatch, f'mkdir -p "$TMPDIR/chroot/x"; echo "$TMPDIR" > {tmp_path}/said')
+    folder = Path((tmp_path / "said").read_text().strip())
+    assert folder.name.startswith("kmlab-builder-")
+    assert not folder.exists()
+    assert [path.name for path in (tmp_path / "work").iterdir()] == ["root.img"]
+
+
+def test_what_a_killed_kmlab_left_of_a_build_is_swept(tmp_path: Path) -> None:
+    left, work = tmp_path / "kmlab-builder-x", tmp_path / "work"
+    (left / "chroot").mkdir(parents=True)
+    work.mkdir()
+    (work / "builder").write_text(str(left))
+    mmdebstrap.sweep(work)
+    assert not left.exists()
+
+
+def test_the_sweep_removes_nothing_but_a_builder_s_folder(tmp_path: Path) -> None:
+    other, work = tmp_path / "other", tmp_path / "work"
+    other.mkdir()
+    work.mkdir()
+    link = tmp_path / "kmlab-builder-link"
+    link.symlink_to(other)
+    for name in (other, link, tmp_path / "absent"):
+        (work / "builder").write_text(str(name))
+        mmdebstrap.sweep(work)
+    (work / "builder").unlink()
+    mmdebstrap.sweep(work)
+    assert other.exists()

@@ -17,7 +17,7 @@ from kmlab.host.disk import disks
 from kmlab.host.process import command, footprint, sandbox
 from kmlab.host.process.sandbox import Limits, Sandbox
 from kmlab.host.process.untrusted_folder import UntrustedFolder
-from kmlab.provision.bases.toolchain import ensure_toolchain, sweep_toolchains, toolchain_for
+from kmlab.provision.bases.toolchain import check_toolchain, ensure_toolchain, sweep_toolchains, toolchain_for
 from kmlab.provision.guest import GuestRecord
 from kmlab.run.build.delivery import mirror
 
@@ -380,6 +380,33 @@ def test_a_toolchain_is_made_once(small_base: Path) -> None:
     heard.clear()
     ensure_toolchain(KEY, RELEASE, "debian", heard.append)
     assert heard == []
+
+
+@pytest.mark.parametrize("change", ["line", "mode", "new", "gone", "link"])
+def test_a_toolchain_that_was_changed_is_made_again(small_base: Path, change: str) -> None:
+    heard: list[Event] = []
+    root = ensure_toolchain(KEY, RELEASE, "debian", heard.append)
+    header = root / f"usr/src/linux-headers-{RELEASE}/Makefile"
+    before = header.stat()
+    if change == "line":
+        header.write_bytes(b"X" + header.read_bytes()[1:])
+        os.utime(header, ns=(before.st_atime_ns, before.st_mtime_ns))
+    elif change == "mode":
+        header.chmod(0o4755)
+    elif change == "new":
+        header.with_name("extra.h").touch()
+    elif change == "gone":
+        header.unlink()
+    else:
+        (root / "lib").unlink()
+        (root / "lib").symlink_to("/tmp")
+    heard.clear()
+    assert ensure_toolchain(KEY, RELEASE, "debian", heard.append) == root
+    assert any("because it has changed" in str(event) for event in heard)
+    assert header.read_text() == f"usr/src/linux-headers-{RELEASE}/Makefile"
+    assert os.readlink(root / "lib") == "usr/lib"
+    assert not header.with_name("extra.h").exists()
+    assert check_toolchain(root.parent, every_byte=True) is None
 
 
 def test_a_base_without_headers_gives_no_toolchain_and_leaves_nothing(small_base: Path) -> None:
