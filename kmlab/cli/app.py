@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -92,8 +93,9 @@ cli_state.build_host = build_host
 
 def main() -> NoReturn:
     """Run the command of this process's arguments and exit with its code."""
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGHUP, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
     try:
         code = app(standalone_mode=False)
     except KmlabError as error:
@@ -125,6 +127,8 @@ def program() -> NoReturn:
                 render.flush_output()
                 os._exit(ended.code)
         raise
+    except KeyboardInterrupt:  # another one, while the first was handled
+        os._exit(INTERRUPTED)
 
 
 def _known_error(error: Exception) -> KmlabError:
@@ -137,8 +141,17 @@ def _known_error(error: Exception) -> KmlabError:
     return foreseen
 
 
-def _interrupt(number: int, frame: Any) -> NoReturn:
-    raise KeyboardInterrupt
+_INTERRUPT_PAUSE = 0.5
+"""Seconds after an interrupt in which others are taken for the same one, so that what it began is not torn."""
+_interrupted = [-_INTERRUPT_PAUSE]
+"""When the last interrupt came, by the monotonic clock."""
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    now = time.monotonic()
+    if now - _interrupted[0] >= _INTERRUPT_PAUSE:
+        _interrupted[0] = now
+        raise KeyboardInterrupt
 
 
 def _fail(error: KmlabError) -> NoReturn:

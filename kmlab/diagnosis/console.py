@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from kmlab.common import folder_tree, paths
-from kmlab.common.errors import unexpected
+from kmlab.common.errors import LabError, unexpected
 from kmlab.common.events import Deadline
+from kmlab.host.process import command
 from kmlab.kernel.crash.crash import Crash
 from kmlab.kernel.crash.parser.scanner import Scanner
 from kmlab.kernel.log.records import ConsoleReader, KernelLog, Record
@@ -32,6 +33,8 @@ _FLOOD_ENDS, _LONGEST_FLOOD = 1.0, 60.0
 """Seconds of silence after which a flood on the console is over, and the longest wait for its end."""
 _AFTER_HANG = 3.0
 """Seconds after the report of a hang before its step is stopped: more lines may come."""
+_FIRST_BYTES, _LAST_BYTES = 8 << 20, 32 << 20
+"""Bytes of a run's console that are kept: the first and the last ones."""
 _QUESTION_SECONDS = 1.0
 """Seconds between two questions to the guest about reports on its console."""
 
@@ -80,6 +83,8 @@ class ConsoleMonitor:
         """Reads the guest's ring buffer, where programs cannot write as the kernel; None if it cannot be read."""
         self._console = console
         self._start = console.stat().st_size if console.exists() else 0
+        self._freed = self._start + _FIRST_BYTES
+        """Up to where the middle of the file was given back to the disk."""
         self._reader = ConsoleReader()
         self._scanner = Scanner(booted=True)
         self._head: list[Record] = []
@@ -185,11 +190,26 @@ class ConsoleMonitor:
         return text == word if word else text in self._marks
 
     def raw(self) -> bytes:
-        """Return the console's bytes since the run began: the last 64 MiB."""
+        """Return the console's bytes since the run began: all, or the first and the last with what is missing told."""
         with self._console.open("rb") as file:
             size = file.seek(0, 2)
-            file.seek(max(self._start, size - (64 << 20)))
-            return file.read()
+            file.seek(self._start)
+            if size - self._start <= _FIRST_BYTES + _LAST_BYTES:
+                return file.read()
+            first = file.read(_FIRST_BYTES)
+            file.seek(size - _LAST_BYTES)
+            missing = size - self._start - _FIRST_BYTES - _LAST_BYTES
+            return first + b"\n[kmlab: %d bytes of the console are left out here]\n" % missing + file.read()
+
+    def _free_middle(self, position: int) -> None:
+        """Give the middle of a long console back to the disk: the file gets a hole there (fallocate(1))."""
+        begin, end = self._freed, position - 2 * _LAST_BYTES
+        if end - begin < _LAST_BYTES:
+            return
+        self._freed = end
+        with contextlib.suppress(LabError):
+            place = ["--offset", str(begin), "--length", str(end - begin)]
+            command.run(["fallocate", "--punch-hole", *place, self._console], deadline=Deadline(10))
 
     def _watch(self) -> None:
         try:
@@ -206,6 +226,7 @@ class ConsoleMonitor:
                 if chunk:
                     self._last_byte = time.monotonic()
                     self._take(self._reader.feed(chunk))
+                    self._free_middle(file.tell())
                 elif self._stop.is_set():
                     return
                 else:

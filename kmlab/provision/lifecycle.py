@@ -307,6 +307,7 @@ def stop(host: Host, lab: Lab, name: str) -> bool:
     if record is not None and record.uri != hypervisor.EMBEDDED:
         with contextlib.suppress(LabError), host.hypervisor(record.uri, files.libvirt, Deadline(20)) as hv:
             hv.stop(record.domain)
+    hypervisor.kill_workers(files.libvirt)
     hypervisor.kill(files.root)
     if record is None or record.uri == hypervisor.EMBEDDED:
         # No other process has this root open. Asking libvirt to stop QEMU would take one to two seconds.

@@ -149,8 +149,20 @@ def retarget(saved: str, *, nvram: Path, disk: Path, console: Path, agent: Path,
         port.attrib.pop("tty", None)
         for pty in port.findall("source"):
             port.remove(pty)
+    _end_at_reboot(root)
     _skip_cpu_queries(root)
     return ET.tostring(root, encoding="unicode")
+
+
+def _end_at_reboot(root: ET.Element) -> None:
+    """Make QEMU itself end when the guest reboots: during a run there is no libvirt that would end it.
+
+    libvirt starts QEMU with -no-reboot if all three are "destroy" (qemuProcessPrepareAllowReboot in qemu_process.c).
+    """
+    for event in ("on_poweroff", "on_reboot", "on_crash"):
+        element = root.find(event)
+        if element is not None:
+            element.text = "destroy"
 
 
 def _skip_cpu_queries(root: ET.Element) -> None:

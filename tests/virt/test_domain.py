@@ -199,6 +199,11 @@ def test_guests_with_different_networks_have_the_same_card(reach: str, back_end:
     assert not ET.fromstring(after).findall("devices/interface"), "libvirt's own interface would be open"
 
 
+def test_a_restored_guest_that_reboots_ends() -> None:
+    restored = ET.fromstring(retarget(xml(made()), **PLACES, reach="isolated"))
+    assert {restored.findtext(event) for event in ("on_poweroff", "on_reboot", "on_crash")} == {"destroy"}
+
+
 def test_a_saved_domain_without_kmlab_s_network_is_refused() -> None:
     saved = xml(made()).replace("user,id=kmlab-net", "user,id=other")
     with pytest.raises(HypervisorError, match="not one of kmlab's"):

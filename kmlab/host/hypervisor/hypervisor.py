@@ -205,6 +205,16 @@ def processor_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def kill_workers(root: Path) -> None:
+    """Kill every libvirt worker that a killed kmlab left with this root open. A stopped one never ends itself."""
+    needle = os.fsencode(f"root={root}\0")
+    for pid in _pids():
+        words = _command_line(pid)
+        if b"\0kmlab.host.hypervisor.libvirt_worker\0" in words and needle in words:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
 def _released(pid: int) -> bool:
     """Return whether a killed process has released its memory, files and ports: it is then a zombie, or reaped.
 
