@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from kmlab.common import folder_tree
 from kmlab.common.errors import CommandFailed, LabError, unexpected
 from kmlab.common.events import Deadline, printable
-from kmlab.host.process import command
+from kmlab.host.process import command, seccomp
 from kmlab.host.process.footprint import MemoryMeter
 
 PLACES = ("proc", "dev", "tmp", "root", "var/lib/kmlab/modules")
@@ -123,13 +123,14 @@ class Sandbox:
                 with open(writer, "wb"):
                     info = stack.enter_context(command.inheritable(writer))
                 uname = stack.enter_context(_uname(self))
+                calls = stack.enter_context(_filter())
                 stack.enter_context(monitor)
                 ended = command.run(
-                    [*_bwrap(self, info, uname, cwd or self.inside, environment or {}), *argv],
+                    [*_bwrap(self, info, uname, calls, cwd or self.inside, environment or {}), *argv],
                     deadline=deadline,
                     on_line=add_line,
                     accept=range(-64, 256),
-                    pass_files=(info, *(() if uname is None else (uname,))),
+                    pass_files=tuple(handle for handle in (info, uname, calls) if handle is not None),
                 )
         except CommandFailed:
             monitor.check()
@@ -197,7 +198,29 @@ def _uname(box: Sandbox) -> Iterator[int | None]:
         yield handle
 
 
-def _bwrap(box: Sandbox, info: int, uname: int | None, cwd: PurePosixPath, environment: Mapping[str, str]) -> list[str]:
+@contextlib.contextmanager
+def _filter() -> Iterator[int | None]:
+    """Yield an open file with the filter against user namespaces, where bubblewrap cannot forbid them itself."""
+    program = None
+    if os.geteuid() == 0 or not _bwrap_supports("--disable-userns"):
+        program = seccomp.no_user_namespaces()
+    if program is None:
+        yield None
+        return
+    with open(os.memfd_create("seccomp"), "wb", buffering=0) as file, command.inheritable(file.fileno()) as handle:
+        file.write(program)
+        file.seek(0)
+        yield handle
+
+
+def _bwrap(
+    box: Sandbox,
+    info: int,
+    uname: int | None,
+    calls: int | None,
+    cwd: PurePosixPath,
+    environment: Mapping[str, str],
+) -> list[str]:
     limits = box.limits
     # The sandbox can read bwrap's own environment in /proc/1/environ, so the user's tokens must not be in it.
     argv = ["env", "--ignore-environment", command.find("bwrap"), *_ISOLATED, "--info-fd", str(info)]
@@ -212,6 +235,7 @@ def _bwrap(box: Sandbox, info: int, uname: int | None, cwd: PurePosixPath, envir
     # bwrap covers /proc/sys only if that folder itself is writable, no matter who owns the files in it.
     argv += ["--ro-bind", str(box.root), "/", "--proc", "/proc", "--remount-ro", "/proc"]
     argv += [] if uname is None else ["--perms", "0755", "--ro-bind-data", str(uname), "/usr/bin/uname"]
+    argv += [] if calls is None else ["--seccomp", str(calls)]
     argv += ["--dev", "/dev", "--remount-ro", "/dev"]
     argv += [*_tmpfs("/tmp"), *_tmpfs("/root"), "--tmpfs", _MODULES_FOLDER, "--bind", str(box.folder), str(box.inside)]
     argv += ["--remount-ro", _MODULES_FOLDER, "--chdir", str(cwd), "--clearenv"]

@@ -21,7 +21,7 @@ from kmlab.provision.bases.toolchain import check_toolchain, ensure_toolchain, s
 from kmlab.provision.guest import GuestRecord
 from kmlab.run.build.delivery import mirror
 
-PROGRAMS = ("sh", "cat", "ls", "touch", "sleep", "tail", "id", "dd", "mkdir", "ln", "setpriv", "uname")
+PROGRAMS = ("sh", "cat", "ls", "touch", "sleep", "tail", "id", "dd", "mkdir", "ln", "setpriv", "uname", "unshare")
 SMALL = Limits(memory=256 << 20, processes=64, file=8 << 20, output=1 << 20)
 
 
@@ -73,6 +73,28 @@ def test_a_sandbox_that_can_be_made_here_runs_a_program(box: Sandbox) -> None:
 def test_uname_prints_the_guest_s_kernel_for_makefiles(box: Sandbox, options: str, said: str) -> None:
     ended = shell(dataclasses.replace(box, release="6.1.0-9-guest's"), f"uname {options}")
     assert (ended.code, ended.output.strip()) == (0, said)
+
+
+@pytest.mark.parametrize(
+    "options", ["--user", "--user --map-root-user --mount", "--mount", "--net --user", "--user --fork"]
+)
+def test_a_sandbox_cannot_make_namespaces_of_its_own(box: Sandbox, options: str) -> None:
+    ended = shell(box, f"unshare {options} true; echo code $?")
+    assert ended.output.strip().endswith("code 1"), ended.output
+
+
+def test_a_sandbox_cannot_clone_into_a_user_namespace(box: Sandbox, tmp_path: Path) -> None:
+    program = tmp_path / "hello" / "clone.c"
+    program.write_text(
+        "#define _GNU_SOURCE\n#include <sched.h>\n#include <signal.h>\n#include <errno.h>\n#include <unistd.h>\n"
+        "#include <sys/syscall.h>\n#include <sys/wait.h>\n"
+        "int main(void) { long args[8] = {CLONE_NEWUSER};"
+        "long pid = syscall(SYS_clone, CLONE_NEWUSER | SIGCHLD, 0, 0, 0, 0);"
+        "if (pid == 0) _exit(0); if (pid > 0) return 1;"
+        "pid = syscall(435, args, 64); if (pid == 0) _exit(0); if (pid > 0) return 2; return 0; }\n"
+    )
+    command.run(["gcc", "-static", "-o", program.with_suffix(""), program], deadline=Deadline(30))
+    assert shell(box, "./clone").code == 0
 
 
 def test_without_a_guest_uname_prints_the_host_s_kernel(box: Sandbox) -> None:
