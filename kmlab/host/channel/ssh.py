@@ -25,6 +25,8 @@ from kmlab.host.process import locks
 if TYPE_CHECKING:
     import paramiko
 
+_HANDSHAKE = 60.0
+"""Seconds for the rest of the handshake once the server has answered. An emulated kernel with all checks needs ten."""
 OUTPUT_CAP = 32 << 20
 """The largest output of one command that is kept, in bytes. The rest is read and dropped."""
 
@@ -194,10 +196,12 @@ def _connect(port: int, host_key: str, identity: Path, deadline: Deadline) -> pa
         transport = None
         try:
             sock = socket.create_connection(("127.0.0.1", port), timeout=max(min(deadline.left, 10), 0.1))
+            _wait_for_banner(sock, deadline)
+            patience = max(deadline.left, _HANDSHAKE)
             transport = paramiko.Transport(sock)
-            transport.banner_timeout = transport.handshake_timeout = transport.auth_timeout = max(deadline.left, 1)
+            transport.banner_timeout = transport.handshake_timeout = transport.auth_timeout = patience
             transport.get_security_options().key_types = ("ssh-ed25519",)
-            transport.start_client(timeout=max(deadline.left, 0.1))
+            transport.start_client(timeout=patience)
             server_key = transport.get_remote_server_key()
             if [server_key.get_name(), server_key.get_base64()] != expected[:2]:
                 transport.close()
@@ -219,6 +223,13 @@ def _connect(port: int, host_key: str, identity: Path, deadline: Deadline) -> pa
         if deadline.passed:
             raise GuestUnreachable(f"no answer on ssh (127.0.0.1:{port}): {reason}")
         time.sleep(min(0.05, deadline.left))
+
+
+def _wait_for_banner(sock: socket.socket, deadline: Deadline) -> None:
+    """Wait until the server has sent the first bytes. QEMU accepts a connection even if no server runs in the guest."""
+    sock.settimeout(max(deadline.left, 0.1))
+    if not sock.recv(1, socket.MSG_PEEK):
+        raise ConnectionResetError("the server closed the connection")
 
 
 def ensure_identity(private: Path) -> str:

@@ -37,6 +37,10 @@ _SILENT_WORK = 80.0
 needs 10 of them, a kernel with KASAN and lockdep 88 from one line to the next."""
 _SILENT_IDLE = 240.0
 """Seconds without a line on the console and without work. systemd waits up to 120 seconds for the network."""
+_ATTEMPT = 2.0
+"""Seconds to wait for an answer of sshd; a stock guest takes one."""
+_ATTEMPT_SHARE = 0.15
+"""The same as a share of the boot so far. A slow guest works as much for a connection that is given up."""
 
 
 class ProgressWatch:
@@ -78,7 +82,9 @@ def shell_while_booting(
             last = last_line(console)
             stage.progress(detail=last)
             try:
-                attempt = host.shell(port, base.host_key, paths.identity_key(), deadline.within(2))
+                # The slower a guest boots, the longer its sshd takes for an answer.
+                patience = max(_ATTEMPT, stage.seconds * _ATTEMPT_SHARE)
+                attempt = host.shell(port, base.host_key, paths.identity_key(), deadline.within(patience))
                 shell = stack.enter_context(attempt)
             except GuestUnreachable as error:
                 hint = f"the console log: {paths.failed_boot()}"
