@@ -8,7 +8,7 @@ from kmlab.common.events import Event, Note, Part
 from kmlab.config.lab import Lab
 from kmlab.kernel.build.diagnostics import Diagnostic
 from kmlab.kernel.crash.crash import Crash
-from kmlab.kernel.crash.stack_trace import Frame
+from kmlab.kernel.crash.stack_trace import Frame, Section
 from kmlab.kernel.log.records import Record
 from kmlab.provision import lifecycle
 from kmlab.provision.guest import GuestRecord, read_record
@@ -71,7 +71,7 @@ def whole_result() -> result.RunResult:
         pid=1,
         cpu=1,
         frames=(frame,),
-        sections=(),
+        sections=(Section("allocated", (frame,), "cat", 1, 1, 33, 1.5),),
         text="",
         fatal=False,
         truncated=False,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from kmlab.kernel.build.kernel_releases import Release
     from kmlab.kernel.crash.crash import Crash
     from kmlab.kernel.crash.paste import Unread
+    from kmlab.kernel.crash.stack_trace import Section
     from kmlab.kernel.log.records import Record
     from kmlab.provision.cache import GuestStatus, ListedImage
     from kmlab.provision.guest import GuestRecord
@@ -155,6 +156,7 @@ def finding_lines(result: RunResult, frames: int = 12) -> Iterator[str]:
         elif crash.truncated:
             yield f"  {_TRUNCATED}"
         yield from _crash_lines(crash, result.folder, frames)
+    yield from (f"  {note}" for note in result.notes)
 
 
 def _opened_at(diagnostic: Diagnostic, result: RunResult) -> str:
@@ -236,25 +238,45 @@ def _crash_line(crash: Crash) -> str:
 
 
 def _crash_lines(crash: Crash, source: Path | None, frames: int) -> Iterator[str]:
-    """Return the frames of a crash and the source lines around it."""
+    """Return the frames of a crash, the source lines around it, and those of its other stacks."""
     for frame in [f for f in crash.frames if f.reliable][:frames]:
         where = ":".join(str(part) for part in (frame.file, frame.line) if part is not None)
         module = f"[{frame.module}]" if frame.module else ""
         inlined = " (inlined)" if frame.inlined else ""
         yield f"    {frame.shown} {module} {where}{inlined}".rstrip()
-    if source and crash.file and crash.line:
-        from kmlab.kernel.symbols.symbolizer import excerpt
+    shown = {(crash.file, crash.line)}
+    yield from _excerpt_lines(source, crash.file, crash.line, around=2)
+    for section in crash.sections:
+        place = section.place(crash.module)
+        if place is None or place.file is None or not place.own or (place.file, place.line) in shown:
+            continue
+        shown.add((place.file, place.line))
+        yield f"    {_section_title(section)} in {place.name} at {place.file}:{place.line}"
+        yield from _excerpt_lines(source, place.file, place.line, around=0)
 
-        # Before Python 3.13, a circle of links is a RuntimeError.
-        with contextlib.suppress(OSError, ValueError, RuntimeError):
-            # The file's name comes from the guest: never show a file from elsewhere, and never wait for a pipe.
-            file = (source / crash.file).resolve()
-            if not file.is_relative_to(source.resolve()):
-                return
-            with folder_tree.opened(file.parent) as folder:
-                content = folder_tree.read_file(folder, file.name, _LARGEST_SHOWN) or b""
-            for line in excerpt(content.decode("utf-8", "replace"), crash.line):
-                yield f"    {'>' if line.marked else ' '} {line.number:4}  {line.text}"
+
+def _section_title(section: Section) -> str:
+    """Return what another stack is about: what its task did, and who that was."""
+    by = section.task or (f"task {section.pid}" if section.pid is not None else "")
+    return f"{section.name} by {by}" if by and not section.name.startswith(("task ", "cpu ")) else section.name
+
+
+def _excerpt_lines(source: Path | None, place: str | None, line: int | None, around: int) -> Iterator[str]:
+    """Return the source lines around a place, that one marked."""
+    if not source or not place or not line:
+        return
+    from kmlab.kernel.symbols.symbolizer import excerpt
+
+    # Before Python 3.13, a circle of links is a RuntimeError.
+    with contextlib.suppress(OSError, ValueError, RuntimeError):
+        # The file's name comes from the guest: never show a file from elsewhere, and never wait for a pipe.
+        file = (source / place).resolve()
+        if not file.is_relative_to(source.resolve()):
+            return
+        with folder_tree.opened(file.parent) as folder:
+            content = folder_tree.read_file(folder, file.name, _LARGEST_SHOWN) or b""
+        for shown in excerpt(content.decode("utf-8", "replace"), line, around):
+            yield f"    {'>' if shown.marked else ' '} {shown.number:4}  {shown.text}"
 
 
 def guests(lab: Lab, records: Sequence[GuestRecord], *, as_json: bool, what: GuestsSchema) -> None:

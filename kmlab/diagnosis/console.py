@@ -52,12 +52,12 @@ class RunLog:
     lost_records: int
     """Records that came but were not kept, and those that the kernel itself lost."""
 
-    def find_crashes(self, own_modules: frozenset[str], *, alive: bool) -> list[Crash]:
-        """Return every finding; code of `own_modules` is to blame before any other."""
+    def find_crashes(self, own_modules: frozenset[str], *, alive: bool) -> tuple[list[Crash], list[Crash]]:
+        """Return every finding, and the reports that are none; code of `own_modules` is to blame before any other."""
         scanner = Scanner(own_modules, booted=True)
         scanner.feed(self.records)
         scanner.close(alive)
-        return scanner.crashes
+        return scanner.crashes, scanner.benign
 
 
 class ConsoleMonitor:

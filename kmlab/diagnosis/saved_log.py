@@ -18,7 +18,7 @@ from typing import IO, BinaryIO, NamedTuple, cast
 from kmlab.common import folder_tree
 from kmlab.common.errors import ConfigError
 from kmlab.common.events import printable
-from kmlab.kernel.crash.crash import Crash, fingerprint_of, foreign_modules
+from kmlab.kernel.crash.crash import Crash, benign_note, fingerprint_of, foreign_modules, lockdep_off
 from kmlab.kernel.crash.parser.scanner import Scanner
 from kmlab.kernel.crash.paste import Layout, Rejoiner, Survey, Unread, is_suspicious, is_wrapped, runs_backwards, turned
 from kmlab.kernel.crash.source_lines import located
@@ -107,6 +107,8 @@ class Heard(NamedTuple):
     """Some line says itself who wrote it."""
     backwards: bool = False
     """The newest line came first."""
+    benign: Sequence[Crash] = ()
+    """Reports that are no bug of a module's."""
 
 
 def _findings(file: str, own: frozenset[str]) -> tuple[list[Crash], Unread | None, list[str]]:
@@ -124,7 +126,9 @@ def _findings(file: str, own: frozenset[str]) -> tuple[list[Crash], Unread | Non
     found = heard.crashes + heard.refused
     if not found and heard.doubt and not mostly:
         raise _no_log(file, heard.doubt, SAVE)
-    return found, unread, [_BACKWARDS] if heard.backwards else []
+    off = lockdep_off([*heard.crashes, *heard.benign])
+    how = [_BACKWARDS] if heard.backwards else []
+    return found, unread, [*how, *map(benign_note, heard.benign), *([off] if off else [])]
 
 
 _BACKWARDS = "the log runs backwards, newest line first: it was read from its end"
@@ -235,6 +239,7 @@ def _hear_once(
         [_as_crash(load) for load in loads],
         doubt.prefixed,
         backwards,
+        right.benign,
     )
 
 

@@ -69,6 +69,24 @@ class FramePlace(TypedDict):
     inlined: bool
 
 
+class StackSection(TypedDict):
+    """Another stack of the kernel's report, such as who allocated the object."""
+
+    name: str
+    task: str | None
+    pid: int | None
+    cpu: int | None
+    age: int | None
+    """Jiffies before the report."""
+    time: float | None
+    """Seconds since boot."""
+    module: str | None
+    function: str | None
+    file: str | None
+    line: int | None
+    frames: list[FramePlace]
+
+
 CrashReport = TypedDict(
     "CrashReport",
     {
@@ -85,6 +103,7 @@ CrashReport = TypedDict(
         "truncated": bool,
         "reason": str | None,
         "frames": list[FramePlace],
+        "sections": list[StackSection],
     },
 )
 
@@ -153,6 +172,8 @@ class Result(TypedDict):
     title: str | None
     """The run in one line."""
     crashes: list[CrashReport]
+    notes: list[str]
+    """What the findings mean for the rest of the run; a sentence each."""
     reason: str | None
     failure: str | None
     """The kind of a load-failed, as a word for programs."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from kmlab.config.lab import Expect
 from kmlab.config.yaml.types import matches
 from kmlab.diagnosis.console import RunLog
-from kmlab.kernel.crash.crash import Crash, outcome_of
+from kmlab.kernel.crash.crash import Crash, benign_note, lockdep_off, outcome_of
 from kmlab.kernel.log.taint import find_unexplained
 from kmlab.run.context.results import Results
 from kmlab.run.result import unmet_crash, unmet_log, worst
@@ -25,12 +25,25 @@ class Verdict:
     """The findings that count: none that lab.yaml allows."""
     unmet: tuple[str, ...]
     """What was expected and did not happen; a sentence each."""
+    notes: tuple[str, ...] = ()
+    """What the findings mean for the rest of the run, those that lab.yaml allows, too."""
+    lockdep_off: bool = False
+    """lockdep has turned itself off, so that it finds nothing in the next run."""
 
 
 def judge(
-    results: Results, log: RunLog, crashes: Sequence[Crash], expect: Expect, allow: Sequence[str], patience: float
+    results: Results,
+    log: RunLog,
+    crashes: Sequence[Crash],
+    expect: Expect,
+    allow: Sequence[str],
+    patience: float,
+    benign: Sequence[Crash] = (),
 ) -> Verdict:
-    """Judge a run. `crashes` are the findings in `log`; `patience` is the seconds that a step was given."""
+    """Judge a run. `crashes` are the findings in `log`; `patience` is the seconds that a step was given.
+
+    `benign` are the kernel's reports that are no bug of a module's.
+    """
     allowed = [c for c in crashes if outcome_of(c) == "warning" and any(matches(p, c.title) for p in allow)]
     counted = tuple(crash for crash in crashes if crash not in allowed)
     missed = unmet_log(expect, log.records)
@@ -45,7 +58,10 @@ def judge(
     title = counted[0].title if counted else None
     if title is None and outcome != "pass":
         title = reason or (f"{outcome} in step '{stuck.name}'" if stuck else next(iter(missed), outcome))
-    return Verdict(outcome, title, reason, counted, (*unmet_crash(expect, outcome, counted), *missed))
+    off = lockdep_off([*crashes, *benign])
+    notes = (*map(benign_note, benign), *([off] if off else []))
+    unmet = (*unmet_crash(expect, outcome, counted), *missed)
+    return Verdict(outcome, title, reason, counted, unmet, notes, lockdep_off=off is not None)
 
 
 def state_left(results: Results, log: RunLog, verdict: Verdict, keep: bool) -> tuple[str, str]:
@@ -56,6 +72,8 @@ def state_left(results: Results, log: RunLog, verdict: Verdict, keep: bool) -> t
         return "dirty", f"the last run ended in {verdict.outcome}"
     if log.deaf:
         return "dirty", "its console fell silent in the last run"
+    if verdict.lockdep_off:
+        return "dirty", "lockdep turned itself off in the last run"
     if results.failure == "not-listed":
         return "dirty", "insmod reported success but did not load a module"
     if results.left_dependencies:

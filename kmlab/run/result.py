@@ -14,10 +14,11 @@ from kmlab.config.yaml.types import matches
 from kmlab.kernel.build.diagnostics import Diagnostic
 from kmlab.kernel.crash.crash import Crash
 from kmlab.kernel.crash.patterns import kinds_and_classes
+from kmlab.kernel.crash.stack_trace import Frame, Section
 from kmlab.kernel.log.records import Record
 from kmlab.kernel.log.taint import taint_names
 from kmlab.run.context.results import StepResult
-from kmlab.run.documents import CrashReport, Result, RunDocument
+from kmlab.run.documents import CrashReport, FramePlace, Result, RunDocument, StackSection
 
 WORST_LAST: tuple[str, ...] = get_args(Outcome)
 """Every outcome, in the order in which the worst one seen wins."""
@@ -42,6 +43,8 @@ class RunResult:
     """Expectations beyond the outcome that are not met; a sentence each."""
     title: str | None = None
     crashes: tuple[Crash, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What the findings mean for the rest of the run; a sentence each."""
     reason: str | None = None
     failure: str | None = None
     """Which kind of refusal a load-failed is: signature, vermagic, unknown-symbol and so on."""
@@ -134,6 +137,7 @@ def to_json(result: RunResult, log: int = LOG_CAP) -> Result:
         "unmet": list(result.unmet),
         "title": result.title,
         "crashes": [crash_to_json(crash) for crash in result.crashes],
+        "notes": list(result.notes),
         "reason": result.reason,
         "failure": result.failure,
         "diagnostics": [
@@ -188,16 +192,35 @@ def crash_to_json(crash: Crash) -> CrashReport:
         "cpu": crash.cpu,
         "truncated": crash.truncated,
         "reason": crash.reason,
-        "frames": [
-            {
-                "function": f.function,
-                "offset": f.offset,
-                "size": f.size,
-                "module": f.module,
-                "file": f.file,
-                "line": f.line,
-                "inlined": f.inlined,
-            }
-            for f in crash.frames
-        ],
+        "frames": [_frame_to_json(frame) for frame in crash.frames],
+        "sections": [_section_to_json(section, crash.module) for section in crash.sections],
+    }
+
+
+def _section_to_json(section: Section, module: str | None) -> StackSection:
+    place = section.place(module)
+    return {
+        "name": section.name,
+        "task": section.task,
+        "pid": section.pid,
+        "cpu": section.cpu,
+        "age": section.age,
+        "time": section.time,
+        "module": place.module if place else None,
+        "function": place.name if place else None,
+        "file": place.file if place else None,
+        "line": place.line if place else None,
+        "frames": [_frame_to_json(frame) for frame in section.frames],
+    }
+
+
+def _frame_to_json(frame: Frame) -> FramePlace:
+    return {
+        "function": frame.function,
+        "offset": frame.offset,
+        "size": frame.size,
+        "module": frame.module,
+        "file": frame.file,
+        "line": frame.line,
+        "inlined": frame.inlined,
     }

@@ -170,9 +170,9 @@ def _attempt(
         )
         with session as guest:
             context = _context(host, lab, guest, module, request, options, events, signer, sandbox, began)
-            results, log, crashes = _run_watched(context)
+            results, log, crashes, benign = _run_watched(context)
             before = () if keeps_modules else results.baseline.ran_before
-            facts = _conclude(context, results, log, crashes, folder)
+            facts = _conclude(context, results, log, crashes, benign, folder)
             facts["vmcore"] = _dump_memory(context, spec, results, facts["outcome"], folder)
             if not facts["guest_survived"]:
                 lifecycle.stop(host, lab, spec.name)
@@ -254,8 +254,11 @@ def _context(
     return context
 
 
-def _run_watched(context: RunContext) -> tuple[Results, RunLog, list[Crash]]:
-    """Run the steps with the console watched; return their results, the kernel's log, and the findings in it."""
+def _run_watched(context: RunContext) -> tuple[Results, RunLog, list[Crash], list[Crash]]:
+    """Run the steps with the console watched; return their results, the kernel's log, the findings in it, and others.
+
+    The others are reports that are no bug of a module's.
+    """
     console = context.console
     with console:
         results = run_steps(context)
@@ -265,7 +268,7 @@ def _run_watched(context: RunContext) -> tuple[Results, RunLog, list[Crash]]:
     if console.panicked and results.alive:
         results = results.plus([StepResult("panic", guest_gone=True, shown=False)])
     build = results.build
-    crashes = log.find_crashes(build.names, alive=results.alive)
+    crashes, benign = log.find_crashes(build.names, alive=results.alive)
     if results.alive:
         # A panic stops the kernel: in a guest that lives, text that looks like a panic is not one.
         crashes = [dataclasses.replace(crash, fatal=False) for crash in crashes if crash.kind != "panic"]
@@ -278,7 +281,7 @@ def _run_watched(context: RunContext) -> tuple[Results, RunLog, list[Crash]]:
     for problem in dict.fromkeys(each.problem for each in symbols.values() if each.problem):
         context.events(Note(context.guest.record.name, f"no lines: {printable(problem, 300)}"))
     seen = results.hang
-    return results, log, hang.merge_hang_findings(crashes, seen.busy, seen.silent, build.names)
+    return results, log, hang.merge_hang_findings(crashes, seen.busy, seen.silent, build.names), benign
 
 
 def _ring_buffer(context: RunContext, results: Results) -> KernelLog | None:
@@ -292,12 +295,18 @@ def _ring_buffer(context: RunContext, results: Results) -> KernelLog | None:
 
 
 def _conclude(
-    context: RunContext, results: Results, log: RunLog, crashes: Sequence[Crash], folder: Path
+    context: RunContext,
+    results: Results,
+    log: RunLog,
+    crashes: Sequence[Crash],
+    benign: Sequence[Crash],
+    folder: Path,
 ) -> dict[str, Any]:
     """Judge the run, write its evidence and mark its guest; return the fields of its result."""
     lab, module, guest = context.lab, context.module, context.guest
     expect = module.expect.on(parse_release(guest.record.release))
-    verdict: Verdict = judge(results, log, crashes, expect, (*lab.allow, *expect.allow), context.step_patience)
+    allow, patience = (*lab.allow, *expect.allow), context.step_patience
+    verdict: Verdict = judge(results, log, crashes, expect, allow, patience, benign)
     evidence.write_evidence(folder, results, log, context.console.raw())
     if results.alive:
         guest.mark(*state_left(results, log, verdict, context.options.keep or module.keep))
@@ -308,6 +317,7 @@ def _conclude(
         "unmet": verdict.unmet,
         "title": verdict.title,
         "crashes": verdict.crashes,
+        "notes": verdict.notes,
         "reason": verdict.reason,
         "failure": results.failure,
         "diagnostics": results.build.diagnostics,

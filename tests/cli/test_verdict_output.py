@@ -14,6 +14,7 @@ import pytest
 from kmlab.cli import progress, render
 from kmlab.config.lab import Expect
 from kmlab.host.process.command import ProgramRun
+from kmlab.kernel.crash.stack_trace import Section
 from kmlab.kernel.log.records import Record
 from kmlab.run.result import RunResult
 from tests.places import REPOSITORY
@@ -126,3 +127,28 @@ def test_verbose_shows_the_programs_of_a_run_on_stderr_and_leaves_the_json_clean
         shown.append([line for line in done.stderr.splitlines() if line.startswith("$ ")])
     assert shown[0] == [], "without --verbose only programs that fail are shown"
     assert any("qemu-img create " in line and line.endswith(" s") and "# exit code 0, " in line for line in shown[1])
+
+
+def test_the_access_the_allocation_and_the_free_are_shown_together(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    result = crashed(tmp_path)
+    frame = result.crashes[0].frames[0]
+    allocated = Section("allocated", (frame._replace(function="take", line=9),), "cat", 512)
+    freed = Section("freed", (frame._replace(function="drop", line=12),), None, 16)
+    again = Section("last potentially related work creation", (frame._replace(line=12),))
+    crash = dataclasses.replace(result.crashes[0], sections=(allocated, freed, again))
+    lines = printed(capsys, dataclasses.replace(result, crashes=(crash,)))
+    begin = lines.index("    >   27  line 27;")
+    assert lines[begin + 3 : begin + 7] == [
+        "    allocated by cat in take at oops.c:9",
+        "    >    9  line 9;",
+        "    freed by task 16 in drop at oops.c:12",
+        "    >   12  line 12;",
+    ]
+    assert len(lines) <= SCREEN + 4
+
+
+def test_a_note_stands_below_the_findings(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    lines = printed(capsys, dataclasses.replace(crashed(tmp_path), notes=("lockdep is off",)))
+    assert lines[-3] == "  lockdep is off"

@@ -96,7 +96,7 @@ def test_the_table_below_the_json_explains_every_key() -> None:
     told = {word for cells in rows(section(INTERFACE, "Runs")) for word in code(cells[0])}
     (only,) = schema_block()["results"]
     assert set(only) - {"seconds"} <= told
-    assert told <= {*only, "frames"}
+    assert told <= {*only, "frames", "sections"}
 
 
 def test_the_grid_of_the_interface_has_the_keys_that_the_program_prints() -> None:

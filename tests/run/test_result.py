@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -12,10 +14,21 @@ from kmlab.config.lab import Expect
 from kmlab.kernel.build.diagnostics import Diagnostic
 from kmlab.kernel.crash.crash import Crash
 from kmlab.kernel.crash.parser.scanner import Scanner
-from kmlab.kernel.crash.stack_trace import Frame
+from kmlab.kernel.crash.stack_trace import Frame, Section
 from kmlab.kernel.log.records import Record, parse_log
 from kmlab.run.context.results import StepResult
-from kmlab.run.result import LOG_CAP, WORST_LAST, RunResult, document, to_json, unmet_crash, unmet_log, worst
+from kmlab.run.documents import FramePlace
+from kmlab.run.result import (
+    LOG_CAP,
+    WORST_LAST,
+    RunResult,
+    crash_to_json,
+    document,
+    to_json,
+    unmet_crash,
+    unmet_log,
+    worst,
+)
 from tests.places import TEST_DATA
 
 OOPS = TEST_DATA / "oops" / "null-deref-read-6.12.txt"
@@ -23,7 +36,7 @@ KEYS = {
     *("module", "source", "guest", "kernel", "outcome", "expected", "ok", "title", "crashes", "reason"),
     *("diagnostics", "taint", "log", "log_truncated", "steps", "guest_survived", "seconds", "artifacts"),
 }
-CRASH_KEYS = {"kind", "title", "module", "function", "file", "line", "fingerprint", "frames"}
+CRASH_KEYS = {"kind", "title", "module", "function", "file", "line", "fingerprint", "frames", "sections"}
 FRAME_KEYS = {"function", "offset", "size", "module", "file", "line", "inlined"}
 
 
@@ -120,6 +133,19 @@ def test_a_crash_and_its_frames_have_every_key() -> None:
     assert all(set(frame) == FRAME_KEYS for frame in made["frames"])
     first: Frame = found.frames[0]
     assert made["frames"][0]["function"] == first.function
+
+
+def test_a_section_has_the_place_of_the_module_in_it() -> None:
+    found = crash()
+    taker = Frame("take", 9, 20, found.module, reliable=True, exact=False, file="m.c", line=7)
+    helper = Frame("kmalloc_trace", 9, 20, None, reliable=True, exact=False)
+    section = Section("allocated", (helper, taker), "insmod", 512, 1, 33, None)
+    made = dict(crash_to_json(dataclasses.replace(found, sections=(section,)))["sections"][0])
+    assert [frame["function"] for frame in cast(list[FramePlace], made.pop("frames"))] == ["kmalloc_trace", "take"]
+    assert made == {
+        **{"name": "allocated", "task": "insmod", "pid": 512, "cpu": 1, "age": 33, "time": None},
+        **{"module": found.module, "function": "take", "file": "m.c", "line": 7},
+    }
 
 
 def test_the_document_names_its_schema_and_is_json() -> None:

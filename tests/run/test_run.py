@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from typing import NamedTuple
 
@@ -10,10 +11,12 @@ import pytest
 from kmlab.common.errors import HypervisorError
 from kmlab.config.lab import Lab
 from kmlab.host.hypervisor import hypervisor
+from kmlab.kernel.log.records import parse_log
 from kmlab.provision import lifecycle
 from kmlab.provision.guest import read_record
 from kmlab.run import run
 from kmlab.testing import RELEASE, Act, World, module_image
+from tests.places import TEST_DATA
 from tests.story import PANIC, Go, record_of, step
 
 
@@ -138,3 +141,13 @@ def test_several_modules_load_in_the_order_they_depend_and_unload_in_reverse(go:
         ("unload", "user"),
         ("unload", "base"),
     ]
+
+
+def test_lockdep_is_off_after_its_report_also_when_the_lab_allows_it(go: Go, lab: Lab) -> None:
+    said = parse_log((TEST_DATA / "oops" / "lockdep-circular.txt").read_bytes().partition(b"pid: 602\n")[2]).records
+    allowing = dataclasses.replace(lab, allow=("possible circular",))
+    result = go(lab=allowing, load=Act(kernel=tuple(f"<4>{record.text}" for record in said)))
+    assert (result.outcome, result.crashes) == ("pass", ())
+    assert [note.partition(":")[0].startswith("lockdep is off") for note in result.notes] == [True]
+    record = record_of(lab)
+    assert (record.state, record.reason) == ("dirty", "lockdep turned itself off in the last run")

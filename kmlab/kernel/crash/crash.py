@@ -58,12 +58,24 @@ class Crash:
         """What is true of all findings of its class: keys of CLASS_TRAITS in `kmlab.kernel.crash.patterns`."""
         return traits_of(self.class_)
 
-    def beside(self, name: str, frames: tuple[Frame, ...]) -> Crash:
+    def beside(self, section: Section) -> Crash:
         """Return the same finding with one more stack beside its own, unless it has that, or many."""
-        section = Section(name, frames)
         if section in self.sections or len(self.sections) >= _MAX_BESIDE:
             return self
         return replace(self, sections=(*self.sections, section))
+
+
+def lockdep_off(crashes: Iterable[Crash]) -> str | None:
+    """Return a note if lockdep turned itself off with one of these findings (debug_locks_off())."""
+    first = next((crash for crash in crashes if "blinds" in crash.traits), None)
+    if first is None:
+        return None
+    return f"lockdep is off since its report ({first.title}): it finds no other bug of locks until the next boot"
+
+
+def benign_note(crash: Crash) -> str:
+    """Return a note about a report that is no bug of a module's."""
+    return f"not a bug of a module: {crash.title}, which comes of messages that kmemleak printed"
 
 
 def outcome_of(crash: Crash) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from kmlab.kernel.crash.crash import Crash
+from kmlab.kernel.crash.stack_trace import Frame, Section
 
 _SOON = 2.0
 """Seconds within which a crash is the work of the corruption that was found before it."""
@@ -43,6 +44,12 @@ def belongs(first: Crash, later: Crash) -> bool:
     if first.class_ == "rcu-usage" and "atomic" in later_traits:
         # rcu_sleep_check() reports first who sleeps under rcu_read_lock().
         return same_task and at_once and "Illegal context switch" in first.text
+    if first.class_ == "debug-object" and "lockdep" in later_traits:
+        return same_task and soon and any(map(_is_of_debug_objects, later.frames))
+    if same_task and at_once and "holds" in first_traits | later_traits:
+        # What is held when the kernel is left is in the way of the next thing that the task does.
+        held, other = (first, later) if "holds" in first_traits else (later, first)
+        return other.class_ != "lockdep-held" and _comes_of_what_is_held(held, other)
     if "atomic" in first_traits and "atomic" in later_traits:
         return first.function == later.function or (same_task and (no_other_module or first.module is None))
     if later.class_ == "slab-leak" and "slab" in first_traits:
@@ -55,6 +62,19 @@ def belongs(first: Crash, later: Crash) -> bool:
     if first.class_ == later.class_ and at_once and not later.frames and later.truncated:
         return later.file is None or (first.file, first.line) == (later.file, later.line)
     return first.class_ == later.class_ == "fortify" and same_task and soon
+
+
+def _is_of_debug_objects(frame: Frame) -> bool:
+    """Whether DEBUG_OBJECTS mends there what it found: a timer is stopped whose memory has gone."""
+    return frame.reliable and frame.name.lstrip("_").startswith(("debug_check_no_obj_freed", "debug_object_"))
+
+
+def _comes_of_what_is_held(held: Crash, other: Crash) -> bool:
+    """Whether the kernel only stumbled over the lock, or the RCU reader, that a task has not left."""
+    if "atomic" in other.traits or other.class_ == "rcu-usage":
+        return other.module in (None, held.module)
+    names = {frame.name for frame in other.frames if frame.reliable}
+    return other.class_ == "warning" and bool(names & _LEAVING)
 
 
 def _in_one_call(first: Crash, later: Crash) -> bool:
@@ -82,6 +102,13 @@ def _is_of_a_report(crash: Crash) -> bool:
     return any(frame.reliable and frame.name in _REPORTING for frame in crash.frames[1:])
 
 
+_LEAVING = frozenset(
+    {
+        *("rcu_note_context_switch", "exit_to_user_mode_prepare", "exit_to_user_mode_loop", "lockdep_sys_exit"),
+        *("syscall_exit_to_user_mode", "syscall_exit_to_user_mode_prepare", "prepare_exit_to_usermode"),
+    }
+)
+"""Functions that check a task which leaves the kernel, or the CPU."""
 _REPORTING = frozenset(
     {
         *("kmsan_report", "kasan_report", "kcsan_report", "print_report", "kfence_report_error", "watchdog_timer_fn"),
@@ -114,5 +141,5 @@ def merged(first: Crash, later: Crash) -> Crash:
         )
     if first.class_ == later.class_ == "hung-task" and later.function and later.function != first.function:
         # Tasks that wait for each other: both places belong to the bug.
-        base = base.beside(f"task {later.task}", later.frames)
+        base = base.beside(Section(f"task {later.task}", later.frames, later.task, later.pid, later.cpu))
     return replace(base, kind="panic" if fatal else kind, fatal=fatal)

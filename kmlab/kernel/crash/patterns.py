@@ -23,6 +23,8 @@ CLASS_TRAITS = {
     "slab": "it is about objects of a slab cache; the trace may come in a WARNING of its own",
     "leak": "it is about memory that nobody refers to",
     "framed": "a line of `====` ends it",
+    "holds": "a lock was left held: where it was taken is the culprit, not where that was noticed",
+    "blinds": "lockdep turns itself off with it, and finds no later bug",
 }
 """What is true of all findings of a class. Whoever asks `traits_of` names one of these."""
 LINE_TRAITS = {
@@ -33,7 +35,6 @@ LINE_TRAITS = {
     "provisional": "it is a finding only if a trace follows, and gives way to a report of a known kind",
     "quiet": "the kernel, or a module, may print it below the level of a warning",
     "work": "the report is about the work item that it names",
-    "holds": "where the lock was taken is the culprit, not where it was noticed",
     "explained": "the line that follows says why",
 }
 """What is true of a report that begins with such a line."""
@@ -323,30 +324,30 @@ SHAPES: tuple[Shape, ...] = (
            r"BUG: (?P<what>(?:spin|rw)lock lockup) suspected on CPU#(?P<cpu>\d{1,5})", "locks stuck"),
     _shape("lock-debug", "oops", "BUG: ", "BUG: {what}",
            r"BUG: (?P<what>(?:spinlock|rwlock|rwsem|mutex) (?:bad magic|(?:cpu[ -])?recursion"
-           r"|already unlocked|wrong (?:owner|CPU)|uninitialized|trylock failure))", "locks"),
+           r"|already unlocked|wrong (?:owner|CPU)|uninitialized|trylock failure))", "locks blinds"),
     # lockdep, which falls silent after its first report.
     _shape("lockdep-circular", "warning", "WARNING: |INFO: ", "WARNING: possible circular locking dependency",
-           r"(?:WARNING|\[ INFO|INFO): possible circular locking dependency", "lockdep locks"),
+           r"(?:WARNING|\[ INFO|INFO): possible circular locking dependency", "lockdep locks blinds"),
     _shape("lockdep-recursive", "warning", "WARNING: |INFO: ", "WARNING: possible recursive locking",
-           r"(?:WARNING|\[ INFO|INFO): possible recursive locking", "lockdep locks"),
+           r"(?:WARNING|\[ INFO|INFO): possible recursive locking", "lockdep locks blinds"),
     _shape("lockdep-irq", "warning", "WARNING: |INFO: ", "WARNING: inconsistent lock state",
            r"(?:WARNING|\[ INFO|INFO): (?:possible irq lock inversion|.{1,60}unsafe lock order"
-           r"|inconsistent lock state)", "lockdep locks"),
+           r"|inconsistent lock state)", "lockdep locks blinds"),
     _shape("rcu-usage", "warning", "WARNING: |INFO: ", "WARNING: suspicious RCU usage",
            r"(?:WARNING|\[ INFO|INFO): suspicious RCU usage"),
     _shape("lockdep-unlock", "warning", "WARNING: |BUG: |INFO: ", "WARNING: {what}",
-           r"(?:WARNING|\[ BUG|\[ INFO): (?P<what>bad \w{1,12} balance)", "lockdep locks"),
+           r"(?:WARNING|\[ BUG|\[ INFO): (?P<what>bad \w{1,12} balance)", "lockdep locks blinds"),
     _shape("lockdep-freed", "warning", "WARNING: |BUG: |INFO: ", "WARNING: held lock freed",
-           r"(?:WARNING|\[ BUG): held lock freed", "lockdep locks"),
+           r"(?:WARNING|\[ BUG): held lock freed", "lockdep locks blinds"),
     _shape("lockdep-held", "warning", "WARNING: |BUG: |INFO: ", "WARNING: lock held when returning to user space",
            rf"(?:WARNING|\[ BUG): (?:lock held when returning to user space|{_TASK} still has locks held)",
-           "lockdep locks holds untraced"),
+           "lockdep locks blinds holds untraced"),
     _shape("lockdep-nested", "warning", "WARNING: |BUG: |INFO: ", "WARNING: nested lock was not taken",
-           r"WARNING: Nested lock was not taken", "lockdep locks"),
+           r"WARNING: Nested lock was not taken", "lockdep locks blinds"),
     _shape("lockdep-context", "warning", "BUG: ", "BUG: Invalid wait context",
-           r"\[ BUG: Invalid wait context \]", "lockdep locks atomic"),
+           r"\[ BUG: Invalid wait context \]", "lockdep locks blinds atomic"),
     _shape("lockdep-key", "warning", "INFO: ", "INFO: trying to register non-static key",
-           r"INFO: trying to register non-static key", "lockdep locks"),
+           r"INFO: trying to register non-static key", "lockdep locks blinds"),
     # Hangs.
     _shape("soft-lockup", "hang", "BUG: ", "BUG: soft lockup",
            rf"{_DOG}BUG: soft lockup - CPU#(?P<cpu>\d{{1,5}}) stuck for .{{1,24}}! \[{_TASK}\]", "stuck"),
@@ -502,7 +503,7 @@ MESSAGES: tuple[_Row, ...] = (
         r"timer: \S{1,255}(?: \[[^\]]{1,120}\])? preempt leak",
         "atomic names",
     ),
-    _message("lock-debug", "DEBUG_LOCKS_WARN_ON(", "lock debugging warning", r"DEBUG_LOCKS_WARN_ON\(", "locks"),
+    _message("lock-debug", "DEBUG_LOCKS_WARN_ON(", "lock debugging warning", r"DEBUG_LOCKS_WARN_ON\(", "locks blinds"),
     _message("bug", "_panic: text:", "{what}", r"(?:skbuff: )?(?P<what>skb_(?:over|under)_panic): text:"),
     _message(
         "duplicate-name",

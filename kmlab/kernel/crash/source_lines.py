@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
 from kmlab.kernel.crash.crash import Crash
-from kmlab.kernel.crash.stack_trace import Frame, Section
+from kmlab.kernel.crash.stack_trace import Frame
 from kmlab.kernel.crash.unloaded_module import Sections, left_behind
 from kmlab.kernel.symbols.elf import MalformedModule
 from kmlab.kernel.symbols.symbolizer import Location, ModuleSymbols
@@ -62,7 +62,7 @@ def _located(
     crash = dataclasses.replace(
         crash,
         frames=_flat(stacks),
-        sections=tuple(Section(s.name, _flat(found)) for s, found in zip(crash.sections, beside, strict=True)),
+        sections=tuple(s._replace(frames=_flat(found)) for s, found in zip(crash.sections, beside, strict=True)),
     )
     own = symbols.get(crash.module or "")
     if own is None:
@@ -88,7 +88,7 @@ def seen_from(crash: Crash, below: str) -> Crash:
     mine = {frame.file for frame in crash.frames if frame.own}
     mine |= {frame.file for section in crash.sections for frame in section.frames if frame.own}
     file = posixpath.relpath(crash.file, below) if crash.file and crash.file in mine else crash.file
-    sections = tuple(Section(section.name, tuple(map(seen, section.frames))) for section in crash.sections)
+    sections = tuple(section._replace(frames=tuple(map(seen, section.frames))) for section in crash.sections)
     return dataclasses.replace(crash, file=file, frames=tuple(map(seen, crash.frames)), sections=sections)
 
 

@@ -51,7 +51,31 @@ class Section(NamedTuple):
     """A stack beside the main one: who allocated, who freed, another CPU, an earlier lock."""
 
     name: str
+    """What its task did, in the kernel's words: `allocated`, `freed`, `write`, …"""
     frames: tuple[Frame, ...]
+    task: str | None = None
+    pid: int | None = None
+    cpu: int | None = None
+    age: int | None = None
+    """Jiffies before the report, if the kernel tells that."""
+    time: float | None = None
+    """Seconds since boot, if the kernel tells that."""
+
+    def place(self, module: str | None) -> Frame | None:
+        """Return the innermost frame that its author wrote: the module's, of any module, then the kernel's."""
+        known = [frame for frame in self.frames if frame.reliable and not frame.function.startswith("0x")]
+        plain = [frame for frame in known if not is_helper(frame)]
+        return next(
+            iter(
+                [
+                    *(frame for frame in plain if module and frame.module == module),
+                    *(frame for frame in plain if frame.module),
+                    *(frame for frame in known if module and frame.module == module),
+                    *plain,
+                ]
+            ),
+            None,
+        )
 
 
 def parse_frames(text: str) -> tuple[Frame, ...]:

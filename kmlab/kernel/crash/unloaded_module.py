@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from kmlab.kernel.crash.crash import Crash, fingerprint_of
-from kmlab.kernel.crash.stack_trace import Frame, Section
+from kmlab.kernel.crash.stack_trace import Frame
 from kmlab.kernel.symbols.registers import PAGE
 from kmlab.kernel.symbols.symbolizer import ModuleSymbols
 
@@ -34,7 +34,7 @@ def left_behind(crash: Crash, symbols: Mapping[str, ModuleSymbols], places: Sect
     ran = _first(frames)
     if objects:
         sections = tuple(
-            Section(beside.name, tuple(_named(frame, symbols, gone) for frame in beside.frames))
+            beside._replace(frames=tuple(_named(frame, symbols, gone) for frame in beside.frames))
             for beside in crash.sections
         )
         by = ran or next(filter(None, (_first(beside.frames) for beside in sections)), None)

@@ -149,6 +149,10 @@ def _waiter(task: Task, own: frozenset[str]) -> Waiter | None:
     return None
 
 
+def _section(task: Task) -> Section:
+    return Section(f"task {task.name}", task.frames, task.name, task.pid)
+
+
 def _told(first: Waiter, others: Sequence[Waiter]) -> Crash:
     names = list(dict.fromkeys([first.frame.name, *(waiter.frame.name for waiter in others)]))
     title = f"deadlock in {', '.join(names[:-1])} and {names[-1]}"
@@ -164,7 +168,7 @@ def _told(first: Waiter, others: Sequence[Waiter]) -> Crash:
         pid=first.task.pid,
         cpu=None,
         frames=first.task.frames,
-        sections=tuple(Section(f"task {waiter.task.name}", waiter.task.frames) for waiter in others),
+        sections=tuple(_section(waiter.task) for waiter in others),
         text=describe([first, *others]),
         fatal=False,
         truncated=False,

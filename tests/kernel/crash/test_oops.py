@@ -4,8 +4,8 @@ A log begins with lines `# expect: KEY: VALUE`, not part of it. The keys are `co
 many as are described), `own` (the modules under test, comma-separated), `ko` (its file in tests/data/ko/crashers, with
 which lines are found), `at` (where its sections were), `booted` (yes: the log begins in a running kernel) and any field
 of a Crash: kind, class, title, function, module, file, line, task, pid, cpu, fatal and truncated (yes, no), sections
-(names, comma-separated), fingerprint. `none` stands for an absent value. `and:` begins the next finding. A log with
-`count: 0` is benign.
+(names, comma-separated), places (of some sections, NAME=FUNCTION:LINE), fingerprint. `none` stands for an absent value.
+`and:` begins the next finding. A log with `count: 0` is benign.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import pytest
 
-from kmlab.kernel.crash.crash import Crash, outcome_of
+from kmlab.kernel.crash.crash import Crash, benign_note, lockdep_off, outcome_of
 from kmlab.kernel.crash.parser.scanner import Scanner, find_crashes
 from kmlab.kernel.crash.source_lines import located
 from kmlab.kernel.log.records import ConsoleReader, Record, parse_log
@@ -70,9 +70,13 @@ def place(sample: Sample, crash: Crash) -> Crash:
     return located(crash, sample.images, None, sample.sections) if sample.images else crash
 
 
-def shown(crash: Crash, key: str) -> str:
+def shown(crash: Crash, key: str, expected: str) -> str:
     if key == "sections":
         return ",".join(s.name for s in crash.sections)
+    if key == "places":
+        places = {s.name: s.place(crash.module) for s in crash.sections}
+        named = {name: f"{name}={place.name}:{place.line}" for name, place in places.items() if place}
+        return re.sub(r"([^,=]+(?:, [^,=]+)?)=[^,]*", lambda found: named.get(found[1], ""), expected)
     value = getattr(crash, "class_" if key == "class" else key)
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -87,7 +91,7 @@ def test_a_saved_log_is_judged_as_its_header_says(path: Path) -> None:
     if sample.total == 0:
         return
     for crash, expected in zip(crashes, sample.findings, strict=False):
-        assert {key: shown(crash, key) for key in expected} == expected, crash.text
+        assert {key: shown(crash, key, expected[key]) for key in expected} == expected, crash.text
 
 
 @pytest.mark.parametrize("path", CORPUS, ids=lambda p: p.stem)
@@ -180,6 +184,48 @@ def test_the_allocation_and_the_free_stay_with_a_kasan_report() -> None:
     freed = next(s for s in crash.sections if s.name == "freed")
     assert "kas_drop" in [f.function for f in freed.frames]
     assert "kas_drop" not in [f.function for f in crash.frames]
+
+
+def test_a_section_tells_whose_stack_it_is_and_when_that_was() -> None:
+    allocated, freed, work = one("kasan-work-creation-6.12").sections
+    assert (allocated.pid, allocated.cpu, allocated.time, allocated.task) == (512, 1, 53.123456, None)
+    assert (freed.pid, work.pid) == (16, None)
+    allocated, freed = one("kfence-uaf-lines-6.12").sections
+    assert (allocated.task, allocated.pid, freed.time) == ("insmod", 931, 53.01809)
+    allocated, freed = one("slub-validate-5.10").sections
+    assert (allocated.age, allocated.cpu, allocated.pid, freed.age) == (33, 0, 512, 83)
+    first, second = one("kcsan-marked-6.12").sections
+    assert (first.pid, first.cpu, second.pid, second.cpu) == (902, 0, None, 1)
+
+
+def test_each_lock_of_a_chain_is_a_section_with_the_place_where_it_was_taken() -> None:
+    crash = one("lockdep-circular")
+    places = {s.name: s.place(crash.module) for s in crash.sections}
+    assert {name: place.name for name, place in places.items() if place} == {
+        "#1 lock_b": "abba_a",
+        "#0 lock_a": "abba_b",
+    }
+
+
+def test_lockdep_s_report_about_kmemleak_s_messages_is_kept_apart() -> None:
+    scanner = Scanner()
+    scanner.feed(parse_log(sample("kmemleak-alias-then-lockdep-6.1").data).records)
+    scanner.close()
+    assert [crash.class_ for crash in scanner.benign] == ["lockdep-circular"]
+    assert "kmemleak" in benign_note(scanner.benign[0])
+
+
+def test_a_cycle_of_a_module_s_own_lock_and_kmemleak_s_is_a_finding() -> None:
+    lines = sample("kmemleak-alias-then-lockdep-6.1").data.splitlines(keepends=True)
+    data = b"".join(lines[next(number for number, line in enumerate(lines) if b"] =====" in line) :])
+    assert find_crashes(parse_log(data).records) == []
+    mine = data.replace(b"(console_owner){-.-.}-{0:0}, at: console_emit", b"(gate_lock){-.-.}-{2:2}, at: gate_drop")
+    assert [crash.class_ for crash in find_crashes(parse_log(mine).records)] == ["lockdep-circular"]
+
+
+def test_lockdep_is_off_after_its_own_report_alone() -> None:
+    assert "possible circular" in (lockdep_off([one("warn-6.1"), one("lockdep-circular")]) or "")
+    assert lockdep_off([one("warn-6.1"), one("rcu-usage"), one("kasan-uaf")]) is None
 
 
 def test_the_modules_under_test_are_blamed_before_others() -> None:

@@ -8,8 +8,13 @@ from collections.abc import Sequence
 from kmlab.kernel.crash.crash import Crash, fingerprint
 from kmlab.kernel.crash.parser.report import Report
 from kmlab.kernel.crash.parser.report_progress import UNRELATED
-from kmlab.kernel.crash.stack_trace import Frame, blame, is_helper, is_no_bug
+from kmlab.kernel.crash.stack_trace import Frame, Section, blame, is_helper, is_no_bug
 from kmlab.kernel.crash.unmapped_code import vanished
+
+
+def is_of_kmemleak_s_messages(report: Report) -> bool:
+    """Whether lockdep complains of the locks of kmemleak's own messages, which is no bug of anybody's module."""
+    return report.subject.is_("lockdep") and report.locks.are_kmemleak_s
 
 
 def conclude(report: Report, own: frozenset[str], foreign: frozenset[str] = frozenset()) -> Crash | None:
@@ -19,6 +24,11 @@ def conclude(report: Report, own: frozenset[str], foreign: frozenset[str] = froz
     """
     if _is_empty(report):
         return None
+    return find(report, own, foreign)
+
+
+def find(report: Report, own: frozenset[str], foreign: frozenset[str] = frozenset()) -> Crash:
+    """Return what the report says, be it a finding or not."""
     subject, who = report.subject, report.circumstances
     shape = subject.header.shape
     named = report.named.by_worth(of_work="work" in shape.traits)
@@ -27,19 +37,21 @@ def conclude(report: Report, own: frozenset[str], foreign: frozenset[str] = froz
         frames = (named[0],)
     class_, title = subject.checked(frames[0] if frames else None)
     frames, jumped = _settled(report, class_, frames)
+    sections = tuple(_named_task(report, section) for section in sections)
     # Where it jumped to is no place of a program: whoever called is to blame.
     called = frames[1:] if jumped and len(frames) > 1 else frames
     blamed = blame(called, sections, own, hang=shape.kind == "hang", named=named, suspects=foreign)
     guilty = _pronounced(report, named, frames, blamed) or blamed
     module = guilty.module if guilty else subject.header.module
-    if _in_unloaded(who.unloaded, frames, own):
+    gone = not (guilty and guilty.module) and _in_unloaded(who.unloaded, frames, own)
+    if gone:
         guilty, module, title = None, who.unloaded, f"{title} in unloaded module {who.unloaded}"
     elif guilty and guilty.function.startswith("0x"):
         guilty = None  # a kernel without names of functions knows the module all the same
         title = f"{title} in module {module}" if module else title
     elif guilty:
         title = f"{title} in {guilty.name}"
-    file, line = _place(report, guilty, frames)
+    file, line = (None, None) if gone else _place(report, guilty, frames)
     told = f"{title} {file}:{line}" if guilty is None and file else title
     return Crash(
         kind="panic" if report.progress.fatal else shape.kind,
@@ -62,13 +74,18 @@ def conclude(report: Report, own: frozenset[str], foreign: frozenset[str] = froz
     )
 
 
+def _named_task(report: Report, section: Section) -> Section:
+    """Return the section with the name of its task, where that is the one that the report is about."""
+    who = report.circumstances
+    return section._replace(task=who.task) if section.pid is not None and section.pid == who.pid else section
+
+
 def _is_empty(report: Report) -> bool:
     """Whether it only looks like a report: a module's own words, or a stack that somebody asked for."""
     subject, progress, frames = report.subject, report.progress, report.stacks.frames
     if subject.is_("provisional"):
         return not report.stacks.shows_bug or any(map(is_no_bug, frames))
-    # The locks of kmemleak's own messages are no bug.
-    tracking = subject.is_("lockdep") and report.locks.are_kmemleak_s
+    tracking = is_of_kmemleak_s_messages(report)
     if progress.lost or "line" in subject.header.shape.traits or tracking:
         return not progress.lost and tracking
     if not progress.passed and (progress.read_on or progress.quiet < UNRELATED):
@@ -120,9 +137,11 @@ def _pronounced(report: Report, named: Sequence[Frame], frames: Sequence[Frame],
 
 
 def _in_unloaded(unloaded: str | None, frames: Sequence[Frame], own: frozenset[str]) -> bool:
-    """Whether it ran code of a module that is gone: a timer or a work item that outlived it."""
+    """Whether it is about code or memory of a module that is gone: a timer or a work item that outlived it."""
     if not unloaded or (own and unloaded not in own) or not frames:
         return False
+    if any(frame.reliable and frame.name == "free_module" for frame in frames):
+        return not any(frame.module for frame in frames)  # what it found is in the memory of that module
     nowhere = frames[0].exact and re.match(r"0xf{3,}[0-9a-f]{3,}$", frames[0].function)
     return bool(nowhere) and not any(f.module for f in frames if f.reliable)
 

@@ -117,7 +117,7 @@ class Report:
         text = record.text
         self.progress.hear(record, seen)
         self.text.add(text)
-        if self.subject.is_("leak"):
+        if self.subject.is_("leak") or self.subject.class_ == "kmemleak":
             text = text.removeprefix("kmemleak: ")
         if self._read(text, record.caller or ""):
             self.progress.advance()

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from kmlab.kernel.crash.crash import Crash, unexpected_reboot
 from kmlab.kernel.crash.dedup import belongs, merged
-from kmlab.kernel.crash.parser.conclusion import conclude
+from kmlab.kernel.crash.parser.conclusion import conclude, find, is_of_kmemleak_s_messages
 from kmlab.kernel.crash.parser.panic_causes import may_cause
 from kmlab.kernel.crash.parser.report import Report
 from kmlab.kernel.crash.patterns import (
@@ -55,6 +55,8 @@ class Scanner:
         """Some report has begun."""
         self.panicked = False
         """The kernel said that it panicked, and more of that than a module would quote."""
+        self.benign: list[Crash] = []
+        """Reports that are no bug of a module's, but of the kernel's own tools."""
         self.panic_complete = False
         """It also said the last that it has to say."""
         self._own = own_modules
@@ -349,6 +351,8 @@ class Scanner:
             if report is self._orphan:
                 continue
             self._foreign |= report.foreign
+            if is_of_kmemleak_s_messages(report) and len(self.benign) < MAX_CRASHES:
+                self.benign.append(find(report, self._own))
             crash = conclude(report, self._own, frozenset(self._foreign))
             if crash and self._tell(report.order, crash):
                 fresh.append(crash)

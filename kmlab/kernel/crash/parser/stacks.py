@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from kmlab.kernel.crash.stack_trace import Frame, Section, find_symbol, is_helper, parse_frames
+from kmlab.kernel.crash.parser.stack_beginnings import NAMELESS, Beginning, at_address, find_beginning
+from kmlab.kernel.crash.stack_trace import Frame, Section, is_helper, parse_frames
 from kmlab.kernel.crash.stack_trace import shows_bug as frame_shows_bug
 
 MAX_FRAMES = 64
@@ -21,9 +22,11 @@ class Stacks:
     def __init__(self, key: str, first: str) -> None:
         self.frames: list[Frame] = []
         """The main one."""
-        self._sections: dict[str, list[Frame]] = {}
+        self._sections: dict[str, _Beside] = {}
         self._at = {key: first}
         """The stack that each task or CPU that talks is at."""
+        self._first: Beginning | None = None
+        """How the main one begins, if a line says that."""
 
     def main(self, key: str) -> None:
         """Go back to the main stack."""
@@ -52,40 +55,51 @@ class Stacks:
 
     def turn(self, text: str, key: str) -> Turn | None:
         """Begin another stack if the line does; else return None."""
-        found = _SECTION.match(text)
-        if found is None:
+        begin = find_beginning(text)
+        if begin is None:
             return None
-        name = found[0].strip(": ").lower()
-        if name in ("call trace", "stack backtrace", "backtrace"):
-            return self._resume(name, key)
+        if begin.name in NAMELESS:
+            return self._resume(begin.name, key)
         if text.startswith("task:rcu_"):
             # RCU's own thread is what a stall keeps waiting, not what stalls.
             self._at[key] = _VICTIM
             return Turn()
-        if found["other"]:
-            return self._turn_to_other(name, text, found["cpu"], key)
-        self._at[key] = name.removesuffix(" in").removesuffix(" by task")
-        return Turn(first=_tracked(text) if found[0].endswith(" in ") else None)
+        if begin.rivals:
+            return self._turn_to_other(begin, text, key)
+        self._enter(begin, key)
+        return Turn(first=begin.first)
 
     def told(self, earlier: bool) -> tuple[tuple[Frame, ...], tuple[Section, ...]]:
         """Return the main stack and the others. `earlier`: the place to mend is where the lock was taken first."""
-        sections = {name: tuple(found) for name, found in self._sections.items() if found}
+        sections = [beside.section() for beside in self._sections.values() if beside.frames]
         frames = tuple(self.frames)
-        first = next((name for name in sections if name.endswith("state was registered at")), None)
-        if earlier and first and any(not is_helper(frame) for frame in sections[first]):
+        first = next((section for section in sections if section.name.endswith("state was registered at")), None)
+        if earlier and first and any(not is_helper(frame) for frame in first.frames):
             # The lock is right to be taken in the interrupt: what is wrong is the place that left interrupts on.
-            found = sections.pop(first)
-            return found, (*(Section(*item) for item in sections.items()), Section("stack backtrace", frames))
-        return frames, tuple(Section(*item) for item in sections.items())
+            sections.remove(first)
+            return first.frames, (*sections, Section("stack backtrace", frames))
+        if self._first and frames and sections:
+            # Of two that race, what each of them did is worth a word.
+            sections.insert(0, self._first.section(frames))
+        return frames, tuple(sections)
+
+    def _enter(self, begin: Beginning, key: str) -> None:
+        """Begin the stack; another one of that name is told apart by a number."""
+        name, number = begin.name, 2
+        while name in self._sections and self._sections[name].frames:
+            name, number = f"{begin.name} ({number})", number + 1
+        if len(self._sections) < MAX_SECTIONS:
+            self._sections[name] = _Beside(begin._replace(name=name))
+        self._at[key] = name
 
     def _told(self, key: str) -> list[Frame] | None:
         """Return the stack that is being told, or None where there are too many."""
         if self.is_main(key):
             return self.frames
         at = self._at[key]
-        if at in self._sections or len(self._sections) < MAX_SECTIONS:
-            return self._sections.setdefault(at, [])
-        return None
+        if at not in self._sections and len(self._sections) < MAX_SECTIONS:
+            self._sections[at] = _Beside(Beginning(at))
+        return self._sections[at].frames if at in self._sections else None
 
     def _resume(self, name: str, key: str) -> Turn:
         """Begin a stack that has no name of its own."""
@@ -95,16 +109,20 @@ class Stacks:
         if not self.frames or (len(self.frames) == 1 and self.frames[0].exact):
             self._at[key] = MAIN
         elif name != "call trace":
-            self._at[key] = name
+            # A second one of kmemleak's is of the object that it found.
+            self._at[key] = "allocated" if name == "backtrace" else name
         return Turn()
 
-    def _turn_to_other(self, name: str, text: str, cpu: str | None, key: str) -> Turn:
-        """Begin the stack of a CPU or a task. The first of several that has one is what the report is about."""
-        self._at[key] = f"cpu {cpu}" if cpu else name
+    def _turn_to_other(self, begin: Beginning, text: str, key: str) -> Turn:
+        """Begin the stack of one of several CPUs or tasks. The first that has one is what the report is about."""
         if self.frames or "skipped" in text:
+            self._enter(begin, key)
             return Turn()
         self._at[key] = MAIN
-        return Turn(cpu=int(cpu) if cpu else None)
+        if begin.races:
+            self._first = begin
+            return Turn()
+        return Turn(cpu=begin.cpu)
 
 
 class Turn(NamedTuple):
@@ -116,21 +134,22 @@ class Turn(NamedTuple):
     """The stack's first frame."""
 
 
+class _Beside:
+    """A stack beside the main one that is being read."""
+
+    def __init__(self, begin: Beginning) -> None:
+        self._begin = begin
+        self.frames: list[Frame] = []
+
+    def section(self) -> Section:
+        return self._begin.section(tuple(self.frames))
+
+
 def find_frames(text: str, with_addresses: bool) -> tuple[Frame, ...]:
     """Return the frames that a line shows. `with_addresses`: a line with an address alone is one, too."""
     frames = parse_frames(text)
     raw = _ADDRESS.match(text) if with_addresses and not frames else None
-    return (_at_address(raw[1]),) if raw else frames
-
-
-def _tracked(text: str) -> Frame | None:
-    """Return the place that slub's line names in which an object was allocated or freed."""
-    first, raw = find_symbol(text), _TRACKED.match(text)
-    return first._replace(exact=False) if first else _at_address(raw[1]) if raw else None
-
-
-def _at_address(address: str) -> Frame:
-    return Frame(address, None, None, None, reliable=True, exact=False)
+    return (at_address(raw[1]),) if raw else frames
 
 
 def _is_again(last: Frame, frame: Frame) -> bool:
@@ -151,16 +170,5 @@ def _own_inlined(frames: list[Frame], module: str) -> None:
         frames[at] = frames[at]._replace(module=module)
 
 
-_SECTION = re.compile(
-    r"\s{0,8}(?:Call [Tt]race|stack backtrace|[Bb]acktrace|(?:Last"
-    r"|Second to last) potentially related work creation"
-    r"|(?:Allocated|Freed|allocated|freed) by task|(?:Allocated|Freed) in (?=\S)"
-    r"|Uninit was (?:stored to memory|created) at|page last (?:allocated|free)"
-    r"|the existing dependency chain|Preemption disabled at|\{[\w -]{1,40}\} state was registered at"
-    r"|kfence-#\d{1,9}(?=:)|(?P<other>NMI backtrace for cpu (?P<cpu>\d{1,5})|task:\S{1,64}"
-    r"|(?:read|write|read-write|assert no writes)(?: \(\w+\))? to 0x[0-9a-f]{1,16} of \d{1,9} bytes)"
-    r"|RCU grace-period kthread stack dump|rcu: RCU grace-period kthread stack dump|Last Breaking-Event-Address)"
-)
 _ADDRESS = re.compile(r"\s{1,16}(?:\[<[0-9a-f]{8,16}>\] )?(0x[0-9a-f]{9,16})\s{0,4}$")
 """A frame of kmemleak's or slub's in a module that is gone."""
-_TRACKED = re.compile(r"\s{0,8}(?:Allocated|Freed) in (0x[0-9a-f]{9,16})\s")
