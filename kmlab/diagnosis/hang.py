@@ -22,8 +22,17 @@ from kmlab.host.disk import vmcore
 from kmlab.kernel.crash.crash import Crash
 from kmlab.kernel.crash.source_lines import innermost, located, placed
 from kmlab.kernel.crash.stack_trace import Frame, blame
-from kmlab.kernel.hang.tasks import QUESTIONS, Task, find_deadlock, parse_cpus, parse_tasks, tasks_in
-from kmlab.kernel.log.records import KernelLog, Record
+from kmlab.kernel.hang.tasks import (
+    BLOCKED,
+    QUESTIONS,
+    Task,
+    find_deadlock,
+    lasting_deadlock,
+    parse_cpus,
+    parse_tasks,
+    tasks_in,
+)
+from kmlab.kernel.log.records import KernelLog, Record, parse_log
 from kmlab.kernel.log.ring_memory import UnknownLayout, read_ring
 from kmlab.kernel.symbols.elf import MalformedModule
 from kmlab.kernel.symbols.registers import find_code, parse_bytes, parse_registers, window
@@ -37,6 +46,8 @@ _ANSWER_BEGINS = 2.0
 """Seconds until a responsive kernel has begun to answer; QEMU looks for a reader of the line once a second."""
 _ANSWER_ENDS = 20.0
 _QUIET = 0.5
+_FOR_GOOD = 2.0
+"""Seconds after which a task that still waits at the same place waits for good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +180,28 @@ def ask_tasks(host: Host, guest: Guest, console: ConsoleMonitor) -> list[str]:
                 if not _wait_for_answer(console, port, answer, beginning):
                     break
     return [record.text for record in answer]
+
+
+def find_blocked(
+    guest: Guest, images: Mapping[str, bytes], folder: PurePosixPath, own: frozenset[str], deadline: Deadline
+) -> HangSnapshot | None:
+    """Find tasks of a living guest that wait for each other in these modules for good; None if there are none."""
+    before = _ask_blocked(guest, deadline)
+    if find_deadlock(parse_tasks(before), own) is None:
+        return None
+    time.sleep(deadline.within(_FOR_GOOD).left)
+    after = _ask_blocked(guest, deadline)
+    crash = lasting_deadlock(parse_tasks(before), parse_tasks(after), own)
+    return HangSnapshot(tasks=tuple(after), silent=located(crash, images, folder)) if crash else None
+
+
+def _ask_blocked(guest: Guest, deadline: Deadline) -> list[str]:
+    """Ask a living guest's kernel for the tasks that no signal reaches; return its lines."""
+    key, beginning = BLOCKED
+    guest.run(f"echo {key} > /proc/sysrq-trigger", deadline)
+    texts = [record.text for record in parse_log(guest.shell.kernel_log(deadline).out).records if record.from_kernel]
+    asked = max((number for number, text in enumerate(texts) if text.startswith(beginning)), default=None)
+    return texts[asked:] if asked is not None else []
 
 
 def _wait_for_answer(

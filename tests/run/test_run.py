@@ -65,6 +65,32 @@ def test_the_process_that_holds_a_module_is_named(go: Go, world: World) -> None:
     assert "process 512 (sleep 600) has /dev/larva open: end it in the guest (kill 512)" in (result.reason or "")
 
 
+def stuck(name: str, pid: int, function: str) -> tuple[str, ...]:
+    """One task of the kernel's answer about those that no signal reaches."""
+    frames = (" __schedule+0x2f/0x20", " __mutex_lock.constprop.0+0x3a/0x500", f" {function}+0x31/0x60 [hello]")
+    return (f"task:{name} state:D stack:0 pid:{pid} ppid:2 flags:0x00004000", "Call Trace:", *frames)
+
+
+@pytest.mark.parametrize("second", ["take_b", "take_a"])
+def test_a_module_whose_tasks_wait_for_each_other_at_the_unload_hangs(go: Go, world: World, second: str) -> None:
+    world.holders = b"".join(
+        f"stack\t{pid}/task/{pid}/stack:[<0>] {function}+0x31/0x60 [hello]\0comm\t{pid}/comm:{function}\0".encode()
+        for pid, function in ((31, "take_a"), (32, second))
+    )
+    said = ("sysrq: Show Blocked State", *stuck("pump", 31, "take_a"), *stuck("sink", 32, second))
+    result = go(unload=Act(code=1, error="rmmod: ERROR: Module hello is in use\n", kernel=said))
+    if second == "take_a":
+        assert (result.outcome, result.crashes) == ("unload-failed", ())
+        return
+    assert (result.outcome, result.title) == ("hang", "deadlock in take_a and take_b")
+    assert (result.reason or "").startswith(
+        "pump waits for a mutex in take_a and sink waits for a mutex in take_b; hello"
+    )
+    assert [(section.name, section.task) for section in result.crashes[0].sections] == [("task sink", "sink")]
+    assert result.directory is not None
+    assert "take_b" in (result.directory / "tasks.txt").read_text()
+
+
 def test_an_exercise_that_fails_is_test_failed(go: Go) -> None:
     result = go("params", exercise=Act(code=7, output="count was 4\n"), load=Act(kernel=("params: count is 3",)))
     assert result.outcome == "test-failed"

@@ -11,6 +11,8 @@ from kmlab.kernel.crash.stack_trace import Frame, Section, parse_frames
 
 QUESTIONS = {"t": "sysrq: Show State", "l": "sysrq: Show backtrace of all active CPUs"}
 """The keys that harm nothing, and what the kernel's answer begins with."""
+BLOCKED = ("w", "sysrq: Show Blocked State")
+"""The same for the tasks alone that no signal reaches: a short answer, which leaves room in the kernel's log."""
 _MAX_TASKS = 4096
 _MAX_FRAMES = 64
 
@@ -98,6 +100,13 @@ def find_deadlock(tasks: Iterable[Task], own: frozenset[str]) -> Crash | None:
     if first is None or not others or not any(waiter.waits_for in _LOCKS for waiter in (first, *others)):
         return None
     return _told(first, others)
+
+
+def lasting_deadlock(before: Iterable[Task], after: Iterable[Task], own: frozenset[str]) -> Crash | None:
+    """Return the deadlock of tasks that wait in the same places in both answers; None if there is none."""
+    waited = {(waiter.task.pid, waiter.frame) for waiter in find_waiters(before, own)}
+    still = [waiter.task for waiter in find_waiters(after, own) if (waiter.task.pid, waiter.frame) in waited]
+    return find_deadlock(still, own)
 
 
 def describe(waiters: Sequence[Waiter]) -> str:

@@ -53,6 +53,8 @@ class Holder:
     pid: int | None = None
     command: str = ""
     """The process's own words for itself."""
+    function: str | None = None
+    """The function of the module that it is in."""
 
     def __str__(self) -> str:
         about = f" ({self.command})" if self.command else ""
@@ -228,6 +230,7 @@ def _inside(said: HolderReport, module: str) -> Iterator[Holder]:
                 f"let that return, or end it in the guest (kill {pid})",
                 pid,
                 said.command(_pid(line) or pid),
+                found[2],
             )
 
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from kmlab.common.errors import GuestUnreachable
+from kmlab.diagnosis import hang
+from kmlab.diagnosis.hang import HangSnapshot
 from kmlab.kernel.module.modinfo import ModInfo
 from kmlab.kernel.module.unload_errors import explain_unload_failure
 from kmlab.run.context import guest_commands
@@ -83,6 +85,14 @@ def _hides(context: RunContext, so_far: Results, info: ModInfo) -> bool:
     return False
 
 
+def _blocked(context: RunContext, so_far: Results) -> HangSnapshot | None:
+    """Find the module's tasks that wait for each other, which is why it cannot be unloaded; None if none do."""
+    build = so_far.build
+    return hang.find_blocked(
+        context.guest, build.images, context.folder, build.names, context.deadline(2 * STATE_PATIENCE)
+    )
+
+
 def _unload_facts(
     context: RunContext, so_far: Results, info: ModInfo, hidden: bool, result: CommandResult
 ) -> dict[str, Any]:
@@ -97,4 +107,7 @@ def _unload_facts(
             names = guest_commands.names_before(context.guest, context.module.name)
             users = guest_commands.find_users(context.guest, info.name, names, context.deadline(STATE_PATIENCE))
             failure = explain_unload_failure(*about, info.has_exit, users)
+            if failure and len({user.function for user in users} - {None}) > 1 and (found := _blocked(context, so_far)):
+                crash = found.silent
+                return {"verdict": "hang", "reason": f"{crash.text if crash else ''}; {failure.reason}", "hang": found}
     return {"verdict": "unload-failed", "reason": failure.reason} if failure else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kmlab.kernel.crash.stack_trace import Frame
-from kmlab.kernel.hang.tasks import Task, find_deadlock, parse_cpus, parse_tasks, tasks_in
+from kmlab.kernel.hang.tasks import Task, find_deadlock, lasting_deadlock, parse_cpus, parse_tasks, tasks_in
 from tests.places import TEST_DATA
 
 DATA = TEST_DATA / "tasks"
@@ -81,3 +81,14 @@ def test_a_task_that_waits_alone_is_no_deadlock() -> None:
     idle = blocked("pump", 31, "__schedule", "schedule", "schedule_timeout", "gate_nap@gate", "kthread")
     assert find_deadlock(parse_tasks(alone), frozenset({"gate"})) is None
     assert find_deadlock(parse_tasks([*alone, *idle]), frozenset({"gate"})) is None
+
+
+def test_a_deadlock_is_one_only_if_the_tasks_wait_at_the_same_places_later() -> None:
+    first = blocked("pump", 31, "__schedule", "schedule", "__mutex_lock.constprop.0", "take_both@gate", "kthread")
+    second = blocked("sink", 32, "__schedule", "schedule", "__mutex_lock.constprop.0", "take_other@gate", "kthread")
+    moved = blocked("sink", 32, "__schedule", "schedule", "__mutex_lock.constprop.0", "take_third@gate", "kthread")
+    own, tasks = frozenset({"gate"}), parse_tasks([*first, *second])
+    crash = lasting_deadlock(tasks, tasks, own)
+    assert crash and crash.text == "pump waits for a mutex in take_both and sink waits for a mutex in take_other"
+    assert lasting_deadlock(tasks, parse_tasks([*first, *moved]), own) is None
+    assert lasting_deadlock(tasks, parse_tasks(first), own) is None
