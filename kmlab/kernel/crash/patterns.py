@@ -116,6 +116,9 @@ class Check(NamedTuple):
 
 def is_plain(text: str) -> bool:
     """Whether no row of the tables can match this line, as is so of nearly all lines of a log."""
+    # Frames and registers are nearly all lines of a report; what begins one has no blank before it, but assertions may.
+    if (text[:1] == " " and "ssertion fail" not in text) or text.startswith(_REGISTERS):
+        return True
     # Half of the words have a capital in them, and most of what drivers say has none.
     return not _has(text, _ANY_LOWER if text.islower() else _ANY) and not text.startswith(_DUMP.needles)
 
@@ -415,6 +418,8 @@ _BENIGN = (
     *("lockdep is turned off", "Stall ended before state dump", "took too long", "MAX_LOCKDEP", "MAX_STACK_TRACE"),
     *("MAX_LOCK_DEPTH", "DEBUG:", "replaying previous printk", "Unprivileged eBPF is enabled", "_INFO:"),
 )
+_REGISTERS = ("RSP: ", "RAX: ", "RDX: ", "RBP: ", "R10: ", "R13: ", "FS: ", "CS: ", "CR2: ", "DR0: ", "DR3: ", "Code: ")
+"""How the lines begin that x86-64 prints of its registers."""
 _CALM = ("notice", "info", "debug")
 
 

@@ -19,9 +19,13 @@ from kmlab.kernel.log.fields import FieldReader
 LINE_CAP = 8192
 """Bytes of one line that are read, and characters of one record's text that are kept."""
 _PASTED_AS = (b"<br", b"</", b"&", b"\\n", b"\xc2\xa0", b"^[[", b"^M", b"#033[", b"#011")
-"""Signs that a text is not as a program printed it."""
+"""Signs that a text may not be as a program printed it."""
 _TAG_SIGNS = 2
 """So many of them have nothing of _RARE."""
+_PASTED = re.compile(
+    rb"<br|</(?!(?:TASK|IRQ|NMI|SOFTIRQ|EOI|EOE|ENTRY_TRAMPOLINE|#\w{2,4})>)|&#?\w{1,31};|\\n|\xc2\xa0|\^\[\[|\^M|#033\[|#011"
+)
+"""The same without what kernels print themselves: the ends of a stack, addresses of locks."""
 _RARE = b"&^\\\xc2#\x1b"
 """Bytes that hardly a line of a kernel's has, and that all other signs have: found at once in all of a text."""
 _PASTED_CAP = 1 << 20
@@ -117,7 +121,8 @@ class ConsoleReader:
         if self._pasted:
             whole = bytes(self._held) + data if self._held else data
             rare = len(whole.translate(None, _RARE)) != len(whole)
-            self._as_is = not any(sign in whole for sign in _PASTED_AS[: None if rare else _TAG_SIGNS])
+            doubtful = any(sign in whole for sign in _PASTED_AS[: None if rare else _TAG_SIGNS])
+            self._as_is = not (doubtful and _PASTED.search(whole))
             self._plain = self._as_is and not (rare and b"\x1b" in whole) and b"printk messages dropped" not in whole
         # A carriage return ends a line here: empty lines are nobody's, and what a boot loader or systemd
         # overwrites on its line is then not glued to what comes after.
@@ -182,7 +187,7 @@ class ConsoleReader:
             self._begun = True
             line = line.removeprefix(b"\xef\xbb\xbf")
         text = _decode(line).rstrip()
-        as_is = self._as_is or not any(sign in line for sign in _PASTED_AS)
+        as_is = self._as_is or not _PASTED.search(line)
         if not as_is:
             text = _SPELLED.sub(_respelled, html.unescape(_TAGS.sub("", text)).replace("\xa0", " ")).rstrip()
             return [record for part in _BREAK.split(text) for record in self._read_text(part)]

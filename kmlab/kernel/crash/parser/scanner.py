@@ -108,7 +108,7 @@ class Scanner:
                 self._up = self._up or time > _UP
             else:
                 self._up = self._up or self._seen - self._banner > _UP_RECORDS
-            if self._contexts or self._waiting:
+            if (self._waiting and self._is_old(self._waiting[0])) or (self._contexts and self._seen % 16 == 0):
                 fresh += self._settle(everything=False)
             fresh += self._take(record)
         return fresh
