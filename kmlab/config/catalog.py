@@ -115,6 +115,8 @@ class Image:
     verified, but may be outdated."""
     publisher: Publisher | None = None
     """The publisher of a downloaded image."""
+    archive_keys: tuple[FileName, ...] = ()
+    """images/keys/KEY.gpg: keys that may sign the packages of an image that is built here, besides the host's own."""
 
     def __post_init__(self) -> None:
         if self.publisher is None and any(a.download for a in self.architectures.values()):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
+from datetime import datetime, timezone
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -19,7 +22,8 @@ FAMILIES = sorted(path.parent.name for path in (HOME / "guests").glob("*/recipe.
 
 
 def test_the_catalogue_has_entries() -> None:
-    wanted = {"debian-12", "debian-12-cloud", "debian-13-cloud", "ubuntu-22.04", "ubuntu-24.04", "ubuntu-26.04"}
+    wanted = {"debian-12", "debian-12-cloud", "debian-13-cloud"}
+    wanted |= {f"ubuntu-{release}" for release in ("22.04", "24.04", "25.10", "26.04")}
     assert wanted <= set(IMAGES)
     assert catalog.image_names() == IMAGES
     assert FAMILIES == ["debian", "ubuntu"]
@@ -54,6 +58,45 @@ def test_a_published_image_has_both_architectures_in_the_publisher_s_layout(name
     if image.publisher.key is not None:
         key = catalog.load_key(image.publisher.key)
         assert key.keyring.is_file() and key.origin
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_a_published_image_is_pinned_for_both_architectures(name: str) -> None:
+    image = catalog.load_image(name)
+    if image.publisher is None:
+        return
+    pins = [entry.download.pin for entry in image.architectures.values() if entry.download is not None]
+    for pin in pins:
+        assert pin is not None and pin.serial is not None
+        assert len(pin.digest) == {"SHA256SUMS": 64, "SHA512SUMS": 128}[image.publisher.sums]
+        # Without a time, a release that has left the server would be an error. A signature is made after its release.
+        day = datetime.strptime(pin.serial[:8], "%Y%m%d").replace(tzinfo=timezone.utc).timestamp()
+        assert pin.signed is None if image.publisher.key is None else (pin.signed or 0) >= day
+    assert len({pin.digest for pin in pins if pin}) == len(pins)
+
+
+KEYS = sorted(path.stem for path in (HOME / "images" / "keys").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_a_key_file_has_the_one_key_that_its_description_names(name: str) -> None:
+    key = catalog.load_key(name)
+    argv = ["gpg", "--batch", "--no-options", "--with-colons", "--show-keys", str(key.keyring)]
+    listed = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()
+    # Others may revoke the keys of Debian's archive: these `rvk` lines come in between.
+    keys = [line for line in listed if line.startswith(("pub:", "fpr:"))]
+    primary = [after for line, after in pairwise(keys) if line.startswith("pub:")]
+    assert [line.split(":")[9] for line in primary] == [key.fingerprint]
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_an_image_of_debian_s_packages_brings_the_keys_of_both_releases(name: str) -> None:
+    image = catalog.load_image(name)
+    built = [entry.packages for entry in image.architectures.values() if entry.packages is not None]
+    assert bool(image.archive_keys) == bool(built)
+    if built:
+        assert {key.rpartition("-")[0] for key in image.archive_keys} == {"debian-12", "debian-13"}
+    assert all(catalog.load_key(key).keyring.is_file() for key in image.archive_keys)
 
 
 def test_a_recipe_inherits_missing_fields_from_the_one_it_is_like() -> None:

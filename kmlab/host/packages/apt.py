@@ -210,4 +210,10 @@ def parse_sources(text: str) -> Iterator[Source]:
 def _archive_error(error: CommandFailed, what: str) -> LabError:
     errors = [line.partition(" ")[2] for line in error.tail.splitlines() if line.startswith(("E: ", "Err:"))]
     hint = "check that the package archive is reachable; apt's own configuration and http_proxy are used"
+    unknown_key = re.search(r"NO_PUBKEY ([0-9A-F]{8,40})", error.tail)
+    if unknown_key:
+        hint = (
+            f"the archive is signed by the key {unknown_key[1]}, which the image does not have: use a newer image "
+            "(kmlab image pull, or kmlab image prune and kmlab up)"
+        )
     return LabError(f"{what}: {errors[-1] if errors else error.message}", hint)

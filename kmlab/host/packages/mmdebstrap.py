@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 from collections import deque
@@ -38,6 +39,13 @@ _BOOT_FILES = {
 """The files of the EFI partition. The removable-media path needs no boot entry in the firmware's variables."""
 FACTS = "/var/lib/kmlab/facts"
 """A file in the image with lines NAME=VALUE."""
+_HOST_KEYS, _KEYRINGS = Path("/etc/apt/trusted.gpg.d"), Path("/usr/share/keyrings")
+_SIGNED_BY = (
+    'ls "$1"/etc/apt/trusted.gpg.d/* > /dev/null 2>&1 || sed --in-place '
+    '"s|^deb http|deb [signed-by=/usr/share/keyrings/{distribution}-archive-keyring.gpg] http|" '
+    '"$1/etc/apt/sources.list"'
+)
+"""Name the keyring in the image's sources, if its apt trusts no key by itself (Debian 13 and later)."""
 _KEPT_LINES = 100
 """The last lines of output that are kept, to find the cause of a failure."""
 
@@ -78,7 +86,11 @@ def unpack(image: PackageImage, root: Path, deadline: Deadline, on_line: Callabl
             lines.append(line.rstrip())
         on_line("I: making the file system" if script in line else line)
 
-    with root.open("w+b") as file, command.inheritable(file.fileno()) as handle:
+    with (
+        root.open("w+b") as file,
+        command.inheritable(file.fileno()) as handle,
+        _trusted_keys(image) as keys,
+    ):
         file.truncate(image.root_size)
         os.fchmod(file.fileno(), 0o666)
         argv = [
@@ -87,6 +99,7 @@ def unpack(image: PackageImage, root: Path, deadline: Deadline, on_line: Callabl
             "--format=null",
             "--variant=apt",
             f"--architectures={debs.NAMES[image.arch]}",
+            f"--keyring={keys}",
             '--aptopt=APT::Install-Recommends "0"',
             '--aptopt=Acquire::Retries "3"',
             *(['--aptopt=Acquire::Check-Valid-Until "false"'] if image.expired_indexes else []),
@@ -97,6 +110,7 @@ def unpack(image: PackageImage, root: Path, deadline: Deadline, on_line: Callabl
             "--dpkgopt=path-exclude=/usr/share/locale/*",
             "--dpkgopt=path-include=/usr/share/locale/locale.alias",
             f"--include={','.join(image.packages)}",
+            f"--customize-hook={_SIGNED_BY.format(distribution=image.distribution)}",
             f'--customize-hook=echo {script} | base64 --decode | sh -s -- "$1" /proc/self/fd/{handle}',
             image.suite,
             os.devnull,
@@ -158,6 +172,27 @@ def _remove(folder: Path) -> None:
             command.run(["mmdebstrap", "--unshare-helper", "rm", "-rf", "--", folder], deadline=Deadline(60))
 
 
+@contextlib.contextmanager
+def _trusted_keys(image: PackageImage) -> Iterator[Path]:
+    """Yield a folder with the keys that may sign the image's packages: those of the host's apt, and the image's.
+
+    The host's keyring of the distribution is included, even an old one: otherwise mmdebstrap would add a `signed-by`
+    for it, and apt would ignore all other keys.
+    """
+    with tempfile.TemporaryDirectory(prefix="kmlab-keys-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        host_keys = [path for end in ("asc", "gpg") for path in sorted(_HOST_KEYS.glob(f"*.{end}"))]
+        own = _KEYRINGS / f"{image.distribution}-archive-keyring.gpg"
+        for number, path in enumerate([*host_keys, own, *image.keyrings]):
+            # The builder is another user without access to the user's folders, so it gets copies.
+            with contextlib.suppress(FileNotFoundError):
+                copy = folder / f"{number}{path.suffix}"
+                shutil.copyfile(path, copy)
+                copy.chmod(0o644)
+        yield folder
+
+
 def _mode() -> str:
     """Return mmdebstrap's mode: unshare, which never touches the host's mounts; auto for root without namespaces.
 
@@ -189,6 +224,13 @@ def _space_hint(root: Path, lines: Sequence[str]) -> str | None:
 
 
 def _hint(output: str) -> str | None:
+    unknown_key = re.search(r"NO_PUBKEY ([0-9A-F]{8,40})", output)
+    if unknown_key:
+        return (
+            f"this host does not have the key {unknown_key[1]}, which signed the archive: update its keyring package "
+            "(debian-archive-keyring, ubuntu-keyring), or save the key in images/keys/ next to lab.yaml, and add its "
+            "name to `archive_keys` in a copy of the image's entry"
+        )
     if "newuidmap" in output or "subuid" in output:
         return (
             "sudo apt-get install uidmap, and add a range of user ids: "

@@ -53,6 +53,8 @@ class PackageImage:
     FACTS."""
     expired_indexes: bool = False
     """Whether to accept indexes after their Valid-Until date."""
+    keyrings: Sequence[Path] = ()
+    """Files with keys that may sign the packages, besides those that the host's package tools trust."""
 
 
 ArchiveOpener = Callable[[Path, str], PackageArchive]

@@ -100,6 +100,7 @@ def _build(host: Host, image_source: PackageImageSource, lab_folder: Path | None
                         packages=packages,
                         root_size=source.root_size,
                         expired_indexes=image_source.expired_indexes,
+                        keyrings=image_source.keyrings,
                         hook=script,
                     )
                     deadline = Deadline(_IMAGE_PATIENCE)

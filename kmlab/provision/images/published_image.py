@@ -34,11 +34,25 @@ def published_image(source: PublishedImageSource, report: EventSink, *, refresh:
             expected = expected_image(source, report, deadline)
             state.folder = _folder(source.name, source.arch, expected.digest)
             if not (state.folder / "image.json").exists():
-                with _download(expected.url, expected.digest, source.name, report, deadline) as unverified:
-                    _add_to_cache(unverified, state.folder, source.name, source.arch, expected, raw=False)
+                _download_published(source, expected, state.folder, report, deadline)
             if expected.signed is not None:
                 state.signed = max(expected.signed, state.signed or 0)
         return _check(state.folder)
+
+
+def _download_published(
+    source: PublishedImageSource, expected: ExpectedImage, folder: Path, report: EventSink, deadline: Deadline
+) -> None:
+    try:
+        with _download(expected.url, expected.digest, source.name, report, deadline) as unverified:
+            _add_to_cache(unverified, folder, source.name, source.arch, expected, raw=False)
+    except download.NotFound as missing:
+        if source.key is not None or source.pin is None:
+            raise
+        raise ImageError(
+            f"image '{source.name}': the pinned release is not on its server ({missing.message})",
+            f"`make images` pins the newest; or in lab.yaml: image: {{name: {source.name}, serial: …, digest: …}}",
+        ) from None
 
 
 def own_image(source: UserImageSource, report: EventSink, *, refresh: bool = False) -> Path:

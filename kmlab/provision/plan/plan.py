@@ -156,6 +156,7 @@ def find_image_source(
             family=image.family,
             packages=entry.packages,
             expired_indexes=image.expired_indexes,
+            keyrings=tuple(catalog.load_key(key, lab_folder).keyring for key in image.archive_keys),
         )
     assert entry.download is not None and image.publisher is not None
     publisher, pin = image.publisher, entry.download.pin

@@ -19,6 +19,8 @@ class PackageImageSource:
     family: str
     packages: catalog.PackageSource
     expired_indexes: bool = False
+    keyrings: tuple[Path, ...] = ()
+    """Keys that may sign the packages, besides those of the host."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from kmlab.common.errors import ImageError
 from kmlab.common.events import Deadline
 from kmlab.host.packages import mmdebstrap
 from kmlab.host.packages.package_archive import PackageImage
+from kmlab.host.process import command
 
 HOOK = "mke2fs -d somewhere"
 
@@ -121,3 +122,69 @@ def test_the_sweep_removes_nothing_but_a_builder_s_folder(tmp_path: Path) -> Non
     (work / "builder").unlink()
     mmdebstrap.sweep(work)
     assert other.exists()
+
+
+def test_an_unknown_key_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = failed(
+        tmp_path,
+        monkeypatch,
+        "W: GPG error: http://archive.example/debian bookworm InRelease: the public key is not available: "
+        "NO_PUBKEY 6ED0E7B82643E131 NO_PUBKEY F8D2585B8783D481",
+        "E: The repository http://archive.example/debian bookworm InRelease is not signed.",
+    )
+    assert error.message.endswith("bookworm InRelease is not signed.")
+    assert error.hint is not None
+    assert "this host does not have the key 6ED0E7B82643E131" in error.hint and "archive_keys" in error.hint
+
+
+def test_the_image_s_keys_are_trusted_besides_those_of_the_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, keyrings, own = tmp_path / "trusted.gpg.d", tmp_path / "keyrings", tmp_path / "private"
+    for folder in (host, keyrings, own):
+        folder.mkdir(mode=0o700)
+    (host / "mirror.asc").write_text("the host's")
+    (host / "ubuntu.list").write_text("no key")
+    (keyrings / "debian-archive-keyring.gpg").write_text("the distribution's, old")
+    (own / "debian-13.gpg").write_text("the image's")
+    monkeypatch.setattr(mmdebstrap, "_HOST_KEYS", host)
+    monkeypatch.setattr(mmdebstrap, "_KEYRINGS", keyrings)
+    about = PackageImage(
+        distribution="debian",
+        suite="bookworm",
+        arch="x86_64",
+        packages=["make"],
+        root_size=1 << 20,
+        hook=HOOK,
+        keyrings=[own / "debian-13.gpg"],
+    )
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    read = 'for word in "$@"; do case $word in --keyring=*) cd "${word#*=}"; stat -c %a . *; grep . *; esac; done'
+    (programs / "mmdebstrap").write_text(f"#!/bin/sh\n{read}\n")
+    (programs / "mmdebstrap").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    lines: list[str] = []
+    mmdebstrap.unpack(about, tmp_path / "root.img", Deadline(30), lambda line: lines.append(line.strip()))
+    assert lines == [
+        *("755", "644", "644", "644"),
+        *("0.asc:the host's", "1.gpg:the distribution's, old", "2.gpg:the image's"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("keys", "source"),
+    [
+        ([], "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://archive.example/debian sid main"),
+        (["debian-archive-bookworm-automatic.asc"], "deb http://archive.example/debian sid main"),
+    ],
+)
+def test_an_image_whose_apt_trusts_no_key_names_its_keyring(tmp_path: Path, keys: list[str], source: str) -> None:
+    """Debian 13 has no keys in /etc/apt/trusted.gpg.d any more."""
+    (tmp_path / "etc/apt/trusted.gpg.d").mkdir(parents=True)
+    for key in keys:
+        (tmp_path / "etc/apt/trusted.gpg.d" / key).touch()
+    (tmp_path / "etc/apt/sources.list").write_text("deb http://archive.example/debian sid main\n")
+    script = mmdebstrap._SIGNED_BY.format(distribution="debian")
+    command.run(["sh", "-ec", script, "sh", tmp_path], deadline=Deadline(10))
+    assert (tmp_path / "etc/apt/sources.list").read_text() == f"{source}\n"

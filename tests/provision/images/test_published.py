@@ -83,6 +83,17 @@ def test_an_unsigned_image_is_verified_by_the_pinned_digest(site: Site, images: 
     assert [path.rpartition("/")[2] for path, _ in site.publisher.server.asked] == [site.publisher.file]
 
 
+def test_an_unsigned_image_whose_release_has_left_the_server_needs_another_digest(
+    site: Site, images: tuple[bytes, bytes]
+) -> None:
+    site.publisher.publish(NEW, images[1])
+    site.publisher.catalogue(site.folder, signed=False, pin=pin(images[0]))
+    with pytest.raises(ImageError, match=r"the pinned release is not on its server \(.*not found \(404\)\)") as error:
+        site.pull()
+    assert error.value.hint is not None and "make images" in error.value.hint
+    assert site.nothing_was_read()
+
+
 def test_an_unsigned_image_is_verified_by_a_digest_in_lab_yaml_of_either_kind(
     site: Site, images: tuple[bytes, bytes]
 ) -> None:
