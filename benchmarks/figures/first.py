@@ -15,7 +15,7 @@ from benchmarks.world import World
 from kmlab.common import paths
 from kmlab.config import catalog
 from kmlab.distribution import distribution_of
-from kmlab.virt.firmware import choose
+from kmlab.provision.plan.plan import installed_firmware
 
 _IMAGE = "debian-12"
 _PROMPT = b"login:"
@@ -61,7 +61,7 @@ def _boot(world: World) -> float:
     folder = world.folder / "boot"
     folder.mkdir()
     arch = os.uname().machine
-    firmware = choose(arch, secure_boot=False, smm_available=False, exists=os.path.exists)
+    firmware = installed_firmware(arch)
     shutil.copyfile(firmware.variables, folder / "vars")
     overlay: list[str | Path] = [
         "qemu-img",

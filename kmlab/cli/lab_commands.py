@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -77,10 +76,10 @@ def doctor(
     set_global_options(json=json, debug=debug)
     from kmlab.cli import render
     from kmlab.host.hypervisor import doctor as host_doctor
-    from kmlab.virt import firmware
+    from kmlab.provision.plan.plan import installed_firmware
 
     def chosen_firmware(arch: str) -> Path:
-        return firmware.choose(arch, secure_boot=False, smm_available=False, exists=os.path.exists).code
+        return installed_firmware(arch).code
 
     findings = host_doctor.examine(chosen_firmware)
     if fix:

@@ -68,7 +68,9 @@ class FakeShell(Shell):
         if command == "sh":
             return Answer(0, f"state=running\nrelease={self._world.release}\n".encode(), b"")
         if command == guest_keyring.QUESTION:
-            return Answer(0, fake_keys.keyring_answer(self._world.release, self._machine.mok).encode(), b"")
+            return Answer(
+                0, fake_keys.keyring_answer(self._world.release, self._machine.mok, self._world.enforces).encode(), b""
+            )
         if command == NAMES:
             return Answer(0, b"", b"")
         if command.startswith("cd /proc; "):
@@ -138,13 +140,13 @@ class FakeShell(Shell):
             module = Path(words[words.index("insmod") + 1]).stem
             path = words[words.index("insmod") + 1].removeprefix("./")
             image = self._machine.files.get((_folder_in(line), path), b"")
-            kernel_lines, act = (
-                fake_keys.refusal(self._machine.mok, image),
+            refusal, act = (
+                fake_keys.refusal(self._machine.mok, image, self._world.enforces),
                 self._world.once.pop(module, None) or self._module(_folder_in(line)).load,
             )
-            if kernel_lines is not None:
-                error = "insmod: ERROR: could not insert module: Key was rejected by service\n"
-                act = Act(code=1, error=error, kernel=kernel_lines)
+            if refusal is not None:
+                error = f"insmod: ERROR: could not insert module: {refusal[0]}\n"
+                act = Act(code=1, error=error, kernel=refusal[1])
             elif self._world.taints_unsigned and self._machine.mok is None:
                 self._machine.taint |= 1 << 13
         elif words[0] == "modprobe":

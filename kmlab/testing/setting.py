@@ -35,6 +35,8 @@ class WorldState:
         """A guest's answer to who holds a module, in the format of kernel/module/users.py."""
         self.taints_unsigned = False
         """Whether a kernel that requires no signature sets taint E for an unsigned module, as most do."""
+        self.enforces: tuple[str, ...] = ("sig_enforce", "lockdown")
+        """What makes a kernel under Secure Boot refuse unsigned modules: any of `sig_enforce` and `lockdown`."""
         self.replaced: set[str] = set()
         """The guest's programs (insmod, rmmod) that are replaced by `true`."""
         self.hides: set[str] = set()

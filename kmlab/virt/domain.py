@@ -201,9 +201,15 @@ def _boot(root: ET.Element, domain: Domain) -> None:
         readonly="yes",
         type="pflash",
         **({"secure": "yes"} if domain.firmware.smm else {}),
+        **_format(domain.firmware.format),
     )
-    _text(boot, "nvram", str(domain.nvram))
+    _text(boot, "nvram", str(domain.nvram), **_format(domain.firmware.variables_format))
     ET.SubElement(boot, "boot", dev="hd")
+
+
+def _format(name: str) -> dict[str, str]:
+    """Return the attribute for a flash image's format. libvirt before 9.2 only knows raw, and not the attribute."""
+    return {} if name == "raw" else {"format": name}
 
 
 def _devices(root: ET.Element, domain: Domain, emulator_path: str) -> None:

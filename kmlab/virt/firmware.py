@@ -1,17 +1,19 @@
 """Choose a guest's UEFI firmware: its code, the template of its variables, and whether it needs SMM.
 
-The meaning follows QEMU's docs/interop/firmware.json. The file names follow the README files of the packages (ovmf and
-qemu-efi-aarch64 of Debian and Ubuntu, edk2-ovmf and edk2-aarch64 of Fedora). They are candidates: the caller checks
-which files exist.
+Every distribution describes its firmware in JSON files (QEMU's docs/interop/firmware.json), which the caller reads.
+Rows here add what these files do not say: a build of Debian that enforces Secure Boot without SMM, and packages without
+descriptions.
 """
 
 from __future__ import annotations
 
+import fnmatch
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kmlab.common.errors import LabError
 
@@ -20,6 +22,8 @@ FIRST_LINE_SECONDS = 15.0
 
 _ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
 _MACHINES = {"x86_64": "q35", "aarch64": "virt"}
+_MACHINE_EXAMPLES = {"x86_64": "pc-q35-9.2", "aarch64": "virt-9.2"}
+"""Names that descriptors' patterns for these machines match."""
 _PACKAGES = {"x86_64": "ovmf (Fedora: edk2-ovmf)", "aarch64": "qemu-efi-aarch64 (Fedora: edk2-aarch64)"}
 
 
@@ -35,67 +39,133 @@ class Firmware:
     smm: bool
     """Whether the domain needs System Management Mode. If not, it should be off."""
     secure: bool
-    """Whether it is for Secure Boot: the template has Microsoft's keys and Secure Boot enabled."""
+    """Whether it is for Secure Boot."""
     format: str
-    """The format of both files: raw or qcow2."""
+    """The format of the code: raw or qcow2."""
     why: str
     """One sentence for `status`."""
+    enrolled: bool = True
+    """Whether the template has Microsoft's keys, and Secure Boot is on. If not, kmlab enrols them in each store."""
+    variables_format: str = "raw"
+    """The format of the template, and of each guest's store."""
 
 
-class _Build(NamedTuple):
+class Build(NamedTuple):
+    """A firmware build that may be installed."""
+
     arch: str
     secure: bool
+    """Whether it enforces Secure Boot with this template, once keys are enrolled."""
     smm: bool
     code: str
     variables: str
+    enrolled: bool = True
+    """Whether the template has Microsoft's keys."""
+    format: str = "raw"
+    variables_format: str = "raw"
+    beside: str = ""
+    """A file that only versions have for which this row is true."""
 
 
-_DEBIAN, _DEBIAN_ARM = "/usr/share/OVMF/", "/usr/share/AAVMF/"
-_FEDORA, _FEDORA_ARM = "/usr/share/edk2/ovmf/", "/usr/share/edk2/aarch64/"
+_OVMF, _AAVMF, _EDK2 = "/usr/share/OVMF/", "/usr/share/AAVMF/", "/usr/share/edk2/aarch64/"
 
 _BUILDS = (
-    # First the builds that need SMM, then those that have Secure Boot without it.
-    _Build("x86_64", True, True, f"{_DEBIAN}OVMF_CODE_4M.secboot.fd", f"{_DEBIAN}OVMF_VARS_4M.ms.fd"),
-    _Build("x86_64", True, True, f"{_DEBIAN}OVMF_CODE_4M.ms.fd", f"{_DEBIAN}OVMF_VARS_4M.ms.fd"),
-    _Build("x86_64", True, True, f"{_FEDORA}OVMF_CODE_4M.secboot.qcow2", f"{_FEDORA}OVMF_VARS_4M.secboot.qcow2"),
-    _Build("x86_64", True, True, f"{_FEDORA}OVMF_CODE.secboot.fd", f"{_FEDORA}OVMF_VARS.secboot.fd"),
-    _Build("x86_64", True, False, f"{_DEBIAN}OVMF_CODE_4M.fd", f"{_DEBIAN}OVMF_VARS_4M.ms.fd"),
-    _Build("x86_64", False, False, f"{_DEBIAN}OVMF_CODE_4M.fd", f"{_DEBIAN}OVMF_VARS_4M.fd"),
-    _Build("x86_64", False, False, f"{_FEDORA}OVMF_CODE_4M.qcow2", f"{_FEDORA}OVMF_VARS_4M.qcow2"),
-    _Build("x86_64", False, False, f"{_FEDORA}OVMF_CODE.fd", f"{_FEDORA}OVMF_VARS.fd"),
-    # arm64 has no SMM. Debian split the build in edk2 2025.02: AAVMF_CODE.fd is a link there, to be removed.
-    _Build("aarch64", True, False, f"{_DEBIAN_ARM}AAVMF_CODE.secboot.fd", f"{_DEBIAN_ARM}AAVMF_VARS.ms.fd"),
-    _Build("aarch64", True, False, f"{_DEBIAN_ARM}AAVMF_CODE.ms.fd", f"{_DEBIAN_ARM}AAVMF_VARS.ms.fd"),
-    _Build("aarch64", False, False, f"{_DEBIAN_ARM}AAVMF_CODE.no-secboot.fd", f"{_DEBIAN_ARM}AAVMF_VARS.fd"),
-    _Build("aarch64", False, False, f"{_DEBIAN_ARM}AAVMF_CODE.fd", f"{_DEBIAN_ARM}AAVMF_VARS.fd"),
-    _Build("aarch64", False, False, f"{_FEDORA_ARM}QEMU_EFI-pflash.raw", f"{_FEDORA_ARM}vars-template-pflash.raw"),
+    # Debian's OVMF_CODE_4M.fd enforced Secure Boot until edk2 2023.11-7; the 2 MB images left just before, in 2023.08.
+    Build(
+        "x86_64", True, False, f"{_OVMF}OVMF_CODE_4M.fd", f"{_OVMF}OVMF_VARS_4M.ms.fd", beside=f"{_OVMF}OVMF_CODE.fd"
+    ),
+    Build("x86_64", True, True, f"{_OVMF}OVMF_CODE_4M.secboot.fd", f"{_OVMF}OVMF_VARS_4M.ms.fd"),
+    Build("x86_64", False, False, f"{_OVMF}OVMF_CODE_4M.fd", f"{_OVMF}OVMF_VARS_4M.fd"),
+    Build("aarch64", True, False, f"{_AAVMF}AAVMF_CODE.secboot.fd", f"{_AAVMF}AAVMF_VARS.ms.fd"),
+    Build("aarch64", True, False, f"{_AAVMF}AAVMF_CODE.ms.fd", f"{_AAVMF}AAVMF_VARS.ms.fd"),
+    Build("aarch64", False, False, f"{_AAVMF}AAVMF_CODE.no-secboot.fd", f"{_AAVMF}AAVMF_VARS.fd"),
+    Build("aarch64", False, False, f"{_AAVMF}AAVMF_CODE.fd", f"{_AAVMF}AAVMF_VARS.fd"),
+    Build("aarch64", False, False, f"{_EDK2}QEMU_EFI-pflash.raw", f"{_EDK2}vars-template-pflash.raw"),
 )
 
 
-def choose(arch: str, *, secure_boot: bool, smm_available: bool, exists: Callable[[str], bool]) -> Firmware:
+def parse_descriptor(text: str) -> list[Build]:
+    """Return the builds that a descriptor describes and kmlab can use; none if the descriptor is not understood."""
+    try:
+        about = json.loads(text)
+        return list(_builds_of(about))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return []
+
+
+def _builds_of(about: dict[str, Any]) -> Iterator[Build]:
+    mapping, features = about["mapping"], set(about["features"])
+    split = mapping["device"] == "flash" and mapping.get("mode", "split") == "split"
+    if "uefi" not in about["interface-types"] or not split:
+        return
+    code, variables = mapping["executable"], mapping["nvram-template"]
+    formats = (str(code["format"]), str(variables["format"]))
+    if not set(formats) <= {"raw", "qcow2"}:
+        return
+    for target in about["targets"]:
+        arch = str(target["architecture"])
+        example = _MACHINE_EXAMPLES.get(arch, "")
+        if example and any(fnmatch.fnmatchcase(example, str(pattern)) for pattern in target["machines"]):
+            secure, enrolled = "secure-boot" in features, "enrolled-keys" in features
+            places = (str(code["filename"]), str(variables["filename"]))
+            yield Build(arch, secure, "requires-smm" in features, *places, enrolled, *formats)
+
+
+def choose(
+    arch: str,
+    *,
+    secure_boot: bool,
+    smm_available: bool,
+    size: Callable[[str], int | None],
+    descriptors: Iterable[str] = (),
+) -> Firmware:
     """Choose the best installed firmware: Secure Boot with SMM if the host and the accelerator have it, else without.
 
-    `arch` is as in `uname -m` or in Debian. Raise LabError, with the package to install, if there is none.
+    `arch` is as in `uname -m` or in Debian. `size` returns the bytes of a flash image, None if it does not exist.
+    `descriptors` are the contents of the host's descriptors, the preferred one first. Raise LabError, with the package
+    to install, if there is no firmware.
     """
     arch = _ARCHITECTURES.get(arch, arch)
     if arch not in _MACHINES:
         raise LabError(f"kmlab has no UEFI firmware for {arch}", f"use {' or '.join(_MACHINES)}")
-    builds = [build for build in _BUILDS if build.arch == arch and build.secure == secure_boot]
-    present = [build for build in builds if exists(build.code) and exists(build.variables)]
-    for build in present:
-        if smm_available or not build.smm:
-            return _firmware(build, smm_available)
+    known = [*(build for text in descriptors for build in parse_descriptor(text)), *_BUILDS]
+    builds = [build for build in known if build.arch == arch and _suits(build, secure_boot)]
+    present = [build for build in builds if _is_complete(build, size)]
+    usable = [build for build in present if smm_available or not build.smm]
+    if usable:
+        best = min(usable, key=lambda build: _rank(build, secure_boot))
+        return _firmware(best, secure_boot, smm_available)
     if present:
         raise LabError(
             f"the only Secure Boot firmware here, {present[0].code}, needs SMM, which this host does not have",
-            f"install a build that works without SMM, such as {_DEBIAN}OVMF_CODE_4M.fd of Debian's ovmf",
+            "set `accel: tcg`, which has SMM, or use a host kernel with CONFIG_KVM_SMM",
         )
     purpose = " with Secure Boot" if secure_boot else ""
-    paths = ", ".join(build.code for build in builds)
+    paths = ", ".join(dict.fromkeys(build.code for build in builds))
     raise LabError(
         f"no UEFI firmware{purpose} for {arch} is installed; looked for {paths}",
         f"install {_PACKAGES[arch]}",
     )
+
+
+def _suits(build: Build, secure_boot: bool) -> bool:
+    """Return whether a build can be used with, or without, Secure Boot. Without keys, no build enforces it."""
+    return build.secure if secure_boot else not build.smm and not (build.secure and build.enrolled)
+
+
+def _rank(build: Build, secure_boot: bool) -> tuple[bool, ...]:
+    """Prefer a template with keys and a build with SMM for Secure Boot; and without it, a build that has neither."""
+    return (not build.enrolled, not build.smm) if secure_boot else (build.secure, build.enrolled)
+
+
+def _is_complete(build: Build, size: Callable[[str], int | None]) -> bool:
+    """Return whether both files exist and belong together: a store of another size makes the firmware fail silently."""
+    code, variables = size(build.code), size(build.variables)
+    if code is None or variables is None or (build.beside and size(build.beside) is None):
+        return False
+    if build.arch == "aarch64":
+        return code == variables  # two flash chips of 64 MiB each
+    return (code + variables).bit_count() == 1  # one chip of 2 or 4 MiB, which the build divides in two
 
 
 def why_silent(firmware: Firmware) -> tuple[str, str]:
@@ -125,28 +195,31 @@ def why_refused(console: str) -> str | None:
     return next((what for pattern, what in _REFUSALS if re.search(pattern, console)), None)
 
 
-def _firmware(build: _Build, smm_available: bool) -> Firmware:
+def _firmware(build: Build, secure_boot: bool, smm_available: bool) -> Firmware:
     return Firmware(
         code=Path(build.code),
         variables=Path(build.variables),
         machine=_MACHINES[build.arch],
-        smm=build.smm,
-        secure=build.secure,
-        format="qcow2" if build.code.endswith(".qcow2") else "raw",
-        why=_why(build, smm_available),
+        smm=build.smm and secure_boot,
+        secure=secure_boot,
+        format=build.format,
+        why=_why(build, secure_boot, smm_available),
+        enrolled=build.enrolled,
+        variables_format=build.variables_format,
     )
 
 
-def _why(build: _Build, smm_available: bool) -> str:
-    if not build.secure:
+def _why(build: Build, secure_boot: bool, smm_available: bool) -> str:
+    if not secure_boot:
         return "UEFI without Secure Boot"
+    keys = "" if build.enrolled else ", with Microsoft's keys that kmlab enrolled"
     if build.smm:
-        return "Secure Boot; SMM keeps the guest's kernel from changing the variable store"
+        return f"Secure Boot{keys}; SMM keeps the guest's kernel from changing the variable store"
     if build.arch == "aarch64":
-        return "Secure Boot; arm64 has no SMM, so the guest's kernel could change the variable store"
+        return f"Secure Boot{keys}; arm64 has no SMM, so the guest's kernel could change the variable store"
     reason = "the build that uses it is not installed" if smm_available else "this host does not offer it"
     return (
-        f"Secure Boot without SMM, because {reason}: it is still enforced, but the guest's kernel could"
+        f"Secure Boot{keys} without SMM, because {reason}: it is still enforced, but the guest's kernel could"
         " change the variable store"
     )
 

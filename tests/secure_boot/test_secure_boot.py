@@ -21,6 +21,7 @@ from kmlab.config.lab import Lab, load_lab
 from kmlab.host.disk import varstore
 from kmlab.host.hypervisor.accel import Acceleration
 from kmlab.host.key_files import load_pair, save_pair
+from kmlab.host.process import command
 from kmlab.kernel.signing.pkcs7 import make_key_pair, sign_module
 from kmlab.kernel.signing.signature import Verdict, read_signature, verify
 from kmlab.provision import lifecycle
@@ -161,10 +162,30 @@ def test_a_guest_that_comes_up_without_the_key_is_an_error(
 ) -> None:
     other = lab_key.ensure_pair(dataclasses.replace(lifecycle.lab_files(lab), root=lab.folder / "other"), "other")
     real = varstore.make_store
-    monkeypatch.setattr(varstore, "make_store", lambda t, c, o, d: real(t, other.certificate, o, d))
+    monkeypatch.setattr(varstore, "make_store", lambda t, c, o, d, **k: real(t, other.certificate, o, d, **k))
     result = go(lab, world)
     assert result.outcome == "error"
     assert result.reason and "has not loaded the lab's certificate" in result.reason
+
+
+@pytest.mark.parametrize("enforces", ["sig_enforce", "lockdown"])
+def test_secure_boot_is_enforced_by_either_setting_of_the_kernel(lab: Lab, world: World, enforces: str) -> None:
+    """Ubuntu's kernels 5.4 to 5.15 lock down, and leave sig_enforce at N."""
+    world.enforces = (enforces,)
+    assert go(lab, world).outcome == "pass"
+    unsigned = go(lab, world, sign="no")
+    assert (unsigned.outcome, unsigned.failure) == ("load-failed", "signature")
+    assert unsigned.reason and "is not signed" in unsigned.reason
+
+
+def test_a_kernel_that_enforces_nothing_is_an_error(lab: Lab, world: World) -> None:
+    world.enforces = ()
+    result = go(lab, world)
+    assert result.outcome == "error"
+    assert (
+        result.reason
+        and "without enforcing Secure Boot: firmware on, sig_enforce False, lockdown none" in result.reason
+    )
 
 
 def test_a_firmware_that_stays_silent_is_an_error_at_once_and_says_why(
@@ -270,6 +291,42 @@ def test_the_store_has_the_certificate_and_the_template_is_left_alone(tmp_path: 
     assert pair.certificate.read_bytes() in content and "MokList".encode("utf-16-le") in content
     assert len(content) == len(before) and TEMPLATE.read_bytes() == before
     assert stat.S_IMODE((tmp_path / "vars.fd").stat().st_mode) == 0o600
+
+
+CA_2023 = b"Microsoft UEFI CA 2023"
+
+
+def test_a_template_without_microsoft_s_certificate_of_2023_gets_it(tmp_path: Path) -> None:
+    """The certificate of 2011 expired in 2026, and new boot loaders are signed with the one of 2023 alone."""
+    pair = save_pair(*make_key_pair("mine"), tmp_path / "mine")
+    assert CA_2023 not in TEMPLATE.read_bytes()
+    varstore.make_store(TEMPLATE, pair.certificate, tmp_path / "once.fd", Deadline(30))
+    once = (tmp_path / "once.fd").read_bytes()
+    assert once.count(CA_2023) == 1
+    varstore.make_store(tmp_path / "once.fd", pair.certificate, tmp_path / "twice.fd", Deadline(30))
+    assert (tmp_path / "twice.fd").read_bytes().count(CA_2023) == 1
+
+
+def test_a_template_without_keys_gets_microsoft_s_and_the_lab_s(tmp_path: Path) -> None:
+    pair = save_pair(*make_key_pair("mine"), tmp_path / "mine")
+    empty = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
+    varstore.make_store(empty, pair.certificate, tmp_path / "vars.fd", Deadline(30), enrolled=False)
+    content = (tmp_path / "vars.fd").read_bytes()
+    assert pair.certificate.read_bytes() in content and CA_2023 in content
+    assert b"Microsoft Corporation UEFI CA 2011" in content
+    for variable in ("PK", "KEK", "db", "SecureBootEnable"):
+        assert f"{variable}\0".encode("utf-16-le") in content, variable
+
+
+def test_a_template_in_qcow2_makes_a_store_in_qcow2(tmp_path: Path) -> None:
+    pair = save_pair(*make_key_pair("mine"), tmp_path / "mine")
+    template, store, raw = (tmp_path / name for name in ("vars.qcow2", "store.qcow2", "store.fd"))
+    command.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", TEMPLATE, template], deadline=Deadline(30))
+    varstore.make_store(template, pair.certificate, store, Deadline(30), format="qcow2")
+    assert store.read_bytes().startswith(b"QFI\xfb")
+    command.run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", store, raw], deadline=Deadline(30))
+    assert pair.certificate.read_bytes() in raw.read_bytes()
+    assert len(raw.read_bytes()) == len(TEMPLATE.read_bytes())
 
 
 def test_a_damaged_template_is_one_clear_error(tmp_path: Path) -> None:

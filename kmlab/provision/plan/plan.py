@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from kmlab.config.lab import GuestSpec, ImageNamed, ImagePath, ImageUrl, Lab
 from kmlab.distribution import Distribution, distribution_of
 from kmlab.host import Host
 from kmlab.host.channel.ssh import ensure_identity
-from kmlab.host.hypervisor import accel, hypervisor
+from kmlab.host.hypervisor import accel, firmware_files, hypervisor
 from kmlab.host.hypervisor.accel import Acceleration
 from kmlab.host.process import command
 from kmlab.provision.plan.source import PackageImageSource, PublishedImageSource, Source, UserImageSource
@@ -99,7 +100,7 @@ def make_plan(host: Host, lab: Lab, spec: GuestSpec) -> Plan:
     arch = source.arch
     qemu = command.run([command.emulator(arch), "--version"], deadline=Deadline(10)).output.splitlines()[0]
     acceleration = host.accelerate(lab.accel, arch)
-    baking = choose(arch, secure_boot=False, smm_available=False, exists=os.path.exists)
+    baking = installed_firmware(arch)
     return Plan(
         lab=lab,
         spec=spec,
@@ -190,9 +191,21 @@ def _user_image_source(lab: Lab, choice: ImageUrl | ImagePath) -> UserImageSourc
     )
 
 
+def installed_firmware(arch: str, *, secure_boot: bool = False, smm_available: bool = False) -> Firmware:
+    """Choose a guest's firmware among those that are installed on this host."""
+    chosen = choose(
+        arch,
+        secure_boot=secure_boot,
+        smm_available=smm_available,
+        size=firmware_files.flash_size,
+        descriptors=firmware_files.descriptors(),
+    )
+    # One build may have several names. A checkpoint depends on the name.
+    return dataclasses.replace(chosen, code=chosen.code.resolve(), variables=chosen.variables.resolve())
+
+
 def _secure_firmware(acceleration: Acceleration, arch: str) -> Firmware:
-    smm = accel.has_smm(acceleration.name, arch)
-    return choose(arch, secure_boot=True, smm_available=smm, exists=os.path.exists)
+    return installed_firmware(arch, secure_boot=True, smm_available=accel.has_smm(acceleration.name, arch))
 
 
 def arch_of(arch: str | None, available: Sequence[str] = ()) -> str:
