@@ -3,7 +3,8 @@
 # to install; its packages are in the seed. If it is empty, the running kernel stays. If @EXACT@ is not empty, no other
 # kernel may replace the running one.
 set -u
-export DEBIAN_FRONTEND=noninteractive LC_ALL=C
+# needrestart(1) would restart services after each call of apt.
+export DEBIAN_FRONTEND=noninteractive LC_ALL=C NEEDRESTART_SUSPEND=1
 release=@KERNEL@
 
 say() { printf '<5>kmlab-bake: %s\n' "$*" > /dev/kmsg; }
@@ -14,6 +15,40 @@ install() { apt install --yes --no-install-recommends "$@" || die "apt-get insta
 missing() { for package in "$@"; do dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null | grep -q '^installed$' || echo "$package"; done; }
 offered() { for package in "$@"; do if apt-cache show "$package" > /dev/null 2>&1; then echo "$package"; fi; done; }
 for_release() { printf '%s' "$1" | sed "s/{release}/$release/g"; }
+
+# cloud-init grows the root file system to the disk. It fails if the file system is full, because growpart writes to /tmp.
+free() { df --output=avail --block-size=1M / | tail -n 1 | tr -d ' '; }
+grow_root() {
+	part=$(findmnt --noheadings --output SOURCE /)
+	TMPDIR=/run growpart "/dev/$(lsblk --noheadings --output PKNAME "$part" | head -n 1)" "$(cat "/sys/class/block/${part##*/}/partition")"
+	resize2fs "$part"
+}
+
+# Print the compilers that the kernel and its build tools were built with: gcc-12, clang-18.
+compilers() {
+	build=/lib/modules/$release/build
+	built=$(sed -n 's/^CONFIG_CC_VERSION_TEXT="\(.*\)"$/\1/p' "$build/.config" 2> /dev/null)
+	name=$(printf '%s' "${built%% *}" | sed 's/^.*-linux-gnu-//')
+	case $name in gcc | clang) major=${built##* }; name=$name-${major%%.*} ;; esac
+	printf '%s\n' "$name"
+	sed -n 's/^HOSTCC *:*= *\(\S*\)$/\1/p' "$build/Makefile" 2> /dev/null
+}
+
+# The headers of Ubuntu's newer kernels (HWE) do not depend on the compiler that they need, which is newer than `gcc`.
+install_compilers() {
+	for compiler in $(compilers | sed -n '/^\(gcc\|clang\)-[0-9]*$/p' | sort -u); do
+		if command -v "$compiler" > /dev/null; then continue; fi
+		case $("${compiler%-*}" -dumpversion 2> /dev/null) in "${compiler#*-}" | "${compiler#*-}".*) continue ;; esac
+		[ -n "$updated" ] || apt update || die "apt-get update: $(why)"
+		updated=yes
+		if [ -z "$(offered "$compiler")" ]; then
+			say "note kernel $release was built with $compiler, which the archive does not have: builds may fail"
+			continue
+		fi
+		say "step installing $compiler, which kernel $release was built with"
+		install "$compiler"
+	done
+}
 
 # If the archive no longer has the headers of the running kernel, install the newest kernel of its flavour, with its headers.
 newer_kernel() {
@@ -48,6 +83,12 @@ if [ -d /etc/initramfs-tools/conf.d ]; then printf 'MODULES=dep\nCOMPRESSLEVEL=1
 menu=/etc/kernel/postinst.d/zz-update-grub
 chmod a-x "$menu" 2> /dev/null
 
+if [ "$(free)" -lt 1024 ]; then
+	say "step growing the root file system, which has only $(free) MiB free"
+	grow_root > /run/kmlab/grow.log 2>&1
+	[ "$(free)" -ge 512 ] || die "the root file system has only $(free) MiB free and does not grow: $(tail -n 1 /run/kmlab/grow.log)"
+fi
+
 if [ -n "$release" ]; then
 	say "step installing kernel $release"
 	mkdir -p /run/kmlab/seed
@@ -62,16 +103,19 @@ else
 	release=$(uname -r)
 fi
 headers=$(for_release '@HEADERS@')
+updated=
 wanted=$(missing @PACKAGES@ "$headers")
 if [ -n "$wanted" ]; then
 	say "step reading the package lists"
 	apt update || die "apt-get update: $(why)"
+	updated=yes
 	if [ -n "$(missing "$headers")" ] && [ -z "$(offered "$headers")" ]; then newer_kernel; fi
 	wanted=$(missing @PACKAGES@ "$headers" $(offered $(for_release '@OPTIONAL@')))
 	say "step installing" $wanted
 	install $wanted
-	apt clean
 fi
+install_compilers
+[ -z "$updated" ] || apt clean
 [ -e "/boot/vmlinuz-$release" ] || die "kernel $release is not in /boot"
 [ -e "/lib/modules/$release/build/Makefile" ] || die "no headers for kernel $release: $headers is installed but /lib/modules/$release/build is empty"
 

@@ -6,6 +6,7 @@ A lab can have its own `images/` and `guests/` next to lab.yaml; they take prece
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,13 @@ def root_script(recipe: Recipe, authorized_key: str) -> str:
     script = (_folders("images", None)[-1] / "root.sh").read_text(encoding="utf-8")
     script = insert_configure(script, recipe).replace("@CMDLINE@", recipe.cmdline.strip())
     return script.replace("@AUTHORIZED_KEY@", authorized_key)
+
+
+def with_serial_port(recipe: Recipe, port: str) -> Recipe:
+    """Return the recipe for machines whose first serial port is `port`. Recipes call it ttyS0."""
+    names = ("cmdline", "user_data", "configure", "bake", "idle")
+    texts: dict[str, Any] = {name: re.sub(r"\bttyS0\b", port, getattr(recipe, name)) for name in names}
+    return dataclasses.replace(recipe, **texts)
 
 
 def insert_configure(script: str, recipe: Recipe) -> str:

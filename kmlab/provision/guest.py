@@ -40,6 +40,8 @@ class GuestRecord:
     accel: str
     why: str
     """The reason for the accelerator."""
+    nested: bool = False
+    """Whether KVM runs in a virtual machine."""
     firmware: str
     """The firmware, and the reason for it."""
     base: str

@@ -253,6 +253,7 @@ def _restore(start: _Start) -> Guest:
             arch=plan.arch,
             release=base.release,
             accel=plan.acceleration.name,
+            nested=plan.acceleration.nested,
             why=plan.acceleration.why,
             firmware=plan.firmware.why,
             base=base.key,

@@ -19,6 +19,9 @@ from kmlab.virt.firmware import Firmware
 AGENT_PORT = "kmlab.agent.0"
 """The virtio-serial port of the agent. In the guest, udev creates /dev/virtio-ports/NAME for it."""
 
+SERIAL_PORTS = {"x86_64": "ttyS0", "aarch64": "ttyAMA0"}
+"""Linux's name of the first serial port, by architecture. On `virt` it is a PL011 (QEMU's docs/system/arm/virt.rst)."""
+
 SERIAL_DEVICE = "charserial0"
 """The id that libvirt gives QEMU's first serial port."""
 
@@ -106,8 +109,8 @@ def to_xml(domain: Domain, emulator_path: str) -> str:
         ET.SubElement(features, "smm", state="on" if domain.firmware.smm else "off")
         ET.SubElement(features, "vmcoreinfo", state="on")
     cpu = ET.SubElement(root, "cpu", mode=cpu_model(domain.accel), check="none")
-    if domain.accel == "kvm":
-        cpu.set("migratable", "on")
+    if domain.accel == "kvm" and domain.arch == "x86_64":
+        cpu.set("migratable", "on")  # QEMU has the property for x86 alone
     for feature in domain.disabled_features:
         ET.SubElement(cpu, "feature", policy="disable", name=feature)
     ET.SubElement(root, "clock", offset="utc")

@@ -15,6 +15,7 @@ from kmlab.config import catalog
 from kmlab.config.lab import load_lab
 from kmlab.provision.plan.plan import make_plan
 from kmlab.testing import World
+from kmlab.virt.domain import SERIAL_PORTS
 
 HOME = Path(catalog.__file__).parents[2]
 IMAGES = sorted(path.stem for path in (HOME / "images").glob("*.yaml"))
@@ -227,3 +228,13 @@ def test_files_that_only_a_first_boot_runs_require_one(files: dict[str, str], bo
     assert "bake.sh" in files or files.get("configure.sh", recipe.configure) in catalog.insert_configure(
         recipe.bake, recipe
     )
+
+
+def test_a_recipe_uses_the_name_of_the_machine_s_first_serial_port() -> None:
+    recipe = catalog.load_recipe("ubuntu")
+    for arch, port in SERIAL_PORTS.items():
+        fitted = catalog.with_serial_port(recipe, port)
+        assert f"console={port},115200" in fitted.cmdline
+        assert f"serial-getty@{port}.service" in fitted.configure
+        assert f"StandardInput=file:/dev/{port} " in fitted.idle and f"stty -F /dev/{port} " in fitted.idle
+        assert (fitted == recipe) == (arch == "x86_64")

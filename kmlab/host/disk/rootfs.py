@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,14 @@ class Filesystem:
         entries = [Entry(row[5], int(row[2], 8)) for row in rows if len(row) > 5 and row[5] not in (".", "..")]
         if not entries:
             last = output.strip().splitlines()[-1:] or [""]
+            too_new = next(
+                (line for line in output.splitlines() if re.search("unsupported .*feature|FEATURE_", line)), None
+            )
+            if too_new is not None:
+                raise ImageError(
+                    f"this host's e2fsprogs is too old for the image's file system: {printable(too_new, 200)}",
+                    "install e2fsprogs 1.47 or newer; or, to build modules in the guest: `build: guest`",
+                )
             raise ImageError(f"the root is not a file system that debugfs can read: {printable(last[0], 200)}")
         return entries
 

@@ -12,7 +12,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from kmlab.common import paths
@@ -43,6 +43,8 @@ class Acceleration:
     name: str
     """kvm or tcg."""
     why: str
+    nested: bool = False
+    """Whether KVM runs in a virtual machine: guests then wait for two schedulers."""
 
 
 def choose(accel: str, arch: str = "") -> Acceleration:
@@ -91,6 +93,8 @@ def _measured(arch: str) -> Acceleration:
         record = paths.read_json(paths.acceleration())
         if not isinstance(record, dict) or key not in record:
             choice = decide(arch, platform.machine(), _open_kvm, _seconds)
+            if choice.name == "kvm":
+                choice = replace(choice, nested=is_virtual(_read("/proc/cpuinfo")))
             record = {key: asdict(choice)}
             paths.write_json(paths.acceleration(), record)
     return Acceleration(**record[key])
@@ -134,6 +138,11 @@ def decide(
     if real > 2 * emulated:
         return Acceleration("tcg", f"kvm took {real:.2f} s, tcg only {emulated:.2f} s for the same work")
     return Acceleration("kvm", f"measured: kvm {real:.2f} s, tcg {emulated:.2f} s")
+
+
+def is_virtual(cpuinfo: str) -> bool:
+    """Return whether /proc/cpuinfo is that of a virtual machine (CPUID, leaf 1). arm64 does not say it there."""
+    return any("hypervisor" in line.split() for line in cpuinfo.splitlines() if line.startswith("flags"))
 
 
 def _open_kvm() -> None:

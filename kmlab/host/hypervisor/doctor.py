@@ -11,13 +11,19 @@ from importlib import metadata, util
 from pathlib import Path
 
 from kmlab.common import paths
-from kmlab.common.errors import KmlabError
-from kmlab.common.events import Deadline
+from kmlab.common.errors import CommandFailed, KmlabError
+from kmlab.common.events import Deadline, printable
 from kmlab.host.hypervisor import accel, hypervisor
-from kmlab.host.process import command
+from kmlab.host.process import command, sandbox
 
 _SPACE = 8 << 30
 _GROUP = "kvm"
+_RANGES = (Path("/etc/subuid"), Path("/etc/subgid"))
+_KVM_RULE = (
+    """echo 'KERNEL=="kvm", GROUP="kvm", MODE="0666", OPTIONS+="static_node=kvm"' > /etc/udev/rules.d/99-kvm.rules """
+    "&& udevadm control --reload-rules && udevadm trigger --name-match=kvm"
+)
+"""Let all users of a machine that runs one job use KVM."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,7 @@ def examine(firmware: Callable[[str], Path]) -> list[Finding]:
         _enroller(),
         _driver(),
         _namespaces(),
+        _sandbox(),
         *_folders(),
         _acceleration(arch),
     ]
@@ -106,16 +113,38 @@ def _driver() -> Finding:
 
 
 def _namespaces() -> Finding:
+    """Try what mmdebstrap does: user namespaces with a range of user ids. It says so itself if something is missing."""
     if os.geteuid() == 0:
         return Finding("user namespaces", "fine", "not needed as root")
     name = getpass.getuser()
-    listed = Path("/etc/subuid")
-    if not (listed.exists() and any(line.startswith(f"{name}:") for line in listed.read_text().splitlines())):
-        ranges = ("--add-subuids", "100000-165535", "--add-subgids", "100000-165535")
-        return Finding(
-            "user namespaces", "broken", f"{name} has no range in /etc/subuid", (*_sudo(), "usermod", *ranges, name)
-        )
-    return Finding("user namespaces", "fine", "a range in /etc/subuid")
+    try:
+        command.run(["mmdebstrap", "--unshare-helper", "true"], deadline=Deadline(30))
+    except KmlabError as error:
+        said = error.tail.strip().splitlines()[-1:] if isinstance(error, CommandFailed) else [error.message]
+        argv: tuple[str, ...] = ()
+        if not _has_range(name):
+            ranges = ("--add-subuids", "100000-165535", "--add-subgids", "100000-165535")
+            argv = (*_sudo(), "usermod", *ranges, name)
+        detail = f"{name} cannot build images: {printable(' '.join(said), 200)}"
+        return Finding("user namespaces", "broken", detail, argv)
+    return Finding("user namespaces", "fine", "mmdebstrap can use them")
+
+
+def _has_range(name: str) -> bool:
+    """Return whether a user has ranges in /etc/subuid and /etc/subgid (subuid(5))."""
+    texts = [path.read_text("utf-8", "replace") if path.exists() else "" for path in _RANGES]
+    return all(any(line.startswith(f"{name}:") for line in text.splitlines()) for text in texts)
+
+
+def _sandbox() -> Finding:
+    """Try a sandbox. Without one, guests build modules themselves, which only is slower."""
+    try:
+        sandbox.check()
+    except KmlabError as error:
+        line = sandbox.apparmor_remedy()
+        argv = ("sh", "-c", line) if line else ()
+        return Finding("sandbox for builds", "slow", f"{error.message} ({error.hint})", argv)
+    return Finding("sandbox for builds", "fine", "bubblewrap works")
 
 
 def _folders() -> list[Finding]:
@@ -142,6 +171,9 @@ def _acceleration(arch: str) -> Finding:
     argv: tuple[str, ...] = ()
     if "group kvm" in choice.why:
         argv = (*_sudo(), "usermod", "--append", "--groups", _GROUP, getpass.getuser())
+        if os.environ.get("GITHUB_ACTIONS") == "true":
+            # A new group takes a new login, which a job does not have. A rule also survives what packages do to udev.
+            argv = (*_sudo(), "sh", "-c", _KVM_RULE)
     return Finding("acceleration", "slow", f"guests are emulated: {choice.why}", argv)
 
 

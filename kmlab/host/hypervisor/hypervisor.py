@@ -23,6 +23,11 @@ from kmlab.host.process.command import Conversation
 
 EMBEDDED = "embedded"
 
+_SLIRP_MISSING = re.compile(r"'user' is not (compiled|a valid netdev)|does not accept value 'user'|slirp|passt", re.I)
+_NO_SLIRP = (
+    "kmlab needs a QEMU with user-mode networking (slirp); RHEL and its relatives build QEMU without it, so use "
+    "another distribution's QEMU. If /usr/bin/slirp-helper exists, libvirt uses it instead of QEMU's own: remove it"
+)
 _PATIENCE = 120.0
 """The time limit of one libvirt operation, in seconds. Saving a large guest on a slow disk takes longest."""
 
@@ -64,6 +69,10 @@ class Hypervisor:
     def forward(self, name: str, netdev: str, guest_port: int) -> int:
         """Forward a loopback port, chosen by the host's kernel, to the guest's port. Return the host's port."""
         answer = self.monitor(name, f"hostfwd_add {netdev} tcp:127.0.0.1:0-:{guest_port}")
+        if re.search("unknown command|unrecognized netdev|not found", answer):
+            raise HypervisorError(
+                "the guest's network is not QEMU's own (slirp), so no port can be forwarded", _NO_SLIRP
+            )
         if answer.strip():
             raise HypervisorError(f"QEMU could not forward a port: {answer.strip()}")
         table = self.monitor(name, "info usernet")
@@ -91,7 +100,8 @@ class Hypervisor:
             raise HypervisorError(f"libvirt could not {what}: its process ended") from None
         if "error" in answer:
             message = str(answer["error"])
-            raise HypervisorError(f"libvirt could not {what}: {message}", paths.disk_full_hint(message))
+            hint = _NO_SLIRP if _SLIRP_MISSING.search(message) else paths.disk_full_hint(message)
+            raise HypervisorError(f"libvirt could not {what}: {message}", hint)
         return answer["ok"]
 
 

@@ -276,8 +276,10 @@ def _sandbox_error(output: str) -> LabError:
 def _remedy() -> str:
     """Return the hint: the sysctl that forbids user namespaces on this host (user_namespaces(7), namespaces(7))."""
     alternative = "or build in the guest: `build: guest`"
+    profile = apparmor_remedy()
+    if profile:
+        return f"AppArmor forbids bubblewrap to make user namespaces: load its profile: {profile}; {alternative}"
     switches = {
-        "kernel/apparmor_restrict_unprivileged_userns": ("1", "0"),
         "kernel/unprivileged_userns_clone": ("0", "1"),
         "user/max_user_namespaces": ("0", "10000"),
     }
@@ -287,6 +289,27 @@ def _remedy() -> str:
                 name = switch.replace("/", ".")
                 return f"user namespaces are forbidden: sudo sysctl -w {name}={good}, {alternative}"
     return f"does `bwrap --unshare-all --ro-bind / / --proc /proc --dev /dev true` run? {alternative}"
+
+
+_RESTRICTED = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
+_PROFILE = "bwrap-userns-restrict"
+"""AppArmor's own profile for bubblewrap. Ubuntu 24.04 does not load it; 25.04 and later do."""
+
+
+def apparmor_remedy() -> str:
+    """Return the shell line that loads AppArmor's profile for bubblewrap; empty if AppArmor restricts nothing here.
+
+    Only bubblewrap gets user namespaces then. The sysctl would give them to every program of the host.
+    """
+    with contextlib.suppress(OSError):
+        if _RESTRICTED.read_text(encoding="ascii").strip() == "1":
+            source = f"/usr/share/apparmor/extra-profiles/{_PROFILE}"
+            sudo = "" if os.geteuid() == 0 else "sudo "
+            return (
+                f"{sudo}apt-get install --yes apparmor-profiles && {sudo}cp {source} /etc/apparmor.d/ && "
+                f"{sudo}apparmor_parser --replace /etc/apparmor.d/{_PROFILE}"
+            )
+    return ""
 
 
 class _LimitMonitor:

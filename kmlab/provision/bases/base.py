@@ -35,7 +35,7 @@ from kmlab.provision.plan.artifact import (
     require_no_panic,
     sweep_key,
 )
-from kmlab.provision.plan.plan import Plan
+from kmlab.provision.plan.plan import Plan, recipe_for
 from kmlab.provision.plan.source import PackageImageSource
 from kmlab.virt import cloudinit, firmware, qcow2
 from kmlab.virt.domain import Domain
@@ -123,7 +123,7 @@ def _image_is_base(plan: Plan) -> bool:
     spec, recipe = plan.spec, plan.recipe
     if not isinstance(plan.source, PackageImageSource) or recipe.first_boot:
         return False
-    image_recipe = catalog.load_recipe(plan.source.family, plan.lab.folder)
+    image_recipe = recipe_for(plan.source.family, plan.lab.folder, plan.arch)
     headers = plan.distribution.headers_of(plan.source.packages.kernel)
     image_packages = catalog.built_packages(plan.source.packages, image_recipe, headers)
     needs_more = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import platform
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,6 @@ from kmlab.host.channel.ssh import Shell
 from kmlab.host.disk import disks, varstore
 from kmlab.host.hypervisor import hypervisor
 from kmlab.host.process import command, locks
-from kmlab.kernel.hang.watchdogs import ladder
 from kmlab.provision.bases import mok_enrolment
 from kmlab.provision.bases.base import Base
 from kmlab.provision.bases.boot_watch import LONGEST_BOOT, shell_while_booting
@@ -110,12 +110,12 @@ def checkpoint_key(plan: Plan, base: Base) -> str:
         base.key,
         to_xml(plan.domain(place), qemu),
         plan.qemu,
-        _host_cpu() if plan.acceleration.name == "kvm" else cpu_model("tcg"),
+        _host_cpu(read_console(Path("/proc/cpuinfo"))) if plan.acceleration.name == "kvm" else cpu_model("tcg"),
         plan.recipe.idle,
         catalog.agent_source(),
         _AGENT,
         dict(plan.spec.sysctls),
-        ladder(plan.acceleration.name).settings(),
+        plan.watchdogs.settings(),
         _enrolled(plan),
     )
 
@@ -153,7 +153,7 @@ def _save_booted(
         port = hv.forward(domain.name, NETDEV, SSH)
         with shell_while_booting(host, plan, base, folder, port, stage, deadline) as shell:
             stage.progress(detail="waiting for the guest to be idle")
-            variables = ladder(plan.acceleration.name).settings()
+            variables = plan.watchdogs.settings()
             settings = "".join(f"{name}={value}\n" for name, value in variables.items())
             sysctls = "".join(
                 f"sysctl --quiet --write {shlex.quote(f'{k}={v}')} || exit 1\n" for k, v in plan.spec.sysctls.items()
@@ -222,11 +222,23 @@ def _start_agent(plan: Plan, shell: Shell, deadline: Deadline) -> None:
         raise LabError(f"guest '{plan.spec.name}' could not start the agent: {message}")
 
 
-def _host_cpu() -> str:
-    """Return a digest of the CPU features that a guest with the host's own CPU depends on."""
-    names = ("model name", "flags", "microcode")
-    fields: dict[str, str] = {}
-    for line in read_console(Path("/proc/cpuinfo")).splitlines():
+def _host_cpu(cpuinfo: str, kernel: str = platform.release()) -> str:
+    """Return a digest of what a guest with the host's own CPU depends on: the CPU, and the host's kernel.
+
+    The kernel decides which features KVM offers (qemu-cpu-models(7)). arm64 has numbers instead of a name.
+    """
+    names = (
+        "model name",
+        "flags",
+        "microcode",
+        "CPU implementer",
+        "CPU part",
+        "CPU variant",
+        "CPU revision",
+        "Features",
+    )
+    fields: dict[str, str] = {"kernel": kernel}
+    for line in cpuinfo.splitlines():
         name, _, value = line.partition(":")
         if name.strip() in names:
             fields.setdefault(name.strip(), value.strip())

@@ -17,7 +17,7 @@ from kmlab.host.disk import disks
 from kmlab.host.packages.package_archive import PackageImage
 from kmlab.host.process import locks
 from kmlab.provision.plan.artifact import LOCK_PATIENCE, check_artifact, record_artifact, sweep_key
-from kmlab.provision.plan.plan import Plan, find_image_source, guest_image_source, mirror_of
+from kmlab.provision.plan.plan import Plan, find_image_source, guest_image_source, mirror_of, recipe_for
 from kmlab.provision.plan.source import PackageImageSource, Source, UserImageSource
 
 IMAGE_FORMAT = 2
@@ -76,7 +76,7 @@ def _ensure(host: Host, source: Source, lab_folder: Path | None, report: EventSi
 
 
 def _build(host: Host, image_source: PackageImageSource, lab_folder: Path | None, report: EventSink) -> Path:
-    source, recipe = image_source.packages, catalog.load_recipe(image_source.family, lab_folder)
+    source, recipe = image_source.packages, recipe_for(image_source.family, lab_folder, image_source.arch)
     distribution = distribution_of(recipe.families)
     packages = catalog.built_packages(source, recipe, distribution.headers_of(source.kernel))
     script = catalog.root_script(recipe, ensure_identity(paths.identity_key()))

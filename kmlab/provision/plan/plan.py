@@ -19,8 +19,9 @@ from kmlab.host.channel.ssh import ensure_identity
 from kmlab.host.hypervisor import accel, firmware_files, hypervisor
 from kmlab.host.hypervisor.accel import Acceleration
 from kmlab.host.process import command
+from kmlab.kernel.hang.watchdogs import Ladder, ladder
 from kmlab.provision.plan.source import PackageImageSource, PublishedImageSource, Source, UserImageSource
-from kmlab.virt.domain import Domain, defects
+from kmlab.virt.domain import SERIAL_PORTS, Domain, defects
 from kmlab.virt.firmware import Firmware, choose
 
 
@@ -62,6 +63,10 @@ class Plan:
     def domain_name(self) -> str:
         """Return the domain's name: unique on a shared libvirtd; an embedded driver has only one domain."""
         return "kmlab" if self.embedded else f"kmlab-{lab_files(self.lab).root.name}-{self.spec.name}"
+
+    @property
+    def watchdogs(self) -> Ladder:
+        return ladder(self.acceleration.name, nested=self.acceleration.nested)
 
     @property
     def patience(self) -> float:
@@ -106,7 +111,7 @@ def make_plan(host: Host, lab: Lab, spec: GuestSpec) -> Plan:
         spec=spec,
         image=image,
         source=source,
-        recipe=catalog.load_recipe(spec.recipe or image.family, lab.folder),
+        recipe=recipe_for(spec.recipe or image.family, lab.folder, arch),
         arch=arch,
         acceleration=acceleration,
         qemu=qemu,
@@ -174,6 +179,11 @@ def find_image_source(
         unverified=choice is not None and choice.unverified,
         mirror=mirror,
     )
+
+
+def recipe_for(family: str, lab_folder: Path | None, arch: str) -> catalog.Recipe:
+    """Return the recipe of a family for guests of this architecture."""
+    return catalog.with_serial_port(catalog.load_recipe(family, lab_folder), SERIAL_PORTS[arch])
 
 
 def mirror_of(lab: Lab | None) -> str | None:

@@ -78,7 +78,7 @@ class RunContext:
     @property
     def step_patience(self) -> float:
         """Seconds for a load or an unload."""
-        return self._timeout or float(ladder(self.guest.record.accel).silence)
+        return self._timeout or float(ladder(self.guest.record.accel, nested=self.guest.record.nested).silence)
 
     @property
     def exercise_patience(self) -> float:

@@ -152,3 +152,16 @@ def test_kvm_is_queried_for_smm(monkeypatch: pytest.MonkeyPatch, answer: int | O
     monkeypatch.setattr(os, "open", lambda path, flags: real("/dev/null" if path == "/dev/kvm" else path, flags))
     monkeypatch.setattr(fcntl, "ioctl", ioctl)
     assert accel.has_smm("kvm", "x86_64") is smm
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "virtual"),
+    [
+        ("model name\t: x\nflags\t\t: fpu vme hypervisor lahf_lm\n", True),
+        ("model name\t: hypervisor\nflags\t\t: fpu vme lahf_lm\n", False),
+        ("CPU implementer\t: 0x41\nFeatures\t: fp asimd\n", False),
+        ("", False),
+    ],
+)
+def test_a_virtual_machine_is_known_by_its_cpu(cpuinfo: str, virtual: bool) -> None:
+    assert accel.is_virtual(cpuinfo) is virtual
