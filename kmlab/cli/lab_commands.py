@@ -36,6 +36,10 @@ def init(
     directory: Annotated[Path, typer.Argument(help="Folder to write to; default: this one.", metavar="DIR")] = Path(
         "."
     ),
+    image: Annotated[
+        str | None,
+        typer.Option("--image", help="Image of the default guest; default: debian-12.", metavar="IMAGE"),
+    ] = None,
     lab: LabFile = None,
     json: Json = False,
     debug: Debug = False,
@@ -47,10 +51,12 @@ def init(
     from kmlab.cli import render
     from kmlab.common import paths
     from kmlab.common.errors import ConfigError, LabError
-    from kmlab.config.starter import SCHEMA_FILE, starter_files
+    from kmlab.config import catalog
+    from kmlab.config.starter import SCHEMA_FILE, is_built, starter_files
     from kmlab.report.json_schema import schema
 
-    files = {**starter_files(directory.resolve().name), SCHEMA_FILE: dumps(schema("lab"), indent=1) + "\n"}
+    chosen = catalog.load_image(image or "debian-12")
+    files = {**starter_files(directory.resolve().name, chosen), SCHEMA_FILE: dumps(schema("lab"), indent=1) + "\n"}
     for name in files:
         if (directory / name).exists():
             raise ConfigError(
@@ -62,7 +68,8 @@ def init(
     except LabError as error:
         raise ConfigError(error.message, "name a folder that you may write to") from None
     render.document({"schema": "kmlab.init/1", "written": sorted(files)}) if json else render.print_line(
-        f"wrote {', '.join(sorted(files))} in {directory}; next, in that folder: kmlab run hello"
+        f"wrote {', '.join(sorted(files))} in {directory}; next, in that folder: kmlab run hello, "
+        f"which first {'builds' if is_built(chosen) else 'downloads'} the image {chosen.name}"
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from kmlab.config.lab import load_lab
 from tests.pages import commands
 from tests.places import TEST_DATA
 from tests.program import Program
@@ -218,6 +219,32 @@ def test_init_into_a_new_folder_says_what_it_wrote(kmlab: Program, lab: Path) ->
         "written": [".lab.schema.json", "hello/Makefile", "hello/hello.c", "lab.yaml"],
     }
     assert (lab / "new" / "lab.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("image", "default", "second", "first_use"),
+    [
+        ("debian-12", "debian", {"noble": "ubuntu-24.04"}, "builds the image debian-12"),
+        ("ubuntu-24.04", "noble", {"debian": "debian-12"}, "downloads the image ubuntu-24.04"),
+        ("debian-13-cloud", "debian-13-cloud", {"noble": "ubuntu-24.04"}, "downloads the image debian-13-cloud"),
+    ],
+)
+def test_init_with_an_image_has_it_in_the_default_guest_and_another_distribution_beside_it(
+    kmlab: Program, lab: Path, image: str, default: str, second: dict[str, str], first_use: str
+) -> None:
+    ended = kmlab("init", "--image", image)
+    assert ended.code == 0 and first_use in ended.out
+    loaded = load_lab(lab / "lab.yaml")
+    assert loaded.default == (default,)
+    assert {name: spec.image for name, spec in loaded.guests.items()} == {default: image, **second}
+    text = (lab / "lab.yaml").read_text()
+    assert text.count("at first use: ") == 2 and "@" not in text
+
+
+def test_init_with_an_unknown_image_writes_nothing(kmlab: Program, lab: Path) -> None:
+    ended = kmlab("init", "--image", "ubuntu-24.4")
+    assert ended.code == 2 and "unknown image 'ubuntu-24.4'" in ended.err and "ubuntu-24.04" in ended.err
+    assert list(lab.iterdir()) == []
 
 
 def test_status_of_a_lab_that_never_ran(kmlab: Program, lab: Path) -> None:
