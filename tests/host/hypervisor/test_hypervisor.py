@@ -32,7 +32,7 @@ class Worker(Conversation):
 )
 def test_a_network_that_forwards_no_port_is_a_clear_error(answer: str) -> None:
     with pytest.raises(HypervisorError, match=r"not QEMU's own \(slirp\), so no port can be forwarded") as error:
-        Hypervisor(Worker({"ok": answer})).forward("kmlab", 22)
+        Hypervisor(Worker({"ok": answer})).forward("kmlab", "net0", 22)
     assert error.value.hint is not None and "slirp-helper" in error.value.hint and "RHEL" in error.value.hint
 
 
@@ -57,10 +57,10 @@ def test_other_errors_do_not_speak_of_the_network() -> None:
         Hypervisor(Worker({"error": "cannot allocate memory"})).start("<domain/>")
     assert error.value.hint is None
     with pytest.raises(HypervisorError, match="could not forward a port: could not set up") as refused:
-        Hypervisor(Worker({"ok": "could not set up host forwarding rule"})).forward("kmlab", 22)
+        Hypervisor(Worker({"ok": "could not set up host forwarding rule"})).forward("kmlab", "net0", 22)
     assert refused.value.hint is None
 
 
 def test_the_forwarded_port_is_read_from_qemu_s_table() -> None:
     table = "Hub -1 (hostnet0):\n  TCP[HOST_FORWARD]  13       127.0.0.1 40123       10.0.2.15    22     0     0\n"
-    assert Hypervisor(Worker({"ok": ""}, {"ok": table})).forward("kmlab", 22) == 40123
+    assert Hypervisor(Worker({"ok": ""}, {"ok": table})).forward("kmlab", "net0", 22) == 40123
