@@ -24,7 +24,10 @@ _ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
 _MACHINES = {"x86_64": "q35", "aarch64": "virt"}
 _MACHINE_EXAMPLES = {"x86_64": "pc-q35-9.2", "aarch64": "virt-9.2"}
 """Names that descriptors' patterns for these machines match."""
-_PACKAGES = {"x86_64": "ovmf (Fedora: edk2-ovmf)", "aarch64": "qemu-efi-aarch64 (Fedora: edk2-aarch64)"}
+_PACKAGES = {
+    "x86_64": "ovmf (Fedora, Arch: edk2-ovmf; openSUSE: qemu-ovmf-x86_64)",
+    "aarch64": "qemu-efi-aarch64 (Fedora, Arch: edk2-aarch64; openSUSE: qemu-uefi-aarch64)",
+}
 
 
 @dataclass(frozen=True, slots=True)

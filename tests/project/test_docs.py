@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from kmlab.config import lab
+from kmlab.host.process import host_packages
 from kmlab.kernel.crash import patterns
 from tests.pages import (
     COMMON,
@@ -149,14 +150,16 @@ def test_the_architecture_names_no_file_that_is_gone() -> None:
 
 
 def test_the_readme_lists_every_package_that_setup_installs() -> None:
-    script = (REPOSITORY / "tools" / "setup.sh").read_text("utf-8")
-    lists = re.findall(r'^(?:run|test)="([^"]*)"', script, re.MULTILINE)
-    assert len(lists) == 2
-    wanted = {word for text in lists for word in text.split() if not word.startswith("$")}
-    wanted |= set(re.findall(r"(?:emulator|firmware)=([\w-]+)", script))
+    wanted = {row.packages["apt-get"] for row in host_packages.table() if row.use in ("run", "test")}
     text = (REPOSITORY / "README.md").read_text("utf-8")
     told = {word for group in code(text[text.index("<details>") :]) for word in group.split()}
     assert wanted <= told, sorted(wanted - told)
+
+
+def test_the_page_of_hosts_has_the_packages_of_each_distribution() -> None:
+    listed = rows(section(REPOSITORY / "docs" / "hosts.md", "Packages"))
+    shown = [tuple(cell.strip("`") for cell in row[1:]) for row in listed]
+    assert shown == [tuple(row.packages[name] for name in host_packages.MANAGERS) for row in host_packages.table()]
 
 
 # --- words ---------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from kmlab.common import paths
 from kmlab.common.errors import CommandFailed, KmlabError
 from kmlab.common.events import Deadline, printable
 from kmlab.host.hypervisor import accel, hypervisor
-from kmlab.host.process import command, sandbox
+from kmlab.host.process import command, host_packages, sandbox
 
 _SPACE = 8 << 30
 _GROUP = "kvm"
@@ -62,23 +62,30 @@ def mend(findings: Sequence[Finding]) -> None:
 
 def _programs(arch: str) -> list[Finding]:
     findings = []
-    for program, package in command.PACKAGES.items():
+    for program in host_packages.programs():
         if program.startswith("qemu-system") and program != command.emulator(arch):
             continue
         try:
             findings.append(Finding(program, "fine", command.find(program)))
         except KmlabError:
-            findings.append(Finding(program, "broken", "is not installed", _apt(package)))
+            findings.append(_missing(program))
     return findings
+
+
+def _missing(program: str) -> Finding:
+    argv = _install(program)
+    if not argv:
+        detail = "this distribution has no package with it: kmlab can only use images that a publisher made"
+        return Finding(program, "slow", detail)
+    return Finding(program, "broken", "is not installed", argv)
 
 
 def _firmware(arch: str, choose: Callable[[str], Path]) -> Finding:
     try:
         return Finding("UEFI firmware", "fine", str(choose(arch)))
     except KmlabError as error:
-        return Finding(
-            "UEFI firmware", "broken", error.message, _apt("ovmf" if arch == "x86_64" else "qemu-efi-aarch64")
-        )
+        package = "ovmf" if arch == "x86_64" else "qemu-efi-aarch64"
+        return Finding("UEFI firmware", "broken", error.message, _install(package))
 
 
 def _binding() -> Finding:
@@ -104,7 +111,7 @@ def _driver() -> Finding:
     except KmlabError as error:
         argv: tuple[str, ...] = ()
         if "no connection driver" in error.message:
-            argv = _apt("libvirt-daemon-driver-qemu")
+            argv = _install("libvirt-daemon-driver-qemu")
         elif "libvirt-qemu" in error.message:
             argv = (*_sudo(), "useradd", "--system", "--no-create-home", "--user-group", "libvirt-qemu")
         return Finding("libvirt's QEMU driver", "broken", error.message, argv)
@@ -177,8 +184,10 @@ def _acceleration(arch: str) -> Finding:
     return Finding("acceleration", "slow", f"guests are emulated: {choice.why}", argv)
 
 
-def _apt(package: str) -> tuple[str, ...]:
-    return (*_sudo(), "apt-get", "install", "--yes", "--no-install-recommends", package)
+def _install(what: str) -> tuple[str, ...]:
+    """Return the command that installs a program, or a package by Debian's name; nothing if there is no package."""
+    package = host_packages.package_of(what)
+    return (*_sudo(), *host_packages.install_command(package)) if package else ()
 
 
 def _sudo() -> tuple[str, ...]:

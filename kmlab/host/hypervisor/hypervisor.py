@@ -19,6 +19,7 @@ from typing import Any
 from kmlab.common import paths
 from kmlab.common.errors import HypervisorError, HypervisorUnavailable
 from kmlab.common.events import Deadline
+from kmlab.host.process import host_packages
 from kmlab.host.process.command import Conversation
 
 EMBEDDED = "embedded"
@@ -141,7 +142,7 @@ def _connection_error(worker: Conversation, deadline: Deadline) -> str | None:
 def _unavailable(where: str, failure: str) -> HypervisorUnavailable:
     hint = None
     if "no connection driver available" in failure:
-        hint = "sudo apt-get install libvirt-daemon-driver-qemu   (or: make setup)"
+        hint = host_packages.install_hint("libvirt-daemon-driver-qemu")
     elif "No module named 'libvirt" in failure:
         hint = "make setup"
     elif "libvirt-qemu" in failure:

@@ -26,28 +26,7 @@ from typing import NoReturn
 from kmlab.common import paths
 from kmlab.common.errors import CommandFailed, LabError
 from kmlab.common.events import Deadline
-
-PACKAGES = {
-    "qemu-system-x86_64": "qemu-system-x86",
-    "qemu-system-aarch64": "qemu-system-arm",
-    "qemu-img": "qemu-utils",
-    "mmdebstrap": "mmdebstrap",
-    "apt-get": "apt",
-    "apt-config": "apt",
-    "dpkg-deb": "dpkg",
-    "unshare": "util-linux",
-    "mke2fs": "e2fsprogs",
-    "debugfs": "e2fsprogs",
-    "mkfs.vfat": "dosfstools",
-    "mcopy": "mtools",
-    "mmd": "mtools",
-    "sfdisk": "fdisk",
-    "bwrap": "bubblewrap",
-    "gpgv": "gpgv",
-    "ssh": "openssh-client",
-    "ssh-keygen": "openssh-client",
-}
-"""The Debian and Ubuntu package of each program that kmlab calls."""
+from kmlab.host.process import host_packages
 
 _LOWEST_INHERITED = 64
 """Inherited file descriptors get at least this number. The lower ones stay free for the programs: dash(1) accepts only
@@ -111,8 +90,7 @@ def find(program: str) -> str:
     """Find a program's path. Raise LabError, with the package to install, if it is not installed."""
     path = shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
     if path is None:
-        package = PACKAGES.get(program, program)
-        raise LabError(f"{program} is not installed", f"sudo apt-get install {package}   (or: make setup)")
+        raise LabError(f"{program} is not installed", host_packages.install_hint(program))
     return path
 
 
