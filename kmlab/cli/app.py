@@ -37,6 +37,7 @@ images = typer.Typer(help="List, download, build and verify images.", no_args_is
 _COMMANDS: tuple[Callable[..., None], ...] = (
     lab_commands.init,
     lab_commands.doctor,
+    lab_commands.selftest,
     lab_commands.up,
     module_commands.run,
     watch_command.watch,

@@ -96,6 +96,46 @@ def doctor(
     raise typer.Exit(3 if any(f.state == "broken" for f in findings) else 0)
 
 
+def selftest(
+    images: Annotated[
+        list[str] | None,
+        typer.Option("--image", help="Try this image too; repeat the option for several.", metavar="IMAGE"),
+    ] = None,
+    accel: Annotated[str, typer.Option("--accel", help="Use auto, kvm or tcg.", metavar="ACCEL")] = "auto",
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", help="Write the page to FILE, and the JSON document beside it.", metavar="FILE"),
+    ] = None,
+    lab: LabFile = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Try kmlab on this machine, with guests of its own. Print one page to paste into an issue."""
+    set_global_options(json=json, debug=debug)
+    import tempfile
+    from json import dumps
+
+    from kmlab.cli import render
+    from kmlab.common import paths
+    from kmlab.config import catalog
+    from kmlab.host.hypervisor import doctor as host_doctor
+    from kmlab.provision.plan.plan import installed_firmware
+    from kmlab.selftest import selftest as tests
+
+    names = list(dict.fromkeys(["debian-12", *(images or [])]))
+    for name in names:
+        catalog.load_image(name)
+    findings = host_doctor.examine(lambda arch: installed_firmware(arch).code)
+    with tempfile.TemporaryDirectory(prefix="kmlab-selftest-") as folder, render.reporting() as events:
+        tested = tests.selftest(real_host(), names, accel, Path(folder), findings, events)
+    page, document = tests.page(tested), tests.document(tested)
+    if report is not None:
+        paths.write_text(report, page)
+        paths.write_text(report.with_suffix(".json"), dumps(document, indent=1) + "\n")
+    render.document(document) if json else render.print_line(page.rstrip("\n"))
+    raise typer.Exit(0 if tested.ok else 3)
+
+
 def up(
     guests: GuestNames = None,
     every: AllGuests = False,

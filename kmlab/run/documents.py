@@ -355,6 +355,25 @@ class DoctorDocument(TypedDict):
     findings: list[HostFinding]
 
 
+class SelftestCheck(TypedDict):
+    what: str
+    ok: bool
+    seconds: float
+    detail: str
+
+
+class SelftestDocument(TypedDict):
+    """What was tried on this host, without personal data."""
+
+    schema: Literal["kmlab.selftest/1"]
+    ok: bool
+    host: dict[str, str]
+    """Facts about the host: system, kernel, versions, firmware, accelerator."""
+    findings: list[HostFinding]
+    """What doctor found; without commands."""
+    checks: list[SelftestCheck]
+
+
 class InitDocument(TypedDict):
     """Files that were written."""
 
@@ -555,6 +574,7 @@ Document = (
     | DownDocument
     | DestroyDocument
     | DoctorDocument
+    | SelftestDocument
     | InitDocument
     | SchemasDocument
     | ImagesDocument

@@ -40,6 +40,9 @@ class FakeHypervisor(Hypervisor):
         elif not self._world.silent:
             machine.say(f"<5>Linux version {self._world.release}")
 
+    def version(self) -> int:
+        return 9_000_000
+
     def save(self, name: str, image: Path) -> None:
         self._world.ask("save")
         image.write_text(self._machine(name).xml, encoding="utf-8")

@@ -45,7 +45,7 @@ FLOORS = (
     ("run/context",),
     ("run/steps",),
     ("run",),
-    ("report", "secure_boot"),
+    ("report", "secure_boot", "selftest"),
     ("report/formats",),
     # Imported by nobody.
     ("cli", "testing"),

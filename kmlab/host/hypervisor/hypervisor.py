@@ -39,6 +39,10 @@ class Hypervisor:
     def __init__(self, worker: Conversation) -> None:
         self._worker = worker
 
+    def version(self) -> int:
+        """Return libvirt's version: 9000000 is 9.0.0."""
+        return int(self._ask("ask for its version", "version"))
+
     def start(self, xml: str) -> None:
         """Start a transient domain."""
         self._ask("start the guest", "start", xml)

@@ -30,6 +30,9 @@ class Operations:
         with _on_one_cpu():
             self._connection = libvirt.open(uri)
 
+    def version(self) -> int:
+        return int(libvirt.getVersion())
+
     def start(self, xml: str) -> None:
         self._connection.createXML(xml, 0)
 
