@@ -127,12 +127,13 @@ def _namespaces() -> Finding:
     try:
         command.run(["mmdebstrap", "--unshare-helper", "true"], deadline=Deadline(30))
     except KmlabError as error:
-        said = error.tail.strip().splitlines()[-1:] if isinstance(error, CommandFailed) else [error.message]
+        lines = error.tail.strip().splitlines() if isinstance(error, CommandFailed) else [error.message]
+        said = [line for line in lines if line.startswith("E: ")] or lines
         argv: tuple[str, ...] = ()
         if not _has_range(name):
             ranges = ("--add-subuids", "100000-165535", "--add-subgids", "100000-165535")
             argv = (*_sudo(), "usermod", *ranges, name)
-        detail = f"{name} cannot build images: {printable(' '.join(said), 200)}"
+        detail = f"{name} cannot build images: {printable(said[0] if said else 'mmdebstrap failed', 200)}"
         return Finding("user namespaces", "broken", detail, argv)
     return Finding("user namespaces", "fine", "mmdebstrap can use them")
 

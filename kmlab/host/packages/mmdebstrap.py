@@ -22,7 +22,7 @@ from kmlab.common.events import Deadline, printable
 from kmlab.host.disk import disks
 from kmlab.host.packages import debs
 from kmlab.host.packages.package_archive import PackageImage
-from kmlab.host.process import command
+from kmlab.host.process import command, host_packages
 
 _BOOT_FILES = {
     "x86_64": {
@@ -231,13 +231,13 @@ def _hint(output: str) -> str | None:
             "(debian-archive-keyring, ubuntu-keyring), or save the key in images/keys/ next to lab.yaml, and add its "
             "name to `archive_keys` in a copy of the image's entry"
         )
-    if "newuidmap" in output or "subuid" in output:
-        return (
-            "sudo apt-get install uidmap, and add a range of user ids: "
-            "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER"
-        )
     if "unshare" in output and "not permitted" in output.lower():
         return "this host forbids user namespaces: see `kmlab doctor`, or run kmlab image build as root"
+    if "newuidmap" in output or "subuid" in output:
+        return (
+            f"install {host_packages.package_of('uidmap')}, and add a range of user ids: "
+            "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER"
+        )
     if "Could not resolve" in output or "Failed to fetch" in output or "Unable to connect" in output:
         return "check that the package archive is reachable; apt's own configuration and http_proxy are used"
     if "is expired" in output:

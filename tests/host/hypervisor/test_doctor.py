@@ -58,9 +58,13 @@ def test_namespaces_are_tried_and_not_only_looked_up(user: Path, programs: Path)
         (user / name).write_text("anna:100000:65536\n")
     stand_in(programs, "mmdebstrap", 'test "$*" = "--unshare-helper true"')
     assert doctor._namespaces().state == "fine"
-    stand_in(programs, "mmdebstrap", "echo 'E: unshare() failed: Operation not permitted' >&2; exit 1")
+    stand_in(
+        programs,
+        "mmdebstrap",
+        "printf 'E: unshare syscall failed: Operation not permitted\\nE: unshared command failed\\n'; exit 1",
+    )
     found = doctor._namespaces()
-    assert found.state == "broken" and "unshare() failed: Operation not permitted" in found.detail
+    assert found.state == "broken" and found.detail.endswith("E: unshare syscall failed: Operation not permitted")
     assert found.mend == ()
 
 

@@ -188,3 +188,15 @@ def test_an_image_whose_apt_trusts_no_key_names_its_keyring(tmp_path: Path, keys
     script = mmdebstrap._SIGNED_BY.format(distribution="debian")
     command.run(["sh", "-ec", script, "sh", tmp_path], deadline=Deadline(10))
     assert (tmp_path / "etc/apt/sources.list").read_text() == f"{source}\n"
+
+
+def test_a_host_without_user_namespaces_is_not_told_to_add_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = failed(
+        tmp_path,
+        monkeypatch,
+        "E: unshare syscall failed: Operation not permitted",
+        "W: cannot find newuidmap",
+        "E: unshared command failed",
+    )
+    assert error.message.endswith("unshare syscall failed: Operation not permitted")
+    assert error.hint is not None and error.hint.startswith("this host forbids user namespaces")
