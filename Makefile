@@ -16,6 +16,9 @@ demo: setup  ## The main job: start a guest; build, load and unload a module in 
 test: setup  ## Run all tests, including those with real guests
 	$(PYTHON_TOOL) pytest $(ARGS)
 
+test-hosts: setup  ## Run the README's commands on new machines: Debian 13 and sid (needs root; half an hour each)
+	KMLAB_TEST_HOSTS=1 $(PYTHON_TOOL) pytest -s tests/hosts $(ARGS)
+
 unit: setup  ## Run the tests that need no guest
 	$(PYTHON_TOOL) pytest -m 'not guest' $(ARGS)
 
@@ -44,4 +47,4 @@ clean:  ## Remove built files; for guests and caches: kmlab destroy --all-state
 	rm -rf .venv .kmlab build .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
 	find kmlab tests tools benchmarks -name __pycache__ -type d -exec rm -rf {} +
 
-.PHONY: help setup demo test unit bench check docs images format clean
+.PHONY: help setup demo test test-hosts unit bench check docs images format clean

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import yaml
 
+from kmlab.config import catalog
 from tests.places import REPOSITORY
 
 # --- tests ---------------------------------------------------------------------------------------------------------
@@ -100,3 +101,21 @@ def test_the_hooks_check_what_make_check_checks() -> None:
     config = (REPOSITORY / ".pre-commit-config.yaml").read_text("utf-8")
     for word in ("ruff format", "ruff check", "mypy", "pytest -q tests/project/test_house.py"):
         assert word in makefile and word in config, word
+
+
+def test_the_workflow_of_the_selftest_has_the_commands_and_images_that_exist() -> None:
+    workflow = yaml.safe_load((REPOSITORY / ".github" / "workflows" / "selftest.yml").read_text("utf-8"))
+    (job,) = workflow["jobs"].values()
+    assert workflow["permissions"] == {"contents": "read"}
+    assert set(job["strategy"]["matrix"]["image"]) <= set(catalog.image_names())
+    lines = [step["run"] for step in job["steps"] if "run" in step]
+    assert lines.index(".venv/bin/kmlab doctor --fix") > lines.index("sh tools/setup.sh --run-only")
+    (tried,) = [line for line in lines if "selftest --" in line]
+    assert "--accel kvm" in tried, "without KVM, a job must fail at once and not crawl"
+
+
+def test_a_host_that_was_tried_is_told_with_the_page_of_the_selftest() -> None:
+    form = yaml.safe_load((REPOSITORY / ".github" / "ISSUE_TEMPLATE" / "host.yml").read_text("utf-8"))
+    fields = {part["id"]: part for part in form["body"]}
+    assert "kmlab selftest --report" in fields["selftest"]["attributes"]["description"]
+    assert fields["selftest"]["validations"]["required"]
