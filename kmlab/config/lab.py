@@ -50,6 +50,7 @@ _LONGEST_NAME = 31
 
 Outcome = Literal[
     "pass",
+    "skipped",
     "warning",
     "test-failed",
     "unload-failed",

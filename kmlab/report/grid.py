@@ -195,7 +195,7 @@ def _sentence(
 
 
 def _built(result: RunResult | None) -> bool:
-    return result is None or result.outcome not in ("build-failed", "error")
+    return result is None or result.outcome not in ("build-failed", "skipped", "error")
 
 
 def _where(bad: Sequence[Column], good: Sequence[Column]) -> str:

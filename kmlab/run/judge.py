@@ -46,7 +46,7 @@ def judge(
     """
     allowed = [c for c in crashes if outcome_of(c) == "warning" and any(matches(p, c.title) for p in allow)]
     counted = tuple(crash for crash in crashes if crash not in allowed)
-    missed = unmet_log(expect, log.records)
+    missed = [] if results.build.skipped else unmet_log(expect, log.records)
     doubts = _doubts(results, log, crashes)
     outcomes = [*_outcomes(results, counted), *(outcome for outcome, _ in doubts)]
     outcome = worst([*outcomes, *(["test-failed"] if missed else [])])
@@ -66,7 +66,7 @@ def judge(
 
 def state_left(results: Results, log: RunLog, verdict: Verdict, keep: bool) -> tuple[str, str]:
     """Return the state that a living guest is left in, and why it is dirty."""
-    harmless = verdict.outcome in ("pass", "build-failed")
+    harmless = verdict.outcome in ("pass", "skipped", "build-failed")
     harmless = harmless or (verdict.outcome in ("test-failed", "load-failed") and not verdict.crashes)
     if not harmless:
         return "dirty", f"the last run ended in {verdict.outcome}"

@@ -277,7 +277,7 @@ def _run_watched(context: RunContext) -> tuple[Results, RunLog, list[Crash], lis
         results = results.plus([StepResult(results.shown[-1].name, kernel=KernelState(taint, {}), shown=False)])
     symbols = symbols_of(build.images, context.top)
     crashes = [located(crash, symbols, context.top, results.sections) for crash in crashes]
-    crashes = [seen_from(crash, str(context.request.tree.below)) for crash in crashes]
+    crashes = [seen_from(crash, build.built_in or str(context.request.tree.below)) for crash in crashes]
     for problem in dict.fromkeys(each.problem for each in symbols.values() if each.problem):
         context.events(Note(context.guest.record.name, f"no lines: {printable(problem, 300)}"))
     seen = results.hang
@@ -358,7 +358,7 @@ def _depends_on_guest(ended: RunResult) -> bool:
     """Return whether the guest, and so what ran in it before, can have caused the outcome."""
     if ended.outcome == "load-failed":
         return ended.failure in _BY_INIT
-    return ended.outcome not in ("pass", "build-failed", "error")
+    return ended.outcome not in ("pass", "skipped", "build-failed", "error")
 
 
 def _is_the_same(one: RunResult, other: RunResult) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from kmlab.common.errors import ConfigError
 from kmlab.common.events import printable
 from kmlab.config.lab import Lab, Module
+from kmlab.kernel.build import dkms
 from kmlab.kernel.build.kbuild import inspect_folder
 from kmlab.run import result
 from kmlab.run.build.make import check_folder
@@ -56,7 +57,8 @@ def _module_folders(top: Path) -> list[Path]:
         texts.setdefault((top / path).parent, {})[os.path.basename(path)] = read_source(top, path).decode(
             errors="replace"
         )
-    made = {folder for folder, files in texts.items() if inspect_folder(files).kind == "kbuild"}
+    made = {folder for folder, files in texts.items() if dkms.FILE in files}
+    made |= {folder for folder, files in texts.items() if inspect_folder(files).kind == "kbuild"}
     made |= {
         folder
         for folder, files in texts.items()

@@ -25,10 +25,13 @@ modules:
     load: modprobe
     exercise: modprobe --resolve-alias kmlab-by-name | grep by_name && grep crc7 /proc/modules
   one_refuses: {source: one_refuses, expect: {outcome: load-failed}}
+  dkms_probe: {source: dkms_probe, expect: {log: ["/dkms_user: built for [67]\\./"]}}
+  dkms_old: {source: dkms_old}
   hides: {source: hides, exercise: echo 1 > /sys/module/hides/parameters/hide, expect: {outcome: unload-failed}}
 """
-NAMES = ("above", "serial_all", "with_program", "by_name", "one_refuses", "hides")
+NAMES = ("above", "serial_all", "with_program", "by_name", "one_refuses", "dkms_probe", "dkms_old", "hides")
 REASONS = {
+    "dkms_old": "dkms.conf is for Linux 5.10 and older (BUILD_EXCLUSIVE_KERNEL_MAX)",
     "one_refuses": "returned -ENODEV",
     "hides": "hides is loaded but not in the kernel's list of modules, so rmmod cannot find it",
 }

@@ -170,7 +170,7 @@ def test_a_flood_is_capped_and_counted() -> None:
 
 
 def test_the_worst_outcome_wins_in_the_interface_s_order() -> None:
-    order = "pass warning test-failed unload-failed load-failed build-failed oops hang panic lost error"
+    order = "pass skipped warning test-failed unload-failed load-failed build-failed oops hang panic lost error"
     assert " ".join(WORST_LAST) == order
     assert worst([]) == "pass"
     assert worst(["warning", "lost", "oops"]) == "lost"
@@ -198,3 +198,10 @@ def test_the_guilty_function_and_the_fine_kind_are_recognised() -> None:
     expect = Expect(outcome=("oops",), function=found.function, kind=found.class_)
     assert unmet_crash(expect, "oops", [found]) == []
     assert found.kind == "oops"
+
+
+def test_a_skipped_run_is_as_expected_where_a_pass_is() -> None:
+    skipped = RunResult(module="m", source="m", guest="g", outcome="skipped")
+    assert skipped.ok
+    assert not RunResult(module="m", source="m", guest="g", outcome="skipped", expect=Expect(outcome=("oops",))).ok
+    assert worst(["pass", "skipped"]) == "skipped" and worst(["skipped", "warning"]) == "warning"

@@ -20,6 +20,7 @@ def text(results: Sequence[RunResult]) -> str:
         tests=str(len(results)),
         failures=str(sum(not r.ok and r.outcome != "error" for r in results)),
         errors=str(sum(not r.ok and r.outcome == "error" for r in results)),
+        skipped=str(sum(r.ok and r.outcome == "skipped" for r in results)),
         time=f"{sum(r.seconds for r in results):.3f}",
     )
     for result in results:
@@ -33,6 +34,8 @@ def text(results: Sequence[RunResult]) -> str:
         if not result.ok:
             kind, message = "error" if result.outcome == "error" else "failure", _xml_safe(summary(result))
             ET.SubElement(case, kind, type=result.outcome, message=message).text = message
+        elif result.outcome == "skipped":
+            ET.SubElement(case, "skipped", message=_xml_safe(summary(result)))
         ET.SubElement(case, "system-out").text = _xml_safe(dmesg(result.log[-_LOG_LINES:]))
     ET.indent(suite)
     return ET.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"

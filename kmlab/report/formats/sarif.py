@@ -26,6 +26,7 @@ _RULES = {
     "test-failed": "The exercise failed, or the kernel's log is not what lab.yaml expects.",
     "unload-failed": "The module could not be unloaded.",
     "load-failed": "The kernel or the module's init function refused the module.",
+    "skipped": "The folder's dkms.conf rules out the kernel.",
     "build-failed": "make left no module.",
     "hang": "A step of the run did not end.",
     "lost": "The guest is gone, and no message of its kernel says why.",

@@ -28,7 +28,7 @@ def text(results: Sequence[RunResult]) -> str:
     root = source_root(results)
     lines = ["TAP version 14", f"1..{len(results)}" + ("" if results else " # no runs")]
     for number, result in enumerate(results, start=1):
-        lines.append(f"{'ok' if result.ok else 'not ok'} {number} - {_description(result)}")
+        lines.append(f"{'ok' if result.ok else 'not ok'} {number} - {_description(result)}{_skip(result)}")
         if not result.ok:
             shown = yaml.dump(
                 {key: value for key, value in _diagnostics(result, root) if value is not None},
@@ -40,6 +40,11 @@ def text(results: Sequence[RunResult]) -> str:
             # Only a line feed ends a line of TAP; YAML's other line breaks are escaped before.
             lines += [f"  {line}" for line in ("---", *shown.rstrip("\n").split("\n"), "...")]
     return "\n".join(lines) + "\n"
+
+
+def _skip(result: RunResult) -> str:
+    """Return TAP's directive for a run that the folder itself declined."""
+    return f" # SKIP {printable(summary(result))}" if result.ok and result.outcome == "skipped" else ""
 
 
 def _description(result: RunResult) -> str:

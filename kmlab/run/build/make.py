@@ -17,7 +17,6 @@ import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Protocol
 
 from kmlab.common import paths
 from kmlab.common.errors import ConfigError, GuestUnreachable
@@ -26,11 +25,13 @@ from kmlab.host.process.sandbox import Sandbox
 from kmlab.host.process.untrusted_folder import UntrustedFolder
 from kmlab.kernel.build import kbuild
 from kmlab.kernel.build.build_tree import parse_config
-from kmlab.kernel.build.diagnostics import Diagnostic, parse_diagnostics
-from kmlab.kernel.build.explain import build_reason, wants_config
+from kmlab.kernel.build.diagnostics import Diagnostic
+from kmlab.kernel.build.explain import build_reason
 from kmlab.kernel.module.modinfo import is_signed
 from kmlab.provision.guest import Guest
+from kmlab.run.build.build_place import Place, Ran, config_of, diagnostics_of, explain, read_config
 from kmlab.run.build.delivery import copy_record, delivery_record, digest, mirror, read_digests
+from kmlab.run.build.dkms_build import build_with_dkms
 from kmlab.run.build.products import BuildResult, Products, modules_of_build, ordered_modules
 from kmlab.run.build.request import BuildRequest, missing_programs
 from kmlab.run.build.source_folder import folder_in_guest, read_folder, read_source
@@ -66,35 +67,6 @@ fi
 exec "$@"
 """
 """Runs make with clang if the kernel was built with it (Documentation/kbuild/llvm.rst)."""
-
-
-class Place(Protocol):
-    """Where a module is built: a guest or a sandbox."""
-
-    @property
-    def suffix(self) -> str:
-        """What people are told of the place, after the way of building."""
-
-    @property
-    def prepared(self) -> Path:
-        """The record of what was prepared there."""
-
-    def run(self, command: kbuild.BuildCommand) -> Ran:
-        """Run one command to its end."""
-
-    def read_config(self) -> Mapping[str, str]:
-        """Return the options of the kernel that is built for; none if its headers do not have them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """How a command of a build ended, and the modules that are there now."""
-
-    log: str
-    code: int | None
-    products: Products
-    excess: str | None = None
-    """Why it was stopped: a sentence."""
 
 
 def build_in_guest(guest: Guest, request: BuildRequest, deadline: Deadline, show_line: ShowLine) -> BuildResult:
@@ -154,7 +126,7 @@ def _build_commands(request: BuildRequest, release: str) -> tuple[kbuild.Folder,
     source = request.tree.folder
     texts = {f: _text(source, f) for f in ("Kbuild", *kbuild.MAKEFILES) if (source / f).is_file()}
     about = _with_surroundings(kbuild.inspect_folder(texts), request.tree)
-    if about.kind == "none" and request.prepare:
+    if about.kind == "none" and (request.prepare or request.uses_dkms):
         about = replace(about, kind="wrapper", has_makefile=True)
     jobs = request.make.jobs or os.cpu_count() or 1
     about_make = (request.make.variables, request.make.target, about.serial)
@@ -174,6 +146,8 @@ def _build(place: Place, request: BuildRequest, release: str) -> BuildResult:
     about, commands = _build_commands(request, release)
     if request.prepare and (failed := _prepare(place, request, about, release)):
         return failed
+    if request.uses_dkms:
+        return build_with_dkms(place, request, about, release)
     tried: list[BuildResult] = []
     for command in _with_serial(commands, tried):
         tried.append(_make(place, request, command, about, release))
@@ -215,7 +189,7 @@ def _prepare(place: Place, request: BuildRequest, about: kbuild.Folder, release:
     if ran.code == 0:
         paths.write_json(place.prepared, state)
         return None
-    diagnostics = _diagnostics(ran.log, request)
+    diagnostics = diagnostics_of(ran.log, request)
     reason = ran.excess or build_reason(ran.log, ran.code, diagnostics, release, folder=about)
     what = f"prepare: {reason}" if reason else f"`{printable(request.prepare, 200)}` ended with {ran.code}"
     return BuildResult(False, ran.log, command.how + place.suffix, diagnostics, what)
@@ -297,17 +271,6 @@ def _leads_out(tree: SourceTree, path: str, target: str) -> bool:
     return target.startswith("/") or not resolved.startswith("/top/")
 
 
-def _diagnostics(log: str, request: BuildRequest) -> tuple[Diagnostic, ...]:
-    """Return what is wrong, with the paths of files that lie above the module's folder as seen from it."""
-    top, folder = str(folder_in_guest(request.name)), str(request.folder)
-
-    def seen(path: str | None) -> str | None:
-        return posixpath.relpath(path, folder) if path and path.startswith(f"{top}/") else path
-
-    found = parse_diagnostics(log, request.folder)
-    return tuple(replace(each, file=seen(each.file)) for each in found)
-
-
 # --- in the guest --------------------------------------------------------------------------------------------------
 
 
@@ -320,6 +283,10 @@ class _InGuest:
     deadline: Deadline
     show_line: ShowLine
     suffix: str = ""
+
+    @property
+    def arch(self) -> str:
+        return self.guest.record.arch
 
     @property
     def prepared(self) -> Path:
@@ -393,6 +360,10 @@ class _InSandbox:
     suffix: str = ", in a sandbox on the host"
 
     @property
+    def arch(self) -> str:
+        return os.uname().machine
+
+    @property
     def prepared(self) -> Path:
         return copy_record(self.box.folder).with_suffix(".prepared")
 
@@ -419,7 +390,7 @@ class _InSandbox:
         return Ran(ended.output, ended.code, products)
 
     def read_config(self) -> Mapping[str, str]:
-        read = self.box.run(("cat", _config_of(self.release)), self.deadline)
+        read = self.box.run(("cat", config_of(self.release)), self.deadline)
         return parse_config(read.output) if read.code == 0 else {}
 
 
@@ -432,10 +403,10 @@ def _make(
     """Run make in one way, and explain how it ended."""
     argv = command.argv
     if not {"LLVM", "CC"} & set(request.make.variables):
-        argv = ("sh", "-c", _WITH_COMPILER, "sh", _config_of(release), *argv)
+        argv = ("sh", "-c", _WITH_COMPILER, "sh", config_of(release), *argv)
     ran = place.run(replace(command, argv=argv))
     log, code, how = ran.log, ran.code, command.how + place.suffix
-    diagnostics = _diagnostics(log, request)
+    diagnostics = diagnostics_of(log, request)
     if ran.excess or ran.products.excess:
         return BuildResult(False, log, how, diagnostics, ran.excess or ran.products.excess)
     images = modules_of_build(ran.products.files)
@@ -447,10 +418,7 @@ def _make(
             bad = f"the built module cannot be loaded: {printable(error.message, 300)}"
             return BuildResult(False, log, how, diagnostics, bad)
         return BuildResult(True, log, how, diagnostics, None, images, modules, outside)
-    options = place.read_config() if code and wants_config(log) else None
-    sources = read_sources(request.tree.folder)
-    reason = build_reason(log, code, diagnostics, release, folder=about, sources=sources, config=options or None)
-    return BuildResult(False, log, how, diagnostics, reason)
+    return BuildResult(False, log, how, diagnostics, explain(place, request, ran, diagnostics, about, release))
 
 
 def _only_installing_failed(log: str, diagnostics: Sequence[Diagnostic]) -> bool:
@@ -461,25 +429,3 @@ def _only_installing_failed(log: str, diagnostics: Sequence[Diagnostic]) -> bool
 def _has_errors(diagnostics: Sequence[Diagnostic]) -> bool:
     """Return whether the compiler found an error in a source."""
     return any(each.severity == "error" and each.line for each in diagnostics)
-
-
-def read_sources(source: Path) -> Mapping[str, str]:
-    """Read the module's C sources, as far as they may explain a failure; skip files that cannot be read."""
-    texts: dict[str, str] = {}
-    room = _MOST_TEXT
-    for path, entry in read_folder(source).items():
-        if entry.kind == "file" and path.endswith(_SOURCES) and 0 < entry.size <= room:
-            with contextlib.suppress(ConfigError):
-                texts[path] = read_source(source, path, room).decode("utf-8", "replace")
-                room -= entry.size
-    return texts
-
-
-def read_config(guest: Guest, deadline: Deadline) -> Mapping[str, str]:
-    """Read the options of the guest's kernel from its headers; return none if the headers do not have them."""
-    return parse_config(guest.run(f"cat {_config_of(guest.record.release)} 2> /dev/null", deadline).text)
-
-
-def _config_of(release: str) -> str:
-    """Return where a kernel's headers have its .config."""
-    return f"/lib/modules/{release}/build/.config"

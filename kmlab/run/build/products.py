@@ -29,13 +29,18 @@ class BuildResult:
     """Path and .modinfo of each, in the order to load them."""
     outside: tuple[str, ...] = ()
     """The kernel's own modules that must be loaded first."""
+    skipped: bool = False
+    """Whether the folder itself says that it is not for this kernel; `reason` says why."""
+    built_in: str = ""
+    """Where the sources were built, from the root of what is sent; empty for the module's own folder."""
     undelivered: Mapping[str, bytes] = field(default_factory=dict)
     """Files that the module's folder in the guest does not have yet, by path."""
 
     @property
     def paths(self) -> str:
         """Return the modules' paths, for people."""
-        return ", ".join(path for path, _ in self.modules) or "no module"
+        shown = (path.removeprefix(f"{self.built_in}/") for path, _ in self.modules)
+        return ", ".join(shown) or "no module"
 
     @property
     def names(self) -> frozenset[str]:

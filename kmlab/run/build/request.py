@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from kmlab.config.lab import Lab, Make, Module
 from kmlab.config.run_options import Options
+from kmlab.kernel.build import dkms
 from kmlab.run.build.source_folder import Manifest
 from kmlab.run.build.source_tree import SourceTree, find_tree
 
@@ -27,6 +28,11 @@ class BuildRequest:
     """A command that runs in the module's folder before make."""
     exercise: str | None = None
     """The command that the built programs are for."""
+
+    @property
+    def uses_dkms(self) -> bool:
+        """Return whether the folder is built as dkms would: it has a dkms.conf, and lab.yaml says nothing of make."""
+        return self.make == Make() and (self.tree.folder / dkms.FILE).is_file()
 
     @property
     def folder(self) -> PurePosixPath:

@@ -129,6 +129,6 @@ class SandboxBuild:
                 what = (toolchain, target.release, repr(request), content)
                 self._built = self._builds.get_or_build(what, make)
                 stage.detail = self._built.paths
-                stage.outcome = "ok" if self._built.ok else "failed"
+                stage.outcome = "ok" if self._built.ok else "skipped" if self._built.skipped else "failed"
         finally:
             self.ended = time.monotonic()

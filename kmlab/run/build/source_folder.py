@@ -22,6 +22,7 @@ from kmlab.provision.guest import MODULES_FOLDER, Guest
 
 SKIPPED = frozenset({".git", ".kmlab", ".venv", "__pycache__", ".tmp_versions"})
 """Folders on the host that no build in a guest needs."""
+_MAKEFILES = ("Kbuild", "Makefile", "dkms.conf")
 _LARGEST_SOURCE = 512 << 20
 """Bytes of one module's folder. A larger one is a mistake, such as a kernel tree or a disk image."""
 _MOST_SOURCES = 50_000
@@ -95,10 +96,10 @@ def read_folder(source: Path, largest: int | None = None, most: int | None = Non
 
 
 def makefiles_below(top: Path) -> list[str]:
-    """Return the sorted paths of all files called Kbuild or Makefile below a folder, except hidden folders."""
+    """Return the sorted paths of all Kbuild, Makefile and dkms.conf below a folder, except hidden folders."""
     if not top.is_dir():
         return []
-    makefiles = [e.path for e in _walk(top) if e.path is not None and e.name in ("Kbuild", "Makefile")]
+    makefiles = [e.path for e in _walk(top) if e.path is not None and e.name in _MAKEFILES]
     visible = [path for path in makefiles if not any(part.startswith(".") for part in path.split("/"))]
     return sorted(path for path in visible if (top / path).is_file())
 

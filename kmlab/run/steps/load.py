@@ -14,7 +14,7 @@ from kmlab.kernel.module.load_errors import explain_load_failure, find_ignored_p
 from kmlab.kernel.module.modinfo import ModInfo, format_params
 from kmlab.kernel.symbols.elf import MalformedModule
 from kmlab.provision.plan.plan import lab_files
-from kmlab.run.build.make import read_config, read_sources
+from kmlab.run.build.build_place import read_config, read_sources
 from kmlab.run.context import guest_commands
 from kmlab.run.context.guest_commands import CommandResult
 from kmlab.run.context.in_guest import run_in_guest

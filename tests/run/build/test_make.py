@@ -13,6 +13,7 @@ import pytest
 from kmlab.common.events import Deadline
 from kmlab.config.lab import Make
 from kmlab.host.process.sandbox import Sandbox, SandboxResult
+from kmlab.kernel.build.dkms import BUILD, READ_CONF
 from kmlab.run.build.make import _WITH_COMPILER, build_in_sandbox
 from kmlab.run.build.products import BuildResult, modules_of_build
 from kmlab.run.build.request import BuildRequest, missing_programs, plain_request
@@ -220,3 +221,69 @@ def test_a_kernel_of_clang_gets_modules_of_clang(
         check=True,
     )
     assert said.stdout.strip() == f"a b -j2 {added}".strip()
+
+
+# --- dkms.conf ----------------------------------------------------------------------------------------------------
+
+DKMS = """\
+PACKAGE_NAME=tiny
+PACKAGE_VERSION=2
+BUILT_MODULE_NAME[0]=tiny_loop
+BUILT_MODULE_LOCATION[0]=src
+DEST_MODULE_LOCATION[0]=/updates
+"""
+
+
+def dkms_answer(made: str | None = "src/tiny_loop.ko", code: int = 0, log: str = "") -> Answer:
+    """A sandbox that reads dkms.conf for real, and whose build leaves one file."""
+
+    def answer(folder: Path, words: Sequence[str]) -> tuple[int, str]:
+        if words[0] == "cat":
+            return 1, "no such file"
+        if words[2] == READ_CONF:
+            said = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+            return said.returncode, said.stdout
+        assert words[2] == BUILD
+        place = folder / ".kmlab/dkms/tiny/2/build" / (made or "nothing.o")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(KO)
+        return code, log
+
+    return answer
+
+
+def test_a_folder_with_a_dkms_conf_is_built_as_dkms_builds_it(tmp_path: Path) -> None:
+    result = built(tmp_path, {"dkms.conf": DKMS, "src/Makefile": "obj-m := tiny_loop.o\n"}, dkms_answer())
+    assert result.ok and result.how.startswith("dkms.conf")
+    assert list(result.images) == [".kmlab/dkms/tiny/2/build/src/tiny_loop.ko"]
+    assert result.paths == "src/tiny_loop.ko" and set(result.undelivered) == set(result.images)
+
+
+def test_a_module_that_dkms_conf_promises_and_make_does_not_leave_is_a_failure(tmp_path: Path) -> None:
+    result = built(tmp_path, {"dkms.conf": DKMS}, dkms_answer(made="tiny_loop.ko"))
+    assert not result.ok and "src/tiny_loop.ko is not there" in (result.reason or "")
+
+
+def test_errors_of_such_a_build_are_in_the_author_s_files(tmp_path: Path) -> None:
+    log = "/var/lib/kmlab/modules/m/.kmlab/dkms/tiny/2/build/src/a.c:3:1: error: nothing like it\n"
+    result = built(tmp_path, {"dkms.conf": DKMS}, dkms_answer(code=2, log=log))
+    assert [d.file for d in result.diagnostics] == ["src/a.c"] and "src/a.c:3" in (result.reason or "")
+
+
+def test_a_kernel_that_dkms_conf_rules_out_is_skipped(tmp_path: Path) -> None:
+    result = built(tmp_path, {"dkms.conf": DKMS + "BUILD_EXCLUSIVE_KERNEL='^5'\n"}, dkms_answer())
+    assert not result.ok and result.skipped and "BUILD_EXCLUSIVE_KERNEL" in (result.reason or "")
+
+
+def test_a_package_that_must_come_first_is_named(tmp_path: Path) -> None:
+    result = built(tmp_path, {"dkms.conf": DKMS + "BUILD_DEPENDS[0]=spl\n"}, dkms_answer())
+    assert not result.ok and not result.skipped and "needs the DKMS package spl" in (result.reason or "")
+
+
+def test_make_in_lab_yaml_is_stronger_than_dkms_conf(tmp_path: Path) -> None:
+    def answer(folder: Path, words: Sequence[str]) -> tuple[int, str]:
+        assert "bash" not in words
+        (folder / "m.ko").write_bytes(KO)
+        return 0, ""
+
+    assert built(tmp_path, {"dkms.conf": DKMS, "Kbuild": "obj-m := m.o\n"}, answer, make=Make(jobs=2)).ok

@@ -1,0 +1,2 @@
+#!/bin/sh
+echo "#define PROBED \"$1\"" > src/probed.h
