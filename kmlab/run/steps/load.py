@@ -7,6 +7,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+from kmlab.common.events import Deadline
 from kmlab.config.lab import Param
 from kmlab.kernel.log.taint import taint_mask
 from kmlab.kernel.module.failure import Failure
@@ -37,7 +38,8 @@ def load(context: RunContext, so_far: Results) -> Sequence[LoadStepResult]:
         raise UnfitGuest("its console had fallen silent")
     if context.module.load == "modprobe" and "load" in context.options.steps:
         places = [path for path, _ in build.modules]
-        guest_commands.install(context.guest, context.module.name, context.top, places, context.deadline(_INSTALL))
+        deadline = Deadline(context.build_patience)
+        guest_commands.install(context.guest, context.module.name, context.top, places, deadline)
     results: list[LoadStepResult] = []
     for path, info in build.modules if "load" in context.options.steps else ():
         if not context.usable:
@@ -50,8 +52,6 @@ def load(context: RunContext, so_far: Results) -> Sequence[LoadStepResult]:
     return results
 
 
-_INSTALL = 60.0
-"""Seconds for depmod."""
 _UNSAFE = ("init-crash", "init-hang", "killed")
 """Failures to load after which nothing more is tried in the guest."""
 
