@@ -21,7 +21,10 @@ PAGES = [
 ]
 INTERFACE = REPOSITORY / "docs" / "interface.md"
 LAB_YAML = REPOSITORY / "docs" / "lab-yaml.md"
-COMMON = {"--lab", "--json", "--compact", "--connect", "--verbose", "-v", "--debug"}
+COMMON = {
+    *("--lab", "--json", "--compact", "--connect", "--verbose", "-v", "--debug"),
+    *("--image", "--kernel", "--secure-boot", "--memory", "--cpus"),
+}
 KMLAB: Any = typer.main.get_command(app)
 
 ids = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))

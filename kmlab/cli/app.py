@@ -15,7 +15,8 @@ import typer
 
 from kmlab import __version__
 from kmlab.cli import inspect_commands, lab_commands, module_commands, schema_command, sign_commands, watch_command
-from kmlab.cli.command_help import Command
+from kmlab.cli.help.command_help import Command
+from kmlab.cli.help.command_words import Group
 from kmlab.cli.options import cli_state
 from kmlab.common.errors import KmlabError, unexpected
 
@@ -26,13 +27,16 @@ INTERRUPTED = 130
 
 app = typer.Typer(
     name="kmlab",
+    cls=Group,
     help="A virtual lab for Linux kernel modules: modules run in a throw-away VM, never on your own kernel.",
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-images = typer.Typer(help="List, download, build and verify images.", no_args_is_help=True, rich_markup_mode=None)
+images = typer.Typer(
+    help="List, download, build and verify images.", cls=Group, no_args_is_help=True, rich_markup_mode=None
+)
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
     lab_commands.init,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kmlab.cli.help import completion
 from kmlab.cli.options import Debug, GuestNames, Json, LabFile, open_lab, select_guests, set_global_options
 
 if TYPE_CHECKING:
@@ -20,7 +21,10 @@ _PATIENCE = 3600.0
 """Seconds for a command whose output is printed as JSON."""
 
 OneGuest = Annotated[
-    str | None, typer.Argument(help="Guest to use; default: the lab's default guest.", metavar="GUEST")
+    str | None,
+    typer.Argument(
+        help="Guest to use; default: the lab's default guest.", metavar="GUEST", autocompletion=completion.guests
+    ),
 ]
 
 

@@ -7,18 +7,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kmlab.cli.help import completion
 from kmlab.cli.options import (
     AllGuests,
     Connect,
     Debug,
+    GuestCpus,
+    GuestImage,
+    GuestKernel,
+    GuestMemory,
     GuestNames,
     Json,
     LabFile,
+    SecureBoot,
     Verbose,
     open_lab,
+    open_lab_for,
     real_host,
     select_guests,
     set_global_options,
+    settings_of,
 )
 
 if TYPE_CHECKING:
@@ -38,13 +46,22 @@ def init(
     ),
     image: Annotated[
         str | None,
-        typer.Option("--image", help="Image of the default guest; default: debian-12.", metavar="IMAGE"),
+        typer.Option(
+            "--image",
+            help="Image of the default guest; default: debian-12.",
+            metavar="IMAGE",
+            autocompletion=completion.images,
+        ),
+    ] = None,
+    guest: Annotated[
+        str | None,
+        typer.Option("--guest", help="Name of the default guest; default: after its image.", metavar="GUEST"),
     ] = None,
     lab: LabFile = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write a commented lab.yaml and a first module."""
+    """Write a commented lab.yaml with the modules of the folder. If it has none, write a first module too."""
     set_global_options(json=json, debug=debug)
     from json import dumps
 
@@ -55,22 +72,56 @@ def init(
     from kmlab.config.starter import SCHEMA_FILE, is_built, starter_files
     from kmlab.report.json_schema import schema
 
-    chosen = catalog.load_image(image or "debian-12")
-    files = {**starter_files(directory.resolve().name, chosen), SCHEMA_FILE: dumps(schema("lab"), indent=1) + "\n"}
-    for name in files:
-        if (directory / name).exists():
+    adopted = _modules_in(directory)
+    chosen = catalog.load_image(image or "debian-12", None, "--image")
+    _check_guest_name(guest)
+    files = starter_files(directory.resolve().name, adopted, image=chosen, guest=guest)
+    files[SCHEMA_FILE] = dumps(schema("lab"), indent=1) + "\n"
+    for path in files:
+        if (directory / path).exists():
             raise ConfigError(
-                f"{directory / name} already exists", "kmlab init overwrites nothing: choose another folder"
+                f"{directory / path} already exists", "kmlab init overwrites nothing: choose another folder"
             )
     try:
-        for name, text in files.items():
-            paths.write_text(directory / name, text)
+        for path, text in files.items():
+            paths.write_text(directory / path, text)
     except LabError as error:
         raise ConfigError(error.message, "name a folder that you may write to") from None
-    render.document({"schema": "kmlab.init/1", "written": sorted(files)}) if json else render.print_line(
-        f"wrote {', '.join(sorted(files))} in {directory}; next, in that folder: kmlab run hello, "
+    if json:
+        render.document({"schema": "kmlab.init/1", "written": sorted(files)})
+        return
+    also = f" for {len(adopted)} module{'s' if len(adopted) > 1 else ''}" if adopted else ""
+    example = next(iter(adopted.values()), "hello")
+    render.print_line(
+        f"wrote {', '.join(sorted(files))} in {directory}{also}; next, in that folder: kmlab run {example}, "
         f"which first {'builds' if is_built(chosen) else 'downloads'} the image {chosen.name}"
     )
+
+
+def _modules_in(directory: Path) -> dict[str, str]:
+    """Return the modules in and below a folder: their names with their folders, relative to it."""
+    from kmlab.config.default_lab import GuestSettings, default_lab
+    from kmlab.run.selection import modules_below
+
+    top = directory.resolve()
+    if not top.is_dir():
+        return {}
+    found = modules_below(default_lab(top, GuestSettings()), top)
+    places = {module.name: str(module.source.resolve().relative_to(top)) for module in found}
+    return {name: place for name, place in places.items() if place.isprintable()}
+
+
+def _check_guest_name(name: str | None) -> None:
+    """Raise ConfigError for a name that no guest may have."""
+    from kmlab.common.errors import ConfigError
+    from kmlab.config.default_lab import plain_name
+    from kmlab.config.yaml.reader import quoted
+
+    if name is not None and plain_name(name, "") != name:
+        raise ConfigError(
+            f"--guest {quoted(name)} must be lower-case letters, digits and dashes, at most 31 characters",
+            "such as debian or noble-2",
+        )
 
 
 def doctor(
@@ -139,6 +190,11 @@ def selftest(
 def up(
     guests: GuestNames = None,
     every: AllGuests = False,
+    image: GuestImage = None,
+    kernel: GuestKernel = None,
+    secure_boot: SecureBoot = False,
+    memory: GuestMemory = None,
+    cpus: GuestCpus = None,
     lab: LabFile = None,
     connect: Connect = None,
     json: Json = False,
@@ -149,7 +205,7 @@ def up(
     set_global_options(json=json, debug=debug, verbose=verbose)
     from kmlab.provision import lifecycle
 
-    opened = open_lab(lab, connect)
+    opened = open_lab_for([Path()], lab, settings_of(image, kernel, secure_boot, memory, cpus), connect)
     lifecycle.sweep()
     _start_guests(opened, select_guests(opened, guests, every), json, "kmlab.up/1", fresh=False)
 
@@ -242,7 +298,11 @@ def image_list(lab: LabFile = None, json: Json = False, debug: Debug = False) ->
 def image_pull(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="Images from the catalogue; default: the lab's images.", metavar="IMAGE"),
+        typer.Argument(
+            help="Images from the catalogue; default: the lab's images.",
+            metavar="IMAGE",
+            autocompletion=completion.images,
+        ),
     ] = None,
     arch: Architecture = None,
     lab: LabFile = None,
@@ -279,7 +339,9 @@ def image_pull(
 
 
 def image_build(
-    name: Annotated[str, typer.Argument(help="An image of the catalogue.", metavar="IMAGE")],
+    name: Annotated[
+        str, typer.Argument(help="An image of the catalogue.", metavar="IMAGE", autocompletion=completion.images)
+    ],
     arch: Architecture = None,
     lab: LabFile = None,
     json: Json = False,
@@ -301,7 +363,9 @@ def image_build(
 
 
 def image_kernels(
-    name: Annotated[str, typer.Argument(help="An image of the catalogue.", metavar="IMAGE")],
+    name: Annotated[
+        str, typer.Argument(help="An image of the catalogue.", metavar="IMAGE", autocompletion=completion.images)
+    ],
     arch: Architecture = None,
     lab: LabFile = None,
     json: Json = False,

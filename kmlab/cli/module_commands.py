@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from kmlab.cli.help import completion
 from kmlab.cli.options import (
     AllGuests,
     Compact,
     Connect,
     Debug,
     Directory,
+    GuestCpus,
+    GuestImage,
+    GuestKernel,
+    GuestMemory,
     GuestOptions,
     Json,
     LabFile,
+    SecureBoot,
     Verbose,
     ask_passphrase,
     check_compact,
     cli_state,
     open_lab,
+    open_lab_for,
     real_host,
     select_guests,
     set_global_options,
+    settings_of,
 )
 
 if TYPE_CHECKING:
@@ -73,7 +81,10 @@ Timeline = Annotated[
 Kernels = Annotated[
     str | None,
     typer.Option(
-        "--kernels", help="Run in guests with each of these kernels, for example 6.1,6.12,backports.", metavar="K,…"
+        "--kernels",
+        help="Run in guests with each of these kernels, for example 6.1,6.12,backports.",
+        metavar="K,…",
+        autocompletion=completion.kernels,
     ),
 ]
 Jobs = Annotated[
@@ -109,6 +120,11 @@ def run(
     report_paths: ReportPaths = None,
     junit: Junit = None,
     github: Github = False,
+    image: GuestImage = None,
+    kernel: GuestKernel = None,
+    secure_boot: SecureBoot = False,
+    memory: GuestMemory = None,
+    cpus: GuestCpus = None,
     lab: LabFile = None,
     connect: Connect = None,
     json: Json = False,
@@ -130,7 +146,8 @@ def run(
     if timeline:
         pictures.check(timeline)
     files = reports.report_files(report_paths or [], junit)
-    opened, host = open_lab(lab, connect), real_host()
+    settings = settings_of(image, kernel, secure_boot, memory, cpus)
+    opened, host = open_lab_for([directory], lab, settings, connect), real_host()
     options = options_of(param, exercise, timeout, fresh=fresh, keep=keep, sign=sign_choice(no_sign, sign_with))
     options = with_sources(options, root, make)
     guest_names = list(opened.guests) if every else guest or []
@@ -157,7 +174,12 @@ def run(
 
 def test(
     directories: Annotated[
-        list[Path] | None, typer.Argument(help="Folders whose modules run; default: the lab's modules.", metavar="DIR")
+        list[Path] | None,
+        typer.Argument(
+            help="Folders whose modules run; default: the lab's modules.",
+            metavar="DIR",
+            autocompletion=completion.modules,
+        ),
     ] = None,
     guest: GuestOptions = None,
     every: AllGuests = False,
@@ -170,6 +192,11 @@ def test(
         Path | None,
         typer.Option("--secure-boot-matrix", help=_MATRIX, metavar="DIR"),
     ] = None,
+    image: GuestImage = None,
+    kernel: GuestKernel = None,
+    secure_boot: SecureBoot = False,
+    memory: GuestMemory = None,
+    cpus: GuestCpus = None,
     lab: LabFile = None,
     connect: Connect = None,
     json: Json = False,
@@ -185,13 +212,18 @@ def test(
     check_compact(compact, json)
     from kmlab.cli import render
     from kmlab.common.errors import ConfigError
+    from kmlab.config.lab import DEFAULTS
     from kmlab.config.run_options import Options
     from kmlab.report import formats as reports
     from kmlab.run import parallel
     from kmlab.run.selection import modules_under
 
     files = reports.report_files(report_paths or [], junit)
-    opened, host = open_lab(lab, connect), real_host()
+    settings = settings_of(image, kernel, secure_boot, memory, cpus)
+    opened = open_lab_for(_tested_folders(directories, secure_boot_matrix), lab, settings, connect)
+    host = real_host()
+    if opened.file == DEFAULTS and not directories:
+        directories = [Path()]
     if secure_boot_matrix is not None:
         if files or github:
             raise ConfigError("--secure-boot-matrix writes no report", "remove --report, --junit and --github")
@@ -214,11 +246,26 @@ def test(
     )
 
 
+def _tested_folders(directories: list[Path] | None, matrix: Path | None) -> Iterator[Path]:
+    """Yield the folders of modules that make a lab of defaults possible: the given ones, and those below them."""
+    from kmlab.run.selection import module_folders
+
+    given = [matrix] if matrix is not None else directories or [Path()]
+    yield from given
+    for folder in given:
+        yield from module_folders(folder.resolve())
+
+
 def build(
     directory: Directory,
     guest: GuestOptions = None,
     root: Root = None,
     make: MakeVariables = None,
+    image: GuestImage = None,
+    kernel: GuestKernel = None,
+    secure_boot: SecureBoot = False,
+    memory: GuestMemory = None,
+    cpus: GuestCpus = None,
     lab: LabFile = None,
     connect: Connect = None,
     json: Json = False,
@@ -229,7 +276,8 @@ def build(
     """Copy a module to a guest and build it there."""
     set_global_options(json=json, debug=debug, verbose=verbose)
     check_compact(compact, json)
-    _steps(directory, guest, lab, connect, json, compact, ("build",), root=root, make=make)
+    opened = open_lab_for([directory], lab, settings_of(image, kernel, secure_boot, memory, cpus), connect)
+    _steps(directory, guest, opened, json, compact, ("build",), root=root, make=make)
 
 
 def load(
@@ -238,6 +286,11 @@ def load(
     param: Params = None,
     root: Root = None,
     make: MakeVariables = None,
+    image: GuestImage = None,
+    kernel: GuestKernel = None,
+    secure_boot: SecureBoot = False,
+    memory: GuestMemory = None,
+    cpus: GuestCpus = None,
     lab: LabFile = None,
     connect: Connect = None,
     json: Json = False,
@@ -248,7 +301,8 @@ def load(
     """Copy, build and load a module. It stays loaded."""
     set_global_options(json=json, debug=debug, verbose=verbose)
     check_compact(compact, json)
-    _steps(directory, guest, lab, connect, json, compact, ("build", "load"), param, root, make)
+    opened = open_lab_for([directory], lab, settings_of(image, kernel, secure_boot, memory, cpus), connect)
+    _steps(directory, guest, opened, json, compact, ("build", "load"), param, root, make)
 
 
 def unload(
@@ -264,7 +318,7 @@ def unload(
     """Unload what `kmlab load` or `kmlab run --keep` left loaded."""
     set_global_options(json=json, debug=debug, verbose=verbose)
     check_compact(compact, json)
-    _steps(directory, guest, lab, connect, json, compact, ("build", "unload"))
+    _steps(directory, guest, open_lab(lab, connect), json, compact, ("build", "unload"))
 
 
 def crashes(
@@ -292,13 +346,14 @@ def crashes(
 
 def _built_by_lab(module: Path, lab: Path | None) -> list[Path]:
     """Return the folders in which the lab's sandboxes built this module; none if there is no lab."""
+    from kmlab.config.default_lab import find_default_lab
     from kmlab.config.lab import find_lab, load_lab
     from kmlab.provision.lifecycle import lab_files
 
     file = lab or find_lab(Path.cwd())
-    if file is None or not module.is_dir():
+    opened = load_lab(file) if file else find_default_lab(Path.cwd())
+    if opened is None or not module.is_dir():
         return []
-    opened = load_lab(file)
     files, name = lab_files(opened), opened.module_for(module).name
     return [files.guest(guest).builds / name for guest in files.guests()]
 
@@ -319,8 +374,7 @@ def _secure_boot_matrix(host: Host, lab: Lab, directory: Path, specs: list[Guest
 def _steps(
     directory: Path,
     guest: list[str] | None,
-    lab: Path | None,
-    connect: str | None,
+    opened: Lab,
     json: bool,
     compact: bool,
     steps: tuple[str, ...],
@@ -333,7 +387,7 @@ def _steps(
     from kmlab.cli import render
     from kmlab.run import parallel
 
-    opened, host = open_lab(lab, connect), real_host()
+    host = real_host()
     options = dataclasses.replace(with_sources(options_of(param, None, None), root, make), keep=True, steps=steps)
     planned = parallel.jobs(opened, [opened.module_for(directory)], guest or [])
     with render.reporting() as events:

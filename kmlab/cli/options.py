@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kmlab.cli.help import completion
+
 if TYPE_CHECKING:
+    from kmlab.config.default_lab import GuestSettings
     from kmlab.config.lab import GuestSpec, Lab
     from kmlab.host import Host
     from kmlab.host.process.command import ProgramRun
@@ -31,14 +34,48 @@ Connect = Annotated[
     str | None, typer.Option("--connect", help="Use this libvirt URI instead of the one in lab.yaml.", metavar="URI")
 ]
 GuestNames = Annotated[
-    list[str] | None, typer.Argument(help="Guests to use; default: the lab's default guests.", metavar="GUEST")
+    list[str] | None,
+    typer.Argument(
+        help="Guests to use; default: the lab's default guests.", metavar="GUEST", autocompletion=completion.guests
+    ),
 ]
 GuestOptions = Annotated[
     list[str] | None,
-    typer.Option("--guest", "-g", help="Use this guest; repeat the option for several.", metavar="GUEST"),
+    typer.Option(
+        "--guest",
+        "-g",
+        help="Use this guest; repeat the option for several.",
+        metavar="GUEST",
+        autocompletion=completion.guests,
+    ),
 ]
 AllGuests = Annotated[bool, typer.Option("--all", help="Use all guests of the lab.")]
-Directory = Annotated[Path, typer.Argument(help="Folder of the module.", metavar="DIR")]
+Directory = Annotated[
+    Path, typer.Argument(help="Folder of the module.", metavar="DIR", autocompletion=completion.modules)
+]
+# The guest of a folder without lab.yaml.
+GuestImage = Annotated[
+    str | None,
+    typer.Option(
+        "--image",
+        help="Without lab.yaml: run in this image; default: debian-12.",
+        metavar="IMAGE",
+        autocompletion=completion.images,
+    ),
+]
+GuestKernel = Annotated[
+    str | None,
+    typer.Option(
+        "--kernel", help="Without lab.yaml: run this kernel.", metavar="KERNEL", autocompletion=completion.kernels
+    ),
+]
+SecureBoot = Annotated[bool, typer.Option("--secure-boot", help="Without lab.yaml: boot with Secure Boot, and sign.")]
+GuestMemory = Annotated[
+    str | None, typer.Option("--memory", help="Without lab.yaml: memory of the guest, such as 2G.", metavar="SIZE")
+]
+GuestCpus = Annotated[
+    int | None, typer.Option("--cpus", help="Without lab.yaml: CPUs of the guest.", metavar="N", min=1, max=64)
+]
 
 
 @dataclass(slots=True)
@@ -70,12 +107,68 @@ def check_compact(compact: bool, json: bool) -> None:
 
 
 def open_lab(file: Path | None, connect: str | None = None) -> Lab:
-    """Read the lab.yaml that a command uses."""
+    """Read the lab.yaml that a command uses. Without one, return the lab of defaults that an earlier command used."""
+    from kmlab.config import default_lab, lab
+
+    found = file or lab.find_lab(Path.cwd())
+    known = None if found else default_lab.find_default_lab(Path.cwd())
+    return _with_connection(known or lab.open_lab(Path.cwd(), found), connect)
+
+
+def settings_of(
+    image: str | None, kernel: str | None, secure_boot: bool, memory: str | None, cpus: int | None
+) -> GuestSettings:
+    """Return what the command line says about the guest of a folder without lab.yaml."""
+    from kmlab.config.default_lab import parse_settings
+
+    return parse_settings(image, kernel, memory, cpus, secure_boot)
+
+
+def open_lab_for(
+    folders: Iterable[Path], file: Path | None, settings: GuestSettings, connect: str | None = None
+) -> Lab:
+    """Read the lab.yaml that a run uses. Without one, use a lab of defaults if one of `folders` is a module's."""
+    from kmlab.common.errors import ConfigError
+    from kmlab.common.events import printable
+    from kmlab.config import default_lab, lab
+
+    here = Path.cwd()
+    found = file or lab.find_lab(here)
+    if found is not None:
+        if settings.options:
+            raise ConfigError(
+                f"{printable(str(found))} describes the guests: {settings.options[0]} is for a folder without lab.yaml",
+                "change the guest in lab.yaml, or choose another one with --guest",
+            )
+        return _with_connection(lab.open_lab(here, found), connect)
+    tried = list(folders)
+    if not any(map(default_lab.holds_module, tried)):
+        raise lab.no_lab(here, f"name a folder with a Makefile or a Kbuild file: {printable(str(tried[0]))} has none")
+    return _with_connection(use_default_lab(settings), connect)
+
+
+def use_default_lab(settings: GuestSettings) -> Lab:
+    """Return the lab of defaults of this folder, and say so in one line."""
+    from kmlab.cli import render
+    from kmlab.config import default_lab
+
+    made = default_lab.default_lab(Path.cwd(), settings)
+    default_lab.remember(made, settings)
+    (guest,) = made.guests.values()
+    size = f"{guest.memory / 2**30:g}G"
+    extra = "".join(
+        [f", kernel {guest.kernel}" if guest.kernel != "default" else "", ", Secure Boot" if guest.secure_boot else ""]
+    )
+    render.note(
+        f"no lab.yaml here: using a guest with defaults ({guest.image}, {guest.cpus} CPUs, {size}{extra}); "
+        "`kmlab init` writes a lab.yaml"
+    )
+    return made
+
+
+def _with_connection(opened: Lab, connect: str | None) -> Lab:
     import dataclasses
 
-    from kmlab.config import lab
-
-    opened = lab.open_lab(Path.cwd(), file)
     return dataclasses.replace(opened, libvirt=connect) if connect else opened
 
 

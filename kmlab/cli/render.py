@@ -66,6 +66,12 @@ def print_line(text: str) -> None:
     sys.stdout.write(f"{printable(text)}\n")
 
 
+def note(text: str) -> None:
+    """Print one line on stderr about how a command understood what it was given."""
+    sys.stderr.write(f"kmlab: {printable(text)}\n")
+    sys.stderr.flush()
+
+
 def print_lines(lines: Iterable[str]) -> None:
     for line in lines:
         print_line(line)
@@ -292,6 +298,7 @@ def guests(lab: Lab, records: Sequence[GuestRecord], *, as_json: bool, what: Gue
 
 def statuses(lab: Lab, found: Sequence[GuestStatus], *, as_json: bool) -> None:
     """Print the answer of `kmlab status`."""
+    from kmlab.config.lab import DEFAULTS
     from kmlab.host.hypervisor.accel import last_choice
     from kmlab.provision.guest import describe
 
@@ -305,7 +312,7 @@ def statuses(lab: Lab, found: Sequence[GuestStatus], *, as_json: bool) -> None:
                 listed[-1]["record"] = describe(each.record)
         document({"schema": "kmlab.status/1", "lab": lab.name, "accel": accel, "guests": listed})
         return
-    print_line(f"lab {lab.name} ({lab.path})")
+    print_line(f"lab {lab.name} ({lab.path if lab.file != DEFAULTS else f'{DEFAULTS}, {lab.folder}'})")
     print_line(f"accelerator: {choice.name}: {choice.why}" if choice else "accelerator: not measured yet")
     for guest in found:
         record = guest.record

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kmlab.cli.options import Debug, Json, LabFile, Verbose, ask_passphrase, open_lab, real_host, set_global_options
+from kmlab.cli.help import completion
+from kmlab.cli.options import (
+    Debug,
+    Json,
+    LabFile,
+    Verbose,
+    ask_passphrase,
+    open_lab,
+    real_host,
+    set_global_options,
+    use_default_lab,
+)
 
 if TYPE_CHECKING:
     from kmlab.config.lab import Lab
@@ -39,7 +50,11 @@ def sign(
     guest: Annotated[
         list[str] | None,
         typer.Option(
-            "--guest", "-g", help="Enrol the key only in this guest; repeat the option for several.", metavar="GUEST"
+            "--guest",
+            "-g",
+            help="Enrol the key only in this guest; repeat the option for several.",
+            metavar="GUEST",
+            autocompletion=completion.guests,
         ),
     ] = None,
     via_mokmanager: Annotated[
@@ -52,9 +67,9 @@ def sign(
 ) -> None:
     """Sign modules, enrol the lab's key, or explain a signature."""
     set_global_options(json=json, debug=debug, verbose=verbose)
-    from kmlab.cli import render, sign_text
+    from kmlab.cli import render
     from kmlab.common.errors import ConfigError
-    from kmlab.config.lab import find_lab
+    from kmlab.secure_boot import sign_text
 
     if not (files or mok):
         raise ConfigError("no file to sign", "kmlab sign FILE.ko, or kmlab sign --mok for the lab's key")
@@ -67,11 +82,26 @@ def sign(
         return
     if via_mokmanager and not (mok and guest):
         raise ConfigError("--via-mokmanager needs --mok and --guest", "add --mok --guest GUEST")
-    if not (mok or key or lab or find_lab(Path.cwd())):
-        raise ConfigError("no lab.yaml here, so there is no lab key to sign with", "kmlab init, or name a key: --key K")
-    opened = open_lab(lab) if mok or not key else None
+    opened = _lab_with_key(lab) if mok or not key else None
     done = _sign(opened, files or [], key, cert, guest, mok, via_mokmanager)
     render.document(sign_text.done_document(done)) if json else render.print_lines(sign_text.done_lines(done))
+
+
+def _lab_with_key(file: Path | None) -> Lab:
+    """Return the lab whose key signs: lab.yaml's, that of an earlier run here, or one of this module's folder."""
+    from kmlab.common.errors import ConfigError
+    from kmlab.config.default_lab import GuestSettings, find_default_lab, holds_module
+    from kmlab.config.lab import find_lab
+
+    here = Path.cwd()
+    if file or find_lab(here) or find_default_lab(here):
+        return open_lab(file)
+    if not (holds_module(here) or any(here.glob("*.ko"))):
+        raise ConfigError(
+            "no lab.yaml here, so there is no lab key to sign with",
+            "kmlab init, or name a key: --key K, or work in the folder of a module",
+        )
+    return use_default_lab(GuestSettings())
 
 
 def _sign(
@@ -114,10 +144,10 @@ def _sign(
 
 
 def _explain(files: list[Path], cert: Path | None, lab: Path | None, json: bool) -> None:
-    from kmlab.cli import render, sign_text
+    from kmlab.cli import render
     from kmlab.config.lab import find_lab
     from kmlab.host.key_files import load_certificate
-    from kmlab.secure_boot import sign_files
+    from kmlab.secure_boot import sign_files, sign_text
 
     opened = open_lab(lab) if lab or find_lab(Path.cwd()) else None
     certificates = [load_certificate(cert)] if cert else []

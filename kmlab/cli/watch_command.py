@@ -30,14 +30,21 @@ from kmlab.cli.options import (
     Connect,
     Debug,
     Directory,
+    GuestCpus,
+    GuestImage,
+    GuestKernel,
+    GuestMemory,
     GuestOptions,
     Json,
     LabFile,
+    SecureBoot,
     Verbose,
     ask_passphrase,
     open_lab,
+    open_lab_for,
     real_host,
     set_global_options,
+    settings_of,
 )
 
 Exec = Annotated[
@@ -64,6 +71,11 @@ def watch(
     no_sign: NoSign = False,
     sign_with: SignWith = None,
     command: Exec = None,
+    image: GuestImage = None,
+    kernel: GuestKernel = None,
+    secure_boot: SecureBoot = False,
+    memory: GuestMemory = None,
+    cpus: GuestCpus = None,
     lab: LabFile = None,
     connect: Connect = None,
     json: Json = False,
@@ -73,6 +85,7 @@ def watch(
     """Run a module now and again on each save, until Ctrl-C."""
     set_global_options(json=json, debug=debug, verbose=verbose)
     from kmlab.cli import watch_screen
+    from kmlab.config.lab import DEFAULTS
     from kmlab.host.process.file_watch import FileWatcher
     from kmlab.provision import lifecycle
     from kmlab.provision.plan.lab_key import signer_for
@@ -80,7 +93,8 @@ def watch(
     from kmlab.run import watch as loop
 
     # An absolute path: the working directory may be renamed, too.
-    file = open_lab(lab, connect).path
+    at_first = open_lab_for([directory], lab, settings_of(image, kernel, secure_boot, memory, cpus), connect)
+    file = None if at_first.file == DEFAULTS else at_first.path
     options = options_of(param, exercise, timeout, fresh=fresh, keep=keep, sign=sign_choice(no_sign, sign_with))
     options = with_sources(options, root, make)
     folder = Path(os.path.abspath(directory)) if directory.exists() else directory

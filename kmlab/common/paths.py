@@ -145,7 +145,10 @@ class LabFiles:
 
     @property
     def runs(self) -> Path:
-        return self.lab_folder / ".kmlab" / "runs"
+        """The folders of the runs: next to lab.yaml, or with the state if that folder is not writable."""
+        beside = self.lab_folder / ".kmlab"
+        writable = os.access(beside if beside.exists() else self.lab_folder, os.W_OK | os.X_OK)
+        return beside / "runs" if writable else state_home() / "runs" / self.root.name
 
 
 def identity_key() -> Path:
@@ -191,6 +194,11 @@ def leases() -> Path:
 def archives() -> Path:
     """Return the folder of apt indexes: one folder for each image whose kernels were looked up."""
     return cache_home() / "archives"
+
+
+def known_kernels() -> Path:
+    """Return the list of the kernels' names that were seen in archives, for completion in the shell."""
+    return cache_home() / "kernels.json"
 
 
 def work() -> Path:

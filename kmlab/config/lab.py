@@ -45,6 +45,8 @@ from kmlab.config.yaml.types import (
 )
 
 LAB_FILE = "lab.yaml"
+DEFAULTS = "the lab of defaults"
+"""What stands for the file's name in messages about a lab without a lab.yaml (`default_lab`)."""
 _LONGEST_NAME = 31
 """Characters of a guest's name, as in `Name`: it is part of the paths of sockets."""
 
@@ -95,11 +97,16 @@ def open_lab(start: Path, file: Path | None = None) -> Lab:
     """Read the lab of the folder `start`, or the one that `--lab FILE` names. Raise ConfigError if there is none."""
     path = file or find_lab(start)
     if path is None:
-        raise ConfigError(
-            f"no {LAB_FILE} in {printable(os.path.abspath(start))} or in a folder above it",
-            "kmlab init writes one",
-        )
+        raise no_lab(start)
     return load_lab(path)
+
+
+def no_lab(start: Path, otherwise: str = "") -> ConfigError:
+    """Return the error for a folder without a lab. `otherwise` says what else a person can do."""
+    return ConfigError(
+        f"no {LAB_FILE} in {printable(os.path.abspath(start))} or in a folder above it",
+        "kmlab init writes one" + (f"; or {otherwise}" if otherwise else ""),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -351,7 +358,12 @@ class Lab:
         return self.folder / os.path.expanduser(path)
 
     def where(self, *keys: str) -> str:
-        """Return `"lab.yaml:6"`, the place of those keys: `lab.where("guests", "debian", "image")`."""
+        """Return `"lab.yaml:6"`, the place of those keys: `lab.where("guests", "debian", "image")`.
+
+        Without a lab.yaml, it is the option of the command that sets the key.
+        """
+        if self.file == DEFAULTS and keys:
+            return f"--{keys[-1].replace('_', '-')}"
         return reader.where(self.file, self.lines, *keys)
 
     def error(self, keys: Iterable[str], message: str, hint: str | None = None) -> ConfigError:

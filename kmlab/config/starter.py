@@ -1,27 +1,40 @@
-"""Define the files that `kmlab init` writes: a lab.yaml with comments, and a first module."""
+"""Define the files that `kmlab init` writes: a lab.yaml with comments, and a first module if there is none."""
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from kmlab.config.catalog import Image
+from kmlab.config.default_lab import DEFAULT_IMAGE, plain_name
 from kmlab.config.lab import LAB_FILE
 
 
-def starter_files(name: str, image: Image | None = None) -> dict[str, str]:
+def starter_files(
+    name: str, adopted: Mapping[str, str] | None = None, *, image: Image | None = None, guest: str | None = None
+) -> dict[str, str]:
     """Return the files of a new lab: each path in the lab's folder with its text. `name` may be any folder's name.
 
+    `adopted` are the modules that the folder has: their names with their folders. Without any, there is a first module.
     `image` is that of the default guest; without one, it is debian-12. Another guest shows a second distribution.
     """
-    first = _guest(image.name, image.family, is_built(image)) if image else _DEBIAN
+    first = _guest(image, guest) if image else _DEBIAN._replace(name=guest or _DEBIAN.name)
     second = _DEBIAN if image and image.family == "ubuntu" else _UBUNTU
-    lab = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")[:31].rstrip("-") or "lab"
-    return {
-        LAB_FILE: _lab_yaml(lab, first, second),
-        "hello/hello.c": _HELLO_C,
-        "hello/Makefile": _MAKEFILE,
+    if second.name == first.name:
+        second = second._replace(name=f"{second.name}-2")
+    example = next(iter(adopted.values()), "hello") if adopted else "hello"
+    words = {
+        "NAME": plain_name(name, "lab"),
+        "SCHEMA": SCHEMA_FILE,
+        "EXAMPLE": example if example.isprintable() else ".",
     }
+    for place, each in (("FIRST", first), ("SECOND", second)):
+        words |= {f"{place}_GUEST": each.name, f"{place}_IMAGE": each.image, f"{place}_USE": each.first_use}
+    entries = _adopted_entries(adopted) if adopted else _HELLO_ENTRY
+    first_files = {} if adopted else {"hello/hello.c": _HELLO_C, "hello/Makefile": _MAKEFILE}
+    return {LAB_FILE: _fill(_LAB_YAML, words).replace("@MODULES@", entries), **first_files}
 
 
 def is_built(image: Image) -> bool:
@@ -44,25 +57,29 @@ _DOWNLOADED = (
     "at first use: downloads the publisher's image (about 600 MB), checks its signature or digest,",
     "and boots it twice to install a compiler and headers (5 to 15 minutes)",
 )
+_DEBIAN = _Guest("debian", DEFAULT_IMAGE, "\n    # ".join(_BUILT))
+_UBUNTU = _Guest("noble", "ubuntu-24.04", "\n    # ".join(_DOWNLOADED))
 
 
-def _guest(image: str, family: str, built: bool) -> _Guest:
-    name = {"debian-12": "debian", "ubuntu-24.04": "noble"}.get(image) or re.sub("[^a-z0-9]+", "-", image)
-    return _Guest(name, image, "\n    # ".join(_BUILT if built else _DOWNLOADED))
+def _guest(image: Image, name: str | None) -> _Guest:
+    known = {_DEBIAN.image: _DEBIAN.name, _UBUNTU.image: _UBUNTU.name}
+    plain = name or known.get(image.name) or plain_name(image.name, "guest")
+    return _Guest(plain, image.name, "\n    # ".join(_BUILT if is_built(image) else _DOWNLOADED))
 
 
-def _lab_yaml(lab: str, first: _Guest, second: _Guest) -> str:
-    words = {"NAME": lab, "SCHEMA": SCHEMA_FILE}
-    for place, guest in (("FIRST", first), ("SECOND", second)):
-        words |= {f"{place}_GUEST": guest.name, f"{place}_IMAGE": guest.image, f"{place}_USE": guest.first_use}
-
+def _fill(text: str, words: Mapping[str, str]) -> str:
     def fill(line: str) -> str:
         """Fill in the words of a line, and keep the column of its comment."""
-        filled = re.sub("@([A-Z_]+)@", lambda found: words[found[1]], line)
+        filled = re.sub("@([A-Z_]+)@", lambda found: words.get(found[1], found[0]), line)
         text, mark, comment = filled.partition("  # ")
         return f"{text.rstrip():<30}{mark}{comment}" if mark and text.strip() else filled
 
-    return "\n".join(map(fill, _LAB_YAML.split("\n")))
+    return "\n".join(map(fill, text.split("\n")))
+
+
+def _adopted_entries(adopted: Mapping[str, str]) -> str:
+    entries = [f"  {json.dumps(name)}:\n    source: {json.dumps(source)}\n" for name, source in adopted.items()]
+    return "".join([*entries, _HINTS])
 
 
 SCHEMA_FILE = ".lab.schema.json"
@@ -70,7 +87,7 @@ SCHEMA_FILE = ".lab.schema.json"
 
 _LAB_YAML = """\
 # yaml-language-server: $schema=@SCHEMA@
-# A kmlab lab. `kmlab run hello` builds, loads and unloads the module in hello/ in the default guest.
+# A kmlab lab. `kmlab run @EXAMPLE@` builds, loads and unloads the module in that folder in the default guest.
 name: @NAME@
 default: @FIRST_GUEST@  # the guest, or a list of them, that commands mean when they name none
 
@@ -82,13 +99,19 @@ guests:
     memory: 1G
     # cmdline: slub_debug=FZPU  # added to the kernel's command line
     # packages: [kexec-tools]   # installed besides those that builds need
-  # A second guest. It starts only when a command names it: kmlab run hello -g @SECOND_GUEST@
+  # A second guest. It starts only when a command names it: kmlab run @EXAMPLE@ -g @SECOND_GUEST@
   @SECOND_GUEST@:
     image: @SECOND_IMAGE@
     # @SECOND_USE@
 
 # A folder with a Makefile or a Kbuild file runs without an entry. An entry adds parameters and expectations.
 modules:
+@MODULES@
+libvirt: embedded               # or a libvirt URI, such as qemu:///session
+accel: auto                     # or kvm, tcg
+"""
+
+_HELLO_ENTRY = """\
   hello:
     source: hello
     params: {whom: world}       # as `insmod hello.ko whom=world`; a list is an array parameter
@@ -97,9 +120,12 @@ modules:
     expect:
       outcome: pass             # or warning, oops, panic, load-failed …: what this module is meant to do
       log: ["Hello, world"]     # each must be in the kernel's log; /…/ is a regular expression
+"""
 
-libvirt: embedded               # or a libvirt URI, such as qemu:///session
-accel: auto                     # or kvm, tcg
+_HINTS = """\
+    # params: {count: 3}        # as `insmod NAME.ko count=3`; a list is an array parameter
+    # exercise: ./check.sh      # runs as root in the guest, between load and unload
+    # expect: {outcome: pass, log: ["ready"]}
 """
 
 _HELLO_C = """\
@@ -142,5 +168,3 @@ all clean:
 
 .PHONY: all clean
 """
-
-_DEBIAN, _UBUNTU = _guest("debian-12", "debian", True), _guest("ubuntu-24.04", "ubuntu", False)

@@ -31,7 +31,7 @@ def modules_under(lab: Lab, folders: Sequence[Path]) -> list[Module]:
         top = folder.resolve()
         matching = [m for m in lab.modules.values() if lab.locate(m.source).resolve().is_relative_to(top)]
         if not matching:
-            matching = [lab.module_for(folder) for folder in _module_folders(top)]
+            matching = [lab.module_for(folder) for folder in module_folders(top)]
         if not matching:
             missing = "no modules under this folder" if top.is_dir() else "no such folder"
             raise ConfigError(f"{printable(str(folder))}: {missing}", "give folders of modules, or one above them")
@@ -50,7 +50,7 @@ def modules_under(lab: Lab, folders: Sequence[Path]) -> list[Module]:
     return modules
 
 
-def _module_folders(top: Path) -> list[Path]:
+def module_folders(top: Path) -> list[Path]:
     """Return the folders of modules: the topmost with obj-m, and those whose Makefile calls the kernel's."""
     texts: dict[Path, dict[str, str]] = {}
     for path in makefiles_below(top):
@@ -77,3 +77,8 @@ def _with_unique_names(lab: Lab, modules: Sequence[Module]) -> list[Module]:
             name = re.sub("[^A-Za-z0-9_.+-]", "-", "-".join(place.parts[-depth:])).lstrip(".+-")[-64:]
         named.setdefault(name, each if name == each.name else dataclasses.replace(each, name=name))
     return list(named.values())
+
+
+def modules_below(lab: Lab, folder: Path) -> list[Module]:
+    """Return a module for each module's folder at or below a folder, with unique names; none if there are none."""
+    return _with_unique_names(lab, [lab.module_for(each) for each in module_folders(folder.resolve())])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from kmlab.distribution import Distribution, distribution_of
 from kmlab.host import Host
 from kmlab.host.packages.package_archive import PackageArchive
 from kmlab.host.process import locks
-from kmlab.kernel.build.kernel_releases import Release, Unmatched
+from kmlab.kernel.build.kernel_releases import Release, Unmatched, split_release
 from kmlab.provision.images.image import catalogue_image
 from kmlab.provision.images.local_kernel import identity, local_packages
 from kmlab.provision.plan.artifact import LOCK_PATIENCE
@@ -26,6 +26,7 @@ IMAGE_KERNELS = ("default", "exact")
 """Values of `kernel:` that mean the image's own kernel."""
 _PATIENCE = 900.0
 _SCRATCH = 1 << 30
+_MOST_REMEMBERED = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,18 @@ def available(
 
         distribution = distribution_of(catalog.load_recipe(image.family, lab_folder).families)
         with _archive(host, distribution, image, arch, disk, report, Deadline(_PATIENCE), report_line) as archive:
-            return distribution.kernels(archive), distribution.installed_kernel(archive)
+            found = distribution.kernels(archive)
+            _remember(found)
+            return found, distribution.installed_kernel(archive)
+
+
+def _remember(found: Sequence[Release]) -> None:
+    """Keep the names of these kernels for completion in the shell: each version, and its series."""
+    known = paths.read_json(paths.known_kernels())
+    versions = [split_release(release.name)[0] for release in reversed(found)]
+    series = [".".join(version.split(".")[:2]) for version in versions]
+    names = dict.fromkeys([*series, *versions, *(known if isinstance(known, list) else ())])
+    paths.write_json(paths.known_kernels(), list(names)[:_MOST_REMEMBERED])
 
 
 @contextlib.contextmanager

@@ -42,9 +42,6 @@ _LARGEST_MAKEFILE = 1 << 20
 """Bytes of a Makefile that are read."""
 _DEEPEST = 4
 """The most levels of folders that are searched for another Makefile."""
-_MOST_TEXT = 8 << 20
-"""Bytes of C sources that are read to explain a failed build."""
-_SOURCES = (".c", ".h", ".cpp", ".cc")
 _COMPILED = re.compile(r"^[ \t]+(?:CC|LD|AR|MODPOST|HOSTCC|RUSTC)\b", re.MULTILINE)
 """What kbuild says of each step that it takes."""
 _INSTALLING = re.compile(

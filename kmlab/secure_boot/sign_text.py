@@ -24,7 +24,10 @@ def done_lines(done: SignResult) -> list[str]:
         lines.append(f"the lab's key: {kernel_name(certificate)}")
         lines += [f"  {entry.guest}: {entry.what}" for entry in done.guests]
         if not done.guests:
-            lines.append("  no guest of this lab has Secure Boot: set `secure_boot: true` for one in lab.yaml")
+            lines.append(
+                "  no guest of this lab has Secure Boot: set `secure_boot: true` for one in lab.yaml, or without a "
+                "lab.yaml use --secure-boot"
+            )
     for entry in done.signed:
         before = f", instead of '{entry.replaced}'" if entry.replaced else ""
         lines.append(f"{entry.file}: signed by '{done.signer.name}'{before}")
