@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kmlab.distribution.debian import Debian
-from kmlab.distribution.distribution import Distribution
+from kmlab.distribution.distribution import Distribution, PackageRelease
 from kmlab.distribution.ubuntu import Ubuntu
 
-__all__ = ["FAMILIES", "Distribution", "distribution_of"]
+__all__ = ["FAMILIES", "Distribution", "PackageRelease", "distribution_of"]
 
 FAMILIES: dict[str, Distribution] = {
     "debian": Debian(),

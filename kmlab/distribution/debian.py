@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from kmlab.common.events import Deadline
-from kmlab.distribution.distribution import Distribution, PackageFile
+from kmlab.distribution.distribution import Distribution, PackageFile, PackageRelease
 from kmlab.host.packages import apt, debs, mmdebstrap
 from kmlab.host.packages.package_archive import PackageArchive, PackageImage
 from kmlab.kernel.build import kernel_releases
@@ -16,6 +16,9 @@ from kmlab.kernel.build.kernel_releases import Package, Release, Unmatched
 _IMAGE, _HEADERS = "linux-image-", "linux-headers-"
 _KERNEL = re.compile(_IMAGE + r"(unsigned-)?(?P<release>[0-9][A-Za-z0-9.+~_-]{0,99}?)(-unsigned)?", re.ASCII)
 _DEBUG_SUFFIXES = ("-dbg", "-dbgsym")
+_SERVER, _SECURITY_SERVER = "http://deb.debian.org/debian", "http://deb.debian.org/debian-security"
+_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+"""Debian's keys on this host, from the package debian-archive-keyring."""
 _AFTER_KERNEL = """\
 depmod @RELEASE@
 export DEB_MAINT_PARAMS="$*" INITRD=Yes
@@ -68,6 +71,27 @@ class Debian(Distribution):
     def choose_kernel(self, words: str, archive: PackageArchive, extra_suites: Collection[str]) -> Release | Unmatched:
         installed = self.installed_kernel(archive)
         return kernel_releases.choose(words, _packages(archive), installed, extra_suites)
+
+    def query_release(
+        self,
+        archive: PackageArchive,
+        release: PackageRelease,
+        deadline: Deadline,
+        on_line: Callable[[str], None],
+    ) -> bool:
+        """Ask the servers that mmdebstrap asks, with the keys that it trusts."""
+        if not isinstance(archive, apt.Archive) or not _KEYRING.is_file():
+            return False
+        servers = [(_SERVER, release.suite), *((_SERVER, suite) for suite in release.extra_suites)]
+        if release.suite not in ("sid", "unstable"):
+            servers += [(_SERVER, f"{release.suite}-updates"), (_SECURITY_SERVER, f"{release.suite}-security")]
+        sources = [apt.Source(server, suite, ("main",), (str(_KEYRING),)) for server, suite in servers]
+        archive.update_release(sources, [_KEYRING], deadline, on_line, expired=release.expired_indexes)
+        chosen = kernel_releases.choose(release.kernel, _packages(archive), "", release.extra_suites)
+        if isinstance(chosen, Release):
+            status = f"Package: {_IMAGE}{chosen.name}\nStatus: install ok installed\nVersion: {chosen.version}\n"
+            archive.install_nothing_but(status)
+        return True
 
     def read_package(self, path: Path) -> PackageFile:
         fields = debs.fields(path)

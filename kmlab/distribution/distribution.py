@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -22,6 +22,17 @@ class PackageFile:
     """In the distribution's words."""
     depends: tuple[str, ...]
     """Names only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackageRelease:
+    """A release of a distribution, as an image is built from it."""
+
+    suite: str
+    kernel: str
+    """The package of the default kernel."""
+    extra_suites: Sequence[str] = ()
+    expired_indexes: bool = False
 
 
 class Distribution(ABC):
@@ -81,6 +92,19 @@ class Distribution(ABC):
     @abstractmethod
     def choose_kernel(self, words: str, archive: PackageArchive, extra_suites: Collection[str]) -> Release | Unmatched:
         """Return the newest kernel that matches `kernel:` of lab.yaml, or why there is none."""
+
+    def query_release(
+        self,
+        archive: PackageArchive,
+        release: PackageRelease,
+        deadline: Deadline,
+        on_line: Callable[[str], None],
+    ) -> bool:
+        """Fetch the indexes of a release whose image does not exist yet, so that a query builds none.
+
+        Return False if only an image can tell where the archive is.
+        """
+        return False
 
     # Package files
 

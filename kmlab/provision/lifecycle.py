@@ -26,7 +26,7 @@ from kmlab.provision.bases.base import Base, ensure_base
 from kmlab.provision.bases.checkpoint import ensure_checkpoint, read_checkpoint, readers_lock, remove_checkpoint
 from kmlab.provision.bases.toolchain import Target, check_toolchain, sweep_toolchains, toolchain_for
 from kmlab.provision.guest import Guest, GuestRecord, read_record, write_record
-from kmlab.provision.images.archive_kernel import available
+from kmlab.provision.images.archive_kernel import available, check_kernels
 from kmlab.provision.images.image import build_image, catalogue_image, guest_image
 from kmlab.provision.lease import end_lease, leased, take_lease
 from kmlab.provision.plan.artifact import LOCK_PATIENCE, SSH, check_artifact, sweep
@@ -41,6 +41,7 @@ __all__ = [
     "catalogue_image",
     "check_artifact",
     "check_toolchain",
+    "check_kernels",
     "destroy_lab",
     "enrol_by_mokmanager",
     "guest_image",

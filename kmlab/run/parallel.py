@@ -121,6 +121,7 @@ def run_in_parallel(
     pieces of work have ended. Guests made only for this work stop at its end, unless `keep`; if the host cannot hold
     all guests together, every guest stops.
     """
+    lifecycle.check_kernels(host, lab, specs, events)
     capacity_now = capacity.measured(paths.state_home())
     memories = [spec.memory for spec in specs]
     count = min(limit or len(specs), len(specs), capacity_now.side_by_side(memories))

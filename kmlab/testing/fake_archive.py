@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from kmlab.common.events import Deadline
-from kmlab.host.packages.apt import Archive
+from kmlab.host.packages.apt import Archive, Source
 from kmlab.testing.fake_packages import package_file
 from kmlab.testing.setting import WorldState
 
@@ -32,6 +32,20 @@ class FakeArchive(Archive):
         expired: bool = False,
     ) -> None:
         self._world.ask("update")
+
+    def update_release(
+        self,
+        sources: Sequence[Source],
+        keyrings: Sequence[Path],
+        deadline: Deadline,
+        on_line: Callable[[str], None],
+        *,
+        expired: bool = False,
+    ) -> None:
+        self._world.ask(f"update-release {' '.join(source.suite for source in sources)}")
+
+    def install_nothing_but(self, stanza: str) -> None:
+        pass
 
     def indexes(self) -> Iterator[tuple[str, str]]:
         yield from self._world.indexes.items()

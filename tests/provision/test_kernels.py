@@ -13,6 +13,7 @@ from kmlab.common.errors import ConfigError
 from kmlab.common.events import silent
 from kmlab.config.lab import Lab, load_lab
 from kmlab.provision import lifecycle
+from kmlab.run import parallel
 from kmlab.testing import World
 from tests.places import TEST_DATA
 
@@ -95,3 +96,38 @@ def test_the_kernels_of_an_image_are_listed_with_its_own(xdg: Path, world: World
     assert own == "6.1.0-56-cloud-amd64"
     assert {r.name for r in found} >= {own, NEW}
     assert dataclasses.asdict(found[-1])["suite"] == "bookworm-security"
+
+
+# --- before there is an image --------------------------------------------------------------------------------------
+
+
+def test_the_kernels_of_an_image_are_listed_without_building_it(xdg: Path, world: World) -> None:
+    found, own = lifecycle.available(world.host, "debian-12", None, silent)
+    assert NEW in {release.name for release in found}
+    assert own == "6.1.0-56-cloud-amd64"
+    assert world.asked == [f"update-release {SUITES}"]
+    assert "6.12" in paths.read_json(paths.known_kernels()), "the shell completes it from now on"
+
+
+SUITES = "bookworm bookworm-backports bookworm-updates bookworm-security"
+
+
+def test_kernels_that_an_archive_lacks_are_errors_before_anything_is_built(xdg: Path, world: World) -> None:
+    lab = lab_of(xdg)
+    specs = [lab.guest(name) for name in ("own", "new", "own@6.99", "own@6.1")]
+    with pytest.raises(ConfigError, match=r"lab\.yaml:2: debian-12: no kernel matches '6\.99'"):
+        parallel.run_in_parallel(world.host, lab, specs, lambda spec, may_continue: None, silent)
+    assert world.asked == [f"update-release {SUITES}"], "one question for all kernels of an image, and no image"
+    world.asked.clear()
+    lifecycle.check_kernels(world.host, lab, [lab.guest("own"), lab.guest("new")], silent)
+    assert world.asked == [f"update-release {SUITES}"]
+
+
+def test_an_image_that_exists_answers_itself(xdg: Path, world: World) -> None:
+    lab = lab_of(xdg)
+    start(world, lab, "own")
+    world.asked.clear()
+    lifecycle.check_kernels(world.host, lab, [lab.guest("own@6.99")], silent)
+    assert world.asked == []
+    lifecycle.available(world.host, "debian-12", None, silent)
+    assert world.asked == ["update"]

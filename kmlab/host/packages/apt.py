@@ -71,6 +71,36 @@ class Archive:
         sources = list(self._sources(extra_suites))
         if not sources:
             raise LabError(f"{disk}: /etc/apt of this image has no package source on the network")
+        self._fetch_indexes(sources, deadline, on_line, expired=expired)
+
+    def update_release(
+        self,
+        sources: Sequence[Source],
+        keyrings: Sequence[Path],
+        deadline: Deadline,
+        on_line: Callable[[str], None],
+        *,
+        expired: bool = False,
+    ) -> None:
+        """Fetch the indexes of a release without an image of it. The host's `keyrings` verify them.
+
+        The list of installed packages is empty: use this archive only to look packages up.
+        """
+        if not (self.folder / "apt.conf").exists():
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self._set_up_root(deadline)
+        for keyring in keyrings:
+            shutil.copy(keyring, self.root / keyring.relative_to("/"))
+        self.install_nothing_but("")
+        self._fetch_indexes(sources, deadline, on_line, expired=expired)
+
+    def install_nothing_but(self, stanza: str) -> None:
+        """Replace the list of installed packages of a release without an image."""
+        (self.root / "var/lib/dpkg/status").write_text(stanza, encoding="utf-8")
+
+    def _fetch_indexes(
+        self, sources: Sequence[Source], deadline: Deadline, on_line: Callable[[str], None], *, expired: bool
+    ) -> None:
         text = "".join(self._stanza(source) for source in sources)
         (self.root / "etc/apt/sources.list.d/kmlab.sources").write_text(text, encoding="utf-8")
         try:
@@ -108,15 +138,19 @@ class Archive:
         image_files.mkdir(parents=True)
         with rootfs.opened(disk, self.folder, deadline) as filesystem:
             filesystem.copy(list(_FROM_IMAGE), image_files)
-        places = ("etc/apt/sources.list.d", "var/lib/apt/lists/partial", "var/cache/apt/archives/partial")
-        for place in (*places, "etc/apt/apt.conf.d", "etc/apt/preferences.d", "var/lib/dpkg", *_KEYS):
-            (self.root / place).mkdir(parents=True, exist_ok=True)
+        self._set_up_root(deadline)
         for place in _KEYS:
             for name, content in self._files(place, (".gpg", ".asc", ".pgp")):
                 (self.root / place / name).write_bytes(content)
         for name, content in self._files("var/lib/dpkg", ("status",)):
             (self.root / "var/lib/dpkg" / name).write_bytes(content)
-        host_settings = command.run(["apt-config", "dump"], deadline=Deadline(30)).output.splitlines()
+
+    def _set_up_root(self, deadline: Deadline) -> None:
+        """Make the root that apt works in, without sources and keys, and its configuration last."""
+        places = ("etc/apt/sources.list.d", "var/lib/apt/lists/partial", "var/cache/apt/archives/partial")
+        for place in (*places, "etc/apt/apt.conf.d", "etc/apt/preferences.d", "var/lib/dpkg", *_KEYS):
+            (self.root / place).mkdir(parents=True, exist_ok=True)
+        host_settings = command.run(["apt-config", "dump"], deadline=deadline.within(30)).output.splitlines()
         settings = {
             "Dir": self.root,
             "Dir::State::status": self.root / "var/lib/dpkg/status",

@@ -65,6 +65,11 @@ def catalogue_image(
     return _ensure(host, source, lab_folder, report, refresh=refresh)
 
 
+def is_cached(source: Source) -> bool:
+    """Return whether an image of this name and architecture exists already."""
+    return any(paths.images().glob(f"{source.name}-{source.arch}-*/image.json"))
+
+
 def _ensure(host: Host, source: Source, lab_folder: Path | None, report: EventSink, *, refresh: bool = False) -> Path:
     if isinstance(source, PackageImageSource):
         return _build(host, source, lab_folder, report)
