@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from kmlab import __version__
-from kmlab.cli import inspect_commands, lab_commands, module_commands, schema_command, sign_commands, watch_command
+from kmlab.cli import config_commands, inspect_commands, lab_commands, module_commands, sign_commands, watch_command
 from kmlab.cli.help.command_help import Command
 from kmlab.cli.help.command_words import Group
 from kmlab.cli.options import cli_state
@@ -40,6 +40,7 @@ images = typer.Typer(
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
     lab_commands.init,
+    config_commands.validate,
     lab_commands.doctor,
     lab_commands.selftest,
     lab_commands.up,
@@ -58,7 +59,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     lab_commands.reset,
     lab_commands.down,
     lab_commands.destroy,
-    schema_command.schema,
+    config_commands.schema,
 )
 _IMAGE_COMMANDS: dict[str, Callable[..., None]] = {
     "list": lab_commands.image_list,

@@ -33,9 +33,12 @@ def status(guests: GuestNames = None, lab: LabFile = None, json: Json = False, d
     set_global_options(json=json, debug=debug)
     from kmlab.cli import render
     from kmlab.provision import cache
+    from kmlab.provision.plan.plan import check_guest
 
     opened = open_lab(lab)
     names = [spec.name for spec in select_guests(opened, guests)] if guests else cache.guest_names(opened)
+    for spec in opened.guests.values():
+        check_guest(opened, spec)
     render.statuses(opened, [cache.guest_status(opened, name) for name in names], as_json=json)
 
 

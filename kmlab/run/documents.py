@@ -381,6 +381,17 @@ class InitDocument(TypedDict):
     written: list[str]
 
 
+class ValidateDocument(TypedDict):
+    """What is wrong with a lab.yaml."""
+
+    schema: Literal["kmlab.validate/1"]
+    lab: str
+    """The path of lab.yaml."""
+    guests: list[str]
+    modules: list[str]
+    problems: list[Failure]
+
+
 class SchemaName(TypedDict):
     name: str
     about: str
@@ -576,6 +587,7 @@ Document = (
     | DoctorDocument
     | SelftestDocument
     | InitDocument
+    | ValidateDocument
     | SchemasDocument
     | ImagesDocument
     | PullDocument

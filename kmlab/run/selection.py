@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from kmlab.common.errors import ConfigError
@@ -13,6 +14,7 @@ from kmlab.common.events import printable
 from kmlab.config.lab import Lab, Module
 from kmlab.kernel.build import dkms
 from kmlab.kernel.build.kbuild import inspect_folder
+from kmlab.provision.plan import plan
 from kmlab.run import result
 from kmlab.run.build.make import check_folder
 from kmlab.run.build.source_folder import makefiles_below, read_source
@@ -40,14 +42,42 @@ def modules_under(lab: Lab, folders: Sequence[Path]) -> list[Module]:
     if not modules:
         raise ConfigError(f"{lab.file}: no modules", "add some under modules:, or name their folders")
     for module in modules:
-        result.check_expected(lab, module)
-        try:
-            check_folder(lab.locate(module.source), module.prepare)
-        except ConfigError as error:
-            if module.name in lab.modules:
-                raise lab.error(("modules", module.name, "source"), error.message, error.hint) from None
-            raise
+        _check_module(lab, module)
     return modules
+
+
+def find_problems(lab: Lab) -> list[ConfigError]:
+    """Return what is wrong with a lab beyond its keys and values: images, recipes, kernels, folders of modules."""
+    return [*_problems_of(_guest_checks(lab)), *_problems_of(_module_checks(lab))]
+
+
+def _problems_of(checks: Iterable[Callable[[], object]]) -> Iterator[ConfigError]:
+    for check in checks:
+        try:
+            check()
+        except ConfigError as error:
+            yield error
+
+
+def _guest_checks(lab: Lab) -> Iterator[Callable[[], object]]:
+    for spec in lab.guests.values():
+        yield functools.partial(plan.check_guest, lab, spec)
+    yield lambda: lab.columns(lab.default, lab.matrix)
+
+
+def _module_checks(lab: Lab) -> Iterator[Callable[[], object]]:
+    for module in lab.modules.values():
+        yield functools.partial(_check_module, lab, module)
+
+
+def _check_module(lab: Lab, module: Module) -> None:
+    result.check_expected(lab, module)
+    try:
+        check_folder(lab.locate(module.source), module.prepare)
+    except ConfigError as error:
+        if module.name in lab.modules:
+            raise lab.error(("modules", module.name, "source"), error.message, error.hint) from None
+        raise
 
 
 def module_folders(top: Path) -> list[Path]:

@@ -266,6 +266,49 @@ def test_init_with_a_wrong_word_writes_nothing(
     assert not (module / "lab.yaml").exists()
 
 
+# --- validate ------------------------------------------------------------------------------------------------------
+
+WRONG = """\
+name: t
+guests:
+  debian: {image: debian-12}
+  fedora: {image: fedora-42}
+  arm: {image: {name: debian-12-cloud, arch: aarch64}, recipe: nix}
+modules:
+  gone: {source: gone}
+  empty: {source: .}
+"""
+
+
+def test_validate_names_every_problem_and_touches_nothing(kmlab: Program, module: Path) -> None:
+    (module / "Makefile").unlink()
+    (module / "lab.yaml").write_text(WRONG)
+    ended = kmlab("validate", "--json")
+    answer = json.loads(ended.out)
+    assert ended.code == 2 and answer["guests"] == ["debian", "fedora", "arm"]
+    places = [problem["message"].split(": ")[0] for problem in answer["problems"]]
+    assert places == ["lab.yaml:4", "no recipe for the family 'nix'", "lab.yaml:7", "lab.yaml:8"]
+    assert "lab.yaml:4: unknown image 'fedora-42'" in ended.err
+    assert not list(module.parent.glob("state/**/*")) and not list(module.parent.glob("cache/**/*"))
+
+
+def test_validate_of_a_correct_lab_is_one_line(kmlab: Program, module: Path) -> None:
+    (module / "lab.yaml").write_text("name: t\nguests: {a: {image: debian-12}}\nmodules: {m: {source: .}}\n")
+    assert kmlab("validate") == (0, "lab.yaml: correct: guests a; modules m\n", "")
+
+
+def test_validate_of_a_file_that_is_no_lab_is_an_error(kmlab: Program, module: Path) -> None:
+    (module / "lab.yaml").write_text("name: t\nguest: {}\n")
+    ended = kmlab("validate", "--json")
+    assert (ended.code, json.loads(ended.out)["schema"]) == (2, "kmlab.error/1")
+
+
+def test_an_unknown_image_is_an_error_in_status_too(kmlab: Program, module: Path) -> None:
+    (module / "lab.yaml").write_text(WRONG)
+    ended = kmlab("status")
+    assert ended.code == 2 and ended.err.startswith("kmlab: lab.yaml:4: unknown image 'fedora-42'")
+
+
 # --- words ---------------------------------------------------------------------------------------------------------
 
 

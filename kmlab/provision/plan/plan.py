@@ -122,6 +122,12 @@ def make_plan(host: Host, lab: Lab, spec: GuestSpec) -> Plan:
     )
 
 
+def check_guest(lab: Lab, spec: GuestSpec) -> None:
+    """Raise ConfigError if the catalogue does not have this guest's image or recipe."""
+    image, _ = guest_image_source(lab, spec)
+    catalog.load_recipe(spec.recipe or image.family, lab.folder)
+
+
 def guest_image_source(lab: Lab, spec: GuestSpec) -> tuple[catalog.Image, Source]:
     """Return a guest's image in the catalogue, and how to get it."""
     where = lab.where("guests", spec.name, "image")
