@@ -51,6 +51,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     module_commands.load,
     module_commands.unload,
     sign_commands.sign,
+    sign_commands.why,
     module_commands.crashes,
     inspect_commands.status,
     inspect_commands.log,

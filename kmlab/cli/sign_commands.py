@@ -1,4 +1,4 @@
-"""kmlab sign: enrol the lab's key, sign modules, and explain their signatures."""
+"""kmlab sign and why: enrol the lab's key, sign modules, explain their signatures and why a kernel refuses them."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from kmlab.cli.options import (
 if TYPE_CHECKING:
     from kmlab.config.lab import Lab
     from kmlab.secure_boot.sign_files import SignResult
+    from kmlab.secure_boot.this_host import HostExplanation, HostState
 
 
 def sign(
@@ -82,12 +83,12 @@ def sign(
         return
     if via_mokmanager and not (mok and guest):
         raise ConfigError("--via-mokmanager needs --mok and --guest", "add --mok --guest GUEST")
-    opened = _lab_with_key(lab) if mok or not key else None
+    opened = _lab_with_key(lab, files or []) if mok or not key else None
     done = _sign(opened, files or [], key, cert, guest, mok, via_mokmanager)
     render.document(sign_text.done_document(done)) if json else render.print_lines(sign_text.done_lines(done))
 
 
-def _lab_with_key(file: Path | None) -> Lab:
+def _lab_with_key(file: Path | None, files: list[Path]) -> Lab:
     """Return the lab whose key signs: lab.yaml's, that of an earlier run here, or one of this module's folder."""
     from kmlab.common.errors import ConfigError
     from kmlab.config.default_lab import GuestSettings, find_default_lab, holds_module
@@ -96,7 +97,7 @@ def _lab_with_key(file: Path | None) -> Lab:
     here = Path.cwd()
     if file or find_lab(here) or find_default_lab(here):
         return open_lab(file)
-    if not (holds_module(here) or any(here.glob("*.ko"))):
+    if not any(map(holds_module, (here, *(file.parent for file in files)))):
         raise ConfigError(
             "no lab.yaml here, so there is no lab key to sign with",
             "kmlab init, or name a key: --key K, or work in the folder of a module",
@@ -143,13 +144,60 @@ def _sign(
     return sign_files.SignResult(signer, [*notes, *signer.pair.notes], enrolments, done, mok)
 
 
+def why(
+    files: Annotated[list[Path], typer.Argument(help="Modules that this machine refuses.", metavar="FILE.ko")],
+    cert: Annotated[
+        Path | None, typer.Option("--cert", help="Check the signature with this certificate too.", metavar="C")
+    ] = None,
+    lab: LabFile = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Explain why this machine's own kernel would refuse a module, and how to mend that. This loads nothing."""
+    set_global_options(json=json, debug=debug)
+    from kmlab.cli import render
+    from kmlab.secure_boot import sign_text, this_host
+
+    state, explained = _on_this_host(files, cert, lab)
+    if json:
+        render.document(sign_text.why_document(state, explained))
+        return
+    render.print_lines([*this_host.state_lines(state), *sign_text.why_lines(explained)])
+
+
+def _on_this_host(files: list[Path], cert: Path | None, lab: Path | None) -> tuple[HostState, list[HostExplanation]]:
+    from kmlab.config.default_lab import GuestSettings, default_lab, find_default_lab
+    from kmlab.config.lab import find_lab
+    from kmlab.host.key_files import CERTIFICATE, KEY, KeyPaths, load_certificate
+    from kmlab.host.running_kernel import read_running_kernel
+    from kmlab.provision.lifecycle import lab_files
+    from kmlab.secure_boot import this_host
+
+    here = Path.cwd()
+    known = lab or find_lab(here) or find_default_lab(here)
+    keys = lab_files(open_lab(lab) if known else default_lab(here, GuestSettings())).keys
+    own = KeyPaths(keys / KEY, keys / CERTIFICATE, "this folder's", True)
+    certificates = [load_certificate(cert)] if cert else []
+    state = this_host.host_state(read_running_kernel())
+    return state, [this_host.explain_on_host(path, state, own, certificates) for path in files]
+
+
 def _explain(files: list[Path], cert: Path | None, lab: Path | None, json: bool) -> None:
     from kmlab.cli import render
+    from kmlab.config.default_lab import find_default_lab
     from kmlab.config.lab import find_lab
     from kmlab.host.key_files import load_certificate
-    from kmlab.secure_boot import sign_files, sign_text
+    from kmlab.secure_boot import sign_files, sign_text, this_host
 
-    opened = open_lab(lab) if lab or find_lab(Path.cwd()) else None
+    if not (lab or find_lab(Path.cwd()) or find_default_lab(Path.cwd())):
+        state, on_host = _on_this_host(files, cert, lab)
+        if not json:
+            render.print_lines([*this_host.state_lines(state), *sign_text.why_lines(on_host)])
+            return
+        explained = [sign_files.FileExplanation(each.file, each.description, (each.verdict,)) for each in on_host]
+        render.document(sign_text.explained_document(explained))
+        return
+    opened = open_lab(lab)
     certificates = [load_certificate(cert)] if cert else []
     explained = [sign_files.explain_file(path, opened, certificates) for path in files]
     render.document(sign_text.explained_document(explained)) if json else render.print_lines(

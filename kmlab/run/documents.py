@@ -550,6 +550,34 @@ class ExplainDocument(TypedDict):
     files: list[ExplainedFile]
 
 
+class HostKernel(TypedDict):
+    release: str
+    arch: str
+    vermagic: str | None
+    secure_boot: bool
+    lockdown: str
+    enforces: bool
+    """Whether it refuses modules without a good signature."""
+    enrolled: list[str]
+    """The names of the keys that the owner enrolled (MokListRT)."""
+    firmware_keys: list[str]
+    pending: bool
+    """Whether a key waits to be enrolled at the next boot."""
+
+
+class WhyFile(ExplainedFile):
+    commands: list[str]
+    """What mends it, in this order."""
+
+
+class WhyDocument(TypedDict):
+    """Why this host's own kernel would refuse modules."""
+
+    schema: Literal["kmlab.why/1"]
+    host: HostKernel
+    files: list[WhyFile]
+
+
 class MatrixCell(TypedDict):
     guest: str
     kernel: str | None
@@ -597,6 +625,7 @@ Document = (
     | PruneDocument
     | SignDocument
     | ExplainDocument
+    | WhyDocument
     | SecureBootDocument
 )
 """Every document that a command prints."""

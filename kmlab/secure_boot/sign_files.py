@@ -109,7 +109,7 @@ def enrolments(lab: Lab, specs: Sequence[GuestSpec]) -> list[Enrolment]:
 
 def sign_files(signer: Signer, places: Sequence[Path]) -> list[Signed]:
     """Sign modules in place; write none unless all can be signed."""
-    contents = {path: _read(path) for path in places}
+    contents = {path: read_module(path) for path in places}
     signed = {path: signer.sign(content, printable(str(path))) for path, content in contents.items()}
     for path, content in signed.items():
         _replace(path, content)
@@ -121,7 +121,7 @@ def explain_file(path: Path, lab: Lab | None, certificates: Sequence[Certificate
 
     `certificates` are further ones to check the signature with, besides those of the lab and its guests.
     """
-    content, name = _read(path), printable(str(path))
+    content, name = read_module(path), printable(str(path))
     keyrings = [guest_keyring(lab, spec) for spec in lab.guests.values()] if lab else []
     own = _lab_certificate(lab) if lab else None
     known_certificates = [*certificates, *([own] if own else []), *(c for k in keyrings for c in k.certificates)]
@@ -156,7 +156,8 @@ def _signed_by(content: bytes) -> str | None:
     return signature.signer or signature.key_id or "an unreadable name"
 
 
-def _read(path: Path) -> bytes:
+def read_module(path: Path) -> bytes:
+    """Return the content of a module's file. Raise ConfigError if it cannot be one."""
     shown = printable(str(path))
     try:
         if path.is_dir():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from kmlab.kernel.signing.key_ids import kernel_name, key_id
 from kmlab.kernel.signing.load_check import Description, Explanation
 from kmlab.kernel.signing.signature import Verdict
-from kmlab.run.documents import ExplainDocument, ExplainedFile, SignDocument
+from kmlab.run.documents import ExplainDocument, ExplainedFile, SignDocument, WhyDocument, WhyFile
 from kmlab.secure_boot.sign_files import FileExplanation, SignResult
+from kmlab.secure_boot.this_host import HostExplanation, HostState, certificate_names
 
 _VALIDITY = {
     Verdict.VALID: "and the signature is valid",
@@ -66,6 +68,42 @@ def explained_lines(found: Sequence[FileExplanation]) -> list[str]:
 
 def explained_document(found: Sequence[FileExplanation]) -> ExplainDocument:
     return {"schema": "kmlab.explain/1", "files": [_file(each) for each in found]}
+
+
+def why_lines(found: Sequence[HostExplanation]) -> list[str]:
+    """Return what this host would do with each file, with the commands that mend it."""
+    lines: list[str] = []
+    for each in found:
+        lines += explained_lines([FileExplanation(each.file, each.description, ())])
+        lines.append(f"  {_guest_line(dataclasses.replace(each.verdict, remedy=''))}")
+        lines += ["  What to do:"] if each.commands else []
+        lines += [f"    {command}" for command in each.commands]
+        if any("mokutil --import" in command for command in each.commands):
+            lines.append("  After the reboot, a blue screen waits ten seconds: press a key, and choose Enroll MOK.")
+    return lines
+
+
+def why_document(state: HostState, found: Sequence[HostExplanation]) -> WhyDocument:
+    keyring = state.keyring
+    files: list[WhyFile] = []
+    for each in found:
+        about = _file(FileExplanation(each.file, each.description, (each.verdict,)))
+        files.append({**about, "commands": list(each.commands)})
+    return {
+        "schema": "kmlab.why/1",
+        "host": {
+            "release": keyring.release,
+            "arch": keyring.arch,
+            "vermagic": state.vermagic,
+            "secure_boot": keyring.secure_boot,
+            "lockdown": keyring.lockdown,
+            "enforces": keyring.enforces,
+            "enrolled": certificate_names(keyring.certificates),
+            "firmware_keys": certificate_names(state.firmware_keys),
+            "pending": state.pending,
+        },
+        "files": files,
+    }
 
 
 def _sentences(about: Description) -> list[str]:

@@ -204,6 +204,11 @@ def test_a_folder_without_a_module_is_no_lab(kmlab: Program, module: Path) -> No
     assert not list(paths.state_home().rglob("*"))
 
 
+def test_a_folder_that_is_no_module_s_has_no_key(kmlab: Program, module: Path) -> None:
+    ended = kmlab("sign", "--mok", at=module.parent)
+    assert ended.code == 2 and ended.err.startswith("kmlab: no lab.yaml here, so there is no lab key to sign with")
+
+
 def test_files_are_signed_with_the_key_of_the_folder(kmlab: Program, module: Path) -> None:
     shutil.copy(TEST_DATA / "ko" / "frames.ko", module)
     ended = kmlab("sign", "frames.ko")

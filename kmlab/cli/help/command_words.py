@@ -25,6 +25,7 @@ _OTHER_NAMES = {
     "unload": ("rmmod", "uninstall"),
     "crashes": ("crash", "oops", "analyze", "analyse", "decode", "judge"),
     "sign": ("mok", "key", "keys", "mokutil", "kmodsign"),
+    "why": ("explain",),
     "init": ("new", "adopt", "setup"),
     "doctor": ("diagnose", "preflight"),
     "schema": ("schemas",),

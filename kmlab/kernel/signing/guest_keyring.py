@@ -40,7 +40,7 @@ def parse_keyring(guest: str, answer: str) -> GuestKeyring:
     chosen = re.search(r"\[(\w+)\]", said.get("lockdown", ""))
     names = dict.fromkeys(re.findall(r"asymmetri (.+?): X509\.\w+ ", answer))
     secure = said.get("secure_boot") == "1"
-    enrolled = [c for c in _certificates(said.get("mok", "")) if not secure or kernel_name(c) in names]
+    enrolled = [c for c in _enrolled(said.get("mok", "")) if not secure or kernel_name(c) in names]
     own = [name for name in names if name not in map(kernel_name, enrolled)]
     return GuestKeyring(
         guest=guest,
@@ -101,14 +101,18 @@ def signature_list(certificate: bytes) -> bytes:
     return _LIST.pack(_X509, _LIST.size + each, 0, each) + bytes(_OWNER_SIZE) + certificate
 
 
-def _certificates(encoded: str) -> Iterator[x509.Certificate]:
+def _enrolled(encoded: str) -> Iterator[x509.Certificate]:
     try:
-        content = base64.b64decode(encoded)
+        yield from certificates_in(base64.b64decode(encoded))
     except ValueError:
         return
-    for encoded_certificate in parse_signature_lists(content):
+
+
+def certificates_in(content: bytes) -> Iterator[x509.Certificate]:
+    """Yield the certificates in the value of a UEFI variable such as MokList, without those that nobody can read."""
+    for encoded in parse_signature_lists(content):
         try:
-            yield x509.load_der_x509_certificate(encoded_certificate)
+            yield x509.load_der_x509_certificate(encoded)
         except ValueError:
             continue
 

@@ -39,6 +39,8 @@ class GuestKeyring:
     """The enrolled ones (MokList)."""
     kernel_keys: tuple[str, ...] = ()
     """The names of the kernel's own keys, where known, as in "Loaded X.509 cert 'NAME: KEYID'"."""
+    what: str = "guest"
+    """What the sentences call it: a guest, or a machine."""
 
     @property
     def enforces(self) -> bool:
@@ -142,14 +144,14 @@ def _overall(signature: Signature | None, verdicts: list[Verdict]) -> Verdict:
 def _build_findings(module: ModInfo, keyring: GuestKeyring) -> list[_Finding]:
     found = []
     if keyring.arch and module.machine != keyring.arch:
-        why = f"it was built for {module.machine}; this guest is {keyring.arch}"
-        found.append(_Finding(False, why, "build it against the headers of this guest's kernel"))
+        why = f"it was built for {module.machine}; this {keyring.what} is {keyring.arch}"
+        found.append(_Finding(False, why, f"build it against the headers of this {keyring.what}'s kernel"))
     if not module.has_symbols:
         why = "it was stripped of its symbol table, without which no kernel loads a module"
         found.append(_Finding(False, why, "build it again; to make it small, strip --strip-debug and no more"))
     if keyring.release and module.release and module.release != keyring.release:
-        why = f"it was built for kernel {module.release}; this guest runs {keyring.release}"
-        remedy = "build it against the headers of this guest's kernel"
+        why = f"it was built for kernel {module.release}; this {keyring.what} runs {keyring.release}"
+        remedy = f"build it against the headers of this {keyring.what}'s kernel"
         if module.has_versions:
             # The release is then left out of the comparison: same_magic() in kernel/module/version.c.
             found.append(_Finding(None, f"{why}, which takes it only if every symbol's checksum agrees", remedy))
@@ -178,7 +180,7 @@ def _signature_finding(about: Description, keyring: GuestKeyring, was_signed: bo
 
 def _unsigned(about: Description, keyring: GuestKeyring, was_signed: bool) -> _Finding:
     if not keyring.enforces:
-        return _Finding(True, f"it is not signed, and this guest asks for no signature{_TAINTS}")
+        return _Finding(True, f"it is not signed, and this {keyring.what} asks for no signature{_TAINTS}")
     if about.signed_outside:
         why = "it was compressed first and signed after, so the module within has no signature"
         return _Finding(False, why, f"decompress it, {_SIGN}, then compress it again")
@@ -206,7 +208,7 @@ def _key_not_there(about: Description, keyring: GuestKeyring) -> _Finding:
     if about.certificate is not None:
         why = f"the key of '{who}' is enrolled, but a kernel reads the enrolled keys only with Secure Boot on"
         return _Finding(False, why, "set secure_boot: true for this guest, or do not ask it for signatures")
-    why = f"it is signed by '{who}', whose key is not enrolled in this guest"
+    why = f"it is signed by '{who}', whose key is not enrolled in this {keyring.what}"
     return _Finding(False, why, f"sign it with the lab's key ({_SIGN}), or enrol that key's certificate")
 
 
