@@ -38,7 +38,10 @@ def schema(
 
 
 def validate(lab: LabFile = None, json: Json = False, debug: Debug = False) -> None:
-    """Check lab.yaml: its keys and values, images, recipes, and the folders of its modules. This starts nothing."""
+    """Check lab.yaml, and start nothing.
+
+    This checks its keys and values, images, recipes, and the folders of its modules.
+    """
     set_global_options(json=json, debug=debug)
     from kmlab.cli import render
     from kmlab.run.selection import find_problems
