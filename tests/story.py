@@ -13,7 +13,7 @@ from kmlab.kernel.log.records import Record
 from kmlab.provision import lifecycle
 from kmlab.provision.guest import GuestRecord, read_record
 from kmlab.run import result
-from kmlab.run.context.results import StepResult
+from kmlab.run.context.results import ExerciseStepResult, StepResult
 from kmlab.run.result import RunResult
 
 PANIC = ("<0>Kernel panic - not syncing: had enough", "---[ end Kernel panic - not syncing: had enough ]---")
@@ -88,6 +88,7 @@ def whole_result() -> result.RunResult:
         tainted_by={7: "exercise", 12: "load", 13: "load"},
         modules_before=frozenset({"loop", "virtio_blk"}),
         log=(Record(30.1, "alert", "BUG", None, 0),),
-        steps=(StepResult("load", "ok", 0.3),),
+        steps=(StepResult("load", "ok", 0.3), ExerciseStepResult("exercise", exercise="cat /proc/oops", code=137)),
+        collected=(result.Collected("out/a.csv", "out_a.csv", 4),),
         guest_parts=(Part("restore", 0.0, 0.4),),
     )

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from kmlab import __version__
-from kmlab.cli import config_commands, inspect_commands, lab_commands, module_commands, sign_commands, watch_command
+from kmlab.cli import (
+    config_commands,
+    file_commands,
+    inspect_commands,
+    lab_commands,
+    module_commands,
+    sign_commands,
+    watch_command,
+)
 from kmlab.cli.help.command_help import Command
 from kmlab.cli.help.command_words import Group
 from kmlab.cli.options import cli_state
@@ -57,6 +65,8 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     inspect_commands.log,
     inspect_commands.ssh,
     inspect_commands.console,
+    file_commands.cp,
+    file_commands.ssh_config,
     lab_commands.reset,
     lab_commands.down,
     lab_commands.destroy,

@@ -322,6 +322,9 @@ def statuses(lab: Lab, found: Sequence[GuestStatus], *, as_json: bool) -> None:
         why = f" ({record.reason})" if record.reason else ""
         print_line(f"{guest.name}: {guest.state}{why}, kernel {record.release}, {_way_in(record)}")
         print_line(f"  firmware: {record.firmware}")
+        print_lines(
+            f"  port {port} of 127.0.0.1: port {inside} of the guest" for inside, port in record.forwarded.items()
+        )
         print_line(f"  network: {record.network}: {_REACH.get(record.network, 'unknown')}")
 
 

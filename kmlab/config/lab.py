@@ -24,6 +24,8 @@ from kmlab.config.yaml.types import (
     CommandLine,
     Digest,
     Duration,
+    Forward,
+    GuestFiles,
     Identifier,
     ImageName,
     KernelName,
@@ -195,8 +197,17 @@ class GuestSpec:
     """None means the recipe of the image's family."""
     packages: tuple[Package, ...] = ()
     """Installed in addition to those of the recipe."""
+    forward: tuple[Forward, ...] = ()
+    """Ports of the host's loopback that lead to ports of the guest: `8080:80`, or `80` for any free port."""
     sysctls: Mapping[Sysctl, OneLine] = field(default_factory=dict)
     """Set in the guest, such as kernel.panic_on_warn: 1."""
+
+    def __post_init__(self) -> None:
+        if self.forward and self.network == "none":
+            raise ConfigError("has 'forward' and no network", "remove it, or use `network: isolated`")
+        ports = [host for host, _ in self.forward if host]
+        if len(set(ports)) < len(ports):
+            raise ConfigError("forwards one port of the host twice", "give each its own")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,6 +256,16 @@ class Make:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Exercise:
+    """A command that runs while the module is loaded, with a name of its own."""
+
+    name: OneLine
+    run: Command
+    timeout: Duration | None = None
+    """Time limit in seconds; None means that of the module's steps."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Module:
     """A folder with a Kbuild file or a Makefile, and how to run it."""
 
@@ -263,8 +284,12 @@ class Module:
     """The program that loads it: insmod a file, or modprobe a name, from a depmod tree that has the module."""
     params: Mapping[Identifier, Param] = field(default_factory=dict)
     """A list is an array parameter. Numbers that are not plain decimals, such as 0x10 and 010, stay text."""
-    exercise: Command | None = None
-    """Runs as root in the module's folder in the guest, between load and unload."""
+    exercise: Command | Exercise | tuple[Command | Exercise, ...] | None = None
+    """Run in this order as root in the module's folder in the guest, between load and unload."""
+    collect: tuple[GuestFiles, ...] = ()
+    """Files of the guest, as shell patterns, that a run brings into its folder; relative to the module's folder."""
+    collect_max: Annotated[int, size("1K", "20M")] = 16 << 20
+    """The largest total size of these files."""
     expect: Expect = field(default_factory=Expect)
     """The expected result."""
     timeout: Duration | None = None
@@ -273,6 +298,24 @@ class Module:
     """None means the lab's default."""
     keep: bool = False
     """Leave the module loaded at the end of a run."""
+
+    @property
+    def exercises(self) -> tuple[Exercise, ...]:
+        """Return all exercises. One without a name is named after its command."""
+        given = self.exercise if isinstance(self.exercise, tuple) else (self.exercise,)
+        return tuple(each if isinstance(each, Exercise) else plain_exercise(each) for each in given if each)
+
+    def __post_init__(self) -> None:
+        names = [each.name for each in self.exercises]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ConfigError(
+                f"has two exercises named {reader.quoted(twice)}", "give each its own name: {name: …, run: …}"
+            )
+
+
+def plain_exercise(command: str) -> Exercise:
+    """Return the exercise of a command alone, named after it."""
+    return Exercise(name=" ".join(command.split()), run=command)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ import json
 import secrets
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
@@ -56,6 +56,10 @@ class GuestRecord:
     """Seconds since the epoch."""
     network: str = "host"
     """What it can connect to; guests of earlier versions could connect wherever the host can."""
+    forward: Sequence[str] = ()
+    """What lab.yaml said about ports, as HOST:GUEST."""
+    forwarded: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """The host's port, on 127.0.0.1, of each forwarded port of the guest."""
     taint: int = 0
     """The kernel's taint flags after the restore."""
     out_of_tree: Sequence[str] = ()

@@ -185,7 +185,8 @@ def _why_changed(guest: Guest, allow_kept_modules: bool, deadline: Deadline) -> 
 
 def _why_unusable(plan: Plan, record: GuestRecord, checkpoint: str, allow_kept_modules: bool) -> str | None:
     """Return why a running guest cannot be reused; None if it can."""
-    if (record.checkpoint, record.uri, record.network) != (checkpoint, plan.lab.libvirt, plan.spec.network):
+    settings = (checkpoint, plan.lab.libvirt, plan.spec.network, _forward_words(plan.spec))
+    if (record.checkpoint, record.uri, record.network, list(record.forward)) != settings:
         return "the lab's settings have changed"
     if record.pid is None or not hypervisor.alive(record.pid, plan.files.root):
         return "it no longer runs"
@@ -244,7 +245,7 @@ def _restore(start: _Start) -> Guest:
                         f"cannot read the guest's console log: libvirt at {plan.lab.libvirt} gives you no permission",
                         "use `libvirt: embedded` or qemu:///session, where QEMU runs as you",
                     )
-                port = _open_network(hv, plan)
+                port, forwarded = _open_network(hv, plan)
                 live = hv.xml(plan.domain_name)
         pids = hypervisor.processes(files.root)
         record = GuestRecord(
@@ -261,6 +262,8 @@ def _restore(start: _Start) -> Guest:
             checkpoint=checkpoint,
             port=port,
             network=plan.spec.network,
+            forward=_forward_words(plan.spec),
+            forwarded=forwarded,
             host_key=base.host_key,
             tty=console_tty(live),
             pid=pids[0] if pids else None,
@@ -277,12 +280,21 @@ def _restore(start: _Start) -> Guest:
     return guest
 
 
-def _open_network(hv: hypervisor.Hypervisor, plan: Plan) -> int | None:
-    """Forward a port of the host to the guest's sshd and return it; without a network, unplug the cable."""
+def _open_network(hv: hypervisor.Hypervisor, plan: Plan) -> tuple[int | None, dict[str, int]]:
+    """Forward a port of the host to the guest's sshd, and those of `forward:`; without a network, unplug the cable.
+
+    Return the port of the sshd, and of each other forwarded port of the guest.
+    """
+    name, netdev = plan.domain_name, network.NETDEV
     if plan.spec.network == network.NONE:
-        hv.unplug(plan.domain_name, network.NETDEV)
-        return None
-    return hv.forward(plan.domain_name, network.NETDEV, SSH)
+        hv.unplug(name, netdev)
+        return None, {}
+    port = hv.forward(name, netdev, SSH)
+    return port, {str(guest): hv.forward(name, netdev, guest, host) for host, guest in plan.spec.forward}
+
+
+def _forward_words(spec: GuestSpec) -> list[str]:
+    return [f"{host}:{guest}" for host, guest in spec.forward]
 
 
 def enrol_by_mokmanager(host: Host, lab: Lab, spec: GuestSpec, report: EventSink) -> str:

@@ -145,6 +145,23 @@ class GuestPart(TypedDict):
     seconds: float
 
 
+class CollectedEntry(TypedDict):
+    path: str
+    """In the guest."""
+    file: str
+    """In the folder of the run."""
+    bytes: int
+
+
+class ExerciseDone(TypedDict):
+    name: str
+    outcome: str
+    """ok, failed, hang or lost."""
+    code: int | None
+    """null if it did not end."""
+    seconds: float
+
+
 class Artifacts(TypedDict):
     directory: str | None
     """The folder of the run; the other keys name files in it."""
@@ -187,6 +204,9 @@ class Result(TypedDict):
     log_truncated: int
     """The number of records that are not in `log`."""
     steps: list[StepDone]
+    exercises: list[ExerciseDone]
+    collected: list[CollectedEntry]
+    """Files of the guest that lab.yaml's `collect` names."""
     guest_parts: list[GuestPart]
     """Where the time went until the guest could be used."""
     guest_survived: bool
@@ -313,6 +333,19 @@ class SshDocument(TypedDict):
     code: int | None
     output: str
     """The output of both streams, in order."""
+
+
+CpDocument = TypedDict("CpDocument", {"schema": Literal["kmlab.cp/1"], "from": list[str], "to": str})
+CpDocument.__doc__ = "Files that were copied."
+
+
+class SshConfigDocument(TypedDict):
+    """The OpenSSH configuration of guests."""
+
+    schema: Literal["kmlab.ssh-config/1"]
+    file: str
+    """Where it is, for `ssh -F FILE GUEST`, or `Include FILE` in ~/.ssh/config."""
+    text: str
 
 
 class ConsoleDocument(TypedDict):
@@ -609,6 +642,8 @@ Document = (
     | StatusDocument
     | LogDocument
     | SshDocument
+    | CpDocument
+    | SshConfigDocument
     | ConsoleDocument
     | DownDocument
     | DestroyDocument

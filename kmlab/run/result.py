@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
 
 from kmlab.common.events import Part
 from kmlab.config.lab import Expect, Lab, Module, Outcome
@@ -17,13 +17,23 @@ from kmlab.kernel.crash.patterns import kinds_and_classes
 from kmlab.kernel.crash.stack_trace import Frame, Section
 from kmlab.kernel.log.records import Record
 from kmlab.kernel.log.taint import taint_names
-from kmlab.run.context.results import StepResult
+from kmlab.run.context.results import ExerciseStepResult, StepResult
 from kmlab.run.documents import CrashReport, FramePlace, Result, RunDocument, StackSection
 
 WORST_LAST: tuple[str, ...] = get_args(Outcome)
 """Every outcome, in the order in which the worst one seen wins."""
 LOG_CAP = 5000
 """Records in the JSON; the files of the run have them all."""
+
+
+class Collected(NamedTuple):
+    """A file of the guest that a run kept."""
+
+    path: str
+    """Its path in the guest, printable."""
+    name: str
+    """Its name in the run's folder `collected`."""
+    size: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +78,8 @@ class RunResult:
     kernel_log: str | None = None
     build_log: str | None = None
     vmcore: str | None = None
+    collected: tuple[Collected, ...] = ()
+    """The files of the guest that the run kept."""
 
     @property
     def ok(self) -> bool:
@@ -163,6 +175,14 @@ def to_json(result: RunResult, log: int = LOG_CAP) -> Result:
                 "detail": s.detail,
             }
             for s in result.steps
+        ],
+        "exercises": [
+            {"name": s.exercise, "outcome": s.outcome, "code": s.code, "seconds": round(s.seconds, 3)}
+            for s in result.steps
+            if isinstance(s, ExerciseStepResult)
+        ],
+        "collected": [
+            {"path": file.path, "file": f"collected/{file.name}", "bytes": file.size} for file in result.collected
         ],
         "guest_parts": [
             {"name": part.name, "began": round(part.began, 3), "seconds": round(part.seconds, 3)}

@@ -333,6 +333,7 @@ def _conclude(
         "console": "console.log",
         "kernel_log": "dmesg.txt",
         "build_log": "build.log",
+        "collected": evidence.write_collected(folder, results.collected),
     }
 
 

@@ -70,7 +70,7 @@ def run_matrix(
     on_result: Callable[[RunResult], None],
 ) -> list[Cell]:
     """Try every way of signing, in each of these guests and in its twin with the opposite Secure Boot setting."""
-    plain = dataclasses.replace(module_to_sign, exercise=None, keep=False)
+    plain = dataclasses.replace(module_to_sign, exercise=None, collect=(), keep=False)
     refused = dataclasses.replace(plain, expect=Expect(outcome=("load-failed",)))
     cells = []
     pairs = [spec for each in specs for spec in (twin(lab, each, True), twin(lab, each, False))]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kmlab.common.errors import HypervisorError
 from kmlab.host.hypervisor.hypervisor import Hypervisor
+from kmlab.provision.plan.artifact import SSH
 from kmlab.testing.fake_machine import Machine
 from kmlab.testing.setting import WorldState
 
@@ -71,8 +72,10 @@ class FakeHypervisor(Hypervisor):
     def xml(self, name: str) -> str:
         return self._machine(name).xml
 
-    def forward(self, name: str, netdev: str, guest_port: int) -> int:
-        port = self._machine(name).port = self._world.new_port()
+    def forward(self, name: str, netdev: str, guest_port: int, host_port: int = 0) -> int:
+        port = host_port or self._world.new_port()
+        if guest_port == SSH:
+            self._machine(name).port = port
         return port
 
     def monitor(self, name: str, command: str) -> str:

@@ -44,6 +44,10 @@ class FakeModule:
     load: Act = Act(taint=1 << 12)
     exercise: Act = Act()
     unload: Act = Act()
+    exercises: dict[str, Act] = field(default_factory=dict)
+    """How its exercises behave that are not as `exercise`, by command."""
+    files: tuple[tuple[bytes, bytes], ...] = ()
+    """The files that it leaves for `collect`: path and content."""
 
     def built(self) -> dict[str, bytes]:
         return self.images or {f"{self.name}.ko": module_image(self.name)}

@@ -28,6 +28,12 @@ def guests(ctx: typer.Context, incomplete: str) -> list[str]:
     return _beginning(incomplete, lab.guests if lab else ())
 
 
+def places(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return `GUEST:` for each guest; the shell completes files."""
+    lab = _lab(ctx)
+    return [f"{name}:" for name in _beginning(incomplete, lab.guests if lab else ())]
+
+
 def modules(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the lab's modules: their folders as one would type them here, and their names."""
     lab = _lab(ctx)

@@ -75,6 +75,15 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
+def parse_forward(text: str) -> tuple[int, int]:
+    """Return the host's port and the guest's port of `8080:80`; the host's is 0 for `80`."""
+    match = re.fullmatch("(?:([0-9]{1,5}):)?([0-9]{1,5})", text, re.ASCII)
+    host, guest = (int(match[1] or 0), int(match[2])) if match else (0, 0)
+    if not 0 < guest < 1 << 16 or not 0 <= host < 1 << 16 or (match and match[1] and not host):
+        raise ConfigError("must be a port of the guest, or HOST:GUEST", "such as 8080:80, with ports up to 65535")
+    return host, guest
+
+
 def parse_pattern(text: str) -> str:
     """Check a pattern for `matches`: not empty; between slashes, a valid regular expression."""
     if not text.strip():
@@ -187,6 +196,19 @@ Package = Annotated[
 Sysctl = Annotated[str, word(r"[a-z0-9_-]+([./][A-Za-z0-9_-]+)+", "the name of a sysctl, such as kernel.panic")]
 OneLine = Annotated[str, word(r"[^\x00-\x1f\x7f]{1,1000}", "one line of text")]
 Command = Annotated[str, word(r"[\s\S]*\S[\s\S]*", "a command")]
+GuestFiles = Annotated[
+    str,
+    word(
+        r"[^\x00-\x1f\x7f]{1,500}",
+        "a path in the guest, with * ? and [ ] as in a shell",
+        "such as results/*.txt or /sys/kernel/debug/mine/stats",
+    ),
+]
+Forward = Annotated[
+    tuple[int, int],
+    ScalarParser(parse_forward, matching("([0-9]{1,5}:)?[0-9]{1,5}")),
+]
+"""A port of the host, 0 for any free one, and the guest's port."""
 # The boot loader's configuration is shell code, and the kernel splits at spaces and knows only double quotes.
 CommandLine = Annotated[
     str,

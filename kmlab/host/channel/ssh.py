@@ -256,9 +256,9 @@ def ensure_identity(private: Path) -> str:
         return public.read_text(encoding="utf-8").strip()
 
 
-def client_argv(port: int, known_hosts: Path, identity: Path, command: list[str]) -> list[str]:
-    """Return the OpenSSH command line that opens the guest in the user's terminal."""
-    options = {
+def client_options(known_hosts: Path, identity: Path) -> dict[str, str]:
+    """Return the options with which OpenSSH opens a guest, and only that guest (ssh_config(5))."""
+    return {
         "IdentitiesOnly": "yes",  # other keys of ssh-agent must not use up the attempts
         "IdentityFile": str(identity),
         "UserKnownHostsFile": str(known_hosts),
@@ -266,8 +266,12 @@ def client_argv(port: int, known_hosts: Path, identity: Path, command: list[str]
         "StrictHostKeyChecking": "yes",
         "LogLevel": "ERROR",
     }
+
+
+def client_argv(port: int, known_hosts: Path, identity: Path, command: list[str]) -> list[str]:
+    """Return the OpenSSH command line that opens the guest in the user's terminal."""
     argv = ["ssh", "-F", os.devnull, "-p", str(port)]
-    for name, value in options.items():
+    for name, value in client_options(known_hosts, identity).items():
         argv += ["-o", f"{name}={value}"]
     return [*argv, "root@127.0.0.1", *(["--", *command] if command else [])]
 

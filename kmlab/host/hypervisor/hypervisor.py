@@ -71,15 +71,22 @@ class Hypervisor:
         """Return the XML of the running domain, with the values that libvirt and QEMU filled in."""
         return str(self._ask("read the guest's devices", "xml", name))
 
-    def forward(self, name: str, netdev: str, guest_port: int) -> int:
-        """Forward a loopback port, chosen by the host's kernel, to the guest's port. Return the host's port."""
-        answer = self.monitor(name, f"hostfwd_add {netdev} tcp:127.0.0.1:0-:{guest_port}")
+    def forward(self, name: str, netdev: str, guest_port: int, host_port: int = 0) -> int:
+        """Forward a loopback port to the guest's port. Return the host's port: for 0, the kernel chooses one."""
+        answer = self.monitor(name, f"hostfwd_add {netdev} tcp:127.0.0.1:{host_port}-:{guest_port}")
         if re.search("unknown command|unrecognized netdev|not found", answer):
             raise HypervisorError(
                 "the guest's network is not QEMU's own (slirp), so no port can be forwarded", _NO_SLIRP
             )
+        if answer.strip() and host_port:
+            raise HypervisorError(
+                f"port {host_port} of this host cannot be forwarded to port {guest_port} of the guest",
+                "another program or guest uses it: choose another port in `forward:`",
+            )
         if answer.strip():
             raise HypervisorError(f"QEMU could not forward a port: {answer.strip()}")
+        if host_port:
+            return host_port
         table = self.monitor(name, "info usernet")
         for port, forwarded_port in re.findall(
             r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+(\d+)", table

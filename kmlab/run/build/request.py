@@ -48,7 +48,7 @@ def plain_request(name: str, source: Path) -> BuildRequest:
 def request_for(lab: Lab, module: Module, options: Options) -> BuildRequest:
     """Return how a run builds a module. Raise ConfigError if its root is no folder that holds it."""
     make = replace(module.make, variables={**module.make.variables, **options.make})
-    exercise = options.exercise or module.exercise
+    exercise = options.exercise or "\n".join(each.run for each in module.exercises) or None
     return BuildRequest(module.name, find_tree(lab, module, options), make, module.prepare, exercise)
 
 

@@ -119,6 +119,11 @@ def exercise(guest: Guest, folder: PurePosixPath, command: str, module: str, lim
     return _run_command(guest, f"cd {shlex.quote(str(folder))}; {environment}; sh -c {shlex.quote(command)}", limits)
 
 
+def collect(guest: Guest, folder: PurePosixPath, script: str, limits: CommandLimits) -> CommandResult:
+    """Run the script that reads files, in the module's folder."""
+    return _run_command(guest, f"cd {shlex.quote(str(folder))}; {script}", limits)
+
+
 @dataclass(frozen=True, slots=True)
 class CommandLimits:
     """The limits of a step's command: its deadline, what ends it early, and the mark in the kernel's log."""

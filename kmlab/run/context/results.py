@@ -79,9 +79,28 @@ class LoadStepResult(StepResult):
 
 @dataclass(frozen=True, slots=True)
 class ExerciseStepResult(StepResult):
-    """The result of the user's own command."""
+    """The result of one command of the user's own."""
 
     log: str = ""
+    exercise: str = ""
+    """Its name."""
+    code: int | None = None
+    """Its exit code; None if it did not end."""
+
+
+@dataclass(frozen=True, slots=True)
+class CollectedFile:
+    """A file of the guest that a run keeps. Path and content are the guest's words."""
+
+    path: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CollectStepResult(StepResult):
+    """The files of the guest that a run keeps."""
+
+    files: tuple[CollectedFile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,8 +251,16 @@ class Results:
 
     @property
     def exercise_log(self) -> str:
-        """Return what the exercise printed."""
-        return "".join(step.log for step in self.all(ExerciseStepResult))
+        """Return what the exercises printed; of several, each below its name."""
+        steps = self.all(ExerciseStepResult)
+        if len(steps) < 2:
+            return "".join(step.log for step in steps)
+        return "".join(f"==> {step.exercise} <==\n{step.log.rstrip()}\n" for step in steps)
+
+    @property
+    def collected(self) -> tuple[CollectedFile, ...]:
+        """Return the files of the guest that the run keeps."""
+        return tuple(file for step in self.all(CollectStepResult) for file in step.files)
 
 
 _MOST_SKIPPED = 5

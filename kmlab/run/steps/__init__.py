@@ -13,6 +13,7 @@ from kmlab.run.context.results import Results, StepResult
 from kmlab.run.context.run_context import RunContext
 from kmlab.run.steps.baseline import record_baseline
 from kmlab.run.steps.build import build
+from kmlab.run.steps.collect import collect
 from kmlab.run.steps.exercise import exercise
 from kmlab.run.steps.load import load
 from kmlab.run.steps.settle import settle
@@ -22,7 +23,7 @@ from kmlab.run.steps.unload import unload
 
 StepFunction = Callable[[RunContext, Results], Sequence[StepResult]]
 
-STEPS: tuple[StepFunction, ...] = (sync, record_baseline, build, sign, load, exercise, unload, settle)
+STEPS: tuple[StepFunction, ...] = (sync, record_baseline, build, sign, load, exercise, collect, unload, settle)
 
 
 def run_steps(context: RunContext) -> Results:
