@@ -271,7 +271,7 @@ def destroy(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Remove everything of the lab: processes, disks, sockets, ports."""
+    """Remove the whole lab: processes, disks, sockets."""
     set_global_options(json=json, debug=debug)
     from kmlab.cli import render
     from kmlab.provision import lifecycle

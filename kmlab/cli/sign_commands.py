@@ -153,7 +153,10 @@ def why(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Explain why this machine's own kernel would refuse a module, and how to mend that. This loads nothing."""
+    """Explain why this machine refuses a module.
+
+    This asks the machine's own kernel, loads nothing, and prints the commands that mend it.
+    """
     set_global_options(json=json, debug=debug)
     from kmlab.cli import render
     from kmlab.secure_boot import sign_text, this_host
