@@ -16,6 +16,7 @@ import typer
 from kmlab import __version__
 from kmlab.cli import (
     config_commands,
+    debugger_commands,
     file_commands,
     inspect_commands,
     lab_commands,
@@ -65,6 +66,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     inspect_commands.log,
     inspect_commands.ssh,
     inspect_commands.console,
+    debugger_commands.gdb,
     file_commands.cp,
     file_commands.ssh_config,
     lab_commands.reset,

@@ -259,6 +259,10 @@ def _tested_folders(directories: list[Path] | None, matrix: Path | None) -> Iter
 def build(
     directory: Directory,
     guest: GuestOptions = None,
+    compile_commands: Annotated[
+        bool,
+        typer.Option("--compile-commands", help="Build on this host, and write compile_commands.json for editors."),
+    ] = False,
     root: Root = None,
     make: MakeVariables = None,
     image: GuestImage = None,
@@ -277,7 +281,11 @@ def build(
     set_global_options(json=json, debug=debug, verbose=verbose)
     check_compact(compact, json)
     opened = open_lab_for([directory], lab, settings_of(image, kernel, secure_boot, memory, cpus), connect)
-    _steps(directory, guest, opened, json, compact, ("build",), root=root, make=make)
+    if compile_commands:
+        from kmlab.run.compile_database import in_sandbox
+
+        opened = in_sandbox(opened)
+    _steps(directory, guest, opened, json, compact, ("build",), root=root, make=make, database=compile_commands)
 
 
 def load(
@@ -381,6 +389,7 @@ def _steps(
     param: list[str] | None = None,
     root: Path | None = None,
     make: list[str] | None = None,
+    database: bool = False,
 ) -> None:
     import dataclasses
 
@@ -392,6 +401,11 @@ def _steps(
     planned = parallel.jobs(opened, [opened.module_for(directory)], guest or [])
     with render.reporting() as events:
         results = parallel.run_all(host, opened, planned, options, events)
+    if database and all(result.steps and result.steps[-1].outcome == "ok" for result in results):
+        from kmlab.run.compile_database import write_database
+
+        written = write_database(opened, *planned[0], options)
+        render.note(f"wrote {written}")
     _end(results, json, compact=compact)
 
 

@@ -106,6 +106,11 @@ class GuestFiles:
         return self.root / "synced"
 
     @property
+    def debug(self) -> Path:
+        """The files and places of the modules that the last run loaded, for a debugger in a guest that hangs."""
+        return self.synced / "debug"
+
+    @property
     def builds(self) -> Path:
         """The host's builds: one folder for each module, kept when the guest is restored."""
         return self.root / "build"

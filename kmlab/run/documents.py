@@ -339,6 +339,17 @@ CpDocument = TypedDict("CpDocument", {"schema": Literal["kmlab.cp/1"], "from": l
 CpDocument.__doc__ = "Files that were copied."
 
 
+class GdbDocument(TypedDict):
+    """The output of gdb's commands."""
+
+    schema: Literal["kmlab.gdb/1"]
+    guest: str
+    modules: list[str]
+    """The modules whose symbols gdb had."""
+    code: int
+    output: str
+
+
 class SshConfigDocument(TypedDict):
     """The OpenSSH configuration of guests."""
 
@@ -644,6 +655,7 @@ Document = (
     | SshDocument
     | CpDocument
     | SshConfigDocument
+    | GdbDocument
     | ConsoleDocument
     | DownDocument
     | DestroyDocument

@@ -45,7 +45,7 @@ FLOORS = (
     ("run/context",),
     ("run/steps",),
     ("run",),
-    ("report", "secure_boot", "selftest"),
+    ("report", "secure_boot", "selftest", "debugger"),
     ("report/formats", "cli/help"),
     # Imported by nobody.
     ("cli", "testing"),

@@ -25,6 +25,8 @@ _OTHER_NAMES = {
     "unload": ("rmmod", "uninstall"),
     "crashes": ("crash", "oops", "analyze", "analyse", "decode", "judge"),
     "sign": ("mok", "key", "keys", "mokutil", "kmodsign"),
+    "gdb": ("debug", "debugger", "gdbserver"),
+    "cp": ("scp", "copy", "push", "rsync"),
     "why": ("explain",),
     "init": ("new", "adopt", "setup"),
     "doctor": ("diagnose", "preflight"),

@@ -309,8 +309,18 @@ def become(argv: Sequence[str | Path]) -> NoReturn:
     os.execv(find(words[0]), words)
 
 
-def interactive(argv: Sequence[str | Path]) -> int:
-    """Run a program on the user's terminal and return its exit code."""
+def interactive(argv: Sequence[str | Path], *, handles_interrupt: bool = False) -> int:
+    """Run a program on the user's terminal and return its exit code.
+
+    `handles_interrupt` leaves Ctrl-C to the program, as debuggers need it.
+    """
     words = [str(word) for word in argv]
     words[0] = find(words[0])
-    return subprocess.call(words)
+    if not handles_interrupt:
+        return subprocess.call(words)
+    # A handler and not SIG_IGN, which the program would inherit.
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        return subprocess.call(words)
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -141,6 +142,13 @@ def _run_command(guest: Guest, line: str, limits: CommandLimits, module: str | N
     deadline = Deadline(_STATE_PATIENCE)
     seen = guest.shell.read_files(state_files(module), deadline, mark=limits.mark, abandon=limits.abandon)
     return CommandResult(answer, parse_kernel_state(seen.text), line)
+
+
+def note_for_debugger(guest: Guest, name: str, image: bytes, sections: Mapping[str, int]) -> None:
+    """Keep a loaded module and the places of its sections on the host. Restoring the guest removes them."""
+    paths.write_json(guest.files.debug / f"{name}.json", dict(sections))
+    with contextlib.suppress(OSError):
+        (guest.files.debug / f"{name}.ko").write_bytes(image)
 
 
 def note_names(guest: Guest, name: str, names: frozenset[str]) -> None:

@@ -93,6 +93,8 @@ def _load(context: RunContext, so_far: Results, path: str, info: ModInfo, outsid
         if not facts.get("guest_gone"):
             facts |= _load_facts(context, so_far, path, info, result, position)
             timer.stage.outcome = "failed" if facts.get("verdict") else "ok"
+            if sections := facts.get("sections"):
+                guest_commands.note_for_debugger(context.guest, info.name, so_far.build.images[path], sections)
     return timer.result(LoadStepResult, path=path, info=info, **facts)
 
 
