@@ -49,6 +49,7 @@ _SIGN_WITH = (
     "guest knows. altered: the lab's key, then change one byte. stripped: the lab's key, then strip the module. "
     "auto: the lab's key if the guest has Secure Boot. no: do not sign."
 )
+_KTAP = "Instead of a run, judge the test results in a saved log, as KTAP or TAP; - for stdin."
 _MATRIX = "Instead of a normal run, try every way to sign this module, with Secure Boot on and off."
 Params = Annotated[
     list[str] | None,
@@ -197,6 +198,7 @@ def test(
     secure_boot: SecureBoot = False,
     memory: GuestMemory = None,
     cpus: GuestCpus = None,
+    ktap: Annotated[str | None, typer.Option("--ktap", help=_KTAP, metavar="FILE")] = None,
     lab: LabFile = None,
     connect: Connect = None,
     json: Json = False,
@@ -219,6 +221,12 @@ def test(
     from kmlab.run.selection import modules_under
 
     files = reports.report_files(report_paths or [], junit)
+    if ktap is not None:
+        if directories or guest or every or kernels or jobs or secure_boot_matrix or lab or connect:
+            raise ConfigError(
+                "--ktap judges a file and starts no guest", "use only --report, --junit, --github with it"
+            )
+        _judge_ktap(ktap, reports.Reports(files), github=github, json=json, compact=compact)
     settings = settings_of(image, kernel, secure_boot, memory, cpus)
     opened = open_lab_for(_tested_folders(directories, secure_boot_matrix), lab, settings, connect)
     host = real_host()
@@ -364,6 +372,23 @@ def _built_by_lab(module: Path, lab: Path | None) -> list[Path]:
         return []
     files, name = lab_files(opened), opened.module_for(module).name
     return [files.guest(guest).builds / name for guest in files.guests()]
+
+
+def _judge_ktap(file: str, writers: Reports, *, github: bool, json: bool, compact: bool) -> NoReturn:
+    from kmlab.cli import render
+    from kmlab.run.result import document
+    from kmlab.run.saved_result import saved_result
+
+    result, notes = saved_result(file, Path.cwd())
+    writers.add(result)
+    problems = _write_reports(writers, [result], github=github, json=json)
+    if json:
+        render.document(document([result], 0) if compact else document([result]), line=compact)
+    else:
+        render.tests(result, notes)
+    for problem in problems:
+        render.error(problem, as_json=False)
+    raise typer.Exit(3 if problems else _exit_code([result]))
 
 
 def _secure_boot_matrix(host: Host, lab: Lab, directory: Path, specs: list[GuestSpec], json: bool) -> NoReturn:

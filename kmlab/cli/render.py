@@ -109,10 +109,24 @@ def flush_output() -> None:
 
 def verdict(result: RunResult, *, verbose: bool = False) -> None:
     """Print a run for people: what the kernel reported, the findings, and the verdict last."""
+    from kmlab.report.case_lines import case_lines
+
     print_lines(_kernel_lines(result, verbose))
+    print_lines(case_lines(result.tests))
     print_lines(finding_lines(result))
     print_line(headline(result))
     print_lines(evidence(result))
+    sys.stdout.flush()
+
+
+def tests(result: RunResult, notes: Sequence[str]) -> None:
+    """Print the results of the tests in a saved log."""
+    from kmlab.report.case_lines import case_lines
+
+    print_lines(case_lines(result.tests))
+    print_lines(finding_lines(result))
+    print_lines(f"  {note}" for note in notes)
+    print_line(headline(result))
     sys.stdout.flush()
 
 
@@ -149,6 +163,7 @@ def finding_lines(result: RunResult, frames: int = 12) -> Iterator[str]:
     """
     for diagnostic in result.diagnostics[:_DIAGNOSTICS_SHOWN]:
         yield f"  {_opened_at(diagnostic, result)}: {diagnostic.severity}: {diagnostic.message}"
+        yield from _excerpt(result.folder, diagnostic.file, diagnostic.line) if diagnostic.of_test else ()
     if len(result.diagnostics) > _DIAGNOSTICS_SHOWN:
         yield f"  ({len(result.diagnostics) - _DIAGNOSTICS_SHOWN} more; {_near(result.directory)}/build.log has all)"
     title = result.title or ""
@@ -196,6 +211,10 @@ def headline(result: RunResult) -> str:
     """Return the verdict in one line."""
     place = _place(result.crashes[0]) if result.crashes else ""
     about = f": {result.title}{place}" if result.title else ""
+    if not about and result.tests:
+        from kmlab.report.case_lines import counts
+
+        about = f": {counts(result.tests)}"
     judged = "" if result.outcome == "pass" and result.ok else " (as expected)" if result.ok else " (NOT as expected)"
     if result.outcome not in result.expect.outcome:
         judged = f" (NOT as expected: {' or '.join(result.expect.outcome)})"

@@ -17,6 +17,7 @@ from kmlab.common.errors import KmlabError
 from kmlab.common.events import Event, EventSink, Finished, Note, Progress, Started, printable
 from kmlab.diagnosis.console import Follower
 from kmlab.provision import lifecycle
+from kmlab.report.case_lines import case_lines
 from kmlab.run.result import RunResult, document
 from kmlab.run.watch import WatchTarget, WatchView
 
@@ -173,6 +174,7 @@ class Screen:
             self._verdict = [
                 (render.headline(each), "bold green" if each.ok else "bold red") for each in self._results.values()
             ]
+            self._verdict += [(line, "") for line in case_lines(result.tests, only_bad=True)]
             self._verdict += [(line, "") for line in render.finding_lines(result, frames=4)]
             self._verdict += [(line, "") for line in render.evidence(result)]
 

@@ -114,7 +114,7 @@ class Heard(NamedTuple):
 def _findings(file: str, own: frozenset[str]) -> tuple[list[Crash], Unread | None, list[str]]:
     """Return what a log reports, what could not be read of it, and how it was read; ConfigError if it is no log."""
     try:
-        with _opened(file) as log:
+        with opened(file) as log:
             if other := kind_of(log.read(_CHUNK)):
                 raise _no_log(file, f"it is {other.what}", other.remedy)
             heard = hear(log, own)
@@ -151,7 +151,7 @@ def hear(log: BinaryIO, own: frozenset[str] = frozenset()) -> Heard:
 
 
 @contextlib.contextmanager
-def _opened(file: str) -> Iterator[BinaryIO]:
+def opened(file: str) -> Iterator[BinaryIO]:
     """Open a log that can be read more than once. Neither a device nor a pipe without a writer makes it wait."""
     # Without O_NONBLOCK, opening a pipe that has no writer blocks forever.
     handle = sys.stdin.fileno() if file == "-" else os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)

@@ -20,6 +20,8 @@ from kmlab.run.result import RunResult
 _MAKEFILES = ("Kbuild", "Makefile")
 _LARGEST_SOURCE = 4 << 20
 """Bytes of a source file that is shown."""
+EXPECTATION, CASE = "failed-expectation", "failed-case"
+"""The rules of an expectation of a test that does not hold, and of a case that failed without naming one."""
 UNMET = "unmet-expectation"
 """The rule of a run that passed or met its outcome, but not all expectations of lab.yaml."""
 
@@ -29,7 +31,7 @@ class Finding:
     """One thing that is wrong in the sources, with all the runs that show it."""
 
     rule: str
-    """The crash's class, `compiler-error`, `compiler-warning`, or the outcome of the run."""
+    """The crash's class, `compiler-error`, `compiler-warning`, a rule of tests, or the outcome of the run."""
     level: Literal["error", "warning"]
     message: str
     path: str | None
@@ -150,7 +152,7 @@ def _findings_of(result: RunResult, root: Path | None) -> Iterator[Finding]:
             continue
         else:
             reported = True
-        rule = f"compiler-{diagnostic.severity}"
+        rule = EXPECTATION if diagnostic.of_test else f"compiler-{diagnostic.severity}"
         yield Finding(
             rule=rule,
             level=diagnostic.severity,
@@ -160,6 +162,16 @@ def _findings_of(result: RunResult, root: Path | None) -> Iterator[Finding]:
             line=diagnostic.line if path else None,
             column=diagnostic.column if path else None,
             fingerprint=_digest(rule, path, diagnostic.message),
+            results=(result,),
+        )
+    for message in () if result.ok else _failures_without_place(result):
+        reported = True
+        yield Finding(
+            rule=CASE,
+            level="error",
+            message=message,
+            path=_makefile(result, root),
+            fingerprint=_digest(CASE, result.module, message),
             results=(result,),
         )
     if not result.ok and not reported:
@@ -173,6 +185,14 @@ def _findings_of(result: RunResult, root: Path | None) -> Iterator[Finding]:
             fingerprint=_digest(rule, result.module, result.failure or ""),
             results=(result,),
         )
+
+
+def _failures_without_place(result: RunResult) -> Iterator[str]:
+    """Return a sentence for each case that failed and names no line, and for each problem of the test output."""
+    for case in result.tests.cases:
+        if case.bad and not case.expectations:
+            yield f"{result.module}: {case.full_name} {case.status}" + (f": {case.reason}" if case.reason else "")
+    yield from (f"{result.module}: {problem}" for problem in result.tests.problems)
 
 
 def _missed(result: RunResult) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Annotated, Literal, NamedTuple, TypedDict, get_args
 
 from kmlab.config.lab import Outcome
+from kmlab.kernel.ktap.case_results import Status
 from kmlab.kernel.log.records import LEVELS
 from kmlab.provision.guest import GuestRecord
 
@@ -109,13 +110,35 @@ CrashReport = TypedDict(
 
 
 class Said(TypedDict):
-    """One error or warning of the compiler or modpost."""
+    """One error or warning of the compiler or modpost, or an expectation of a test that does not hold."""
 
     file: str | None
     line: int | None
     column: int | None
     severity: Annotated[str, OneOf(("error", "warning"))]
     message: str
+
+
+class CaseReport(TypedDict):
+    """One case of a test."""
+
+    suite: str
+    """The names of its groups, joined by dots; empty if it has none."""
+    name: str
+    status: Annotated[str, OneOf(get_args(Status))]
+    reason: str | None
+    """Why it failed, crashed or was skipped."""
+    file: str | None
+    """The place of its first failed expectation, relative to the module's folder."""
+    line: int | None
+
+
+class TestReport(TypedDict):
+    """The results of all tests of a run."""
+
+    cases: list[CaseReport]
+    problems: list[str]
+    """Why the test output is incomplete or contradicts itself; a sentence each."""
 
 
 class Taint(TypedDict):
@@ -195,6 +218,8 @@ class Result(TypedDict):
     failure: str | None
     """The kind of a load-failed, as a word for programs."""
     diagnostics: list[Said]
+    tests: TestReport
+    """The results of the tests that the module, KUnit or the exercise ran."""
     taint: Taint
     taint_set_by: Mapping[str, str]
     """The step after which each new flag was first seen."""

@@ -9,6 +9,7 @@ from kmlab.config.lab import Expect
 from kmlab.config.yaml.types import matches
 from kmlab.diagnosis.console import RunLog
 from kmlab.kernel.crash.crash import Crash, benign_note, lockdep_off, outcome_of
+from kmlab.kernel.ktap.case_results import TestOutput
 from kmlab.kernel.log.taint import find_unexplained
 from kmlab.run.context.results import Results
 from kmlab.run.result import unmet_crash, unmet_log, worst
@@ -35,6 +36,7 @@ def judge(
     results: Results,
     log: RunLog,
     crashes: Sequence[Crash],
+    tests: TestOutput,
     expect: Expect,
     allow: Sequence[str],
     patience: float,
@@ -42,20 +44,25 @@ def judge(
 ) -> Verdict:
     """Judge a run. `crashes` are the findings in `log`; `patience` is the seconds that a step was given.
 
-    `benign` are the kernel's reports that are no bug of a module's.
+    `benign` are the kernel's reports that are no bug of a module's. What a test prints can make a run worse, and never
+    better.
     """
     allowed = [c for c in crashes if outcome_of(c) == "warning" and any(matches(p, c.title) for p in allow)]
     counted = tuple(crash for crash in crashes if crash not in allowed)
     missed = [] if results.build.skipped else unmet_log(expect, log.records)
     doubts = _doubts(results, log, crashes)
     outcomes = [*_outcomes(results, counted), *(outcome for outcome, _ in doubts)]
-    outcome = worst([*outcomes, *(["test-failed"] if missed else [])])
+    outcome = worst([*outcomes, *(["test-failed"] if missed or tests.bad else [])])
     stuck = next((step for step in results.shown if step.outcome in ("failed", "hang", "lost")), None)
     reason = results.reason
     if outcome == "hang" and not counted and stuck:
         reason = reason or f"step '{stuck.name}' did not end within {patience:.0f} s"
-    reason = "; ".join([*([reason] if reason else []), *(sentence for _, sentence in doubts)]) or None
+    failed = tests.summary if tests.bad else None
+    sentences = [failed, reason] if outcome == "test-failed" else [reason, failed]
+    reason = "; ".join(filter(None, [*sentences, *(sentence for _, sentence in doubts)])) or None
     title = counted[0].title if counted else None
+    if outcome == "test-failed" and failed:
+        title = failed
     if title is None and outcome != "pass":
         title = reason or (f"{outcome} in step '{stuck.name}'" if stuck else next(iter(missed), outcome))
     off = lockdep_off([*crashes, *benign])

@@ -15,10 +15,11 @@ from kmlab.kernel.build.diagnostics import Diagnostic
 from kmlab.kernel.crash.crash import Crash
 from kmlab.kernel.crash.patterns import kinds_and_classes
 from kmlab.kernel.crash.stack_trace import Frame, Section
+from kmlab.kernel.ktap.case_results import Case, TestOutput
 from kmlab.kernel.log.records import Record
 from kmlab.kernel.log.taint import taint_names
 from kmlab.run.context.results import ExerciseStepResult, StepResult
-from kmlab.run.documents import CrashReport, FramePlace, Result, RunDocument, StackSection
+from kmlab.run.documents import CaseReport, CrashReport, FramePlace, Result, RunDocument, StackSection
 
 WORST_LAST: tuple[str, ...] = get_args(Outcome)
 """Every outcome, in the order in which the worst one seen wins."""
@@ -59,6 +60,8 @@ class RunResult:
     failure: str | None = None
     """Which kind of refusal a load-failed is: signature, vermagic, unknown-symbol and so on."""
     diagnostics: tuple[Diagnostic, ...] = ()
+    tests: TestOutput = field(default_factory=TestOutput)
+    """The results of the tests that the module, KUnit or the exercise ran."""
     taint_before: int = 0
     taint_after: int = 0
     tainted_by: Mapping[int, str] = field(default_factory=dict)
@@ -158,6 +161,10 @@ def to_json(result: RunResult, log: int = LOG_CAP) -> Result:
             {"file": d.file, "line": d.line, "column": d.column, "severity": d.severity, "message": d.message}
             for d in result.diagnostics
         ],
+        "tests": {
+            "cases": [_case_to_json(case) for case in result.tests.cases],
+            "problems": list(result.tests.problems),
+        },
         "taint": {"before": taint_names(result.taint_before), "after": taint_names(result.taint_after)},
         "taint_set_by": {taint_names(1 << bit)[0]: step for bit, step in sorted(result.tainted_by.items())},
         "modules": {
@@ -197,6 +204,18 @@ def to_json(result: RunResult, log: int = LOG_CAP) -> Result:
             "build_log": result.build_log,
             "vmcore": result.vmcore,
         },
+    }
+
+
+def _case_to_json(case: Case) -> CaseReport:
+    first = next(iter(case.expectations), None)
+    return {
+        "suite": case.suite,
+        "name": case.name,
+        "status": case.status,
+        "reason": case.reason,
+        "file": first.file if first else None,
+        "line": first.line if first else None,
     }
 
 

@@ -36,6 +36,7 @@ from kmlab.run.build.make import check_folder
 from kmlab.run.build.request import BuildRequest, request_for
 from kmlab.run.build.sandbox_build import BuildCache, SandboxBuild
 from kmlab.run.build.source_tree import SourceTree, widen
+from kmlab.run.case_collection import collect_cases, expectation_diagnostics
 from kmlab.run.context.outdated import Outdated, UnfitGuest
 from kmlab.run.context.results import Results, StepResult
 from kmlab.run.context.run_context import STATE_PATIENCE, RunContext, build_patience
@@ -305,8 +306,9 @@ def _conclude(
     """Judge the run, write its evidence and mark its guest; return the fields of its result."""
     lab, module, guest = context.lab, context.module, context.guest
     expect = module.expect.on(parse_release(guest.record.release))
+    tests = collect_cases(results, log.records, crashes, context.folder)
     allow, patience = (*lab.allow, *expect.allow), context.step_patience
-    verdict: Verdict = judge(results, log, crashes, expect, allow, patience, benign)
+    verdict: Verdict = judge(results, log, crashes, tests, expect, allow, patience, benign)
     evidence.write_evidence(folder, results, log, context.console.raw())
     if results.alive:
         guest.mark(*state_left(results, log, verdict, context.options.keep or module.keep))
@@ -320,7 +322,8 @@ def _conclude(
         "notes": verdict.notes,
         "reason": verdict.reason,
         "failure": results.failure,
-        "diagnostics": results.build.diagnostics,
+        "diagnostics": (*results.build.diagnostics, *expectation_diagnostics(tests)),
+        "tests": tests,
         "taint_before": results.taint[0],
         "taint_after": results.taint[1],
         "tainted_by": results.tainted_by,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fnmatch
 import io
 import re
 import shlex
@@ -109,7 +110,11 @@ class FakeShell(Shell):
         if mark:
             self._machine.say(f"<5>{mark}", facility=1)
         sections = next((p for p in patterns if p.startswith("/sys/module/")), "")
-        return Answer(0, self._look(sections.split("/")[3] if sections else "").encode(), b"")
+        text = self._look(sections.split("/")[3] if sections else "")
+        for path, content in self._world.files.items():
+            if any(fnmatch.fnmatch(path, pattern) for pattern in patterns):
+                text += f"\n==> {path} <==\n{content}"
+        return Answer(0, text.encode(), b"")
 
     def kernel_log(self, deadline: Deadline) -> Answer:
         if not self.alive or self._machine.panicked:

@@ -33,6 +33,8 @@ class WorldState:
         """The archive of every image: a Packages file for each suite."""
         self.holders = b""
         """A guest's answer to who holds a module, in the format of kernel/module/users.py."""
+        self.files: dict[str, str] = {}
+        """Files of a guest's kernel beyond those of every run, by path."""
         self.taints_unsigned = False
         """Whether a kernel that requires no signature sets taint E for an unsigned module, as most do."""
         self.enforces: tuple[str, ...] = ("sig_enforce", "lockdown")

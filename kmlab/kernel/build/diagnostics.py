@@ -27,6 +27,8 @@ class Diagnostic:
     message: str
     notes: tuple[str, ...] = ()
     """What the compiler added: notes, and the includes that led here, as `file:line: text`."""
+    of_test: bool = False
+    """Whether a test printed it: an expectation that does not hold."""
 
 
 def parse_diagnostics(log: str, folder: PurePosixPath) -> list[Diagnostic]:

@@ -57,6 +57,7 @@ _OPTIONS: tuple[tuple[str, str], ...] = (
      "validate|set_mode_ext|set_media|set_speed|notify)|of_phy_provider|of_phy_simple|of_phy_get|of_phy_put"),
     ("PHYLIB", "phy_|genphy_|mdiobus_|mdio_|mdiodev_|of_phy_|of_mdio|fixed_phy_|gen10g_"),
     ("EXTCON", "extcon_"),
+    ("KUNIT", "kunit_|__kunit_"),
     ("PCMCIA", "pcmcia_|pccard_"),
     ("PARPORT", "parport_"),
     ("W1", "w1_"),
@@ -129,6 +130,9 @@ _STAND_INS = (
 _REDUCED = ("cloud", "kvm", "aws", "azure", "gcp", "gke", "oracle", "ibm")
 """Flavours that are built without most devices: Debian's for clouds, Ubuntu's for one of them each."""
 
+_IN_NO_FLAVOUR = frozenset({"KUNIT"})
+"""Options that none of Debian's flavours has."""
+
 
 def option_of(symbol: str) -> str | None:
     """Find the option, without CONFIG_, that the code with this symbol is built by; None where that is not known."""
@@ -148,7 +152,7 @@ def is_reduced(release: str) -> bool:
 
 def remedy(option: str, release: str) -> str:
     """Say what to do about an option that is off."""
-    if is_reduced(release):
+    if is_reduced(release) and option not in _IN_NO_FLAVOUR:
         return "the flavour generic has it (kernel: generic)"
     return "take a kernel that has it, such as one of your own (kernel: in lab.yaml)"
 

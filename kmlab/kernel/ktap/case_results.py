@@ -9,6 +9,8 @@ from typing import Literal, NamedTuple
 
 Status = Literal["passed", "failed", "skipped", "expected-failure", "crashed"]
 _BAD = frozenset({"failed", "crashed"})
+_MOST_NAMED = 3
+"""Cases and problems that are named in one sentence."""
 
 
 class Expectation(NamedTuple):
@@ -88,6 +90,22 @@ class TestOutput:
     def bad(self) -> bool:
         """Return whether a case failed, or the output cannot be trusted to be a pass."""
         return bool(self.problems) or any(case.bad for case in self.cases)
+
+    @property
+    def summary(self) -> str:
+        """Return one sentence: how many cases failed, the first of them with the reason, and what else is wrong."""
+        bad = [case for case in self.cases if case.bad]
+        named = [f"{case.full_name}{' crashed' if case.status == 'crashed' else ''}" for case in bad[:_MOST_NAMED]]
+        reasons = [f"{name}: {case.reason}" if case.reason else name for name, case in zip(named, bad, strict=False)]
+        more = [f"and {len(bad) - _MOST_NAMED} more"] if len(bad) > _MOST_NAMED else []
+        cases = f"{len(bad)} of {self.count_words()} failed: {', '.join([*reasons, *more])}" if bad else ""
+        ran = [f"{each.path[-1]} of {'.'.join(each.path[:-1]) or 'the tests'} was running" for each in self.running[:1]]
+        problems = [*self.problems[:_MOST_NAMED], *(ran if not any(c.status == "crashed" for c in bad) else [])]
+        return "; ".join(filter(None, [cases, *problems]))
+
+    def count_words(self) -> str:
+        """Return the number of cases, in words."""
+        return f"{len(self.cases)} test case{'' if len(self.cases) == 1 else 's'}"
 
     @property
     def counts(self) -> dict[str, int]:

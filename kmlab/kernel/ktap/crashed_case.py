@@ -7,10 +7,20 @@ from dataclasses import replace
 
 from kmlab.kernel.crash.crash import Crash
 from kmlab.kernel.ktap.case_results import Case, Running, TestOutput
+from kmlab.kernel.ktap.output_reader import read_test_output
 from kmlab.kernel.log.records import Record
 
 _CALLS_CASE = "kunit_try_run_case"
 """The function that calls each case (lib/kunit/test.c)."""
+
+
+def read_kernel_log(records: Sequence[Record], crashes: Sequence[Crash], *, program: bool = False) -> TestOutput:
+    """Return the results that the kernel printed, with each crash in the case that was running."""
+    output = read_test_output((record.text for record in records), program=program)
+    if not output:
+        return output
+    begins = [(crash, begin_of(crash, records)) for crash in crashes]
+    return with_crashes(output, [(crash, begin) for crash, begin in begins if begin is not None])
 
 
 def begin_of(crash: Crash, records: Sequence[Record]) -> int | None:

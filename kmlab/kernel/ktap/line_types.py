@@ -63,7 +63,7 @@ def find_start(text: str, *, program: bool) -> Start | None:
 
 def read_line(text: str, *, program: bool) -> Line:
     """Return what a line is. A result without a number counts only if a `program` printed it."""
-    plain = printable(text.expandtabs(_TAB)).rstrip()
+    plain = printable(text.rstrip().expandtabs(_TAB))
     body = plain.lstrip(" ")
     indent = len(plain) - len(body)
     first = body[:1]

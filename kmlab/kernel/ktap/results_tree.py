@@ -78,8 +78,9 @@ class Walk:
         for earlier in level.earlier:
             self.level(earlier, path)
         self.problems += _faults(level, ".".join(path))
-        for node in level.nodes:
-            self._node(node, (*path, node.name or f"case {len(self.cases) + 1}"))
+        for index, node in enumerate(level.nodes, start=1):
+            number = node.line.number if node.line and node.line.number is not None else index
+            self._node(node, (*path, node.name or f"case {number}"))
 
     def _node(self, node: Node, path: tuple[str, ...]) -> None:
         before = len(self.cases), len(self.problems)

@@ -22,6 +22,7 @@ from kmlab.kernel.crash.crash import Crash
 from kmlab.kernel.log.records import LEVELS, Record
 from kmlab.kernel.log.taint import taint_meaning, taint_names
 from kmlab.report import grid
+from kmlab.report.case_lines import case_about, counts
 from kmlab.report.finding import source_lines
 from kmlab.report.timeline import bars
 from kmlab.run.result import WORST_LAST, RunResult
@@ -33,7 +34,7 @@ _RECORDS = 1000
 """The most records of one run's log."""
 _ALL_RECORDS = 40_000
 """The most records of all runs: a browser must be able to hold the page."""
-_FRAMES, _DIAGNOSTICS, _EXCERPTS = 24, 40, 3
+_FRAMES, _DIAGNOSTICS, _EXCERPTS, _CASES = 24, 40, 3, 500
 _SERIOUS = LEVELS[: LEVELS.index("warn")]
 
 
@@ -180,6 +181,7 @@ def _run(section: ET.Element, result: RunResult, name: str, limit: int, *, opene
     _verdict(run, result)
     for crash in result.crashes:
         _crash(run, result, crash)
+    _cases(run, result)
     _diagnostics(run, result)
     _timeline(run, result)
     _facts(run, result)
@@ -217,11 +219,31 @@ def _crash(run: ET.Element, result: RunResult, crash: Crash) -> None:
             _add(block, "p", f"{len(frames) - _FRAMES} more frames", class_="about")
 
 
+def _cases(run: ET.Element, result: RunResult) -> None:
+    tests = result.tests
+    if not tests:
+        return
+    block = _add(run, "section", class_="finding")
+    _add(block, "h3", "Test cases")
+    _add(block, "p", counts(tests), class_="about")
+    for problem in tests.problems:
+        _add(block, "p", problem, class_="reason")
+    shown = sorted(tests.cases, key=lambda case: not case.bad)[:_CASES]
+    for case in shown:
+        line = _add(block, "p", class_=f"diagnostic {'bad' if case.bad else 'calm'}")
+        _add(line, "b", f"{_sign(not case.bad)} {case.status}")
+        _add(line, "code", case.full_name)
+        _add(line, "span", case_about(case).removeprefix(": "))
+    if len(tests.cases) > len(shown):
+        _add(block, "p", f"{len(tests.cases) - len(shown)} more are in result.json", class_="about")
+
+
 def _diagnostics(run: ET.Element, result: RunResult) -> None:
     if not result.diagnostics:
         return
     block = _add(run, "section", class_="finding")
-    _add(block, "h3", "What the compiler says")
+    of_test = all(diagnostic.of_test for diagnostic in result.diagnostics)
+    _add(block, "h3", "Expectations that do not hold" if of_test else "What the compiler says")
     shown = sorted(result.diagnostics, key=lambda diagnostic: diagnostic.severity != "error")[:_DIAGNOSTICS]
     for number, diagnostic in enumerate(shown):
         line = _add(block, "p", class_=f"diagnostic {'bad' if diagnostic.severity == 'error' else 'warn'}")

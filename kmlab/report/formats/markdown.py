@@ -11,7 +11,9 @@ from collections.abc import Iterator, Sequence
 
 from kmlab.common.events import printable
 from kmlab.diagnosis.console import dmesg
+from kmlab.kernel.ktap.case_results import Case
 from kmlab.report import grid
+from kmlab.report.case_lines import counts
 from kmlab.report.finding import key_records, run_place, source_lines, summary
 from kmlab.run.result import RunResult
 
@@ -21,6 +23,8 @@ _CELLS = 2_000
 """The most cells of a table; a larger one shows only the rows that are not as expected."""
 _LOG_LINES = 30
 _FRAMES = 12
+_CASES = 20
+"""The most cases of a run that are listed."""
 
 
 def text(results: Sequence[RunResult]) -> str:
@@ -84,6 +88,15 @@ def _run(result: RunResult) -> Iterator[str]:
             yield from _fence(
                 [f"{f.function} {f'[{f.module}] ' if f.module else ''}{_at(f.file, f.line)}" for f in frames]
             )
+    if result.tests:
+        yield ""
+        yield f"{_code(counts(result.tests))}"
+        yield ""
+        bad = [case for case in result.tests.cases if case.bad]
+        yield from (f"- ✗ {_code(case.full_name)}{_case_reason(case)}" for case in bad[:_CASES])
+        if len(bad) > _CASES:
+            yield f"- and {len(bad) - _CASES} more"
+        yield from (f"- ✗ {_code(problem)}" for problem in result.tests.problems[:_CASES])
     for diagnostic in [d for d in result.diagnostics if d.severity == "error"][:5]:
         yield from _shown(result, diagnostic.file, diagnostic.line, diagnostic.message)
     if result.log:
@@ -92,6 +105,10 @@ def _run(result: RunResult) -> Iterator[str]:
         yield f"{len(shown)} of {len(result.log)} records of the kernel's log:"
         yield from _fence(dmesg(shown).splitlines())
     yield "</details>"
+
+
+def _case_reason(case: Case) -> str:
+    return f" {case.status}" + (f": {_code(case.reason)}" if case.reason else "")
 
 
 def _shown(result: RunResult, file: str | None, line: int | None, what: str) -> Iterator[str]:

@@ -22,8 +22,10 @@ _ROOT = "SRCROOT"
 _RULES = {
     "compiler-error": "The compiler or modpost refused the module.",
     "compiler-warning": "The compiler or modpost warned about the module.",
+    "failed-expectation": "An expectation of a test did not hold.",
+    "failed-case": "A case of a test failed, or the output of the test is incomplete.",
     "unmet-expectation": "The run did not meet the expectations in lab.yaml.",
-    "test-failed": "The exercise failed, or the kernel's log is not what lab.yaml expects.",
+    "test-failed": "The exercise or a test failed, or the kernel's log is not what lab.yaml expects.",
     "unload-failed": "The module could not be unloaded.",
     "load-failed": "The kernel or the module's init function refused the module.",
     "skipped": "The folder's dkms.conf rules out the kernel.",

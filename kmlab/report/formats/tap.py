@@ -10,6 +10,7 @@ import yaml
 
 from kmlab.common.events import printable
 from kmlab.diagnosis.console import dmesg
+from kmlab.report.case_lines import places
 from kmlab.report.finding import key_records, path_in_sources, source_root, summary
 from kmlab.run.result import RunResult
 
@@ -24,10 +25,14 @@ class _Dumper(yaml.SafeDumper):
 
 
 def text(results: Sequence[RunResult]) -> str:
-    """Return one test point for each run; one that is not as expected has its verdict below it, as YAML."""
+    """Return one test point for each run; one that is not as expected has its verdict below it, as YAML.
+
+    The cases of a run's tests are a subtest before it.
+    """
     root = source_root(results)
     lines = ["TAP version 14", f"1..{len(results)}" + ("" if results else " # no runs")]
     for number, result in enumerate(results, start=1):
+        lines += _subtest(result)
         lines.append(f"{'ok' if result.ok else 'not ok'} {number} - {_description(result)}{_skip(result)}")
         if not result.ok:
             shown = yaml.dump(
@@ -47,9 +52,32 @@ def _skip(result: RunResult) -> str:
     return f" # SKIP {printable(summary(result))}" if result.ok and result.outcome == "skipped" else ""
 
 
+def _subtest(result: RunResult) -> Iterator[str]:
+    """Return a run's cases. A failure that lab.yaml expects is one that TAP calls to be done."""
+    if not result.tests.cases:
+        return
+    yield f"# Subtest: {_description(result)}"
+    yield f"    1..{len(result.tests.cases)}"
+    for number, case in enumerate(result.tests.cases, start=1):
+        directive = {"skipped": "SKIP", "expected-failure": "TODO"}.get(case.status, "TODO" if result.ok else "")
+        word = "not ok" if case.bad or case.status == "expected-failure" else "ok"
+        comment = (
+            f" # {directive} {_escaped(case.reason or '')}".rstrip()
+            if directive and word + directive != "okTODO"
+            else ""
+        )
+        yield f"    {word} {number} - {_escaped(case.full_name)}{comment}"
+        if case.bad and not result.ok:
+            yield from (f"    # {printable(line)}" for line in places(case) or [case.reason or case.status])
+
+
+def _escaped(text: str) -> str:
+    return printable(text).replace("\\", "\\\\").replace("#", "\\#")
+
+
 def _description(result: RunResult) -> str:
     description = f"{result.module} on {result.guest}" + ("" if result.outcome == "pass" else f": {result.outcome}")
-    return printable(description).replace("\\", "\\\\").replace("#", "\\#")
+    return _escaped(description)
 
 
 def _diagnostics(result: RunResult, root: Path | None) -> Iterator[tuple[str, Any]]:

@@ -104,6 +104,14 @@ class CollectStepResult(StepResult):
 
 
 @dataclass(frozen=True, slots=True)
+class KunitStepResult(StepResult):
+    """What KUnit keeps of the module's suites."""
+
+    outputs: tuple[str, ...] = ()
+    """The results of each suite, as KTAP."""
+
+
+@dataclass(frozen=True, slots=True)
 class UnloadStepResult(StepResult):
     """The result of unloading one module with rmmod."""
 
@@ -261,6 +269,16 @@ class Results:
     def collected(self) -> tuple[CollectedFile, ...]:
         """Return the files of the guest that the run keeps."""
         return tuple(file for step in self.all(CollectStepResult) for file in step.files)
+
+    @property
+    def exercise_ended_well(self) -> bool:
+        """Return whether no exercise hung, died or failed."""
+        return all(step.outcome == "ok" for step in self.all(ExerciseStepResult))
+
+    @property
+    def kunit_outputs(self) -> tuple[str, ...]:
+        """Return what KUnit kept of the module's suites."""
+        return tuple(output for step in self.all(KunitStepResult) for output in step.outputs)
 
 
 _MOST_SKIPPED = 5

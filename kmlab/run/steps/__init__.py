@@ -15,6 +15,7 @@ from kmlab.run.steps.baseline import record_baseline
 from kmlab.run.steps.build import build
 from kmlab.run.steps.collect import collect
 from kmlab.run.steps.exercise import exercise
+from kmlab.run.steps.kunit_results import read_kunit_results
 from kmlab.run.steps.load import load
 from kmlab.run.steps.settle import settle
 from kmlab.run.steps.sign import sign
@@ -23,7 +24,12 @@ from kmlab.run.steps.unload import unload
 
 StepFunction = Callable[[RunContext, Results], Sequence[StepResult]]
 
-STEPS: tuple[StepFunction, ...] = (sync, record_baseline, build, sign, load, exercise, collect, unload, settle)
+STEPS: tuple[StepFunction, ...] = (
+    *(sync, record_baseline, build, sign),
+    *(load, exercise, read_kunit_results, collect),
+    unload,
+    settle,
+)
 
 
 def run_steps(context: RunContext) -> Results:

@@ -44,7 +44,8 @@ def _run_one(context: RunContext, so_far: Results, each: Exercise, module: str) 
             facts["verdict"] = "test-failed"
             facts["reason"] = f"the exercise `{each.name}` ended with {answer.code}{tail}{_locked_down(context, words)}"
     facts["transcript"] = ""  # exercise.log has it
-    log = answer.text + answer.error_text
+    end = "\n" if answer.text and not answer.text.endswith("\n") and answer.error_text else ""
+    log = answer.text + end + answer.error_text
     return timer.result(ExerciseStepResult, log=log, exercise=each.name, code=answer.code, **facts)
 
 

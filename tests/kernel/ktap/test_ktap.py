@@ -203,6 +203,7 @@ ok 9 check of C# code # rcode=0
         "passed",
     ]
     assert output.cases[8].name == "check of C# code"
+    assert output.cases[7].name == "case 8"
     assert output.cases[5].reason == "30 seconds"
     assert output.problems == ()
 
