@@ -163,7 +163,8 @@ def finding_lines(result: RunResult, frames: int = 12) -> Iterator[str]:
     """
     for diagnostic in result.diagnostics[:_DIAGNOSTICS_SHOWN]:
         yield f"  {_opened_at(diagnostic, result)}: {diagnostic.severity}: {diagnostic.message}"
-        yield from _excerpt(result.folder, diagnostic.file, diagnostic.line) if diagnostic.of_test else ()
+        if diagnostic.of_test:
+            yield from _excerpt_lines(result.folder, diagnostic.file, diagnostic.line, around=2)
     if len(result.diagnostics) > _DIAGNOSTICS_SHOWN:
         yield f"  ({len(result.diagnostics) - _DIAGNOSTICS_SHOWN} more; {_near(result.directory)}/build.log has all)"
     title = result.title or ""
