@@ -25,6 +25,10 @@ unit: setup  ## Run the tests that need no guest
 bench: setup  ## Measure performance against companions, which it installs (ARGS='--list', ARGS='up --rounds 3')
 	$(PYTHON_TOOL) benchmarks $(ARGS)
 
+campaign: setup  ## Kill and interrupt kmlab, libvirt and QEMU for hours; each time the next run must pass (ARGS='--seed 2')
+	$(PYTHON_TOOL) pytest -q tests/run/test_failing_writes.py
+	.venv/bin/python tools/campaign.py $(ARGS)
+
 check: setup  ## Check format, lint, types and import rules
 	$(PYTHON_TOOL) ruff format --check kmlab tests tools benchmarks
 	$(PYTHON_TOOL) ruff check kmlab tests tools benchmarks
@@ -47,4 +51,4 @@ clean:  ## Remove built files; for guests and caches: kmlab destroy --all-state
 	rm -rf .venv .kmlab build .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
 	find kmlab tests tools benchmarks -name __pycache__ -type d -exec rm -rf {} +
 
-.PHONY: help setup demo test test-hosts unit bench check docs images format clean
+.PHONY: help setup demo test test-hosts unit bench check docs images format clean campaign
