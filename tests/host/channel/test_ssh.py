@@ -25,7 +25,7 @@ class Door(paramiko.ServerInterface):
 
     def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
         time.sleep(self.pause)
-        return paramiko.AUTH_SUCCESSFUL
+        return int(paramiko.common.AUTH_SUCCESSFUL)
 
     def get_allowed_auths(self, username: str) -> str:
         return "publickey"
@@ -54,8 +54,10 @@ def listening(host_key: Path | None, pause: float = 0.0) -> Iterator[tuple[int, 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         yield server.getsockname()[1], count
-        for each in (*transports, *kept):
-            each.close()
+        for transport in transports:
+            transport.close()
+        for peer in kept:
+            peer.close()
 
 
 @pytest.fixture
