@@ -1,7 +1,12 @@
 # Wait until the guest is idle, and print facts about it. Runs over ssh in a booted base, just before its memory is saved.
-systemctl is-system-running --wait > /run/kmlab-state 2>/dev/null
-state=$(cat /run/kmlab-state)
-failed=$(systemctl --failed --no-legend --plain | cut -d' ' -f1 | tr '\n' ' ')
+if [ -d /run/systemd/system ]; then
+	systemctl is-system-running --wait > /run/kmlab-state 2>/dev/null
+	state=$(cat /run/kmlab-state)
+	failed=$(systemctl --failed --no-legend --plain | cut -d' ' -f1 | tr '\n' ' ')
+else
+	# A kernel that kmlab built starts no systemd (guests/kernel/files/init).
+	state=running failed=
+fi
 mkdir -p /var/lib/kmlab/modules
 
 # Set the limits of the kernel's watchdogs. kmlab provides the numbers (kmlab/kernel/hang/watchdogs.py).
@@ -13,7 +18,11 @@ echo -1 > /proc/sys/kernel/hung_task_warnings
 echo 1 > /proc/sys/kernel/sysrq
 # A break on the first serial port reaches the kernel even if no program answers, but only while a process has the port open.
 stty -F /dev/ttyS0 -echo
-systemd-run --quiet --unit=kmlab-sysrq --property=StandardInput=file:/dev/ttyS0 sleep infinity
+if [ -d /run/systemd/system ]; then
+	systemd-run --quiet --unit=kmlab-sysrq --property=StandardInput=file:/dev/ttyS0 sleep infinity
+else
+	setsid sleep infinity < /dev/ttyS0 > /dev/null 2>&1 &
+fi
 # Tell QEMU where the kernel's notes are, so that a memory dump contains them (VMCOREINFO).
 modprobe --quiet qemu_fw_cfg
 # Remove efi_pstore: kmlab does not read what a dying kernel writes into the firmware's variables, and some kernels crash again there.

@@ -17,8 +17,8 @@ from kmlab import __version__
 from kmlab.cli import (
     config_commands,
     debugger_commands,
-    file_commands,
     inspect_commands,
+    kernel_commands,
     lab_commands,
     module_commands,
     sign_commands,
@@ -46,6 +46,12 @@ app = typer.Typer(
 images = typer.Typer(
     help="List, download, build and verify images.", cls=Group, no_args_is_help=True, rich_markup_mode=None
 )
+kernels = typer.Typer(
+    help="Build, list and move debug kernels.",
+    cls=Group,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
     lab_commands.init,
@@ -67,8 +73,8 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     inspect_commands.ssh,
     inspect_commands.console,
     debugger_commands.gdb,
-    file_commands.cp,
-    file_commands.ssh_config,
+    inspect_commands.cp,
+    inspect_commands.ssh_config,
     lab_commands.reset,
     lab_commands.down,
     lab_commands.destroy,
@@ -82,11 +88,22 @@ _IMAGE_COMMANDS: dict[str, Callable[..., None]] = {
     "verify": lab_commands.image_verify,
     "prune": lab_commands.image_prune,
 }
+_KERNEL_COMMANDS: dict[str, Callable[..., None]] = {
+    "build": kernel_commands.kernel_build,
+    "list": kernel_commands.kernel_list,
+    "config": kernel_commands.kernel_config,
+    "prune": kernel_commands.kernel_prune,
+    "export": kernel_commands.kernel_export,
+    "import": kernel_commands.kernel_import,
+}
 for command in _COMMANDS:
     app.command(cls=Command)(command)
 for name, command in _IMAGE_COMMANDS.items():
     images.command(name, cls=Command)(command)
+for name, command in _KERNEL_COMMANDS.items():
+    kernels.command(name, cls=Command)(command)
 app.add_typer(images, name="image")
+app.add_typer(kernels, name="kernel")
 
 
 @app.callback(invoke_without_command=True)

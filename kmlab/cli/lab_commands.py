@@ -404,9 +404,4 @@ def image_prune(lab: LabFile = None, json: Json = False, debug: Debug = False) -
     from kmlab.provision import cache
 
     removed, freed = cache.prune()
-    if json:
-        render.document({"schema": "kmlab.prune/1", "removed": removed, "bytes": freed})
-        return
-    for name in removed:
-        render.print_line(f"removed  {name}")
-    render.print_line(f"{freed / 2**20:.0f} MiB freed" if removed or freed else "nothing to remove")
+    render.pruned(removed, freed, as_json=json)

@@ -16,6 +16,7 @@ from kmlab.common.errors import KmlabError
 from kmlab.common.events import escape_surrogates, printable
 
 if TYPE_CHECKING:
+    from kmlab.config.kernel_flavours import KernelFlavour
     from kmlab.config.lab import Lab
     from kmlab.host.hypervisor.doctor import Finding
     from kmlab.kernel.build.diagnostics import Diagnostic
@@ -26,10 +27,13 @@ if TYPE_CHECKING:
     from kmlab.kernel.log.records import Record
     from kmlab.provision.cache import GuestStatus, ListedImage
     from kmlab.provision.guest import GuestRecord
+    from kmlab.provision.kernels.built_kernel import BuiltKernelRecord
     from kmlab.run.documents import (
         Accelerator,
+        BuiltKernelEntry,
         Document,
         ErrorDocument,
+        FlavourEntry,
         GuestsSchema,
         GuestState,
         HostFinding,
@@ -443,6 +447,46 @@ def kernels(image: str, found: Sequence[Release], own: str, *, as_json: bool) ->
         print_line(f"{suite}:")
         for release in [r for r in found if r.suite == suite]:
             print_line(f"  {release.name:<32} {release.version}" + ("  (default)" if release.name == own else ""))
+
+
+def built_kernels(
+    records: Sequence[BuiltKernelRecord], flavours: Sequence[KernelFlavour] = (), *, as_json: bool
+) -> None:
+    """Print the answers of the commands about kernels that kmlab builds."""
+    if as_json:
+        kernels: list[BuiltKernelEntry] = [
+            {
+                "key": r.key,
+                "release": r.release,
+                "flavour": r.flavour,
+                "image": r.image,
+                "arch": r.arch,
+                "source": r.source,
+                "compiler": r.compiler,
+                "seconds": r.seconds,
+                "path": str(r.folder),
+            }
+            for r in records
+        ]
+        known: list[FlavourEntry] = [{"name": f.name, "about": f.about} for f in flavours]
+        document({"schema": "kmlab.built-kernels/1", "kernels": kernels, "flavours": known})
+        return
+    for record in records:
+        print_line(f"{record.key}  {record.release:<28} {record.source:<34} for {record.image}, {record.arch}")
+    if flavours:
+        print_line("flavours that kmlab can build:")
+    for flavour in flavours:
+        print_line(f"  {flavour.name:<10} {flavour.about}")
+
+
+def pruned(removed: Sequence[str], freed: int, *, as_json: bool) -> None:
+    """Print what was removed from the cache."""
+    if as_json:
+        document({"schema": "kmlab.prune/1", "removed": [*removed], "bytes": freed})
+        return
+    for name in removed:
+        print_line(f"removed  {name}")
+    print_line(f"{freed / 2**20:.0f} MiB freed" if removed or freed else "nothing to remove")
 
 
 def verified(found: Sequence[tuple[str, str | None]], *, as_json: bool) -> None:

@@ -196,6 +196,16 @@ def leases() -> Path:
     return cache_home() / "leases"
 
 
+def kernels() -> Path:
+    """Return the folder of kernels that were built from a distribution's sources: one folder each."""
+    return cache_home() / "kernels"
+
+
+def kernel_builds() -> Path:
+    """Return the folder of the build trees of unfinished kernels, so that an interrupted build goes on."""
+    return cache_home() / "kernel-builds"
+
+
 def archives() -> Path:
     """Return the folder of apt indexes: one folder for each image whose kernels were looked up."""
     return cache_home() / "archives"

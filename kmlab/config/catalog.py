@@ -175,7 +175,7 @@ _CONFIGURE = "\n@CONFIGURE@\n"
 
 def root_script(recipe: Recipe, authorized_key: str) -> str:
     """Return the script (images/root.sh) that turns an unpacked system into the root file system of a guest."""
-    script = (_folders("images", None)[-1] / "root.sh").read_text(encoding="utf-8")
+    script = (catalogue_folders("images", None)[-1] / "root.sh").read_text(encoding="utf-8")
     script = insert_configure(script, recipe).replace("@CMDLINE@", recipe.cmdline.strip())
     return script.replace("@AUTHORIZED_KEY@", authorized_key)
 
@@ -194,17 +194,17 @@ def insert_configure(script: str, recipe: Recipe) -> str:
 
 def agent_source() -> str:
     """Return the C source of the guest's agent (guests/agent.c)."""
-    return (_folders("guests", None)[-1] / "agent.c").read_text(encoding="utf-8")
+    return (catalogue_folders("guests", None)[-1] / "agent.c").read_text(encoding="utf-8")
 
 
 def image_names(lab_folder: Path | None = None) -> list[str]:
     """Return the names of all images of the catalogue, sorted."""
-    return sorted({path.stem for folder in _folders("images", lab_folder) for path in folder.glob("*.yaml")})
+    return sorted({path.stem for folder in catalogue_folders("images", lab_folder) for path in folder.glob("*.yaml")})
 
 
 def load_image(name: str, lab_folder: Path | None = None, where: str = "") -> Image:
     """Read the image `name`. Raise ConfigError if there is none; `where` is the file:line that refers to it."""
-    for folder in _folders("images", lab_folder):
+    for folder in catalogue_folders("images", lab_folder):
         path = folder / f"{name}.yaml"
         if path.is_file():
             return reader.load(path, Image, name=name)
@@ -215,7 +215,7 @@ def load_image(name: str, lab_folder: Path | None = None, where: str = "") -> Im
 
 def load_recipe(family: str, lab_folder: Path | None = None) -> Recipe:
     """Read the recipe of a family of distributions, including the fields of the recipe named by `like`."""
-    for folder in _folders("guests", lab_folder):
+    for folder in catalogue_folders("guests", lab_folder):
         home = folder / family
         path = home / "recipe.yaml"
         if path.is_file():
@@ -241,7 +241,7 @@ def load_recipe(family: str, lab_folder: Path | None = None) -> Recipe:
 
 def load_key(name: str, lab_folder: Path | None = None) -> Key:
     """Read a publisher's key from the catalogue. Raise ConfigError if there is none."""
-    for folder in _folders("images", lab_folder):
+    for folder in catalogue_folders("images", lab_folder):
         path = folder / "keys" / f"{name}.yaml"
         if path.is_file():
             return reader.load(path, Key, name=name, keyring=path.with_suffix(".gpg"))
@@ -268,7 +268,7 @@ def built_packages(source: PackageSource, recipe: Recipe, headers: str) -> list[
     return sorted({*recipe.system, *recipe.packages, *source.include, source.kernel, headers})
 
 
-def _folders(kind: str, lab_folder: Path | None) -> list[Path]:
+def catalogue_folders(kind: str, lab_folder: Path | None) -> list[Path]:
     """Return the lab's own folder, then kmlab's: inside the package in a wheel, next to it in a checkout."""
     candidates = [lab_folder / kind] if lab_folder else []
     candidates += [_PACKAGE / kind, _PACKAGE.parent / kind]

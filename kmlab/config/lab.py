@@ -22,6 +22,7 @@ from kmlab.config.yaml.types import (
     Column,
     Command,
     CommandLine,
+    ConfigOption,
     Digest,
     Duration,
     Forward,
@@ -178,7 +179,11 @@ class GuestSpec:
     image: ImageName | ImageUrl | ImagePath | ImageNamed
     """A name of the catalogue, an image file, or a URL."""
     kernel: KernelName | LocalKernel = "default"
-    """default, exact, a version such as 6.12, a package, a flavour or a suite; or {local: DIR}, your own build."""
+    """default, exact, a version such as 6.12, a package, a flavour or a suite; debug, kcsan, kmsan or coverage, which
+    kmlab builds from the distribution's sources, also of a version: 6.12:debug; or {local: DIR}, your own build."""
+    config: tuple[ConfigOption, ...] = ()
+    """Options that are added to a kernel that kmlab builds, such as CONFIG_USB=y; or from-distribution, alone or first:
+    build with all that the distribution's own kernel has."""
     cpus: Annotated[int, whole(1, 64)] = 2
     """Virtual CPUs."""
     memory: Annotated[int, size("256M", "1T")] = 1 << 30

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from kmlab.common.events import Deadline
@@ -11,17 +11,16 @@ from kmlab.distribution.distribution import Distribution, PackageFile, PackageRe
 from kmlab.host.packages import apt, debs, mmdebstrap
 from kmlab.host.packages.package_archive import PackageArchive, PackageImage
 from kmlab.kernel.build import kernel_releases
-from kmlab.kernel.build.kernel_releases import Package, Release, Unmatched
+from kmlab.kernel.build.kernel_releases import Package, Release, SourcePackage, Unmatched, choose_source
 
 _IMAGE, _HEADERS = "linux-image-", "linux-headers-"
 _KERNEL = re.compile(_IMAGE + r"(unsigned-)?(?P<release>[0-9][A-Za-z0-9.+~_-]{0,99}?)(-unsigned)?", re.ASCII)
 _DEBUG_SUFFIXES = ("-dbg", "-dbgsym")
-_SERVER, _SECURITY_SERVER = "http://deb.debian.org/debian", "http://deb.debian.org/debian-security"
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 """Debian's keys on this host, from the package debian-archive-keyring."""
 _AFTER_KERNEL = """\
 depmod @RELEASE@
-export DEB_MAINT_PARAMS="$*" INITRD=Yes
+export DEB_MAINT_PARAMS="$*" INITRD=@INITRD@
 for hooks in /etc/kernel/postinst.d /usr/share/kernel/postinst.d; do
 	[ ! -d "$hooks" ] || run-parts --report --exit-on-error --arg=@RELEASE@ --arg=/boot/vmlinuz-@RELEASE@ "$hooks"
 done
@@ -35,6 +34,8 @@ class Debian(Distribution):
     package_suffix = ".deb"
     package_target = "bindeb-pkg"
     any_arch = "all"
+    kernel_build_packages = ("bc", "bison", "bzip2", "flex", "libelf-dev", "xz-utils")
+    clang_packages = ("clang", "lld", "llvm")
 
     def architecture(self, arch: str) -> str:
         return debs.NAMES[arch]
@@ -47,10 +48,6 @@ class Debian(Distribution):
 
     def headers_of(self, kernel: str) -> str:
         return kernel.replace(_IMAGE, _HEADERS, 1)
-
-    def source_package(self, release: str) -> str:
-        """Debian has one source package for each series: linux-source-6.1 for 6.1.0-56-cloud-amd64."""
-        return f"linux-source-{'.'.join(release.split('.')[:2])}"
 
     def release_in(self, package: str) -> str | None:
         match = None if package.endswith(_DEBUG_SUFFIXES) else _KERNEL.fullmatch(package)
@@ -80,18 +77,23 @@ class Debian(Distribution):
         on_line: Callable[[str], None],
     ) -> bool:
         """Ask the servers that mmdebstrap asks, with the keys that it trusts."""
-        if not isinstance(archive, apt.Archive) or not _KEYRING.is_file():
+        known = mmdebstrap.default_servers()
+        if not isinstance(archive, apt.Archive) or not _KEYRING.is_file() or known is None:
             return False
-        servers = [(_SERVER, release.suite), *((_SERVER, suite) for suite in release.extra_suites)]
+        server, security_server = known
+        servers = [(server, release.suite), *((server, suite) for suite in release.extra_suites)]
         if release.suite not in ("sid", "unstable"):
-            servers += [(_SERVER, f"{release.suite}-updates"), (_SECURITY_SERVER, f"{release.suite}-security")]
-        sources = [apt.Source(server, suite, ("main",), (str(_KEYRING),)) for server, suite in servers]
+            servers += [(server, f"{release.suite}-updates"), (security_server, f"{release.suite}-security")]
+        sources = [apt.Source(place, suite, ("main",), (str(_KEYRING),)) for place, suite in servers]
         archive.update_release(sources, [_KEYRING], deadline, on_line, expired=release.expired_indexes)
         chosen = kernel_releases.choose(release.kernel, _packages(archive), "", release.extra_suites)
         if isinstance(chosen, Release):
             status = f"Package: {_IMAGE}{chosen.name}\nStatus: install ok installed\nVersion: {chosen.version}\n"
             archive.install_nothing_but(status)
         return True
+
+    def choose_source(self, words: Sequence[str], archive: PackageArchive) -> SourcePackage | Unmatched:
+        return choose_source(words, _packages(archive), self.installed_kernel(archive))
 
     def read_package(self, path: Path) -> PackageFile:
         fields = debs.fields(path)
@@ -109,11 +111,14 @@ class Debian(Distribution):
         }
         debs.build(folder, target, about, after)
 
+    def unpack_package(self, path: Path, folder: Path, deadline: Deadline) -> None:
+        debs.unpack(path, folder, deadline)
+
     def prepare_package(self, path: Path, deadline: Deadline) -> None:
         debs.expand(path, deadline)
 
-    def after_kernel(self, release: str) -> str:
-        return _AFTER_KERNEL.replace("@RELEASE@", release)
+    def after_kernel(self, release: str, *, initrd: bool = True) -> str:
+        return _AFTER_KERNEL.replace("@RELEASE@", release).replace("@INITRD@", "Yes" if initrd else "No")
 
     def build_image(
         self, image: PackageImage, target: Path, deadline: Deadline, on_line: Callable[[str], None]

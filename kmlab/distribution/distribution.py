@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from kmlab.common.events import Deadline
 from kmlab.host.packages.package_archive import PackageArchive, PackageImage
-from kmlab.kernel.build.kernel_releases import Release, Unmatched
+from kmlab.kernel.build.kernel_releases import Release, SourcePackage, Unmatched
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,10 @@ class Distribution(ABC):
     """The target of the kernel's Makefile that writes such packages."""
     any_arch: ClassVar[str]
     """The architecture of packages that fit all architectures."""
+    kernel_build_packages: ClassVar[tuple[str, ...]]
+    """What the build of a kernel needs beside the tools for modules (Documentation/process/changes.rst)."""
+    clang_packages: ClassVar[tuple[str, ...]]
+    """What `make LLVM=1` needs."""
 
     # Names
 
@@ -62,10 +66,6 @@ class Distribution(ABC):
     @abstractmethod
     def headers_of(self, kernel: str) -> str:
         """Return the headers package that belongs to a kernel package, also to one that follows the newest kernel."""
-
-    @abstractmethod
-    def source_package(self, release: str) -> str:
-        """Return the package with the sources that a release was built from."""
 
     @abstractmethod
     def release_in(self, package: str) -> str | None:
@@ -93,6 +93,13 @@ class Distribution(ABC):
     def choose_kernel(self, words: str, archive: PackageArchive, extra_suites: Collection[str]) -> Release | Unmatched:
         """Return the newest kernel that matches `kernel:` of lab.yaml, or why there is none."""
 
+    @abstractmethod
+    def choose_source(self, words: Sequence[str], archive: PackageArchive) -> SourcePackage | Unmatched:
+        """Return the newest package with a kernel's sources that matches all words (a version, a suite), or why none.
+
+        Without words, the series of the image's kernel is meant.
+        """
+
     def query_release(
         self,
         archive: PackageArchive,
@@ -117,12 +124,16 @@ class Distribution(ABC):
         """Build a package of the files in `folder`, owned by root. `after` is a script for after the installation."""
 
     @abstractmethod
+    def unpack_package(self, path: Path, folder: Path, deadline: Deadline) -> None:
+        """Unpack the files of a verified package into `folder`, without running its scripts."""
+
+    @abstractmethod
     def prepare_package(self, path: Path, deadline: Deadline) -> None:
         """Change a verified package file so that an emulated guest installs it quickly."""
 
     @abstractmethod
-    def after_kernel(self, release: str) -> str:
-        """Return the script that makes the initrd and the boot entry of a newly installed kernel."""
+    def after_kernel(self, release: str, *, initrd: bool = True) -> str:
+        """Return the script that makes the boot entry of a newly installed kernel, and its initrd unless not wanted."""
 
     # Images
 

@@ -12,10 +12,6 @@ from kmlab.kernel.build.kernel_releases import Release, Unmatched, split_release
 class Ubuntu(Debian):
     """Ubuntu."""
 
-    def source_package(self, release: str) -> str:
-        """Ubuntu has one source package for each version: linux-source-6.8.0 for 6.8.0-45-generic."""
-        return f"linux-source-{release.split('-', maxsplit=1)[0]}"
-
     def choose_kernel(self, words: str, archive: PackageArchive, extra_suites: Collection[str]) -> Release | Unmatched:
         """As in Debian. `hwe` keeps the image's flavour, because other flavours have higher versions.
 

@@ -28,6 +28,7 @@ from kmlab.provision.bases.toolchain import Target, check_toolchain, sweep_toolc
 from kmlab.provision.guest import Guest, GuestRecord, read_record, write_record
 from kmlab.provision.images.archive_kernel import available, check_kernels
 from kmlab.provision.images.image import build_image, catalogue_image, guest_image
+from kmlab.provision.kernels.built_kernel import with_built_kernel
 from kmlab.provision.lease import end_lease, leased, take_lease
 from kmlab.provision.plan.artifact import LOCK_PATIENCE, SSH, check_artifact, sweep
 from kmlab.provision.plan.plan import Plan, arch_of, lab_files, make_plan
@@ -77,7 +78,8 @@ def guest_session(
 
     A running, clean guest is reused, unless `fresh` is set, or `unused` is set and a module has run in it.
     `allow_kept_modules` also reuses a guest with modules left loaded. `while_restoring` starts work that needs only the
-    base, before the guest is restored. `timings` gets the parts lock, plan, base, checkpoint, restore and connect.
+    base, before the guest is restored. `timings` gets the parts lock, plan, kernel, base, checkpoint, restore
+    and connect.
     """
     files, timings = lab_files(lab).guest(spec.name), timings or Timings()
     with contextlib.ExitStack() as stack:
@@ -85,6 +87,8 @@ def guest_session(
             stack.enter_context(locks.held(files.lock, spec.name, report, Deadline(LOCK_PATIENCE)))
         with timings.part("plan"):
             plan = make_plan(host, lab, spec)
+        with timings.part("kernel"):
+            plan = with_built_kernel(host, plan, report)
         with timings.part("base"):
             base = ensure_base(host, plan, report)
             _lease_during_start(files, base, stack)
@@ -301,7 +305,7 @@ def enrol_by_mokmanager(host: Host, lab: Lab, spec: GuestSpec, report: EventSink
     """Rebuild the guest's checkpoint, with the lab's key enrolled through MokManager. Return the checkpoint's key."""
     with locks.held(lab_files(lab).guest(spec.name).lock, spec.name, report, Deadline(LOCK_PATIENCE)):
         stop(host, lab, spec.name)
-        plan = make_plan(host, lab, spec)
+        plan = with_built_kernel(host, make_plan(host, lab, spec), report)
         base = ensure_base(host, plan, report)
         checkpoint = ensure_checkpoint(host, plan, base, report, by_mokmanager=True)
         _store_keyring(plan.files, checkpoint)

@@ -534,6 +534,36 @@ class KernelsDocument(TypedDict):
     kernels: list[KernelEntry]
 
 
+class BuiltKernelEntry(TypedDict):
+    key: str
+    release: str
+    """The output of `uname -r`."""
+    flavour: str
+    image: str
+    arch: str
+    source: str
+    """The source package and its version."""
+    compiler: str
+    seconds: float
+    """How long the build took."""
+    path: str
+    """The folder with its packages."""
+
+
+class FlavourEntry(TypedDict):
+    name: str
+    about: str
+    """What a kernel of this flavour finds."""
+
+
+class BuiltKernelsDocument(TypedDict):
+    """The kernels that kmlab has built from the distribution's sources, and the flavours that it can build."""
+
+    schema: Literal["kmlab.built-kernels/1"]
+    kernels: list[BuiltKernelEntry]
+    flavours: list[FlavourEntry]
+
+
 class VerifiedFile(TypedDict):
     name: str
     problem: str | None
@@ -693,6 +723,7 @@ Document = (
     | PullDocument
     | ImageDocument
     | KernelsDocument
+    | BuiltKernelsDocument
     | VerifyDocument
     | PruneDocument
     | SignDocument

@@ -24,8 +24,9 @@ from kmlab.diagnosis.ring_buffer import RingBuffer
 from kmlab.host import Host
 from kmlab.kernel.build.api_changes import parse_release
 from kmlab.kernel.crash.crash import Crash
+from kmlab.kernel.crash.parser.scanner import find_crashes
 from kmlab.kernel.crash.source_lines import located, seen_from, symbols_of
-from kmlab.kernel.log.records import KernelLog
+from kmlab.kernel.log.records import KernelLog, parse_log
 from kmlab.kernel.log.taint import find_taints
 from kmlab.kernel.module.proc_modules import KernelState
 from kmlab.provision import lifecycle
@@ -270,6 +271,7 @@ def _run_watched(context: RunContext) -> tuple[Results, RunLog, list[Crash], lis
         results = results.plus([StepResult("panic", guest_gone=True, shown=False)])
     build = results.build
     crashes, benign = log.find_crashes(build.names, alive=results.alive)
+    crashes = [*crashes, *_findings_of_checks(results)]
     if results.alive:
         # A panic stops the kernel: in a guest that lives, text that looks like a panic is not one.
         crashes = [dataclasses.replace(crash, fatal=False) for crash in crashes if crash.kind != "panic"]
@@ -283,6 +285,11 @@ def _run_watched(context: RunContext) -> tuple[Results, RunLog, list[Crash], lis
         context.events(Note(context.guest.record.name, f"no lines: {printable(problem, 300)}"))
     seen = results.hang
     return results, log, hang.merge_hang_findings(crashes, seen.busy, seen.silent, build.names), benign
+
+
+def _findings_of_checks(results: Results) -> list[Crash]:
+    """Return what the checks found; they report in the words of the kernel's log."""
+    return [crash for report in results.reports for crash in find_crashes(parse_log(report.encode()).records)]
 
 
 def _ring_buffer(context: RunContext, results: Results) -> KernelLog | None:

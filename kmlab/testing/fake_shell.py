@@ -29,7 +29,7 @@ TEXT = 0xFFFFFFFFC0261000
 
 
 _HARMLESS = (
-    r"set -e; mkdir -p /usr/local/lib/kmlab; gcc .* -o /usr/local/lib/kmlab/agent -; systemd-run ",
+    r"set -e; agent=/usr/local/lib/kmlab/agent; mkdir -p .*; gcc .* -o \$agent -; if .* fi$",
     r"mkdir -p \S+ && cd \S+ && xargs -0 rm -rf --$",
     r"tar -C \S+ -xpf - ",
     r"cat /proc/kallsyms$",

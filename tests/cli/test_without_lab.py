@@ -236,7 +236,10 @@ def test_init_adopts_the_modules_of_a_folder_and_adds_none(kmlab: Program, modul
     assert not (module / "hello").exists()
     lab = load_lab(module / "lab.yaml")
     assert {name: str(entry.source) for name, entry in lab.modules.items()} == {"ring": "drivers/ring"}
-    assert {name: guest.image for name, guest in lab.guests.items()} == {"noble": "ubuntu-24.04"}
+    assert {name: guest.image for name, guest in lab.guests.items()} == {
+        "noble": "ubuntu-24.04",
+        "debian": "debian-12",
+    }
     assert lab.default == ("noble",)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -64,6 +64,9 @@ class Index:
 
     status = "Package: linux-image-6.8.0-45-generic\nVersion: 6.8.0-45.45\n"
 
+    def __init__(self, texts: Mapping[str, str] | None = None) -> None:
+        self.texts = {"noble-updates": NOBLE} if texts is None else texts
+
     def update(self, *_: object, **__: object) -> None:
         raise AssertionError("nothing here needs the network")
 
@@ -71,7 +74,7 @@ class Index:
         raise AssertionError("nothing here needs the network")
 
     def indexes(self) -> Iterator[tuple[str, str]]:
-        yield "noble-updates", NOBLE
+        yield from self.texts.items()
 
 
 families = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
@@ -83,7 +86,7 @@ def test_a_kernel_package_is_recognised_by_its_name_and_no_other_is(family: Dist
     kernel, headers = family.image_package(release), family.headers_package(release)
     assert family.release_in(kernel) == release
     assert family.headers_of(kernel) == headers
-    assert {family.release_in(name) for name in (headers, family.source_package(release), "make")} == {None}
+    assert {family.release_in(name) for name in (headers, "linux-source-6.1", "make")} == {None}
 
 
 @families
@@ -133,16 +136,54 @@ def test_a_flavour_without_newer_kernels_is_reported() -> None:
     assert chosen.message == "the archive has no newer kernel (HWE) of the flavour 'lowlatency'"
 
 
+SOURCES = """\
+Package: linux-source-6.1
+Version: 6.1.192-2
+
+Package: linux-source-6.1.9
+Version: 6.1.9-1
+
+Package: linux-source
+Version: 6.1.192-2
+Depends: linux-source-6.1
+"""
+BACKPORTS = """\
+Package: linux-source-6.12
+Version: 6.12.117-1~deb12u1
+
+Package: linux-source-6.12
+Version: 6.12.90-1~deb12u1
+"""
+
+
+@families
 @pytest.mark.parametrize(
-    ("family", "release", "package"),
+    ("words", "chosen"),
     [
-        ("debian", "6.1.0-56-cloud-amd64", "linux-source-6.1"),
-        ("debian", "6.12.117+deb12-cloud-amd64", "linux-source-6.12"),
-        ("ubuntu", "6.8.0-45-generic", "linux-source-6.8.0"),
+        ((), "linux-source-6.1 6.1.192-2 bookworm"),
+        (("6.1",), "linux-source-6.1 6.1.192-2 bookworm"),
+        (("6.12",), "linux-source-6.12 6.12.117-1~deb12u1 bookworm-backports"),
+        (("backports",), "linux-source-6.12 6.12.117-1~deb12u1 bookworm-backports"),
+        (("backports", "6.12.90"), "linux-source-6.12 6.12.90-1~deb12u1 bookworm-backports"),
     ],
 )
-def test_the_sources_of_a_kernel_have_a_package(family: str, release: str, package: str) -> None:
-    assert FAMILIES[family].source_package(release) == package
+def test_the_sources_of_a_kernel_are_chosen_by_version_or_suite(
+    family: Distribution, words: tuple[str, ...], chosen: str
+) -> None:
+    archive = Index({"bookworm": SOURCES, "bookworm-backports": BACKPORTS})
+    archive.status = "Package: linux-image-6.1.0-56-cloud-amd64\nVersion: 6.1.190-1\n"
+    source = family.choose_source(words, archive)
+    assert not isinstance(source, Unmatched)
+    assert f"{source.name} {source.version} {source.suite}" == chosen
+
+
+@families
+def test_sources_that_the_archive_does_not_have_are_an_error_that_lists_those_it_has(family: Distribution) -> None:
+    source = family.choose_source(("5.10",), Index({"bookworm": SOURCES}))
+    assert isinstance(source, Unmatched)
+    assert source.message == "the archive has no kernel sources (linux-source-…) for '5.10'"
+    assert source.hint == "it has the sources of 6.1 (bookworm), 6.1.9 (bookworm)"
+    assert isinstance(family.choose_source((), Index({})), Unmatched)
 
 
 def test_a_lab_s_own_recipe_uses_the_distribution_that_it_is_like(tmp_path: Path) -> None:

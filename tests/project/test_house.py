@@ -27,6 +27,7 @@ FLOORS = (
         "config",
         "kernel/build",
         "kernel/crash",
+        "kernel/detectors",
         "host/channel",
         "host/disk",
         "host/hypervisor",
@@ -38,6 +39,7 @@ FLOORS = (
     ("provision/plan",),
     ("provision/images",),
     ("provision/bases",),
+    ("provision/kernels",),
     ("provision",),
     # What a guest's console and memory tell; a run; what is made of its result.
     ("diagnosis",),

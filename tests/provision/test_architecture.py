@@ -72,5 +72,6 @@ def test_only_known_places_query_the_host_s_architecture() -> None:
             asking.add(str(path.relative_to(home)))
     assert asking == {
         *("provision/plan/plan.py", "provision/bases/toolchain.py"),
-        *("host/hypervisor/doctor.py", "host/process/sandbox.py"),
+        *("host/hypervisor/doctor.py", "host/process/sandbox.py", "host/process/seccomp.py", "host/running_kernel.py"),
+        *("provision/kernels/built_kernel.py", "run/build/make.py"),
     }

@@ -32,6 +32,7 @@ def test_a_relative_xdg_folder_is_ignored(xdg: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_labs_with_the_same_name_have_different_folders(xdg: Path) -> None:
+    (xdg / "one").mkdir()
     one = paths.LabFiles.of("lab", xdg / "one" / "lab.yaml")
     two = paths.LabFiles.of("lab", xdg / "two" / "lab.yaml")
     assert one.root != two.root

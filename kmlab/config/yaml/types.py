@@ -179,6 +179,13 @@ _KERNEL = word(
     "a kernel: default, exact, a version, a package, a flavour or a suite",
     "your own build is `kernel: {local: DIR}`",
 )
+ConfigOption = Annotated[
+    str,
+    word(
+        "from-distribution|(CONFIG_)?[A-Z0-9][A-Za-z0-9_]{0,99}=(y|m|n|-?[0-9]{1,18}|0x[0-9A-Fa-f]{1,16})",
+        "an option of a kernel's configuration, such as CONFIG_USB=y, or from-distribution",
+    ),
+]
 KernelName = Annotated[str, _KERNEL]
 Column = Annotated[
     str,

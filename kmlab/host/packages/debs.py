@@ -47,6 +47,15 @@ def build(folder: Path, target: Path, about: Mapping[str, str], after: str = "")
     command.run(argv, deadline=Deadline(_PATIENCE))
 
 
+def unpack(deb: Path, folder: Path, deadline: Deadline) -> None:
+    """Unpack a package's files into `folder`, without its scripts.
+
+    Unlike `dpkg-deb --extract`, this follows the links of a merged /usr, as dpkg does: /lib stays a link to usr/lib.
+    """
+    script = 'dpkg-deb --fsys-tarfile "$1" | tar --extract --no-same-owner --keep-directory-symlink --directory="$2"'
+    command.run(["sh", "-c", f"set -e; {script}", "sh", deb, folder], deadline=deadline)
+
+
 def expand(deb: Path, deadline: Deadline) -> None:
     """Replace the package by an uncompressed one with the same content.
 

@@ -193,6 +193,21 @@ def _trusted_keys(image: PackageImage) -> Iterator[Path]:
         yield folder
 
 
+def default_servers() -> tuple[str, str] | None:
+    """Return the servers that mmdebstrap uses for Debian and for its security updates; None if it does not say so."""
+    with contextlib.suppress(LabError, OSError):
+        script = Path(command.find("mmdebstrap")).read_text(encoding="utf-8", errors="replace")
+        found = [re.search(rf"\${name}\s*=\s*'(https?://[^'\s]+/{end})';", script) for name, end in _SERVERS.items()]
+        if all(found):
+            main, security = (match[1] for match in found if match)
+            return main, security
+    return None
+
+
+_SERVERS = {"mirror": "debian", "secmirror": "debian-security"}
+"""Variables of mmdebstrap(1), a Perl program, and the ends of their values."""
+
+
 def _mode() -> str:
     """Return mmdebstrap's mode: unshare, which never touches the host's mounts; auto for root without namespaces.
 

@@ -251,3 +251,49 @@ def _unmatched(asked: str, packages: Sequence[Package], there: Sequence[Release]
         message,
         f"there are {', '.join(reversed(names))}; flavours {', '.join(flavours)}; suites {', '.join(suites)}",
     )
+
+
+_SOURCE = re.compile(r"linux-source-(?P<series>\d+\.\d+(\.\d+)*)")
+
+
+class SourcePackage(NamedTuple):
+    """A package with the sources of one series of kernels."""
+
+    name: str
+    version: str
+    suite: str
+    series: str
+    """6.1, or 6.8.0."""
+
+
+def choose_source(words: Sequence[str], packages: Sequence[Package], installed: str) -> SourcePackage | Unmatched:
+    """Return the newest source package that fits all words. A word is a version or a suite.
+
+    Without a version or a suite, the series of the kernel `installed` (`uname -r`) is meant.
+    """
+    sources = [
+        SourcePackage(package.name, package.version, package.suite, match["series"])
+        for package in packages
+        if (match := _SOURCE.fullmatch(package.name))
+    ]
+    asked = list(words) or [_series_of(split_release(installed)[0])]
+    fitting = [source for source in sources if all(_source_fits(word, source) for word in asked)]
+    if fitting:
+        return max(fitting, key=lambda source: version_key(source.version))
+    names = ", ".join(dict.fromkeys(f"{source.series} ({source.suite})" for source in sources))
+    return Unmatched(
+        f"the archive has no kernel sources (linux-source-…) for '{':'.join(asked)}'",
+        f"it has the sources of {names}" if names else "the image's archive has no package linux-source-…",
+    )
+
+
+def _source_fits(word: str, source: SourcePackage) -> bool:
+    if word == source.suite or source.suite.endswith(f"-{word}"):
+        return True
+    # 6.1 is linux-source-6.1; 6.8 is linux-source-6.8.0; 6.1.192 is the version of the package.
+    upstream = source.version.partition("-")[0]
+    return any(text == word or text.startswith(f"{word}.") for text in (source.series, upstream))
+
+
+def _series_of(version: str) -> str:
+    return ".".join(re.findall(r"\d+", version)[:2])

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from kmlab.common.events import printable
+from kmlab.kernel.detectors.detectors import DETECTOR_NAMES
 
 NAMES = (
-    "printf '%s\\n' /sys/dev/char/* /sys/dev/block/* /proc/[!0-9]* /sys/kernel/debug/*; "
+    f"printf '%s\\n' /sys/dev/char/* /sys/dev/block/* /proc/[!0-9]* /sys/kernel/debug/* {DETECTOR_NAMES}; "
     "cat /proc/devices /proc/filesystems"
 )
 """A line for the guest's shell that lists devices, files and file systems. It costs one program."""

@@ -22,6 +22,7 @@ from kmlab.host.hypervisor import hypervisor
 from kmlab.host.process import locks
 from kmlab.provision.images.archive_kernel import IMAGE_KERNELS, ensure_kernel, kernel_identity
 from kmlab.provision.images.image import ensure_image
+from kmlab.provision.images.local_kernel import BuiltKernel
 from kmlab.provision.plan.artifact import (
     LOCK_PATIENCE,
     boot_twice,
@@ -83,7 +84,7 @@ def ensure_base(host: Host, plan: Plan, report: EventSink) -> Base:
                             if ready
                             else _bake(host, plan, image, scratch, stage)
                         )
-                        facts = {**facts, "image": image.parent.name}
+                        facts = {**facts, "image": image.parent.name, "kernel": _built_kernel(plan)}
                         others = [scratch / "nvram.fd"]
                         record_artifact(scratch / "base.json", scratch / "disk.qcow2", facts, others)
                     return facts["release"]
@@ -116,6 +117,12 @@ def _image_identity(plan: Plan, image: Path) -> object:
     """Return what identifies an image; for a published image only its content, not its source."""
     about = paths.read_json(image.parent / "image.json")
     return about if isinstance(plan.source, PackageImageSource) else about["sha256"]
+
+
+def _built_kernel(plan: Plan) -> str:
+    """Return the key of the kernel if kmlab built it."""
+    kernel = plan.spec.kernel
+    return kernel.key if isinstance(kernel, BuiltKernel) else ""
 
 
 def _image_is_base(plan: Plan) -> bool:

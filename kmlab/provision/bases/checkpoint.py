@@ -42,9 +42,11 @@ if TYPE_CHECKING:
 
 CHECKPOINT_FORMAT = 3
 _AGENT = (
-    "set -e; mkdir -p /usr/local/lib/kmlab; gcc -O1 -x c -o /usr/local/lib/kmlab/agent -; "
+    "set -e; agent=/usr/local/lib/kmlab/agent; mkdir -p ${{agent%/*}}; gcc -O1 -x c -o $agent -; "
+    "if [ -d /run/systemd/system ]; then "
     "systemd-run --quiet --unit=kmlab-agent --property=OOMScoreAdjust=-1000 --property=Restart=always "
-    "/usr/local/lib/kmlab/agent /dev/virtio-ports/{port}"
+    "$agent /dev/virtio-ports/{port}; else {{ echo -1000 > /proc/self/oom_score_adj; "
+    "/usr/lib/kmlab/keep $agent /dev/virtio-ports/{port}; }} < /dev/null > /dev/null 2>&1 & fi"
 )
 
 

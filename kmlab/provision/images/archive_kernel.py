@@ -58,7 +58,9 @@ def ensure_kernel(host: Host, plan: Plan, image: Path, folder: Path, stage: Stag
         return Kernel(release, tuple(packages))
     deadline, report_line = Deadline(_PATIENCE), _show_lines(stage)
     distribution = plan.distribution
-    with _archive(host, distribution, plan.image, plan.arch, image, stage.report, deadline, report_line) as archive:
+    with opened_archive(
+        host, distribution, plan.image, plan.arch, image, stage.report, deadline, report_line
+    ) as archive:
         extra_suites = plan.image.kernel_suites
         kernel_release = _choose(plan.lab, plan.spec, plan.image, distribution, archive)
         stage.progress(detail=f"fetching kernel {kernel_release.name}")
@@ -86,7 +88,7 @@ def available(
         if archive is None:
             disk = catalogue_image(host, name, None, lab_folder, report, arch=source.arch)
             on_line = _show_lines(stack.enter_context(Stage(report, name, "asking its archive for kernels")))
-            opened = _archive(host, distribution, image, source.arch, disk, report, Deadline(_PATIENCE), on_line)
+            opened = opened_archive(host, distribution, image, source.arch, disk, report, Deadline(_PATIENCE), on_line)
             archive = stack.enter_context(opened)
         found = distribution.kernels(archive)
         _remember(found)
@@ -157,7 +159,7 @@ def _remember(found: Sequence[Release]) -> None:
 
 
 @contextlib.contextmanager
-def _archive(
+def opened_archive(
     host: Host,
     distribution: Distribution,
     image: catalog.Image,

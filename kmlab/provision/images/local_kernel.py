@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -21,8 +21,17 @@ from kmlab.kernel.symbols import elf
 from kmlab.provision.plan.plan import Plan
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltKernel(LocalKernel):
+    """A kernel in the cache that kmlab built; `local` is the folder of its packages."""
+
+    key: str
+
+
 def identity(plan: Plan, kernel: LocalKernel) -> object:
     """Return what identifies the user's kernel, for the key of a base."""
+    if isinstance(kernel, BuiltKernel):
+        return kernel.key
     place = plan.lab.locate(kernel.local)
     if not _is_tree(place):
         return {path.name: disks.digest(path) for path in _choose_packages(plan, place)[1]}
@@ -32,8 +41,13 @@ def identity(plan: Plan, kernel: LocalKernel) -> object:
     return [tree.release, *(disks.digest(path) for path in parts), paths.digest_of(stamps)]
 
 
-def local_packages(plan: Plan, kernel: LocalKernel, folder: Path, stage: Stage) -> tuple[str, list[Path]]:
-    """Return the kernel's release, and its packages in `folder`. Raise ConfigError if they are incomplete."""
+def local_packages(
+    plan: Plan, kernel: LocalKernel, folder: Path, stage: Stage, programs: Mapping[str, str] | None = None
+) -> tuple[str, list[Path]]:
+    """Return the kernel's release, and its packages in `folder`. Raise ConfigError if they are incomplete.
+
+    The package of a build tree also installs `programs`, texts by their paths.
+    """
     place = plan.lab.locate(kernel.local)
     if not _is_tree(place):
         release, packages = _choose_packages(plan, place)
@@ -42,7 +56,7 @@ def local_packages(plan: Plan, kernel: LocalKernel, folder: Path, stage: Stage) 
     stage.progress(detail=f"packing kernel {tree.release}")
     size = sum((place / module).stat().st_size for module in tree.modules)
     paths.require_space(folder, 2 * size + (1 << 30), f"kernel {tree.release}")
-    return tree.release, [_image_package(plan, tree, folder), _headers_package(plan, tree, folder)]
+    return tree.release, [_image_package(plan, tree, folder, programs or {}), _headers_package(plan, tree, folder)]
 
 
 # Packages
@@ -153,7 +167,7 @@ def _tree(plan: Plan, place: Path) -> _Tree:
     return _Tree(place, release, image, source if source.is_dir() else place, arch, modules)
 
 
-def _image_package(plan: Plan, tree: _Tree, folder: Path) -> Path:
+def _image_package(plan: Plan, tree: _Tree, folder: Path, programs: Mapping[str, str]) -> Path:
     root = folder / "kernel-image"
     boot, modules = root / "boot", root / "lib" / "modules" / tree.release
     paths.make_folder(boot)
@@ -170,7 +184,12 @@ def _image_package(plan: Plan, tree: _Tree, folder: Path) -> Path:
     for name in build_tree.BUILTIN:
         if (tree.place / name).is_file():
             shutil.copy(tree.place / name, modules)
-    after = plan.distribution.after_kernel(tree.release)
+    for place, text in programs.items():
+        program = root / place.lstrip("/")
+        paths.make_folder(program.parent)
+        program.write_text(text, encoding="utf-8")
+        program.chmod(0o755)
+    after = plan.distribution.after_kernel(tree.release, initrd=bool(tree.modules))
     return _build_package(plan, root, folder, plan.distribution.image_package(tree.release), after)
 
 

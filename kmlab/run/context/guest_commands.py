@@ -125,6 +125,11 @@ def collect(guest: Guest, folder: PurePosixPath, script: str, limits: CommandLim
     return _run_command(guest, f"cd {shlex.quote(str(folder))}; {script}", limits)
 
 
+def check(guest: Guest, line: str, limits: CommandLimits) -> CommandResult:
+    """Run a check's shell line, and read the kernel's state after it."""
+    return _run_command(guest, line, limits)
+
+
 @dataclass(frozen=True, slots=True)
 class CommandLimits:
     """The limits of a step's command: its deadline, what ends it early, and the mark in the kernel's log."""

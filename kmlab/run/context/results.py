@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from kmlab.diagnosis.hang import HangSnapshot
+from kmlab.kernel.detectors.detectors import Detector
 from kmlab.kernel.module.modinfo import ModInfo
 from kmlab.kernel.module.proc_modules import KernelState
 from kmlab.run.build.products import BuildResult
@@ -63,6 +64,23 @@ class BuildStepResult(StepResult):
     build: BuildResult = field(default_factory=lambda: BuildResult(False, "", ""))
     delivered: Mapping[str, str] = field(default_factory=dict)
     """The files of it that the module's folder in the guest already has: digests by path."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArmStepResult(StepResult):
+    """The detectors of the guest's kernel that were switched on for the run."""
+
+    detectors: tuple[Detector, ...] = ()
+    slab_traces: str = ""
+    """What earlier modules had left allocated; empty in an unused guest."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckStepResult(StepResult):
+    """The result of a check: what it found, in the words of the kernel's log."""
+
+    reports: tuple[str, ...] = ()
+    """One for each finding, for the judge of kernel logs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +182,20 @@ class Results:
     def delivered(self) -> Mapping[str, str]:
         """Return the files of the build that the guest already has."""
         return next((step.delivered for step in reversed(self.all(BuildStepResult))), {})
+
+    @property
+    def detectors(self) -> tuple[Detector, ...]:
+        """Return the detectors that were switched on."""
+        return next((step.detectors for step in self.all(ArmStepResult)), ())
+
+    def has_detector(self, name: str) -> bool:
+        """Return whether that detector was switched on."""
+        return any(detector.name == name for detector in self.detectors)
+
+    @property
+    def reports(self) -> list[str]:
+        """Return what the checks found, in the words of the kernel's log."""
+        return [report for step in self.all(CheckStepResult) for report in step.reports]
 
     @property
     def loaded(self) -> list[LoadStepResult]:

@@ -11,14 +11,17 @@ from collections.abc import Callable, Sequence
 
 from kmlab.run.context.results import Results, StepResult
 from kmlab.run.context.run_context import RunContext
+from kmlab.run.steps.arm import arm
 from kmlab.run.steps.baseline import record_baseline
 from kmlab.run.steps.build import build
 from kmlab.run.steps.collect import collect
 from kmlab.run.steps.exercise import exercise
 from kmlab.run.steps.kunit_results import read_kunit_results
+from kmlab.run.steps.leak_check import check_leaks
 from kmlab.run.steps.load import load
 from kmlab.run.steps.settle import settle
 from kmlab.run.steps.sign import sign
+from kmlab.run.steps.slab_check import check_slabs
 from kmlab.run.steps.sync import sync
 from kmlab.run.steps.unload import unload
 
@@ -26,8 +29,8 @@ StepFunction = Callable[[RunContext, Results], Sequence[StepResult]]
 
 STEPS: tuple[StepFunction, ...] = (
     *(sync, record_baseline, build, sign),
-    *(load, exercise, read_kunit_results, collect),
-    unload,
+    *(arm, load, exercise, read_kunit_results, collect),
+    *(check_slabs, unload, check_leaks),
     settle,
 )
 

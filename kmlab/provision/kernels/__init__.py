@@ -1,0 +1,1 @@
+"""Build debug kernels from the distribution's signed source packages."""

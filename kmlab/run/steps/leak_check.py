@@ -1,0 +1,116 @@
+"""Find memory that the module allocated and that is still allocated after the unload."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+from kmlab.kernel.detectors.detectors import (
+    READ_ALLOCATIONS,
+    READ_KMEMLEAK,
+    READ_SLABS,
+    READ_VMALLOC,
+    SCAN_KMEMLEAK,
+    disarm_line,
+)
+from kmlab.kernel.detectors.leaks import (
+    CodeRange,
+    Leak,
+    code_ranges,
+    format_reports,
+    new_leaks,
+    object_of,
+    parse_kmemleak,
+    parse_slab_traces,
+    parse_vmalloc_areas,
+    split_reports,
+)
+from kmlab.kernel.symbols.elf import MalformedModule, read_object
+from kmlab.run.context.results import ArmStepResult, CheckStepResult, Results
+from kmlab.run.context.run_context import RunContext
+
+_PATIENCE = 60.0
+"""Seconds for one list of the kernel, or one scan of its memory."""
+_FREED_LATER = 1.0
+"""Seconds for memory that is freed after the unload: by RCU, by a work item."""
+_MIN_AGE = 5.2
+"""Seconds after the last allocation until kmemleak reports an object (MSECS_MIN_AGE in mm/kmemleak.c)."""
+
+
+def check_leaks(context: RunContext, so_far: Results) -> Sequence[CheckStepResult]:
+    """Ask the kernel's detectors what is left of the module, if it was loaded and is unloaded again."""
+    if not so_far.detectors or not context.usable:
+        return ()
+    found: list[str] = []
+    with context.step("leaks") as timer:
+        ranges = _ranges(so_far)
+        if ranges and so_far.loaded and not so_far.left_loaded:
+            found = _find(context, so_far, ranges)
+        if line := disarm_line(so_far.detectors):
+            context.guest.run(line, context.deadline(_PATIENCE))
+    return [timer.result(CheckStepResult, reports=tuple(found))]
+
+
+def _find(context: RunContext, so_far: Results, ranges: Sequence[CodeRange]) -> list[str]:
+    if so_far.has_detector("allocations"):
+        return _allocated(context, so_far, ranges)
+    return _kept(context, so_far, ranges) or _lost(context, so_far, ranges)
+
+
+def _allocated(context: RunContext, so_far: Results, ranges: Sequence[CodeRange]) -> list[str]:
+    """Return what is still allocated for the module.
+
+    What a function of the kernel allocated for it may be the kernel's own by now: then only kmemleak can tell.
+    """
+    reports = _list_allocated(context, ranges)
+    if not reports or context.console.over.wait(_FREED_LATER):
+        return []
+    before = {object_of(report) for report in reports}
+    own, other = split_reports([r for r in _list_allocated(context, ranges) if object_of(r) in before], ranges)
+    return own or (_lost(context, so_far, ranges) if other else [])
+
+
+def _list_allocated(context: RunContext, ranges: Sequence[CodeRange]) -> list[str]:
+    words = " ".join(f"{place.begin:x}-{place.end:x}" for place in ranges)
+    line = READ_ALLOCATIONS.replace("{ranges}", words)
+    return parse_kmemleak(context.guest.run(line, context.deadline(_PATIENCE)).text, ranges)
+
+
+def _kept(context: RunContext, so_far: Results, ranges: Sequence[CodeRange]) -> list[str]:
+    """Return what the kernel lists as allocated by the module, now and a little later, when the rest is freed."""
+    if not so_far.has_detector("slab"):
+        return []
+    before = parse_slab_traces(next(iter(so_far.all(ArmStepResult))).slab_traces, ranges)
+    leaks = new_leaks(before, _listed(context, ranges))
+    if leaks and not context.console.over.wait(_FREED_LATER):
+        later = new_leaks(before, _listed(context, ranges))
+        leaks = [leak for leak in later if any(leak.address == other.address for other in leaks)]
+    return format_reports(leaks)
+
+
+def _listed(context: RunContext, ranges: Sequence[CodeRange]) -> list[Leak]:
+    slabs = context.guest.run(READ_SLABS, context.deadline(_PATIENCE)).text
+    areas = context.guest.run(READ_VMALLOC, context.deadline(_PATIENCE)).text
+    return [*parse_slab_traces(slabs, ranges), *parse_vmalloc_areas(areas, ranges)]
+
+
+def _lost(context: RunContext, so_far: Results, ranges: Sequence[CodeRange]) -> list[str]:
+    """Return the memory to which kmemleak finds no pointer any more, in the second of two scans.
+
+    An object is only reported if its content is the same in both (mm/kmemleak.c, kmemleak_scan()).
+    """
+    if not so_far.has_detector("kmemleak"):
+        return []
+    if context.console.over.wait(_MIN_AGE):
+        return []
+    line = f"{SCAN_KMEMLEAK}; {SCAN_KMEMLEAK}; {READ_KMEMLEAK}"
+    return parse_kmemleak(context.guest.run(line, context.deadline(_PATIENCE)).text, ranges)
+
+
+def _ranges(so_far: Results) -> list[CodeRange]:
+    sizes: dict[str, dict[str, int]] = {}
+    for path, info in so_far.build.modules:
+        with contextlib.suppress(MalformedModule):  # a build may write anything
+            image = read_object(so_far.build.images[path], info.name)
+            sizes[info.name] = {section.name: section.size for section in image.sections}
+    return code_ranges(so_far.sections, sizes)
