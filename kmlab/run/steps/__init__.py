@@ -1,7 +1,7 @@
 """List the steps of a run, in order. To add one: write a file with a function like these, and name it in STEPS.
 
 A step gets the run's context and the results of the steps before it, and returns its own results: one for itself or one
-for each module, none if it has nothing to do. A step between unload and settle is a check. Settle is the last step: it
+for each module, none if it has nothing to do. A check runs before or after unload. Settle is the last step: it
 reads the kernel's final state.
 """
 
