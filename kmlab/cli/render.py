@@ -221,7 +221,7 @@ def headline(result: RunResult) -> str:
 
         about = f": {counts(result.tests)}"
     judged = "" if result.outcome == "pass" and result.ok else " (as expected)" if result.ok else " (NOT as expected)"
-    if result.outcome not in result.expect.outcome:
+    if not result.ok and result.outcome not in result.expect.outcome:
         judged = f" (NOT as expected: {' or '.join(result.expect.outcome)})"
     where = f"{result.module} on {result.guest}" + (f" ({result.kernel})" if result.kernel else "")
     return f"{result.outcome.upper()}  {where}{about}{judged}  {result.seconds:.1f} s"

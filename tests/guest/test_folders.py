@@ -25,7 +25,7 @@ modules:
     load: modprobe
     exercise: modprobe --resolve-alias kmlab-by-name | grep by_name && grep crc7 /proc/modules
   one_refuses: {source: one_refuses, expect: {outcome: load-failed}}
-  dkms_probe: {source: dkms_probe, expect: {log: ["/dkms_user: built for [67]\\./"]}}
+  dkms_probe: {source: dkms_probe, expect: {log: ['/dkms_user: built for [67]\\./']}}
   dkms_old: {source: dkms_old}
   hides: {source: hides, exercise: echo 1 > /sys/module/hides/parameters/hide, expect: {outcome: unload-failed}}
 """
