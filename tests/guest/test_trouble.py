@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from kmlab.common import paths
+from kmlab.host.disk import disks
 from tests.guest.conftest import REPOSITORY, Answer, Lab, interrupt, to_be_run, wait_until
 
 HELLO = str(REPOSITORY / "examples/hello")
@@ -42,7 +43,7 @@ def mending(
 
 
 def spoil(memory: Path) -> None:
-    """Damage the middle of it, and leave its size and time as they were."""
+    """Damage the middle of it, as if it had been saved like that: its record has the digest of the damaged file."""
     status = memory.stat()
     memory.chmod(0o600)
     with memory.open("r+b") as file:
@@ -50,6 +51,10 @@ def spoil(memory: Path) -> None:
         file.write(os.urandom(1 << 20))
     os.utime(memory, ns=(status.st_atime_ns, status.st_mtime_ns))
     memory.chmod(0o444)
+    record = memory.with_name("checkpoint.json")
+    about = paths.read_json(record)
+    about["sha256"] = about["files"][memory.name]["sha256"] = disks.digest(memory)
+    paths.write_json(record, about)
 
 
 def test_a_panicked_guest_is_stopped_at_once_and_the_next_run_works(lab: Lab) -> None:
