@@ -1,4 +1,4 @@
-"""The page about security names tests that exist, and the campaign draws the same steps each time."""
+"""The threat model names tests that exist, and the campaign draws the same steps each time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from tests.places import REPOSITORY
 from tools.campaign import COMMANDS, SIGNALS, VICTIMS, Blow
 
-PAGE = REPOSITORY / "docs" / "security.md"
+PAGE = REPOSITORY / "docs" / "threat-model.md"
 NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)`", PAGE.read_text(encoding="utf-8"))))
 
 
