@@ -111,7 +111,7 @@ def _version(
     version: bool = typer.Option(False, "--version", help="Print the version.", is_eager=True),
 ) -> None:
     if version:
-        from kmlab.cli import render
+        from kmlab.cli.output import render
 
         render.print_line(f"kmlab {__version__}")
         raise typer.Exit
@@ -142,7 +142,7 @@ def main() -> NoReturn:
         _usage_error(error)
         _fail(_known_error(error))
     if code == INTERRUPTED:  # newer versions of Typer turn a KeyboardInterrupt into an exit code
-        from kmlab.cli import render
+        from kmlab.cli.output import render
 
         render.interrupted()
     sys.exit(code if isinstance(code, int) else 0)
@@ -157,7 +157,7 @@ def program() -> NoReturn:
         main()
     except SystemExit as ended:
         if isinstance(ended.code, int):
-            from kmlab.cli import render
+            from kmlab.cli.output import render
 
             with contextlib.suppress(OSError):
                 render.flush_output()
@@ -191,7 +191,7 @@ def _interrupt(number: int, frame: Any) -> None:
 
 
 def _fail(error: KmlabError) -> NoReturn:
-    from kmlab.cli import render
+    from kmlab.cli.output import render
 
     if cli_state.debug:
         traceback.print_exception(error)
@@ -205,7 +205,7 @@ def _usage_error(error: Exception) -> None:
     if show is not None:
         show()
         if "--json" in sys.argv:
-            from kmlab.cli import render
+            from kmlab.cli.output import render
 
             message = getattr(error, "message", str(error))
             render.document({"schema": "kmlab.error/1", "error": {"message": message, "hint": None}})

@@ -23,7 +23,7 @@ def schema(
 ) -> None:
     """Print the JSON Schema of a file or a document."""
     set_global_options(json=json, debug=debug)
-    from kmlab.cli import render
+    from kmlab.cli.output import render
     from kmlab.report import json_schema as schemas
 
     if name is not None:
@@ -43,7 +43,7 @@ def validate(lab: LabFile = None, json: Json = False, debug: Debug = False) -> N
     This checks its keys and values, images, recipes, and the folders of its modules.
     """
     set_global_options(json=json, debug=debug)
-    from kmlab.cli import render
+    from kmlab.cli.output import render
     from kmlab.run.selection import find_problems
 
     opened = open_lab(lab)

@@ -55,7 +55,7 @@ def gdb(
     gdb stops the whole guest, also one that hangs. When gdb ends, the guest goes on.
     """
     set_global_options(json=json, debug=debug)
-    from kmlab.cli import render
+    from kmlab.cli.output import render
     from kmlab.common.errors import ConfigError
 
     if at not in (None, _AT_LOAD):
@@ -82,7 +82,7 @@ def gdb(
 
 def _run(session: Session, guest: str, batch: list[str] | None, json: bool) -> int:
     """Run gdb on the terminal, or for its output; return its exit code."""
-    from kmlab.cli import render
+    from kmlab.cli.output import render
     from kmlab.common.events import Deadline
     from kmlab.host.process import command
 

@@ -31,7 +31,7 @@ OneGuest = Annotated[
 def status(guests: GuestNames = None, lab: LabFile = None, json: Json = False, debug: Debug = False) -> None:
     """Show each guest's state and kernel, and the accelerator. The accelerator comes with the reason for it."""
     set_global_options(json=json, debug=debug)
-    from kmlab.cli import render
+    from kmlab.cli.output import render
     from kmlab.provision import cache
     from kmlab.provision.plan.plan import check_guest
 
@@ -51,7 +51,7 @@ def log(
 ) -> None:
     """Print a guest's kernel log since its start. kmlab reads it from the guest's console, on the host."""
     set_global_options(json=json, debug=debug)
-    from kmlab.cli import render
+    from kmlab.cli.output import render
 
     _, record, files = _started(lab, guest)
     render.kernel_log(files.console, record.name, follow=follow, as_json=json)
@@ -68,7 +68,7 @@ def ssh(
 ) -> None:
     """Open a root shell in a guest. With a command, run it and exit with its code; --json prints its output."""
     set_global_options(json=json, debug=debug)
-    from kmlab.cli import render
+    from kmlab.cli.output import render
     from kmlab.common import paths
     from kmlab.common.errors import LabError
     from kmlab.common.events import Deadline
@@ -95,7 +95,7 @@ def console(guest: OneGuest = None, lab: LabFile = None, json: Json = False, deb
     With --json, print the console's device instead.
     """
     set_global_options(json=json, debug=debug)
-    from kmlab.cli import render
+    from kmlab.cli.output import render
     from kmlab.common.errors import LabError
     from kmlab.host.process import terminal
 
@@ -135,7 +135,7 @@ def cp(
 ) -> None:
     """Copy files to a guest, from one, or between two."""
     set_global_options(json=json, debug=debug)
-    from kmlab.cli import render
+    from kmlab.cli.output import render
     from kmlab.common.errors import ConfigError, LabError
     from kmlab.host.process import command
     from kmlab.provision import ssh_config
@@ -166,7 +166,7 @@ def ssh_config(guests: GuestNames = None, lab: LabFile = None, json: Json = Fals
     Without GUEST, it has all guests that run.
     """
     set_global_options(json=json, debug=debug)
-    from kmlab.cli import render
+    from kmlab.cli.output import render
     from kmlab.provision import ssh_config as configuration
 
     opened = open_lab(lab)

@@ -32,7 +32,7 @@ def kernel_build(
 ) -> None:
     """Build a kernel from the distribution's signed sources. An interrupted build goes on where it stopped."""
     set_global_options(json=json, debug=debug, verbose=verbose)
-    from kmlab.cli import render
+    from kmlab.cli.output import render
     from kmlab.provision.kernels import built_kernel
 
     opened, host = open_lab(lab), real_host()
@@ -45,7 +45,7 @@ def kernel_build(
 def kernel_list(lab: LabFile = None, json: Json = False, debug: Debug = False) -> None:
     """List the kernels that kmlab has built, and the flavours that it can build."""
     set_global_options(json=json, debug=debug)
-    from kmlab.cli import render
+    from kmlab.cli.output import render
     from kmlab.config.kernel_flavours import flavour_names, load_flavour
     from kmlab.config.lab import find_lab
     from kmlab.provision.kernels import built_kernel
@@ -64,7 +64,7 @@ def kernel_config(
 ) -> None:
     """Print the options of a kernel: all of them if it is built, otherwise those that kmlab asks for."""
     set_global_options(json=False, debug=debug)
-    from kmlab.cli import render
+    from kmlab.cli.output import render
     from kmlab.provision.kernels import built_kernel
 
     opened, host = open_lab(lab), real_host()
@@ -75,7 +75,7 @@ def kernel_config(
 def kernel_prune(json: Json = False, debug: Debug = False) -> None:
     """Remove unfinished builds, and kernels that no cached base contains."""
     set_global_options(json=json, debug=debug)
-    from kmlab.cli import render
+    from kmlab.cli.output import render
     from kmlab.provision.kernels import kernel_store
 
     removed, freed = kernel_store.prune()
@@ -90,7 +90,7 @@ def kernel_export(
 ) -> None:
     """Write a built kernel to one file, for another machine or a CI cache."""
     set_global_options(json=json, debug=debug)
-    from kmlab.cli import render
+    from kmlab.cli.output import render
     from kmlab.provision.kernels import kernel_store
 
     record = kernel_store.export_kernel(key, file)
@@ -104,7 +104,7 @@ def kernel_import(
 ) -> None:
     """Add an exported kernel to the cache. Guests boot it, so import only files that you trust."""
     set_global_options(json=json, debug=debug)
-    from kmlab.cli import render
+    from kmlab.cli.output import render
     from kmlab.provision.kernels import kernel_store
 
     render.built_kernels([kernel_store.import_kernel(file)], as_json=json)

@@ -65,7 +65,7 @@ def init(
     set_global_options(json=json, debug=debug)
     from json import dumps
 
-    from kmlab.cli import render
+    from kmlab.cli.output import render
     from kmlab.common import paths
     from kmlab.common.errors import ConfigError, LabError
     from kmlab.config import catalog
@@ -132,7 +132,7 @@ def doctor(
 ) -> None:
     """Check this host for what breaks or slows a lab. Print the command that fixes each problem."""
     set_global_options(json=json, debug=debug)
-    from kmlab.cli import render
+    from kmlab.cli.output import render
     from kmlab.host.hypervisor import doctor as host_doctor
     from kmlab.provision.plan.plan import installed_firmware
 
@@ -166,7 +166,7 @@ def selftest(
     import tempfile
     from json import dumps
 
-    from kmlab.cli import render
+    from kmlab.cli.output import render
     from kmlab.common import paths
     from kmlab.config import catalog
     from kmlab.host.hypervisor import doctor as host_doctor
@@ -227,7 +227,7 @@ def reset(
 
 def _start_guests(opened: Lab, specs: list[GuestSpec], json: bool, what: GuestsSchema, *, fresh: bool) -> None:
     """Start guests in parallel, and print their records. Without `fresh`, modules that are kept loaded stay."""
-    from kmlab.cli import render
+    from kmlab.cli.output import render
     from kmlab.provision import lifecycle
     from kmlab.run import parallel
 
@@ -252,7 +252,7 @@ def down(
 ) -> None:
     """Stop guests. The next start restores them clean."""
     set_global_options(json=json, debug=debug)
-    from kmlab.cli import render
+    from kmlab.cli.output import render
     from kmlab.provision import cache, lifecycle
 
     opened, host = open_lab(lab), real_host()
@@ -273,7 +273,7 @@ def destroy(
 ) -> None:
     """Remove the whole lab: processes, disks, sockets."""
     set_global_options(json=json, debug=debug)
-    from kmlab.cli import render
+    from kmlab.cli.output import render
     from kmlab.provision import lifecycle
 
     opened, host = open_lab(lab), real_host()
@@ -287,7 +287,7 @@ def destroy(
 def image_list(lab: LabFile = None, json: Json = False, debug: Debug = False) -> None:
     """List the images that a lab can use. Show which of them are in the cache."""
     set_global_options(json=json, debug=debug)
-    from kmlab.cli import render
+    from kmlab.cli.output import render
     from kmlab.config.lab import find_lab
     from kmlab.provision import cache
 
@@ -312,7 +312,7 @@ def image_pull(
 ) -> None:
     """Download the newest published images, and verify them."""
     set_global_options(json=json, debug=debug, verbose=verbose)
-    from kmlab.cli import render
+    from kmlab.cli.output import render
     from kmlab.common.errors import ConfigError
     from kmlab.config.lab import find_lab
     from kmlab.provision import lifecycle
@@ -350,7 +350,7 @@ def image_build(
 ) -> None:
     """Build an image from its distribution's signed packages."""
     set_global_options(json=json, debug=debug, verbose=verbose)
-    from kmlab.cli import render
+    from kmlab.cli.output import render
     from kmlab.config.lab import find_lab
     from kmlab.provision import lifecycle
 
@@ -373,7 +373,7 @@ def image_kernels(
 ) -> None:
     """List the kernels that `kernel:` can name for an image. Each has headers in the image's archive."""
     set_global_options(json=json, debug=debug)
-    from kmlab.cli import render
+    from kmlab.cli.output import render
     from kmlab.config.lab import find_lab
     from kmlab.provision import lifecycle
 
@@ -386,7 +386,7 @@ def image_kernels(
 def image_verify(lab: LabFile = None, json: Json = False, debug: Debug = False) -> None:
     """Verify the cached images again. Compare them with recorded digests and publishers' signatures."""
     set_global_options(json=json, debug=debug)
-    from kmlab.cli import render
+    from kmlab.cli.output import render
     from kmlab.config.lab import find_lab
     from kmlab.provision import cache
 
@@ -400,7 +400,7 @@ def image_verify(lab: LabFile = None, json: Json = False, debug: Debug = False) 
 def image_prune(lab: LabFile = None, json: Json = False, debug: Debug = False) -> None:
     """Remove every cached file that no guest uses."""
     set_global_options(json=json, debug=debug)
-    from kmlab.cli import render
+    from kmlab.cli.output import render
     from kmlab.provision import cache
 
     removed, freed = cache.prune()

@@ -139,7 +139,7 @@ def run(
     """
     set_global_options(json=json, debug=debug, verbose=verbose)
     check_compact(compact, json)
-    from kmlab.cli import render
+    from kmlab.cli.output import render
     from kmlab.report import formats as reports
     from kmlab.report import timeline as pictures
     from kmlab.run import parallel
@@ -212,7 +212,7 @@ def test(
     """
     set_global_options(json=json, debug=debug, verbose=verbose)
     check_compact(compact, json)
-    from kmlab.cli import render
+    from kmlab.cli.output import render
     from kmlab.common.errors import ConfigError
     from kmlab.config.lab import DEFAULTS
     from kmlab.config.run_options import Options
@@ -351,7 +351,7 @@ def crashes(
 ) -> None:
     """Find the crashes in a saved kernel log. This needs no guest."""
     set_global_options(json=json, debug=debug)
-    from kmlab.cli import render
+    from kmlab.cli.output import render
     from kmlab.diagnosis import saved_log
 
     judged = saved_log.judge_file(file, module, _built_by_lab(module, lab) if module else ())
@@ -375,7 +375,7 @@ def _built_by_lab(module: Path, lab: Path | None) -> list[Path]:
 
 
 def _judge_ktap(file: str, writers: Reports, *, github: bool, json: bool, compact: bool) -> NoReturn:
-    from kmlab.cli import render
+    from kmlab.cli.output import render
     from kmlab.run.result import document
     from kmlab.run.saved_result import saved_result
 
@@ -392,7 +392,7 @@ def _judge_ktap(file: str, writers: Reports, *, github: bool, json: bool, compac
 
 
 def _secure_boot_matrix(host: Host, lab: Lab, directory: Path, specs: list[GuestSpec], json: bool) -> NoReturn:
-    from kmlab.cli import render
+    from kmlab.cli.output import render
     from kmlab.secure_boot import matrix
 
     with render.reporting() as events:
@@ -418,7 +418,7 @@ def _steps(
 ) -> None:
     import dataclasses
 
-    from kmlab.cli import render
+    from kmlab.cli.output import render
     from kmlab.run import parallel
 
     host = real_host()
@@ -436,7 +436,7 @@ def _steps(
 
 def _write_reports(writers: Reports, results: list[RunResult], *, github: bool, json: bool) -> list[KmlabError]:
     """Write the reports and GitHub's annotations. Return what could not be written."""
-    from kmlab.cli import render
+    from kmlab.cli.output import render
     from kmlab.common.errors import LabError
     from kmlab.report.formats.github import add_job_summary, github_annotations
 
@@ -535,7 +535,7 @@ def _end(
     table: bool = False,
     problems: Sequence[KmlabError] = (),
 ) -> NoReturn:
-    from kmlab.cli import render
+    from kmlab.cli.output import render
     from kmlab.report import grid
     from kmlab.run.result import document
 

@@ -149,7 +149,7 @@ def open_lab_for(
 
 def use_default_lab(settings: GuestSettings) -> Lab:
     """Return the lab of defaults of this folder, and say so in one line."""
-    from kmlab.cli import render
+    from kmlab.cli.output import render
     from kmlab.config import default_lab
 
     made = default_lab.default_lab(Path.cwd(), settings)
@@ -181,7 +181,7 @@ def select_guests(lab: Lab, names: list[str] | None, every: bool = False) -> lis
 
 def real_host() -> Host:
     """Build the real Host, and show the programs that it runs: a failed one always, every one with --verbose."""
-    from kmlab.cli.progress import show_program
+    from kmlab.cli.output.progress import show_program
     from kmlab.host.process.command import observe_programs
 
     def show(program: ProgramRun) -> None:

@@ -68,7 +68,7 @@ def sign(
 ) -> None:
     """Sign modules, enrol the lab's key, or explain a signature."""
     set_global_options(json=json, debug=debug, verbose=verbose)
-    from kmlab.cli import render
+    from kmlab.cli.output import render
     from kmlab.common.errors import ConfigError
     from kmlab.secure_boot import sign_text
 
@@ -114,7 +114,7 @@ def _sign(
     mok: bool,
     via_mokmanager: bool,
 ) -> SignResult:
-    from kmlab.cli import render
+    from kmlab.cli.output import render
     from kmlab.provision import lifecycle
     from kmlab.provision.plan import lab_key
     from kmlab.secure_boot import sign_files
@@ -158,7 +158,7 @@ def why(
     This asks the machine's own kernel, loads nothing, and prints the commands that mend it.
     """
     set_global_options(json=json, debug=debug)
-    from kmlab.cli import render
+    from kmlab.cli.output import render
     from kmlab.secure_boot import sign_text, this_host
 
     state, explained = _on_this_host(files, cert, lab)
@@ -186,7 +186,7 @@ def _on_this_host(files: list[Path], cert: Path | None, lab: Path | None) -> tup
 
 
 def _explain(files: list[Path], cert: Path | None, lab: Path | None, json: bool) -> None:
-    from kmlab.cli import render
+    from kmlab.cli.output import render
     from kmlab.config.default_lab import find_default_lab
     from kmlab.config.lab import find_lab
     from kmlab.host.key_files import load_certificate

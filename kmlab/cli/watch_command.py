@@ -84,7 +84,7 @@ def watch(
 ) -> None:
     """Run a module now and again on each save, until Ctrl-C."""
     set_global_options(json=json, debug=debug, verbose=verbose)
-    from kmlab.cli import watch_screen
+    from kmlab.cli.output import watch_screen
     from kmlab.config.lab import DEFAULTS
     from kmlab.host.process.file_watch import FileWatcher
     from kmlab.provision import lifecycle

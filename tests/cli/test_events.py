@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from kmlab.cli import render
+from kmlab.cli.output import render
 from kmlab.common.errors import LabError
 from kmlab.common.events import Deadline, Event, Finished, Progress, Stage, Started, printable
 

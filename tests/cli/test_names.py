@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kmlab.cli import progress, render
+from kmlab.cli.output import progress, render
 from kmlab.common import paths
 from kmlab.common.events import Event, Finished, Note, Started, escape_surrogates, printable
 from kmlab.config.lab import Lab

@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from kmlab.cli.watch_screen import Screen
+from kmlab.cli.output.watch_screen import Screen
 from kmlab.common.errors import ConfigError
 from kmlab.common.events import Note, Progress, Started
 from kmlab.config.lab import Expect

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kmlab.cli import progress, render
+from kmlab.cli.output import progress, render
 from kmlab.config.lab import Expect
 from kmlab.host.process.command import ProgramRun
 from kmlab.kernel.crash.stack_trace import Section

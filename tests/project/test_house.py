@@ -48,7 +48,7 @@ FLOORS = (
     ("run/steps",),
     ("run",),
     ("report", "secure_boot", "selftest", "debugger"),
-    ("report/formats", "cli/help"),
+    ("report/formats", "cli/help", "cli/output"),
     # Imported by nobody.
     ("cli", "testing"),
     ("__main__",),
@@ -63,7 +63,7 @@ ONLY_IN = {
     "paramiko": {"host/channel/ssh.py"},
     "pycdlib": {"host/disk/disks.py"},
     "subprocess": {"host/process/command.py"},
-    "rich": {"cli/progress.py", "cli/watch_screen.py"},
+    "rich": {"cli/output/progress.py", "cli/output/watch_screen.py"},
     "watchfiles": {"host/process/file_watch.py"},
     "urllib3": {"host/net/download.py"},
 }
@@ -215,7 +215,7 @@ def test_cli_is_imported_by_nobody_and_alone_imports_typer() -> None:
 def test_only_render_prints_and_progress_beside_it() -> None:
     # The worker's stdout is its side of a conversation, and the terminal is the person's own while they are joined.
     allowed = {
-        *("cli/render.py", "cli/progress.py"),
+        *("cli/output/render.py", "cli/output/progress.py"),
         *("host/hypervisor/libvirt_worker.py", "host/process/terminal.py"),
     }
     wrong = []

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from kmlab.cli.progress import Activities, Lines
+from kmlab.cli.output.progress import Activities, Lines
 from kmlab.common import paths
 from kmlab.common.errors import ConfigError, HypervisorError, LabError
 from kmlab.common.events import Deadline, Event, Finished, Note, Progress, Started, silent
@@ -356,7 +356,7 @@ def test_without_a_terminal_a_long_wait_is_told_now_and_then_with_its_guest() ->
 def test_at_a_terminal_each_guest_has_a_line_of_its_own_and_what_is_done_stays() -> None:
     program = (
         "import time\n"
-        "from kmlab.cli.progress import reporting\n"
+        "from kmlab.cli.output.progress import reporting\n"
         "from kmlab.common.events import Finished, Progress, Started\n"
         "with reporting() as report:\n"
         "    report(Started('newer', 'baking the base'))\n"

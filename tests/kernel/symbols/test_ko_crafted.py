@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from kmlab.cli import render
+from kmlab.cli.output import render
 from kmlab.kernel.crash.source_lines import located, symbols_of
 from kmlab.kernel.crash.stack_trace import Frame
 from kmlab.kernel.module.modinfo import parse_modinfo

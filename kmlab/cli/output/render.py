@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kmlab.cli import progress
+from kmlab.cli.output import progress
 from kmlab.common import folder_tree
 from kmlab.common.errors import KmlabError
 from kmlab.common.events import escape_surrogates, printable

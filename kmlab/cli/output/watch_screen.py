@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from kmlab.cli import render
-from kmlab.cli.progress import lines_written_by
+from kmlab.cli.output import render
+from kmlab.cli.output.progress import lines_written_by
 from kmlab.common.errors import KmlabError
 from kmlab.common.events import Event, EventSink, Finished, Note, Progress, Started, printable
 from kmlab.diagnosis.console import Follower

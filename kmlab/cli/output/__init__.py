@@ -1,0 +1,1 @@
+"""Write to the terminal: verdicts, lists, progress, and the screen of `kmlab watch`."""
