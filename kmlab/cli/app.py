@@ -22,6 +22,7 @@ from kmlab.cli import (
     lab_commands,
     module_commands,
     sign_commands,
+    torture_command,
     watch_command,
 )
 from kmlab.cli.help.command_help import Command
@@ -62,6 +63,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     module_commands.run,
     watch_command.watch,
     module_commands.test,
+    torture_command.torture,
     module_commands.build,
     module_commands.load,
     module_commands.unload,

@@ -485,7 +485,7 @@ def options_of(
         keep=keep,
         params=dict(parse_param(text) for text in param or []),
         exercise=exercise,
-        timeout=_seconds(timeout) if timeout else None,
+        timeout=seconds_of(timeout) if timeout else None,
         sign=sign or "auto",
         ask=ask_passphrase,
     )
@@ -516,15 +516,16 @@ def sign_choice(no_sign: bool, sign_with: str | None) -> str | None:
     return "no" if no_sign else sign_with
 
 
-def _seconds(timeout: str) -> float:
+def seconds_of(text: str, option: str = "--timeout") -> float:
+    """Return the seconds of a time that an option gives."""
     from kmlab.common.errors import ConfigError
     from kmlab.config.yaml.reader import quoted
     from kmlab.config.yaml.types import parse_duration
 
     try:
-        return parse_duration(timeout)
+        return parse_duration(text)
     except ConfigError as error:
-        raise ConfigError(f"--timeout {quoted(timeout)} {error.message}", error.hint) from None
+        raise ConfigError(f"{option} {quoted(text)} {error.message}", error.hint) from None
 
 
 def _end(

@@ -21,6 +21,23 @@ def signs(key: str, spec: GuestSpec) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TorturePlan:
+    """What a torture tries: see kmlab/run/torture."""
+
+    groups: tuple[str, ...] = ()
+    """Only these kinds; empty for all."""
+    only: str | None = None
+    """Only this case."""
+    done: frozenset[str] = frozenset()
+    """Cases that earlier runs of the same torture have tried."""
+    repeat: int = 20
+    """How often the module is loaded and unloaded in a row."""
+    seed: int = 1
+    until: float | None = None
+    """No case begins after this time of the monotonic clock; None for no limit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """The options that the user gave for one run."""
 
@@ -42,6 +59,8 @@ class Options:
     """Asks for the passphrase of an encrypted key."""
     steps: tuple[str, ...] = ("build", "load", "exercise", "unload")
     """The steps to run; the sync always comes first."""
+    torture: TorturePlan | None = None
+    """Torture the module instead of running it once."""
     siblings: int = 1
     """The number of runs of the same command. Their folders are kept until it ends, even beyond `keep_runs`."""
     outdated: Callable[[], bool] | None = field(default=None, repr=False, compare=False)

@@ -700,9 +700,42 @@ class SecureBootDocument(TypedDict):
     cells: list[MatrixCell]
 
 
+class TortureCaseReport(TypedDict):
+    """One case of a torture."""
+
+    guest: str
+    case: str
+    """Its name, for --case; `plain` for the ordinary run that comes first."""
+    group: str
+    what: str
+    """What it does; of a group that the guest's kernel does not allow, why it was left out."""
+    outcome: str
+    """pass, skipped, or as in kmlab.run/1."""
+    ok: bool
+    failed_call: str | None
+    """The call that was made to fail: `function (file:line)`."""
+    title: str | None
+    reason: str | None
+    crashes: list[CrashReport]
+    seconds: float
+    directory: str | None
+    """The evidence of the run in which it went wrong."""
+
+
+class TortureDocument(TypedDict):
+    """What `kmlab torture --json` prints."""
+
+    schema: Literal["kmlab.torture/1"]
+    module: str
+    seed: int
+    ok: bool
+    cases: list[TortureCaseReport]
+
+
 Document = (
     ErrorDocument
     | RunDocument
+    | TortureDocument
     | CrashesDocument
     | GuestsDocument
     | StatusDocument

@@ -11,7 +11,7 @@ from kmlab.diagnosis.console import RunLog
 from kmlab.kernel.crash.crash import Crash, benign_note, lockdep_off, outcome_of
 from kmlab.kernel.ktap.case_results import TestOutput
 from kmlab.kernel.log.taint import find_unexplained
-from kmlab.run.context.results import Results
+from kmlab.run.context.results import Results, TortureStepResult
 from kmlab.run.result import unmet_crash, unmet_log, worst
 
 
@@ -81,6 +81,8 @@ def state_left(results: Results, log: RunLog, verdict: Verdict, keep: bool) -> t
         return "dirty", "its console fell silent in the last run"
     if verdict.lockdep_off:
         return "dirty", "lockdep turned itself off in the last run"
+    if results.all(TortureStepResult):
+        return "dirty", "a torture ran in it"
     if results.failure == "not-listed":
         return "dirty", "insmod reported success but did not load a module"
     if results.left_dependencies:

@@ -46,6 +46,8 @@ class FakeModule:
     unload: Act = Act()
     exercises: dict[str, Act] = field(default_factory=dict)
     """How its exercises behave that are not as `exercise`, by command."""
+    torture: dict[str, Act] = field(default_factory=dict)
+    """How it behaves in cases of a torture, by the case's name; well in others."""
     files: tuple[tuple[bytes, bytes], ...] = ()
     """The files that it leaves for `collect`: path and content."""
 

@@ -44,7 +44,8 @@ FLOORS = (
     # What a guest's console and memory tell; a run; what is made of its result.
     ("diagnosis",),
     ("run/build",),
-    ("run/context",),
+    ("run/context", "run/torture"),
+    ("run/steps/checks",),
     ("run/steps",),
     ("run",),
     ("report", "secure_boot", "selftest", "debugger"),

@@ -55,8 +55,8 @@ READ_SLABS = "grep -H -A 24 -E '^ *[0-9]+ 0xffff' /sys/kernel/debug/slab/*/alloc
 """A shell line that prints where objects were allocated whose allocating code is not in any loaded module."""
 READ_VMALLOC = "grep -E ' 0xffff[0-9a-f]+ ' /proc/vmallocinfo"
 """A shell line that prints the areas of vmalloc() whose allocating code is not in any loaded module."""
-READ_ALLOCATIONS = "echo '{ranges}' > /sys/kernel/debug/kmemleak_by; cat /sys/kernel/debug/kmemleak_by"
-"""A shell line that prints what code in these ranges of addresses (`FROM-TO FROM-TO`, in hex) has allocated."""
+READ_ALLOCATIONS = "echo '{modules}' > /sys/kernel/debug/kmemleak_by; cat /sys/kernel/debug/kmemleak_by"
+"""A shell line that prints what these modules (names with blanks between) have allocated and not freed."""
 SCAN_KMEMLEAK = "echo scan > /sys/kernel/debug/kmemleak"
 READ_KMEMLEAK = "cat /sys/kernel/debug/kmemleak"
 

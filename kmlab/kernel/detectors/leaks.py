@@ -7,11 +7,15 @@ functions are plain addresses there; the run knows where its sections were.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
+
+from kmlab.kernel.symbols.elf import MalformedModule
+from kmlab.kernel.symbols.symbolizer import ModuleSymbols
 
 
 class CodeRange(NamedTuple):
@@ -49,6 +53,7 @@ _CACHE = re.compile(r"kmalloc-(?:[a-z]+-)*(?P<size>\d+)(?P<unit>[kM]?)")
 _OBJECT = re.compile("^unreferenced object ", re.MULTILINE)
 _RAW = re.compile(r"\b0x([0-9a-f]{8,16})\b|\[<([0-9a-f]{8,16})>\]")
 _FRAME = re.compile(r"^ +\[<[0-9a-f]+>\] (?P<name>\S.*)$", re.MULTILINE)
+_PLACE = re.compile(r"\b(?P<module>[\w-]{1,64}):(?P<part>text|init)\+0x(?P<offset>[0-9a-f]{1,8})\b")
 _ALLOCATOR = re.compile(
     r"(?:__|___)?(?:kmem_cache_alloc|kmalloc|kzalloc|kcalloc|krealloc|kvmalloc|kvzalloc|kvrealloc|kmemdup|kstrdup|kstrndup"
     r"|kasprintf|kvasprintf|kmemleak|vmalloc|vzalloc|vmap_|pcpu_|alloc_percpu|alloc_pages|get_free_pages|slab_|do_kmalloc"
@@ -108,6 +113,24 @@ def parse_kmemleak(text: str, ranges: Sequence[CodeRange]) -> list[str]:
         if any(name in report for name in names)
         or any(_is_in(int(match[1] or match[2], 16), ranges) for match in _RAW.finditer(report))
     ][:_MOST]
+
+
+def parse_allocations(text: str, symbols: Mapping[str, ModuleSymbols]) -> list[str]:
+    """Return the reports of what these modules allocated, with the names of their functions.
+
+    guests/kernel/append/mm/kmemleak.c writes a place in a module as NAME:text+OFFSET or NAME:init+OFFSET.
+    """
+
+    def named(match: re.Match[str]) -> str:
+        found = None
+        if match["module"] in symbols:
+            with contextlib.suppress(MalformedModule):  # a build may write anything
+                found = symbols[match["module"]].symbol_in_code(match["part"], int(match["offset"], 16))
+        if found is None:
+            return match[0]
+        return f"{found.function}+0x{found.offset:x}/0x{found.size or 0:x} [{match['module']}]"
+
+    return parse_kmemleak(_PLACE.sub(named, text), [CodeRange(name, 0, 0) for name in symbols])
 
 
 def split_reports(reports: Sequence[str], ranges: Sequence[CodeRange]) -> tuple[list[str], list[str]]:

@@ -71,6 +71,7 @@ class Section(NamedTuple):
     link: int
     info: int
     header_offset: int
+    align: int = 1
 
     @property
     def executable(self) -> bool:
@@ -119,6 +120,21 @@ class ObjectFile:
             return b""
         raw = self.image[section.offset : section.offset + section.size]
         return _decompressed(raw, self.name) if section.compressed else raw
+
+    def code_at(self, part: str, offset: int) -> tuple[Section, int] | None:
+        """Return the section and the offset in it of a place in the code that a kernel has loaded.
+
+        `part` is `init`, which the kernel frees after the init function, or `text`. In each the kernel puts the
+        sections in the order of the file (kernel/module/main.c, layout_sections).
+        """
+        begin = 0
+        for section in self.sections:
+            if section.executable and section.name.startswith(".init") == (part == "init"):
+                begin += -begin % max(section.align, 1)
+                if begin <= offset < begin + section.size:
+                    return section, offset - begin
+                begin += section.size
+        return None
 
     def section(self, number: int) -> Section | None:
         """Return the section of that index; None for the reserved numbers, and for none."""
@@ -258,7 +274,7 @@ def _read_sections(image: bytes, name: str) -> tuple[Section, ...]:
         raise truncated
     names = image[headers[names_index][4] : headers[names_index][4] + headers[names_index][5]]
     sections = tuple(
-        Section(i, _string(names, h[0]), h[1], h[2], h[4], h[5], h[6], h[7], table + i * entry_size)
+        Section(i, _string(names, h[0]), h[1], h[2], h[4], h[5], h[6], h[7], table + i * entry_size, h[8])
         for i, h in enumerate(headers)
     )
     if any(s.type != _SHT_NOBITS and s.offset + s.size > len(image) for s in sections):

@@ -173,6 +173,11 @@ class ModuleSymbols:
         size = self._size(first)
         return SymbolAt(first.name, offset - first.value, found.size - first.value if size is None else size)
 
+    def symbol_in_code(self, part: str, offset: int) -> SymbolAt | None:
+        """Return the function at `offset` in the code that a kernel has loaded; `part` as in ObjectFile.code_at."""
+        found = self._elf.code_at(part, offset)
+        return self.symbol_at(found[0].name, found[1]) if found else None
+
     def section_at(self, address: int, sections: Mapping[str, int]) -> tuple[str, int] | None:
         """Return the section and the offset in it of an address in a running kernel.
 

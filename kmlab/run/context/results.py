@@ -84,6 +84,19 @@ class CheckStepResult(StepResult):
 
 
 @dataclass(frozen=True, slots=True)
+class TortureStepResult(CheckStepResult):
+    """The result of one case of a torture, or of a group that the guest's kernel does not allow (`skipped`)."""
+
+    case: str = ""
+    """Its name; empty for a group."""
+    group: str = ""
+    what: str = ""
+    """What it does; of a group, why it was left out."""
+    failed_call: str = ""
+    """The call that was made to fail: function, file and line of the module; empty in other cases."""
+
+
+@dataclass(frozen=True, slots=True)
 class LoadStepResult(StepResult):
     """The result of loading one module with insmod."""
 

@@ -14,15 +14,16 @@ from kmlab.run.context.run_context import RunContext
 from kmlab.run.steps.arm import arm
 from kmlab.run.steps.baseline import record_baseline
 from kmlab.run.steps.build import build
+from kmlab.run.steps.checks.kunit_results import read_kunit_results
+from kmlab.run.steps.checks.leak_check import check_leaks
+from kmlab.run.steps.checks.slab_check import check_slabs
 from kmlab.run.steps.collect import collect
 from kmlab.run.steps.exercise import exercise
-from kmlab.run.steps.kunit_results import read_kunit_results
-from kmlab.run.steps.leak_check import check_leaks
 from kmlab.run.steps.load import load
 from kmlab.run.steps.settle import settle
 from kmlab.run.steps.sign import sign
-from kmlab.run.steps.slab_check import check_slabs
 from kmlab.run.steps.sync import sync
+from kmlab.run.steps.torture import torture
 from kmlab.run.steps.unload import unload
 
 StepFunction = Callable[[RunContext, Results], Sequence[StepResult]]
@@ -33,12 +34,14 @@ STEPS: tuple[StepFunction, ...] = (
     *(check_slabs, unload, check_leaks),
     settle,
 )
+TORTURE_STEPS: tuple[StepFunction, ...] = (sync, record_baseline, build, sign, arm, torture, settle)
+"""The steps of `kmlab torture`: its cases load and unload the module themselves."""
 
 
 def run_steps(context: RunContext) -> Results:
     """Run all steps while the guest lives."""
     results = Results()
-    for step in STEPS:
+    for step in TORTURE_STEPS if context.options.torture else STEPS:
         if not results.alive or context.console.panicked:
             break
         results = results.plus(step(context, results))

@@ -31,11 +31,7 @@ def load(context: RunContext, so_far: Results) -> Sequence[LoadStepResult]:
     context.guest.begin_run(context.module.name if loads else None)
     if not build.ok:
         return ()
-    if so_far.baseline.names is not None and not build.names & so_far.modules[0]:
-        guest_commands.note_names(context.guest, context.module.name, so_far.baseline.names)
-    context.wait_for_mark(context.console.begin)
-    if context.console.deaf and not so_far.baseline.unused:
-        raise UnfitGuest("its console had fallen silent")
+    begin_loads(context, so_far)
     if context.module.load == "modprobe" and "load" in context.options.steps:
         places = [path for path, _ in build.modules]
         deadline = Deadline(context.build_patience)
@@ -50,6 +46,15 @@ def load(context: RunContext, so_far: Results) -> Sequence[LoadStepResult]:
         else:
             results.append(_load(context, so_far.plus(results), path, info, build.outside if not results else ()))
     return results
+
+
+def begin_loads(context: RunContext, so_far: Results) -> None:
+    """Note what the guest had before the first load. Raise UnfitGuest if its console is deaf."""
+    if so_far.baseline.names is not None and not so_far.build.names & so_far.modules[0]:
+        guest_commands.note_names(context.guest, context.module.name, so_far.baseline.names)
+    context.wait_for_mark(context.console.begin)
+    if context.console.deaf and not so_far.baseline.unused:
+        raise UnfitGuest("its console had fallen silent")
 
 
 _UNSAFE = ("init-crash", "init-hang", "killed")
@@ -78,7 +83,7 @@ def _load(context: RunContext, so_far: Results, path: str, info: ModInfo, outsid
     position = context.console.position()
     with context.step("load") as timer:
         timer.stage.detail = info.name
-        params = format_params(_params_of(context, so_far, path, info))
+        params = format_params(params_of(context, so_far, path, info))
         command = functools.partial(
             guest_commands.load,
             context.guest,
@@ -166,7 +171,7 @@ def _reason(context: RunContext, so_far: Results, path: str, info: ModInfo, fail
     return failure.reason
 
 
-def _params_of(context: RunContext, so_far: Results, path: str, info: ModInfo) -> dict[str, Param]:
+def params_of(context: RunContext, so_far: Results, path: str, info: ModInfo) -> dict[str, Param]:
     """Return the parameters that this module has.
 
     The last module also gets the parameters that no module has, so that the kernel reports them.

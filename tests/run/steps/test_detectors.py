@@ -11,8 +11,8 @@ from kmlab.host.channel.ssh import Answer
 from kmlab.kernel.detectors.detectors import DETECTORS, Detector
 from kmlab.run.context.results import ArmStepResult, Baseline, Results
 from kmlab.run.steps.arm import arm
-from kmlab.run.steps.leak_check import check_leaks
-from kmlab.run.steps.slab_check import check_slabs
+from kmlab.run.steps.checks.leak_check import check_leaks
+from kmlab.run.steps.checks.slab_check import check_slabs
 
 
 @dataclass

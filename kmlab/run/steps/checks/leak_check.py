@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 from kmlab.kernel.detectors.detectors import (
     READ_ALLOCATIONS,
@@ -20,13 +21,15 @@ from kmlab.kernel.detectors.leaks import (
     format_reports,
     new_leaks,
     object_of,
+    parse_allocations,
     parse_kmemleak,
     parse_slab_traces,
     parse_vmalloc_areas,
     split_reports,
 )
 from kmlab.kernel.symbols.elf import MalformedModule, read_object
-from kmlab.run.context.results import ArmStepResult, CheckStepResult, Results
+from kmlab.kernel.symbols.symbolizer import ModuleSymbols
+from kmlab.run.context.results import ArmStepResult, CheckStepResult, LoadStepResult, Results
 from kmlab.run.context.run_context import RunContext
 
 _PATIENCE = 60.0
@@ -38,42 +41,49 @@ _MIN_AGE = 5.2
 
 
 def check_leaks(context: RunContext, so_far: Results) -> Sequence[CheckStepResult]:
-    """Ask the kernel's detectors what is left of the module, if it was loaded and is unloaded again."""
+    """Ask the kernel's detectors what is left of the modules, if they are unloaded again or did not load."""
     if not so_far.detectors or not context.usable:
         return ()
     found: list[str] = []
     with context.step("leaks") as timer:
-        ranges = _ranges(so_far)
-        if ranges and so_far.loaded and not so_far.left_loaded:
-            found = _find(context, so_far, ranges)
+        if not so_far.left_loaded:
+            found = _find(context, so_far)
         if line := disarm_line(so_far.detectors):
             context.guest.run(line, context.deadline(_PATIENCE))
     return [timer.result(CheckStepResult, reports=tuple(found))]
 
 
-def _find(context: RunContext, so_far: Results, ranges: Sequence[CodeRange]) -> list[str]:
+def _find(context: RunContext, so_far: Results) -> list[str]:
     if so_far.has_detector("allocations"):
-        return _allocated(context, so_far, ranges)
+        tried = [step for step in so_far.all(LoadStepResult) if step.outcome != "skipped"]
+        return find_allocations(context, so_far) if tried else []
+    ranges = _ranges(so_far)
+    if not ranges or not so_far.loaded:
+        return []
     return _kept(context, so_far, ranges) or _lost(context, so_far, ranges)
 
 
-def _allocated(context: RunContext, so_far: Results, ranges: Sequence[CodeRange]) -> list[str]:
-    """Return what is still allocated for the module.
+def find_allocations(context: RunContext, so_far: Results) -> list[str]:
+    """Return reports of what the build's modules have allocated and is still allocated; none may be loaded.
 
     What a function of the kernel allocated for it may be the kernel's own by now: then only kmemleak can tell.
     """
-    reports = _list_allocated(context, ranges)
+    symbols = {info.name: ModuleSymbols(so_far.build.images[path], info.name) for path, info in so_far.build.modules}
+    reports = _list_allocated(context, symbols)
     if not reports or context.console.over.wait(_FREED_LATER):
         return []
     before = {object_of(report) for report in reports}
-    own, other = split_reports([r for r in _list_allocated(context, ranges) if object_of(r) in before], ranges)
-    return own or (_lost(context, so_far, ranges) if other else [])
+    own, other = split_reports([r for r in _list_allocated(context, symbols) if object_of(r) in before], ())
+    if own or not other:
+        return own
+    lost = _scan(context, so_far)
+    return [report for report in other if f"{object_of(report)}\n" in lost]
 
 
-def _list_allocated(context: RunContext, ranges: Sequence[CodeRange]) -> list[str]:
-    words = " ".join(f"{place.begin:x}-{place.end:x}" for place in ranges)
-    line = READ_ALLOCATIONS.replace("{ranges}", words)
-    return parse_kmemleak(context.guest.run(line, context.deadline(_PATIENCE)).text, ranges)
+def _list_allocated(context: RunContext, symbols: Mapping[str, ModuleSymbols]) -> list[str]:
+    words = " ".join(name for name in symbols if re.fullmatch(r"[\w-]{1,55}", name))
+    line = READ_ALLOCATIONS.replace("{modules}", words)
+    return parse_allocations(context.guest.run(line, context.deadline(_PATIENCE)).text, symbols)
 
 
 def _kept(context: RunContext, so_far: Results, ranges: Sequence[CodeRange]) -> list[str]:
@@ -95,16 +105,18 @@ def _listed(context: RunContext, ranges: Sequence[CodeRange]) -> list[Leak]:
 
 
 def _lost(context: RunContext, so_far: Results, ranges: Sequence[CodeRange]) -> list[str]:
-    """Return the memory to which kmemleak finds no pointer any more, in the second of two scans.
+    """Return reports of the memory that code in these ranges has allocated and to which no pointer exists any more."""
+    return parse_kmemleak(_scan(context, so_far), ranges)
+
+
+def _scan(context: RunContext, so_far: Results) -> str:
+    """Return kmemleak's reports of the memory to which no pointer exists any more, after the second of two scans.
 
     An object is only reported if its content is the same in both (mm/kmemleak.c, kmemleak_scan()).
     """
-    if not so_far.has_detector("kmemleak"):
-        return []
-    if context.console.over.wait(_MIN_AGE):
-        return []
-    line = f"{SCAN_KMEMLEAK}; {SCAN_KMEMLEAK}; {READ_KMEMLEAK}"
-    return parse_kmemleak(context.guest.run(line, context.deadline(_PATIENCE)).text, ranges)
+    if not so_far.has_detector("kmemleak") or context.console.over.wait(_MIN_AGE):
+        return ""
+    return context.guest.run(f"{SCAN_KMEMLEAK}; {SCAN_KMEMLEAK}; {READ_KMEMLEAK}", context.deadline(_PATIENCE)).text
 
 
 def _ranges(so_far: Results) -> list[CodeRange]:

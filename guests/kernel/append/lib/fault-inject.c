@@ -1,0 +1,74 @@
+
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * kmlab adds this to the end of lib/fault-inject.c in the kernels that it builds.
+ *
+ * Write N to /sys/kernel/debug/fail_nth_in_init: in the next init function of a module, the Nth call that can be made to
+ * fail does fail. Then read: "0" if that happened, "K" if N is K larger than the number of such calls, "-" if no module
+ * was loaded since. /proc/PID/fail-nth counts all of a system call instead; of insmod's more than two hundred points the
+ * module's own are the last few.
+ */
+#include <linux/module.h>
+
+static int kmlab_fail_nth, kmlab_points_left = -1;
+
+static int kmlab_begin_init(struct notifier_block *block, unsigned long state, void *module)
+{
+	if (state == MODULE_STATE_COMING && kmlab_fail_nth) {
+		current->fail_nth = kmlab_fail_nth;
+		kmlab_fail_nth = 0;
+	}
+	return NOTIFY_OK;
+}
+
+static int kmlab_end_init(struct notifier_block *block, unsigned long state, void *module)
+{
+	if (state == MODULE_STATE_LIVE || (state == MODULE_STATE_GOING && kmlab_points_left < 0)) {
+		kmlab_points_left = current->fail_nth;
+		current->fail_nth = 0;
+	}
+	return NOTIFY_OK;
+}
+
+/* The other callbacks allocate too: init begins after all of them, and ends before. */
+static struct notifier_block kmlab_begin = { .notifier_call = kmlab_begin_init, .priority = INT_MIN };
+static struct notifier_block kmlab_end = { .notifier_call = kmlab_end_init, .priority = INT_MAX };
+
+static ssize_t kmlab_write_nth(struct file *file, const char __user *user, size_t size, loff_t *ppos)
+{
+	unsigned int nth;
+	int error = kstrtouint_from_user(user, size, 10, &nth);
+
+	if (error)
+		return error;
+	if (nth > INT_MAX)
+		return -EINVAL;
+	kmlab_points_left = -1;
+	kmlab_fail_nth = nth;
+	return size;
+}
+
+static ssize_t kmlab_read_nth(struct file *file, char __user *user, size_t size, loff_t *ppos)
+{
+	char text[16];
+	int length = kmlab_points_left < 0 ? scnprintf(text, sizeof(text), "-\n")
+					   : scnprintf(text, sizeof(text), "%d\n", kmlab_points_left);
+
+	return simple_read_from_buffer(user, size, ppos, text, length);
+}
+
+static const struct file_operations kmlab_nth_fops = {
+	.owner = THIS_MODULE,
+	.read = kmlab_read_nth,
+	.write = kmlab_write_nth,
+	.llseek = default_llseek,
+};
+
+static int __init kmlab_fail_init(void)
+{
+	register_module_notifier(&kmlab_begin);
+	register_module_notifier(&kmlab_end);
+	debugfs_create_file("fail_nth_in_init", 0600, NULL, NULL, &kmlab_nth_fops);
+	return 0;
+}
+late_initcall(kmlab_fail_init);

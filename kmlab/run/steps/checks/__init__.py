@@ -1,0 +1,1 @@
+"""Steps that ask the kernel what it has noticed, before and after the unload."""

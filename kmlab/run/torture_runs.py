@@ -1,0 +1,216 @@
+"""Torture a module: run it once, then its cases, each time in a fresh guest after the one that went wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from kmlab.common.errors import ConfigError
+from kmlab.common.events import EventSink
+from kmlab.config.lab import GuestSpec, Lab, Module
+from kmlab.config.run_options import Options, TorturePlan
+from kmlab.config.yaml.reader import quoted
+from kmlab.config.yaml.schema import nearest
+from kmlab.host import Host
+from kmlab.run import parallel
+from kmlab.run.build.sandbox_build import BuildCache
+from kmlab.run.context.results import TortureStepResult
+from kmlab.run.documents import TortureCaseReport, TortureDocument
+from kmlab.run.result import RunResult, crash_to_json
+from kmlab.run.run import run
+from kmlab.run.torture.groups import GROUPS
+
+_PLAIN = "plain"
+"""The name of the ordinary run that comes first."""
+_OUTSIDE = "outside"
+"""The name of what went wrong in no case: the guest does not start, or the module is not built."""
+
+
+@dataclass(frozen=True, slots=True)
+class CaseResult:
+    """What came of one case."""
+
+    guest: str
+    name: str
+    group: str
+    what: str
+    outcome: str
+    """pass, skipped, or the outcome of a run that went wrong."""
+    seconds: float
+    failed_call: str = ""
+    run: RunResult | None = None
+    """The run in which it went wrong; of `plain`, the ordinary run."""
+
+    @property
+    def ok(self) -> bool:
+        """Return whether nothing went wrong."""
+        return self.outcome in ("pass", "skipped") if self.name != _PLAIN else self.run is not None and self.run.ok
+
+
+OnCase = Callable[[CaseResult], None]
+
+
+def check_plan(plan: TorturePlan) -> None:
+    """Raise ConfigError if there is no such group."""
+    names = [group.name for group in GROUPS]
+    for name in plan.groups:
+        if name not in names:
+            raise ConfigError(f"--group {quoted(name)}: unknown group", nearest(name, names, "groups"))
+
+
+def torture(
+    host: Host,
+    lab: Lab,
+    specs: Sequence[GuestSpec],
+    module: Module,
+    options: Options,
+    plan: TorturePlan,
+    events: EventSink,
+    on_case: OnCase = lambda case: None,
+) -> list[CaseResult]:
+    """Torture the module in each of the guests; return the results of all cases, in order."""
+    builds = BuildCache()
+    results: dict[str, list[CaseResult]] = {}
+
+    def row(spec: GuestSpec, may_continue: parallel.MayContinue) -> None:
+        torture = _Torture(host, lab, spec, module, options, events, builds, on_case)
+        results[spec.name] = torture.results
+        torture.run(plan, may_continue)
+
+    parallel.run_in_parallel(host, lab, specs, row, events)
+    return [case for spec in specs for case in results[spec.name]]
+
+
+class _Torture:
+    """The torture of a module in one guest."""
+
+    def __init__(
+        self,
+        host: Host,
+        lab: Lab,
+        spec: GuestSpec,
+        module: Module,
+        options: Options,
+        events: EventSink,
+        builds: BuildCache,
+        on_case: OnCase,
+    ) -> None:
+        self.results: list[CaseResult] = []
+        self._run: Callable[[Options], RunResult] = lambda options: run(
+            host, lab, spec, module, options, events, builds
+        )
+        self._options = dataclasses.replace(options, fresh=True)
+        self._guest = spec.name
+        self._on_case = on_case
+
+    def run(self, plan: TorturePlan, may_continue: parallel.MayContinue) -> None:
+        """Run the cases of a plan; each run ends with the first case that goes wrong."""
+        if plan.only is None and not plan.groups and not self._plain():
+            return
+        done: frozenset[str] = frozenset()
+        while may_continue():
+            ended = self._run(dataclasses.replace(self._options, torture=dataclasses.replace(plan, done=done)))
+            steps = [step for step in ended.steps if isinstance(step, TortureStepResult)]
+            self._add_all(steps, ended, done)
+            tried = {step.case or step.group for step in steps if step.shown}
+            if ended.outcome != "pass" and not any(step.outcome not in ("ok", "skipped") for step in steps):
+                # The guest could not be started, or the module could not be built: no case is to blame.
+                about = (self._guest, _OUTSIDE, _OUTSIDE, "outside of any case")
+                self._add(CaseResult(*about, ended.outcome, ended.seconds, run=ended))
+                return
+            if not steps or steps[-1].outcome in ("ok", "skipped") or tried <= done:
+                return
+            done |= tried
+
+    def _plain(self) -> bool:
+        ended = self._run(self._options)
+        self._add(CaseResult(self._guest, _PLAIN, _PLAIN, "an ordinary run", ended.outcome, ended.seconds, run=ended))
+        return self.results[-1].ok
+
+    def _add_all(self, steps: Sequence[TortureStepResult], ended: RunResult, done: frozenset[str]) -> None:
+        for step in steps:
+            name = step.case or step.group
+            if name in done or not step.shown:
+                continue
+            wrong = step.outcome not in ("ok", "skipped")
+            outcome = ended.outcome if wrong else "skipped" if step.outcome == "skipped" else "pass"
+            case = CaseResult(self._guest, name, step.group, step.what, outcome, step.seconds, step.failed_call)
+            self._add(dataclasses.replace(case, run=ended if wrong else None))
+
+    def _add(self, case: CaseResult) -> None:
+        self.results.append(case)
+        self._on_case(case)
+
+
+def exit_code(results: Sequence[CaseResult]) -> int:
+    """Return 3 if the lab itself failed, 1 if a case went wrong, else 0."""
+    if any(case.outcome == "error" for case in results):
+        return 3
+    return 0 if all(case.ok for case in results) else 1
+
+
+def document(module: Module, results: Sequence[CaseResult], plan: TorturePlan) -> TortureDocument:
+    """Return what `--json` prints."""
+    return {
+        "schema": "kmlab.torture/1",
+        "module": module.name,
+        "seed": plan.seed,
+        "ok": exit_code(results) == 0,
+        "cases": [_to_json(case) for case in results],
+    }
+
+
+def _to_json(case: CaseResult) -> TortureCaseReport:
+    ended = case.run
+    return {
+        "guest": case.guest,
+        "case": case.name,
+        "group": case.group,
+        "what": case.what,
+        "outcome": case.outcome,
+        "ok": case.ok,
+        "failed_call": case.failed_call or None,
+        "title": ended.title if ended else None,
+        "reason": ended.reason if ended else None,
+        "crashes": [crash_to_json(crash) for crash in ended.crashes] if ended else [],
+        "seconds": round(case.seconds, 3),
+        "directory": str(ended.directory) if ended and ended.directory else None,
+    }
+
+
+def lines(results: Sequence[CaseResult]) -> list[str]:
+    """Return the table for people: a line for each group, and below it the cases that went wrong."""
+    by_group: dict[tuple[str, str], list[CaseResult]] = {}
+    for case in results:
+        by_group.setdefault((case.guest, case.group), []).append(case)
+    several = len({case.guest for case in results}) > 1
+    rows: list[str] = []
+    for (guest, group), cases in by_group.items():
+        name = f"{group} in {guest}" if several else group
+        rows.append(f"{name:10}  {_summary(cases)}")
+        rows += [f"  {text}" for case in cases if not case.ok for text in _case_lines(case)]
+    return rows
+
+
+def _summary(cases: Sequence[CaseResult]) -> str:
+    if cases[0].outcome == "skipped":
+        return f"left out: {cases[0].what}"
+    wrong = [case for case in cases if not case.ok]
+    seconds = sum(case.seconds for case in cases)
+    return f"{len(cases) - len(wrong)} of {len(cases)} pass, {seconds:.1f} s"
+
+
+def _case_lines(case: CaseResult) -> list[str]:
+    ended = case.run
+    shown = [f"{case.outcome.upper()} {case.name}: {case.what}"]
+    if case.failed_call:
+        shown.append(f"  the call that failed: {case.failed_call}")
+    for crash in ended.crashes if ended else ():
+        place = f" at {crash.file}:{crash.line}" if crash.file else ""
+        shown.append(f"  {crash.title}: {crash.function or '?'}{place}")
+    if ended and not ended.crashes and ended.reason:
+        shown.append(f"  {ended.reason}")
+    if ended and ended.directory:
+        shown.append(f"  evidence: {ended.directory}")
+    return shown
