@@ -19,6 +19,9 @@ test: setup  ## Run all tests, including those with real guests
 test-hosts: setup  ## Run the README's commands on new machines: Debian 13 and sid (needs root; half an hour each)
 	KMLAB_TEST_HOSTS=1 $(PYTHON_TOOL) pytest -s tests/hosts $(ARGS)
 
+test-debug: setup  ## Run modules with quiet bugs on debug kernels, which are built first (an hour and more)
+	KMLAB_TEST_DEBUG=1 $(PYTHON_TOOL) pytest tests/debug $(ARGS)
+
 unit: setup  ## Run the tests that need no guest
 	$(PYTHON_TOOL) pytest -m 'not guest' $(ARGS)
 
@@ -51,4 +54,4 @@ clean:  ## Remove built files; for guests and caches: kmlab destroy --all-state
 	rm -rf .venv .kmlab build .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
 	find kmlab tests tools benchmarks -name __pycache__ -type d -exec rm -rf {} +
 
-.PHONY: help setup demo test test-hosts unit bench check docs images format clean campaign
+.PHONY: help setup demo test test-hosts test-debug unit bench check docs images format clean campaign

@@ -67,7 +67,7 @@ def _keep(lab: Lab, name: str, series: str, folder: Path, result: dict[str, Any]
     """Write one log, unless the console alone does not show the outcome, as with a silent hang."""
     # The kernel's answer to sysrq is not part of the failure, and ten times as long.
     console = _ASKED.split((folder / "console.log").read_bytes(), maxsplit=1)[0]
-    crasher = lab.folder.samefile(crashers.FOLDER)
+    crasher = lab.folder.samefile(crashers.CRASHERS.folder)
     source = lab.modules[name].source.name
     built = lab_files(lab).guest(result["guest"]).builds / name
     images = {str(path): path.read_bytes() for path in built.rglob("*.ko")}
@@ -135,7 +135,7 @@ def _findings_match(result: dict[str, Any], crashes: list[Crash], crasher: bool)
     if not crasher:
         return [(c.title, c.function) for c in crashes] == [(c["title"], c["function"]) for c in result["crashes"]]
     try:
-        crashers.check({**result, "ok": True, "crashes": [crash_to_json(crash) for crash in crashes]})
+        crashers.CRASHERS.check({**result, "ok": True, "crashes": [crash_to_json(crash) for crash in crashes]})
     except AssertionError:
         return False
     return bool(crashes) == bool(result["crashes"])

@@ -8,7 +8,7 @@ import drgn
 import pytest
 
 from kmlab.host.hypervisor import hypervisor
-from tests.crashers import FOLDER, check
+from tests.crashers import CRASHERS
 from tests.guest.conftest import REPOSITORY, Lab
 
 TELLING = (
@@ -22,12 +22,12 @@ TELLING = (
 
 @pytest.fixture(scope="module")
 def crashers(base: Path, environment: dict[str, str]) -> Lab:
-    return Lab(FOLDER / "lab.yaml", environment)
+    return Lab(CRASHERS.file, environment)
 
 
 @pytest.mark.parametrize("name", TELLING)
 def test_a_crasher_is_judged_by_its_function_and_its_line(crashers: Lab, name: str) -> None:
-    check(crashers("run", name, "--json", code=None).result)
+    CRASHERS.check(crashers("run", name, "--json", code=None).result)
 
 
 def test_panics_in_a_row_each_leave_nothing_behind(lab: Lab) -> None:

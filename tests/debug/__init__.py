@@ -1,0 +1,1 @@
+"""Real guests with debug kernels: `make test-debug`."""
