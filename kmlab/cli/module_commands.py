@@ -88,6 +88,9 @@ Kernels = Annotated[
         autocompletion=completion.kernels,
     ),
 ]
+DebugKernel = Annotated[
+    bool, typer.Option("--debug-kernel", help="Give these guests a debug kernel, which kmlab builds first.")
+]
 Jobs = Annotated[
     int | None, typer.Option("--jobs", "-j", help="Use at most this many guests in parallel.", metavar="N", min=1)
 ]
@@ -107,6 +110,7 @@ def run(
     guest: GuestOptions = None,
     every: AllGuests = False,
     kernels: Kernels = None,
+    debug_kernel: DebugKernel = False,
     jobs: Jobs = None,
     fresh: Fresh = False,
     keep: Keep = False,
@@ -152,7 +156,9 @@ def run(
     options = options_of(param, exercise, timeout, fresh=fresh, keep=keep, sign=sign_choice(no_sign, sign_with))
     options = with_sources(options, root, make)
     guest_names = list(opened.guests) if every else guest or []
-    planned = parallel.jobs(opened, [opened.module_for(directory)], guest_names, columns_of(opened, kernels))
+    columns = columns_of(opened, kernels)
+    module = opened.module_for(directory)
+    planned = parallel.jobs(opened, [module], guest_names, columns, debug_kernel=debug_kernel)
     writers = reports.Reports(files)
 
     def show(result: RunResult) -> None:
@@ -185,6 +191,7 @@ def test(
     guest: GuestOptions = None,
     every: AllGuests = False,
     kernels: Kernels = None,
+    debug_kernel: DebugKernel = False,
     jobs: Jobs = None,
     report_paths: ReportPaths = None,
     junit: Junit = None,
@@ -238,7 +245,8 @@ def test(
         _secure_boot_matrix(host, opened, secure_boot_matrix, select_guests(opened, guest, every), json)
     guest_names = list(opened.guests) if every else guest or []
     columns = columns_of(opened, kernels) or ([] if guest_names else list(opened.matrix))
-    planned = parallel.jobs(opened, modules_under(opened, directories or []), guest_names, columns)
+    modules = modules_under(opened, directories or [])
+    planned = parallel.jobs(opened, modules, guest_names, columns, debug_kernel=debug_kernel)
     # A module may damage the guest silently; without `unused` the next module would be blamed.
     options = Options(ask=ask_passphrase, unused=True)
     writers = reports.Reports(files)

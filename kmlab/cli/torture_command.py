@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kmlab.cli.module_commands import (
+    DebugKernel,
     Exercise,
     MakeVariables,
     Params,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 def torture(
     directory: Directory,
     guest: GuestOptions = None,
+    debug_kernel: DebugKernel = False,
     case: Annotated[
         str | None, typer.Option("--case", help="Run only this case, for example fail-12.", metavar="CASE")
     ] = None,
@@ -90,7 +92,7 @@ def torture(
     opened, host = open_lab_for([directory], lab, settings, connect), real_host()
     options = with_sources(options_of(param, exercise, timeout), root, make)
     module = opened.module_for(directory)
-    specs = [job.spec for job in parallel.jobs(opened, [module], guest or [])]
+    specs = [job.spec for job in parallel.jobs(opened, [module], guest or [], debug_kernel=debug_kernel)]
 
     def show(result: CaseResult) -> None:
         if not result.ok:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from kmlab.common.errors import ConfigError
 from kmlab.config.catalog import catalogue_folders
+from kmlab.config.lab import GuestSpec, Lab
 
 _FLAVOURS = "kernel/flavours"
 _APPENDED = "kernel/append"
@@ -63,6 +64,15 @@ def parse_request(kernel: object, lab_folder: Path | None = None) -> KernelReque
     if len(named) != 1:
         return None
     return KernelRequest(load_flavour(named[0], lab_folder), tuple(word for word in words if word != named[0]))
+
+
+def with_debug_kernel(lab: Lab, spec: GuestSpec) -> GuestSpec:
+    """Return the same guest with the debug kernel of its series; one whose kernel kmlab builds stays as it is."""
+    if parse_request(spec.kernel, lab.folder):
+        return spec
+    kernel = spec.kernel if isinstance(spec.kernel, str) else ""
+    series = f"{kernel}:" if re.fullmatch(r"\d+\.\d+|backports", kernel) else ""
+    return lab.guest(f"{spec.name.partition('@')[0]}@{series}debug")
 
 
 def common_fragment(arch: str, lab_folder: Path | None = None) -> str:

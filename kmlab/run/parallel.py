@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 from kmlab.common import paths
 from kmlab.common.errors import KmlabError, LabError, unexpected
 from kmlab.common.events import EventSink, Note
+from kmlab.config.kernel_flavours import with_debug_kernel
 from kmlab.config.lab import GuestSpec, Lab, Module
 from kmlab.host import Host
 from kmlab.host.hypervisor import capacity, hypervisor
@@ -40,12 +41,23 @@ class Job(NamedTuple):
     module: Module
 
 
-def jobs(lab: Lab, modules: Sequence[Module], guest_names: Sequence[str], matrix: Sequence[str] = ()) -> list[Job]:
-    """Return modules times guests, each once: the named guests, or the module's, or the lab's; or their matrix."""
+def jobs(
+    lab: Lab,
+    modules: Sequence[Module],
+    guest_names: Sequence[str],
+    matrix: Sequence[str] = (),
+    *,
+    debug_kernel: bool = False,
+) -> list[Job]:
+    """Return modules times guests, each once: the named guests, or the module's, or the lab's; or their matrix.
+
+    With `debug_kernel`, each guest's twin with the debug kernel of its series stands for it.
+    """
     planned: dict[tuple[str, str], Job] = {}
     for module in modules:
         names = list(guest_names or module.guests or lab.default)
-        for spec in lab.columns(names, matrix) if matrix else map(lab.guest, names):
+        specs = lab.columns(names, matrix) if matrix else list(map(lab.guest, names))
+        for spec in (with_debug_kernel(lab, each) for each in specs) if debug_kernel else specs:
             planned[spec.name, module.name] = Job(spec, module)
     return list(planned.values())
 

@@ -164,7 +164,12 @@ def test_no_room_is_crowded() -> None:
 
 
 def test_each_folder_of_tests_is_named_like_a_room() -> None:
-    tests = {str(path.parent.relative_to(TESTS)) for path in TESTS.rglob("test_*.py")} - {"debug", "guest", "hosts", "project"}
+    tests = {str(path.parent.relative_to(TESTS)) for path in TESTS.rglob("test_*.py")} - {
+        "debug",
+        "guest",
+        "hosts",
+        "project",
+    }
     assert tests <= {str(path.parent.relative_to(HOUSE)) for path in files()}
     crowded = [str(f) for f in tests if len(list((TESTS / f).glob("test_*.py"))) > MOST_FILES]
     assert crowded == []

@@ -378,3 +378,12 @@ def test_at_a_terminal_each_guest_has_a_line_of_its_own_and_what_is_done_stays()
     frames = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]|\r", b"", shown).decode()
     assert re.search(r"debian     build hello 0 s\n\s*newer      baking the base 0 s  unpacking", frames), frames
     assert re.search(r"  ok  debian     build hello +1.0 s", frames)
+
+
+def test_with_a_debug_kernel_the_twin_of_each_guest_runs_the_module(lab: Lab) -> None:
+    old = dataclasses.replace(lab.guest("one"), name="old", kernel="6.12")
+    lab = dataclasses.replace(lab, guests={**lab.guests, "old": old})
+    modules = [lab.module_for(lab.folder / "hello")]
+    planned = parallel.jobs(lab, modules, ["one", "old", "two@kcsan"], debug_kernel=True)
+    assert [job.spec.kernel for job in planned] == ["debug", "6.12:debug", "kcsan"]
+    assert [job.spec.name.partition("@")[0] for job in planned] == ["one", "old", "two"]
