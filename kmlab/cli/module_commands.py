@@ -101,6 +101,10 @@ ReportPaths = Annotated[
         "--report", help="Write a report; the file's ending selects the format: .xml, .html, …", metavar="FILE"
     ),
 ]
+Coverage = Annotated[
+    Path | None,
+    typer.Option("--coverage", help="Write which lines ran: .info, .xml, .html, or a folder of pages.", metavar="FILE"),
+]
 Junit = Annotated[Path | None, typer.Option("--junit", help="Write a JUnit XML report.", metavar="FILE")]
 Github = Annotated[bool, typer.Option("--github", help="Print annotations for GitHub Actions.")]
 
@@ -124,6 +128,7 @@ def run(
     timeline: Timeline = None,
     report_paths: ReportPaths = None,
     junit: Junit = None,
+    coverage: Coverage = None,
     github: Github = False,
     image: GuestImage = None,
     kernel: GuestKernel = None,
@@ -154,7 +159,7 @@ def run(
     settings = settings_of(image, kernel, secure_boot, memory, cpus)
     opened, host = open_lab_for([directory], lab, settings, connect), real_host()
     options = options_of(param, exercise, timeout, fresh=fresh, keep=keep, sign=sign_choice(no_sign, sign_with))
-    options = with_sources(options, root, make)
+    opened, options = with_coverage(opened, with_sources(options, root, make), coverage)
     guest_names = list(opened.guests) if every else guest or []
     columns = columns_of(opened, kernels)
     module = opened.module_for(directory)
@@ -170,6 +175,8 @@ def run(
         results = parallel.run_all(host, opened, planned, options, events, limit=jobs, on_result=show)
     if timeline:
         pictures.write(timeline, results)
+    if coverage:
+        report_coverage(coverage, results)
     _end(
         results,
         json,
@@ -195,6 +202,7 @@ def test(
     jobs: Jobs = None,
     report_paths: ReportPaths = None,
     junit: Junit = None,
+    coverage: Coverage = None,
     github: Github = False,
     secure_boot_matrix: Annotated[
         Path | None,
@@ -248,7 +256,7 @@ def test(
     modules = modules_under(opened, directories or [])
     planned = parallel.jobs(opened, modules, guest_names, columns, debug_kernel=debug_kernel)
     # A module may damage the guest silently; without `unused` the next module would be blamed.
-    options = Options(ask=ask_passphrase, unused=True)
+    opened, options = with_coverage(opened, Options(ask=ask_passphrase, unused=True), coverage)
     writers = reports.Reports(files)
 
     def show(result: RunResult) -> None:
@@ -257,6 +265,8 @@ def test(
 
     with render.reporting() as events:
         results = parallel.run_all(host, opened, planned, options, events, limit=jobs, on_result=show)
+    if coverage:
+        report_coverage(coverage, results)
     _end(
         results, json, compact=compact, table=True, problems=_write_reports(writers, results, github=github, json=json)
     )
@@ -513,6 +523,26 @@ def with_sources(options: Options, root: Path | None, make: list[str] | None) ->
             raise ConfigError(f"--make {quoted(text)} is not VAR=VALUE", "for example --make LLVM=1")
         variables[name] = value
     return dataclasses.replace(options, root=root, make=variables)
+
+
+def with_coverage(lab: Lab, options: Options, coverage: Path | None) -> tuple[Lab, Options]:
+    """Add what --coverage asks for: counters in the module, which is built where gcov finds its notes, in the guest."""
+    import dataclasses
+
+    if coverage is None:
+        return lab, options
+    from kmlab.report.coverage import check_coverage
+
+    check_coverage(coverage)
+    return dataclasses.replace(lab, build="guest"), dataclasses.replace(options, coverage=True)
+
+
+def report_coverage(path: Path, results: Sequence[RunResult]) -> None:
+    """Write the report of --coverage, and say how much ran."""
+    from kmlab.cli.output import render
+    from kmlab.report.coverage import write_coverage
+
+    render.note(write_coverage(path, results))
 
 
 def sign_choice(no_sign: bool, sign_with: str | None) -> str | None:

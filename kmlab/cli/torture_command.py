@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kmlab.cli.module_commands import (
+    Coverage,
     DebugKernel,
     Exercise,
     MakeVariables,
@@ -15,7 +16,9 @@ from kmlab.cli.module_commands import (
     Root,
     Timeout,
     options_of,
+    report_coverage,
     seconds_of,
+    with_coverage,
     with_sources,
 )
 from kmlab.cli.options import (
@@ -38,6 +41,7 @@ from kmlab.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from kmlab.run.result import RunResult
     from kmlab.run.torture_runs import CaseResult
 
 
@@ -64,6 +68,7 @@ def torture(
     timeout: Timeout = None,
     root: Root = None,
     make: MakeVariables = None,
+    coverage: Coverage = None,
     image: GuestImage = None,
     kernel: GuestKernel = None,
     secure_boot: SecureBoot = False,
@@ -91,15 +96,20 @@ def torture(
     settings = settings_of(image, kernel, secure_boot, memory, cpus)
     opened, host = open_lab_for([directory], lab, settings, connect), real_host()
     options = with_sources(options_of(param, exercise, timeout), root, make)
+    opened, options = with_coverage(opened, options, coverage)
     module = opened.module_for(directory)
     specs = [job.spec for job in parallel.jobs(opened, [module], guest or [], debug_kernel=debug_kernel)]
+
+    runs: list[RunResult] = []
 
     def show(result: CaseResult) -> None:
         if not result.ok:
             render.note(f"{result.guest}: {result.outcome} in case {result.name}: {result.what}")
 
     with render.reporting() as events:
-        results = torture_runs.torture(host, opened, specs, module, options, plan, events, show)
+        results = torture_runs.torture(host, opened, specs, module, options, plan, events, show, runs.append)
+    if coverage:
+        report_coverage(coverage, runs)
     if json:
         render.document(torture_runs.document(module, results, plan))
     else:

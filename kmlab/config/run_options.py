@@ -59,6 +59,8 @@ class Options:
     """Asks for the passphrase of an encrypted key."""
     steps: tuple[str, ...] = ("build", "load", "exercise", "unload")
     """The steps to run; the sync always comes first."""
+    coverage: bool = False
+    """Count which lines of the module run."""
     torture: TorturePlan | None = None
     """Torture the module instead of running it once."""
     siblings: int = 1

@@ -194,6 +194,14 @@ class Artifacts(TypedDict):
     vmcore: str | None
 
 
+class CoverageReport(TypedDict):
+    """How much of a module ran."""
+
+    lines: int
+    """Lines with code."""
+    ran: int
+
+
 class Result(TypedDict):
     """The run of one module in one guest."""
 
@@ -231,6 +239,8 @@ class Result(TypedDict):
     steps: list[StepDone]
     exercises: list[ExerciseDone]
     collected: list[CollectedEntry]
+    coverage: CoverageReport | None
+    """With --coverage; null without."""
     """Files of the guest that lab.yaml's `collect` names."""
     guest_parts: list[GuestPart]
     """Where the time went until the guest could be used."""

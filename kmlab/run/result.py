@@ -18,8 +18,9 @@ from kmlab.kernel.crash.stack_trace import Frame, Section
 from kmlab.kernel.ktap.case_results import Case, TestOutput
 from kmlab.kernel.log.records import Record
 from kmlab.kernel.log.taint import taint_names
+from kmlab.kernel.module.line_counts import LineCounts
 from kmlab.run.context.results import ExerciseStepResult, StepResult
-from kmlab.run.documents import CaseReport, CrashReport, FramePlace, Result, RunDocument, StackSection
+from kmlab.run.documents import CaseReport, CoverageReport, CrashReport, FramePlace, Result, RunDocument, StackSection
 
 WORST_LAST: tuple[str, ...] = get_args(Outcome)
 """Every outcome, in the order in which the worst one seen wins."""
@@ -81,6 +82,8 @@ class RunResult:
     kernel_log: str | None = None
     build_log: str | None = None
     vmcore: str | None = None
+    line_counts: LineCounts = field(default_factory=dict)
+    """How often each line of the module's files ran, with --coverage."""
     collected: tuple[Collected, ...] = ()
     """The files of the guest that the run kept."""
 
@@ -191,6 +194,7 @@ def to_json(result: RunResult, log: int = LOG_CAP) -> Result:
         "collected": [
             {"path": file.path, "file": f"collected/{file.name}", "bytes": file.size} for file in result.collected
         ],
+        "coverage": _coverage_to_json(result.line_counts),
         "guest_parts": [
             {"name": part.name, "began": round(part.began, 3), "seconds": round(part.seconds, 3)}
             for part in result.guest_parts
@@ -205,6 +209,11 @@ def to_json(result: RunResult, log: int = LOG_CAP) -> Result:
             "vmcore": result.vmcore,
         },
     }
+
+
+def _coverage_to_json(counts: LineCounts) -> CoverageReport | None:
+    lines = [count for numbers in counts.values() for count in numbers.values()]
+    return {"lines": len(lines), "ran": sum(count > 0 for count in lines)} if lines else None
 
 
 def _case_to_json(case: Case) -> CaseReport:

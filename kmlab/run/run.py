@@ -343,6 +343,7 @@ def _conclude(
         "console": "console.log",
         "kernel_log": "dmesg.txt",
         "build_log": "build.log",
+        "line_counts": results.line_counts,
         "collected": evidence.write_collected(folder, results.collected),
     }
 

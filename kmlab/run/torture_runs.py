@@ -49,6 +49,7 @@ class CaseResult:
 
 
 OnCase = Callable[[CaseResult], None]
+OnRun = Callable[[RunResult], None]
 
 
 def check_plan(plan: TorturePlan) -> None:
@@ -68,13 +69,17 @@ def torture(
     plan: TorturePlan,
     events: EventSink,
     on_case: OnCase = lambda case: None,
+    on_run: OnRun = lambda ended: None,
 ) -> list[CaseResult]:
-    """Torture the module in each of the guests; return the results of all cases, in order."""
+    """Torture the module in each of the guests; return the results of all cases, in order.
+
+    `on_case` is called with each case, `on_run` with each run of one or more cases, as they end.
+    """
     builds = BuildCache()
     results: dict[str, list[CaseResult]] = {}
 
     def row(spec: GuestSpec, may_continue: parallel.MayContinue) -> None:
-        torture = _Torture(host, lab, spec, module, options, events, builds, on_case)
+        torture = _Torture(host, lab, spec, module, options, events, builds, on_case, on_run)
         results[spec.name] = torture.results
         torture.run(plan, may_continue)
 
@@ -95,11 +100,16 @@ class _Torture:
         events: EventSink,
         builds: BuildCache,
         on_case: OnCase,
+        on_run: OnRun,
     ) -> None:
         self.results: list[CaseResult] = []
-        self._run: Callable[[Options], RunResult] = lambda options: run(
-            host, lab, spec, module, options, events, builds
-        )
+
+        def run_once(options: Options) -> RunResult:
+            ended = run(host, lab, spec, module, options, events, builds)
+            on_run(ended)
+            return ended
+
+        self._run = run_once
         self._options = dataclasses.replace(options, fresh=True)
         self._guest = spec.name
         self._on_case = on_case

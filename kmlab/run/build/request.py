@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from kmlab.config.lab import Lab, Make, Module
 from kmlab.config.run_options import Options
 from kmlab.kernel.build import dkms
+from kmlab.kernel.module.line_counts import GCOV_VARIABLES
 from kmlab.run.build.source_folder import Manifest
 from kmlab.run.build.source_tree import SourceTree, find_tree
 
@@ -47,7 +48,8 @@ def plain_request(name: str, source: Path) -> BuildRequest:
 
 def request_for(lab: Lab, module: Module, options: Options) -> BuildRequest:
     """Return how a run builds a module. Raise ConfigError if its root is no folder that holds it."""
-    make = replace(module.make, variables={**module.make.variables, **options.make})
+    counted = GCOV_VARIABLES if options.coverage else {}
+    make = replace(module.make, variables={**module.make.variables, **options.make, **counted})
     exercise = options.exercise or "\n".join(each.run for each in module.exercises) or None
     return BuildRequest(module.name, find_tree(lab, module, options), make, module.prepare, exercise)
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from kmlab.diagnosis.hang import HangSnapshot
 from kmlab.kernel.detectors.detectors import Detector
+from kmlab.kernel.module.line_counts import LineCounts
 from kmlab.kernel.module.modinfo import ModInfo
 from kmlab.kernel.module.proc_modules import KernelState
 from kmlab.run.build.products import BuildResult
@@ -81,6 +82,13 @@ class CheckStepResult(StepResult):
 
     reports: tuple[str, ...] = ()
     """One for each finding, for the judge of kernel logs."""
+
+
+@dataclass(frozen=True, slots=True)
+class LineCountsStepResult(StepResult):
+    """Which lines of the module ran."""
+
+    line_counts: LineCounts = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,6 +322,11 @@ class Results:
     def collected(self) -> tuple[CollectedFile, ...]:
         """Return the files of the guest that the run keeps."""
         return tuple(file for step in self.all(CollectStepResult) for file in step.files)
+
+    @property
+    def line_counts(self) -> LineCounts:
+        """Return how often each line of the module ran; empty if the run did not ask for it."""
+        return next((step.line_counts for step in self.all(LineCountsStepResult)), {})
 
     @property
     def exercise_ended_well(self) -> bool:

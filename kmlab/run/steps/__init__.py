@@ -16,6 +16,7 @@ from kmlab.run.steps.baseline import record_baseline
 from kmlab.run.steps.build import build
 from kmlab.run.steps.checks.kunit_results import read_kunit_results
 from kmlab.run.steps.checks.leak_check import check_leaks
+from kmlab.run.steps.checks.line_counts_step import read_line_counts
 from kmlab.run.steps.checks.slab_check import check_slabs
 from kmlab.run.steps.collect import collect
 from kmlab.run.steps.exercise import exercise
@@ -31,10 +32,10 @@ StepFunction = Callable[[RunContext, Results], Sequence[StepResult]]
 STEPS: tuple[StepFunction, ...] = (
     *(sync, record_baseline, build, sign),
     *(arm, load, exercise, read_kunit_results, collect),
-    *(check_slabs, unload, check_leaks),
+    *(check_slabs, unload, check_leaks, read_line_counts),
     settle,
 )
-TORTURE_STEPS: tuple[StepFunction, ...] = (sync, record_baseline, build, sign, arm, torture, settle)
+TORTURE_STEPS: tuple[StepFunction, ...] = (sync, record_baseline, build, sign, arm, torture, read_line_counts, settle)
 """The steps of `kmlab torture`: its cases load and unload the module themselves."""
 
 
