@@ -1,7 +1,7 @@
 """Write which lines of modules ran: as LCOV, Cobertura or HTML. gcovr writes the last two (`kmlab[coverage]`).
 
-gcovr reads its own JSON, which changes with each version, and Cobertura, from which its LCOV has wrong checksums: so LCOV
-is written here (geninfo(1), TRACEFILE FORMAT).
+gcovr reads its own JSON, which changes with each version, and Cobertura, from which its LCOV has wrong checksums: so
+LCOV is written here (geninfo(1), TRACEFILE FORMAT).
 """
 
 from __future__ import annotations
