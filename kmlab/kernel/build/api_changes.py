@@ -65,9 +65,7 @@ def find_version_tests(text: str) -> set[tuple[int, int]]:
 
 
 def find_missing_include(message: str) -> str | None:
-    """Return the header that declares a function which the compiler does not know, for those that are forgotten
-    most.
-    """
+    """Return the header that declares a function that the compiler does not know, if it is often forgotten."""
     found = re.search(r"implicit declaration of function [\u2018'`](\w+)[\u2019']", message) or re.search(
         r"undeclared function '(\w+)'", message
     )

@@ -1,5 +1,7 @@
-"""Read what gcc, clang, ld, modpost and make said in a build log; follows gcc's and GNU make's manuals and
-scripts/mod/modpost.c."""
+"""Read what gcc, clang, ld, modpost and make said in a build log.
+
+Follows gcc's and GNU make's manuals, and scripts/mod/modpost.c.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,9 @@ class Diagnostic:
 
 
 def parse_diagnostics(log: str, folder: PurePosixPath) -> list[Diagnostic]:
-    """Return the diagnostics in a build's log, each once, in its order; `folder` is where the guest had the
-    module.
+    """Return the diagnostics in a build's log, each once, in its order.
+
+    `folder` is the module's folder in the guest.
     """
     found: list[Diagnostic] = []
     reader = _Reader(folder)

@@ -454,8 +454,9 @@ def _place(error: Diagnostic) -> str:
 
 
 def _version_test(sources: Mapping[str, str]) -> str:
-    """Stable releases carry backports of such changes, so a test of the version can be right and still not
-    hold.
+    """Return what to add if the sources test the kernel's version; empty if they do not.
+
+    Stable releases have backports of such changes, so a test of the version can be right and still not hold.
     """
     if any("LINUX_VERSION_CODE" in text or "KERNEL_VERSION(" in text for text in sources.values()):
         return "; the sources test LINUX_VERSION_CODE, which misses changes that a distribution backported"

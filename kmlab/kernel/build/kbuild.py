@@ -1,5 +1,6 @@
-"""What a module's folder holds and how to build it; follows the kernel's kbuild/modules and
-kbuild/makefiles.
+"""Find out what a module's folder contains and how to build it.
+
+Follows the kernel's documentation, kbuild/modules and kbuild/makefiles.
 """
 
 from __future__ import annotations

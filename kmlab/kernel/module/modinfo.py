@@ -1,5 +1,7 @@
-"""What a kernel module says of itself and how its parameters are written; follows modinfo(8), modprobe.d(5)
-and kernel/params.c."""
+"""Read what a kernel module says of itself, and write its parameters.
+
+Follows modinfo(8), modprobe.d(5) and kernel/params.c.
+"""
 
 from __future__ import annotations
 
@@ -174,8 +176,9 @@ def load_order(modules: Iterable[ModInfo]) -> LoadOrder:
 
 
 def format_params(params: Mapping[str, ParamValue]) -> list[str]:
-    """`params` as the arguments of insmod(8), one NAME=VALUE each; ConfigError for what the kernel cannot be
-    told.
+    """Return parameters as the arguments of insmod(8), one NAME=VALUE each.
+
+    Raise ConfigError for a value that the kernel cannot be given.
 
     The double quotes around a value with blanks are for the kernel (next_arg() in lib/cmdline.c), not for a
     shell, so each result is one argument as it stands.

@@ -139,8 +139,9 @@ def signed_content(ko: bytes) -> bytes:
 
 
 def _appended(ko: bytes, ends: int) -> tuple[int, str | None]:
-    """Return the length of the signature that ends before `ends`, 0 if that is unknown, and what is wrong with the
-    block that tells it.
+    """Return the length of the signature that ends before `ends`, and what is wrong with the block that says it.
+
+    The length is 0 if it is unknown.
     """
     end = ends - len(MAGIC) - TRAILER.size
     if end < 0:

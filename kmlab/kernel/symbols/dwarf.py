@@ -55,10 +55,9 @@ class DebugInfo:
         """What was wrong, once something was: it is not tried again."""
 
     def frames_at(self, section: int, offset: int) -> list[SourceFrame]:
-        """Return the functions that are at `offset` in section number `section`, innermost first; empty if nothing
-        is known.
+        """Return the functions that are at `offset` in section number `section`, innermost first.
 
-        Raises MalformedModule where the DWARF is broken.
+        Empty if nothing is known. Raises MalformedModule where the DWARF is broken.
         """
         with self._reading():
             return self._frames_at(_base(section) + offset)
