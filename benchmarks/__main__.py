@@ -21,9 +21,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, metavar="FILE", help="default: a new file in .kmlab/bench")
     arguments = parser.parse_args()
-    chosen = [f for f in figures if not arguments.figures or any(word in f.name for word in arguments.figures)]
+    usual = [f for f in figures if not f.only_named or arguments.list]
+    chosen = [f for f in figures if any(word in f.name for word in arguments.figures)] if arguments.figures else usual
     if arguments.list:
-        print("\n".join(f"{f.name}: {f.what}, against {f.companion}" for f in chosen))
+        print("\n".join(_described(f) for f in chosen))
         return 0
     if not chosen:
         print(f"no such figure; choose from: {', '.join(f.name for f in figures)}", file=sys.stderr)
@@ -41,6 +42,11 @@ def main() -> int:
         print(f"measured against {name} {version}")
     print(f"all numbers: {target}")
     return 0
+
+
+def _described(figure: frame.Figure) -> str:
+    named = " (only if it is named)" if figure.only_named else ""
+    return f"{figure.name}: {figure.what}, against {figure.companion}{named}"
 
 
 if __name__ == "__main__":

@@ -37,6 +37,8 @@ class Figure:
     """ratio: ours / theirs; difference: ours - theirs, in seconds."""
     rounds: int | None = None
     """The number of rounds: fewer than usual, because one takes long."""
+    only_named: bool = False
+    """Measure it only if it is named: it needs something that takes very long to make."""
 
 
 @dataclass(frozen=True, slots=True)
