@@ -26,6 +26,8 @@ class Group(NamedTuple):
     """They call whoever has registered with them, or enter the kernel: they are below the bug, not above."""
     interrupts: bool = False
     """An interrupt enters here: what it interrupted comes behind them."""
+    yields: bool = False
+    """They give up the CPU, or are the victim of who does not: a stack with no more than these shows no culprit."""
     modules: frozenset[str] = frozenset()
     """The modules that these functions are in; those of the other groups are the kernel's own."""
     innocent: bool = False
@@ -45,22 +47,22 @@ GROUPS = (
     Group(
         "prints the report",
         "report_bad_irq note_interrupt dump_stack dump_stack_lvl dump_stack_print_info dump_backtrace "
-        "dump_backtrace_entry dump_backtrace_stm dump_mem show_stack show_stack_log_lvl show_trace "
-        "show_trace_log_lvl show_regs show_regs_print_info show_fault_oops show_opcodes unwind_backtrace "
-        "walk_stackframe walk_stack_frame arch_stack_walk stack_trace_consume_entry panic vpanic nmi_panic "
-        "check_panic_on_warn panic_saved_regs die die_body die_addr die_kernel_fault oops_end oops_enter "
+        "dump_backtrace_entry dump_backtrace_log_lvl dump_backtrace_stm dump_mem show_stack show_stack_log_lvl "
+        "show_trace dump_trace show_trace_log_lvl show_regs show_regs_print_info show_fault_oops show_opcodes "
+        "unwind_backtrace walk_stackframe walk_stack_frame arch_stack_walk stack_trace_consume_entry panic vpanic "
+        "nmi_panic check_panic_on_warn panic_saved_regs die die_body die_addr die_kernel_fault oops_end oops_enter "
         "oops_exit bust_spinlocks warn warn_printk warn_slowpath_common warn_slowpath_fmt warn_slowpath_fmt_taint "
-        "warn_slowpath_null warn_bogus_irq_restore report_bug report_bug_entry fixup_bug handle_bug "
-        "do_report_trap print_report print_address_description print_trailer print_tainted print_track object_err "
-        "slab_err slab_bug slab_fix print_page_info bad_page dump_page dump_page_owner page_fault_oops no_context "
-        "print_circular_bug print_circular_bug_header print_bad_irq_dependency print_irq_inversion_bug "
-        "print_usage_bug print_deadlock_bug print_unlock_imbalance_bug print_lock_contention_bug "
-        "print_lock_nested_lock_not_held print_freed_lock_bug print_lock_invalid_wait_context print_kernel_ident "
-        "print_collision sched_show_task show_state_filter rcu_dump_cpu_stacks rcu_print_detail_task_stall_rnp "
-        "print_other_cpu_stall print_cpu_stall debug_show_all_locks lockdep_rcu_suspicious schedule_bug "
-        "schedule_debug dequeue_task_idle report_init_error nmi_cpu_backtrace get_taint ubsan_epilogue "
-        "handle_overflow handle_object_size_mismatch val_to_string kunit_binary_assert_format print_bad_pte "
-        "free_page_is_bad_report check_free_page_bad check_new_page_bad free_pages_check_bad",
+        "warn_slowpath_null warn_bogus_irq_restore report_bug report_bug_entry fixup_bug handle_bug do_report_trap "
+        "print_report print_address_description print_trailer print_tainted print_track object_err slab_err slab_bug "
+        "slab_fix print_page_info bad_page dump_page dump_page_owner page_fault_oops no_context print_circular_bug "
+        "print_circular_bug_header print_bad_irq_dependency print_irq_inversion_bug print_usage_bug "
+        "print_deadlock_bug print_unlock_imbalance_bug print_lock_contention_bug print_lock_nested_lock_not_held "
+        "print_freed_lock_bug print_lock_invalid_wait_context print_kernel_ident print_collision sched_show_task "
+        "show_state_filter rcu_dump_cpu_stacks rcu_print_detail_task_stall_rnp print_other_cpu_stall print_cpu_stall "
+        "debug_show_all_locks lockdep_rcu_suspicious schedule_bug schedule_debug dequeue_task_idle report_init_error "
+        "nmi_cpu_backtrace get_taint ubsan_epilogue handle_overflow handle_object_size_mismatch val_to_string "
+        "kunit_binary_assert_format print_bad_pte free_page_is_bad_report check_free_page_bad check_new_page_bad "
+        "free_pages_check_bad",
         reports=True,
     ),
     Group(
@@ -98,8 +100,8 @@ GROUPS = (
         "arch_timer_handler_virt arch_timer_handler_phys call_on_irq_stack do_interrupt_handler irq_exit "
         "irq_exit_rcu irq_enter irq_enter_rcu plat_irq_dispatch riscv_intc_irq except_vec_vi_end timer_interrupt "
         "decrementer_common do_IRQ do_irq_own_stack invoke_softirq hrtimer_interrupt do_handle_IPI ipi_handler "
-        "handle_riscv_irq gic_ipi_handler",
-        r"(?:asm_)?sysvec_\w+|asm_common_interrupt|el[01]\w*_(?:irq|fiq)(?:_handler)?|el1_interrupt|(?:smp_)?apic_\w+_interrupt",
+        "handle_riscv_irq gic_ipi_handler handle_IRQ retint_kernel retint_user",
+        r"(?:asm_)?sysvec_\w+|asm_common_interrupt|el[01]\w*_(?:irq|fiq)(?:_handler)?|el1_interrupt|(?:smp_)?(?:trace_)?apic_\w+_interrupt\w*",
         interrupts=True,
     ),
     Group(
@@ -125,7 +127,7 @@ GROUPS = (
         "check_memory_region check_memory_region_inline check_region_inline memory_is_poisoned "
         "memory_is_poisoned_n poison_slab_object kcov_ioctl_locked write_comp_data check_kcov_mode area_run "
         "sanitizer_cov_trace_pc read_word_at_a_time read_once_word_nocheck read_once_size_nocheck qlist_free_all "
-        "qlink_free",
+        "qlink_free quarantine_reduce quarantine_put quarantine_remove_cache",
         r"(?:k|hw)?(?:a|m|c|t)san_\w+|ubsan_\w+|kfence_\w+|sanitizer_cov_\w+|kcov_\w+|tsan_\w+",
         reports=True,
     ),
@@ -134,37 +136,36 @@ GROUPS = (
         "refcount_warn_saturate kref_get kref_put kref_put_mutex kref_put_lock kref_sub list_add list_add_valid "
         "list_add_valid_or_report list_add_tail list_del list_del_init list_del_entry list_del_entry_valid "
         "list_del_entry_valid_or_report list_move list_move_tail list_splice list_replace fortify_panic "
-        "fortify_report write_overflow read_overflow usercopy_abort usercopy_warn report_usercopy "
-        "check_object_size check_heap_object check_stack_object check_bogus_address check_kernel_text_object "
-        "check_page_span check_preemption_disabled debug_smp_processor_id this_cpu_preempt_check might_sleep "
-        "might_resched might_fault might_alloc cant_sleep cant_migrate spin_bug spin_dump rwlock_bug "
-        "stack_chk_fail debug_print_object debug_check_no_obj_freed debug_check_no_locks_held "
-        "debug_check_no_locks_freed timer_is_static_object work_is_static_object rcu_sleep_check "
-        "check_flush_dependency ref_tracker_free ref_tracker_alloc ref_tracker_dir_exit phys_addr "
-        "phys_addr_symbol virt_to_phys assertfail assfail bpf_prog_put_check ext4_handle_error skb_assert_len "
-        "seqprop_assert check_slab validate_slab validate_slab_cache validate_slab_node validate_store "
-        "slab_attr_store free_consistency_checks alloc_consistency_checks alloc_debug_processing "
-        "free_debug_processing free_to_partial_list check_object check_bytes_and_report slab_pad_check "
-        "on_freelist init_object check_valid_pointer list_slab_objects free_partial kmem_cache_shutdown "
-        "iov_iter_bug uaccess_warn umount_check drop_nlink_warn",
+        "fortify_report write_overflow read_overflow usercopy_abort usercopy_warn report_usercopy check_object_size "
+        "check_heap_object check_stack_object check_bogus_address check_kernel_text_object check_page_span "
+        "check_preemption_disabled virt_addr_valid debug_smp_processor_id this_cpu_preempt_check might_sleep "
+        "might_resched might_fault might_alloc cant_sleep cant_migrate spin_bug spin_dump rwlock_bug stack_chk_fail "
+        "debug_print_object debug_check_no_obj_freed debug_check_no_locks_held debug_check_no_locks_freed "
+        "timer_is_static_object work_is_static_object rcu_sleep_check check_flush_dependency ref_tracker_free "
+        "ref_tracker_alloc ref_tracker_dir_exit phys_addr phys_addr_symbol virt_to_phys assertfail assfail "
+        "bpf_prog_put_check ext4_handle_error skb_assert_len seqprop_assert check_slab validate_slab "
+        "validate_slab_cache validate_slab_node validate_store slab_attr_store free_consistency_checks "
+        "alloc_consistency_checks alloc_debug_processing free_debug_processing free_to_partial_list check_object "
+        "check_bytes_and_report slab_pad_check on_freelist init_object check_valid_pointer list_slab_objects "
+        "free_partial kmem_cache_shutdown iov_iter_bug uaccess_warn umount_check drop_nlink_warn",
         r"refcount_\w+|debug_(?:object|timer|work|rcu|hrtimer|mutex|spin|rt_mutex)_\w+|kunit_\w+",
     ),
     Group(
         "lockdep itself",
         "lock_acquire lock_release lock_acquired lock_contended lock_is_held_type lock_downgrade lock_set_class "
-        "lock_pin_lock lock_unpin_lock check_noncircular check_prev_add check_prevs_add check_irq_usage "
-        "check_usage check_usage_backwards check_usage_forwards check_deadlock check_path check_redundant "
-        "check_wait_context check_lock_unused check_cfs_rq add_lock_to_list validate_chain register_lock_class "
-        "look_up_lock_class assign_lock_key hlock_class hlock_id mark_lock mark_lock_irq mark_usage "
-        "mark_held_locks mark_lock_accessed valid_state mark_lock_part lookup_chain_cache lookup_chain_cache_add "
-        "add_chain_cache reacquire_held_locks trace_hardirqs_on trace_hardirqs_off trace_hardirqs_on_caller "
-        "trace_hardirqs_off_caller trace_hardirqs_on_thunk trace_hardirqs_off_thunk trace_softirqs_on "
-        "trace_softirqs_off trace_hardirqs_on_prepare trace_hardirqs_off_finish bfs rcu_lock_acquire "
-        "rcu_lock_release rcu_read_lock rcu_read_unlock rcu_read_lock_bh rcu_read_unlock_bh rcu_read_lock_sched "
-        "rcu_read_unlock_sched rcu_read_lock_held rcu_read_lock_bh_held rcu_read_lock_sched_held "
-        "rcu_read_lock_any_held rcu_read_lock_held_common rcu_sync_lockdep_assert rcu_read_unlock_special "
-        "srcu_read_lock srcu_read_unlock rcu_note_context_switch usage_match usage_accumulate class_equal "
-        "debug_locks_off noop_count might_lock do_lock_check",
+        "lock_pin_lock lock_unpin_lock check_noncircular check_prev_add check_prevs_add check_irq_usage check_usage "
+        "check_usage_backwards check_usage_forwards check_deadlock check_path check_redundant check_wait_context "
+        "check_lock_unused check_cfs_rq add_lock_to_list validate_chain register_lock_class look_up_lock_class "
+        "assign_lock_key hlock_class hlock_id mark_lock mark_lock_irq mark_usage mark_held_locks mark_lock_accessed "
+        "valid_state mark_lock_part lookup_chain_cache lookup_chain_cache_add add_chain_cache reacquire_held_locks "
+        "trace_hardirqs_on trace_hardirqs_off trace_hardirqs_on_caller trace_hardirqs_off_caller "
+        "trace_hardirqs_on_thunk trace_hardirqs_off_thunk trace_softirqs_on trace_softirqs_off "
+        "trace_hardirqs_on_prepare trace_hardirqs_off_finish bfs rcu_lock_acquire rcu_is_watching "
+        "rcu_dynticks_curr_cpu_in_eqs rcu_preempt_sleep_check rcu_lock_release rcu_read_lock rcu_read_unlock "
+        "rcu_read_lock_bh rcu_read_unlock_bh rcu_read_lock_sched rcu_read_unlock_sched rcu_read_lock_held "
+        "rcu_read_lock_bh_held rcu_read_lock_sched_held rcu_read_lock_any_held rcu_read_lock_held_common "
+        "rcu_sync_lockdep_assert rcu_read_unlock_special srcu_read_lock srcu_read_unlock rcu_note_context_switch "
+        "usage_match usage_accumulate class_equal debug_locks_off noop_count might_lock do_lock_check",
         r"lockdep_\w+",
     ),
     Group(
@@ -179,43 +180,52 @@ GROUPS = (
         "queued_spin_lock_slowpath pv_queued_spin_lock_slowpath pv_native_safe_halt queued_read_lock_slowpath "
         "queued_write_lock_slowpath osq_lock osq_unlock owner_on_cpu mutex_optimistic_spin mutex_spin_on_owner "
         "mutex_init mutex_is_locked mutex_remove_waiter mutex_add_waiter mutex_destroy rt_mutex_slowlock "
-        "rt_mutex_slowlock_block rt_mutex_slowunlock rt_mutex_schedule rtlock_slowlock rt_spin_lock "
-        "rt_spin_unlock rt_spin_trylock rt_read_lock rt_write_lock ww_mutex_lock ww_mutex_lock_interruptible "
-        "ww_mutex_unlock ww_mutex_trylock bit_spin_lock bit_spin_unlock raw_spin_rq_lock_nested "
-        "raw_spin_rq_unlock raw_spin_rq_unlock_irq arch_spin_lock arch_read_lock arch_write_lock "
-        "atomic_dec_and_lock atomic_dec_and_lock_irqsave atomic_dec_and_mutex_lock lock_page lock_page_killable "
-        "unlock_page folio_lock folio_unlock lock_sock_nested_check ldsem_down_read ldsem_down_write "
+        "rt_mutex_slowlock_block rt_mutex_slowunlock rt_mutex_schedule rtlock_slowlock rt_spin_lock rt_spin_unlock "
+        "rt_spin_trylock rt_read_lock rt_write_lock ww_mutex_lock ww_mutex_lock_interruptible ww_mutex_unlock "
+        "ww_mutex_trylock bit_spin_lock bit_spin_unlock raw_spin_rq_lock_nested raw_spin_rq_unlock "
+        "raw_spin_rq_unlock_irq arch_spin_lock arch_read_lock arch_write_lock atomic_dec_and_lock "
+        "atomic_dec_and_lock_irqsave atomic_dec_and_mutex_lock lock_page lock_page_killable unlock_page folio_lock "
+        "folio_unlock lock_sock_nested_check lock_sock lock_sock_nested lock_sock_fast release_sock console_lock "
+        "console_trylock rtnl_lock rtnl_lock_killable rtnl_trylock rtnl_unlock ldsem_down_read ldsem_down_write "
         "ldsem_up_read ldsem_up_write cmpxchg_wait spin_lock_init rwlock_init init_rwsem lock_timer_base",
         r"(?:do_|arch_)?(?:raw_)?(?:spin|read|write)_(?:try)?(?:un)?lock(?:_bh|_irq|_irqsave|_irqrestore|_irqsave_nested|_nested"
         r"|_nest_lock|_bh_nested|_slowpath|_init|_wait)?"
         r"|(?:rt_)?mutex_(?:try)?(?:un)?lock(?:_\w+)?|(?:down|up)_(?:read|write)(?:_\w+)?",
     ),
     Group(
-        "sleeps or waits for its caller",
+        "gives up the CPU for its caller",
         "schedule schedule_timeout schedule_timeout_interruptible schedule_timeout_uninterruptible "
         "schedule_timeout_killable schedule_timeout_idle schedule_preempt_disabled schedule_idle "
         "schedule_hrtimeout schedule_hrtimeout_range schedule_hrtimeout_range_clock schedule_rtlock io_schedule "
         "io_schedule_timeout io_schedule_prepare preempt_schedule preempt_schedule_common preempt_schedule_irq "
         "preempt_schedule_notrace preempt_schedule_thunk preempt_schedule_notrace_thunk cond_resched "
         "cond_resched_lock schedule_loop context_switch switch_to switch_to_asm deactivate_task pick_next_task "
-        "finish_task_switch wait_for_common wait_for_common_io wait_on_bit wait_on_bit_lock "
-        "out_of_line_wait_on_bit out_of_line_wait_on_bit_lock bit_wait bit_wait_io bit_wait_timeout "
-        "wait_on_page_bit wait_on_page_bit_common folio_wait_bit folio_wait_bit_common wait_on_buffer "
-        "do_wait_intr do_wait_intr_irq wait_woken finish_wait prepare_to_wait prepare_to_wait_event "
-        "prepare_to_wait_exclusive wait_rcu_gp synchronize_rcu synchronize_rcu_normal synchronize_rcu_expedited "
-        "synchronize_srcu synchronize_srcu_expedited synchronize_sched synchronize_net rcu_barrier "
-        "synchronize_rcu_tasks synchronize_irq rcu_barrier_tasks srcu_barrier exp_funnel_lock synchronize_hardirq "
-        "flush_work flush_workqueue flush_delayed_work flush_scheduled_work cancel_work cancel_work_sync "
-        "cancel_delayed_work cancel_delayed_work_sync cancel_work_timer drain_workqueue destroy_workqueue "
-        "try_to_grab_pending work_grab_pending start_flush_work kthread_stop kthread_park kthread_flush_work "
-        "kthread_flush_worker kthread_cancel_work_sync kthread_destroy_worker msleep msleep_interruptible ssleep "
-        "usleep_range usleep_range_state fsleep ndelay udelay mdelay delay const_udelay delay_tsc delay_halt "
-        "delay_mwaitx delay_loop read_current_timer del_timer del_timer_sync timer_delete timer_delete_sync "
-        "try_to_del_timer_sync try_to_timer_delete_sync timer_shutdown timer_shutdown_sync sk_stop_timer_sync "
-        "hrtimer_cancel hrtimer_try_to_cancel hrtimer_nanosleep do_nanosleep complete complete_all "
-        "complete_with_flags wake_up wake_up_common wake_up_common_lock wake_up_locked wake_up_bit "
-        "wake_up_sync_key wake_up_process try_to_wake_up autoremove_wake_function default_wake_function "
-        "swake_up_locked swait_prepare rwsem_wait wait_task_inactive preempt_count_add preempt_count_sub",
+        "finish_task_switch",
+        yields=True,
+    ),
+    Group(
+        "sleeps or waits for its caller",
+        "csd_lock_wait wait_for_common wait_for_common_io wait_on_bit wait_on_bit_lock out_of_line_wait_on_bit "
+        "out_of_line_wait_on_bit_lock bit_wait bit_wait_io bit_wait_timeout wait_on_page_bit wait_on_page_bit_common "
+        "folio_wait_bit folio_wait_bit_common wait_on_buffer do_wait_intr do_wait_intr_irq wait_woken finish_wait "
+        "prepare_to_wait prepare_to_wait_event prepare_to_wait_exclusive wait_rcu_gp synchronize_rcu "
+        "synchronize_rcu_normal synchronize_rcu_expedited synchronize_srcu synchronize_srcu_expedited "
+        "synchronize_sched synchronize_net rcu_barrier synchronize_rcu_tasks synchronize_irq rcu_barrier_tasks "
+        "srcu_barrier exp_funnel_lock synchronize_hardirq flush_work flush_workqueue flush_delayed_work "
+        "flush_scheduled_work cancel_work cancel_work_sync cancel_delayed_work cancel_delayed_work_sync "
+        "cancel_work_timer drain_workqueue destroy_workqueue try_to_grab_pending work_grab_pending start_flush_work "
+        "kthread_stop kthread_park kthread_flush_work kthread_flush_worker kthread_cancel_work_sync "
+        "kthread_destroy_worker msleep msleep_interruptible ssleep usleep_range usleep_range_state fsleep ndelay "
+        "udelay mdelay delay const_udelay delay_tsc delay_halt delay_mwaitx delay_loop read_current_timer del_timer "
+        "del_timer_sync timer_delete timer_delete_sync try_to_del_timer_sync try_to_timer_delete_sync timer_shutdown "
+        "timer_shutdown_sync sk_stop_timer_sync hrtimer_cancel hrtimer_try_to_cancel hrtimer_nanosleep do_nanosleep "
+        "complete complete_all complete_with_flags wake_up wake_up_common wake_up_common_lock wake_up_locked "
+        "wake_up_bit wake_up_sync_key wake_up_process try_to_wake_up autoremove_wake_function default_wake_function "
+        "swake_up_locked smp_call_function smp_call_function_single smp_call_function_many "
+        "smp_call_function_many_cond smp_call_function_any on_each_cpu on_each_cpu_cond on_each_cpu_cond_mask "
+        "on_each_cpu_mask stop_machine stop_machine_cpuslocked stop_cpus stop_one_cpu kthread_should_stop "
+        "kthread_should_park kthread_parkme swait_prepare rwsem_wait wait_task_inactive preempt_count_add "
+        "preempt_count_sub",
         r"(?:try_)?wait_for_completion(?:_\w+)?",
     ),
     Group(
@@ -236,6 +246,7 @@ GROUPS = (
         "RCU's own thread, the victim of a stall",
         "rcu_gp_kthread rcu_gp_fqs_loop rcu_gp_fqs rcu_gp_init rcu_gp_cleanup rcu_exp_gp_kthread_worker "
         "rcu_tasks_kthread rcu_nocb_gp_kthread rcu_nocb_cb_kthread",
+        yields=True,
     ),
     Group(
         "allocates or frees for its caller",
@@ -261,7 +272,8 @@ GROUPS = (
         "mempool_free_slab mempool_kmalloc mempool_kfree mempool_alloc_pages mempool_init_node memdup_user "
         "memdup_user_nul vmemdup_user dma_alloc_attrs dma_free_attrs dma_direct_alloc dma_direct_free "
         "dma_pool_alloc dma_pool_free dmam_alloc_attrs device_kmalloc devm_kmalloc devm_kasprintf devm_kstrdup "
-        "devm_kfree devm_add_action sock_kmalloc sock_wmalloc sock_kfree_s simple_set_track",
+        "devm_kfree devm_add_action sock_kmalloc sock_wmalloc sock_kfree_s simple_set_track sk_alloc sk_prot_alloc "
+        "dev_alloc_skb alloc_inode new_inode new_inode_pseudo iget_locked iget5_locked",
         r"k[vzm]?(?:m?alloc|calloc|realloc|zalloc|free|memdup|strdup|strndup|vmalloc|vasprintf|asprintf|vfree)(?:_\w+)?|kmem_cache_\w+",
     ),
     Group(
@@ -320,7 +332,8 @@ GROUPS = (
         "bsearch hlist_add_head hlist_del hlist_del_init find_next_bit find_first_bit find_next_zero_bit "
         "find_first_zero_bit test_and_set_bit test_and_clear_bit set_bit clear_bit change_bit test_bit bitmap_set "
         "bitmap_clear bitmap_find_next_zero_area_off atomic_read atomic_set atomic_inc atomic_dec atomic_add "
-        "atomic_sub kfifo_in kfifo_out kfifo_alloc percpu_counter_add_batch percpu_counter_sum xas_move_index",
+        "atomic_sub kfifo_in kfifo_out kfifo_alloc percpu_counter_add_batch percpu_counter_sum "
+        "xas_move_index d_walk shrink_dcache_parent shrink_dentry_list",
     ),
     Group(
         "handles a socket buffer for its caller",
@@ -386,7 +399,7 @@ GROUPS = (
         "truncate_inode_pages_range find_lock_entries do_read_cache_folio do_read_cache_page read_cache_folio_gfp "
         "filemap_get_folio filemap_alloc_folio pagecache_get_page grab_cache_page_write_begin folios_put_refs "
         "folio_batch_move_lru reiserfs_panic reiserfs_write_lock kill_fasync call_rcu call_rcu_common "
-        "kvfree_call_rcu",
+        "call_rcu_sched call_rcu_bh call_rcu_tasks call_srcu kvfree_call_rcu init_timer_key",
     ),
     Group(
         "records a trace event",
@@ -394,7 +407,13 @@ GROUPS = (
         "trace_printk perf_trace_lock perf_trace_lock_acquire perf_trace_lock_acquired "
         "perf_trace_preemptirq_template perf_trace_buf_update perf_tp_event perf_swevent_event printk_safe_flush "
         "printk_safe_log_store printk_safe_flush_on_panic debug_lockdep_rcu_enabled console_unlock "
-        "console_trylock_spinning down_trylock_console_sem console_flush_all",
+        "console_trylock_spinning down_trylock_console_sem console_flush_all msg_print_text print_time print_prefix "
+        "prb_read prb_read_valid",
+    ),
+    Group(
+        "walks a stack that some tool keeps",
+        "kernel_text_address core_kernel_text is_module_text_address is_bpf_text_address bpf_prog_kallsyms_find "
+        "is_ftrace_trampoline print_context_stack unwind_get_return_address deref_stack_reg",
     ),
     Group(
         "a thunk: whoever called through it is to blame",
@@ -410,11 +429,19 @@ GROUPS = (
         r"<?(?:core|alloc|compiler_builtins|rustc)::.*|rust_helper_\w+",
     ),
     Group(
+        "the idle CPU",
+        "native_safe_halt safe_halt arch_safe_halt default_idle default_idle_call arch_cpu_idle cpu_idle cpu_idle_loop "
+        "cpu_idle_poll poll_idle do_idle cpu_startup_entry cpuidle_enter cpuidle_enter_state cpuidle_idle_call "
+        "call_cpuidle intel_idle intel_idle_irq mwait_idle mwait_idle_with_hints acpi_idle_enter acpi_idle_do_entry "
+        "acpi_safe_halt acpi_processor_ffh_cstate_enter cpu_do_idle arch_cpu_idle_enter r4k_wait_irqoff "
+        "tick_nohz_idle_enter tick_nohz_idle_exit rest_init",
+    ),
+    Group(
         "calls what others have registered",
         "process_one_work process_scheduled_works worker_thread rescuer_thread kthread kthread_worker_fn "
         "ret_from_fork ret_from_fork_asm ret_from_kernel_thread ret_from_kernel_user_thread kernel_thread_helper "
         "kernel_thread_starter start_secondary secondary_startup_64 secondary_startup_64_no_verify "
-        "secondary_start_kernel cpuhp_thread_fun do_syscall_64 do_syscall_32 do_fast_syscall_32 "
+        "secondary_start_kernel common_startup_64 cpuhp_thread_fun do_syscall_64 do_syscall_32 do_fast_syscall_32 "
         "do_int80_syscall_32 entry_SYSCALL_64 entry_SYSCALL_64_after_hwframe entry_SYSCALL_64_after_swapgs "
         "entry_SYSCALL_64_fastpath entry_SYSENTER_32 entry_SYSENTER_compat entry_SYSENTER_compat_after_hwframe "
         "entry_SYSCALL_compat entry_INT80_32 entry_INT80_compat system_call_fastpath sysenter_dispatch "
@@ -440,6 +467,12 @@ def is_reporter(name: str) -> bool:
     """Whether this function only prints reports or handles traps."""
     group = _find(name)
     return group is not None and group.reports
+
+
+def is_yielding(name: str) -> bool:
+    """Whether this function gives up the CPU, or waits for who should."""
+    group = _find(name)
+    return group is not None and group.yields
 
 
 def is_entry(name: str) -> bool:

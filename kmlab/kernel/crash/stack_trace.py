@@ -10,7 +10,14 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from kmlab.kernel.crash.skipped_functions import is_entry, is_innocent, is_interrupt, is_reporter, reason_to_skip
+from kmlab.kernel.crash.skipped_functions import (
+    is_entry,
+    is_innocent,
+    is_interrupt,
+    is_reporter,
+    is_yielding,
+    reason_to_skip,
+)
 from kmlab.kernel.crash.stack_formats import ADDRESS, CALLER, FRAME, HERE, WORDS
 from kmlab.kernel.symbols.rust_names import demangle
 
@@ -171,10 +178,15 @@ def blame(
         (frame for frame in named if not is_helper(frame)),
         # A stack that lost its way has guesses alone.
         *((frame for frame in frames if not frame.reliable and mine(frame)) for mine in tiers),
-        (frame for frame in plain if frame.reliable and not is_reporter(frame.name) and not is_entry(frame.name)),
+        (frame for frame in plain if frame.reliable and _may_be_guilty(frame.name)),
         () if any(frame.reliable for frame in plain) else likely,
     )
     return next((frame for several in candidates for frame in several), None)
+
+
+def _may_be_guilty(name: str) -> bool:
+    """Whether a helper's function is worth a name where the stack has nothing better."""
+    return not (is_reporter(name) or is_entry(name) or is_yielding(name))
 
 
 def _in_modules(
@@ -253,7 +265,7 @@ _INLINE_LAST = re.compile(rf"(?<!\S){_INLINED}$")
 _HEX_DUMP = re.compile(r"[0-9a-f]{4,16}: {1,60}[0-9a-f]{8}")
 """A line of the stack's memory, as 32-bit arm prints it."""
 _ONE_PLACE = re.compile(_PLACE)
-_SUFFIX = re.compile(r"\.(?:constprop|isra|part|cold|llvm|lto_priv|localalias|\d)")
+_SUFFIX = re.compile(r"\.(?:constprop|isra|part|cold|llvm|lto_priv|localalias|clone|\d)")
 _DECORATED = ("__pfx_", "__cfi_", "_R", "_ZN")
 _HEADERS = re.compile(
     r"(?:\./)?(?:arch/\w{1,20}/)?include/|.{0,255}/include/(?:linux|net|asm|asm-generic|uapi|crypto|drm|media|sound|scsi|rdma|trace)/"

@@ -60,7 +60,7 @@ class Stacks:
             return None
         if begin.name in NAMELESS:
             return self._resume(begin.name, key)
-        if text.startswith("task:rcu_"):
+        if text.startswith("task:rcu_") or begin.name.endswith("kthread stack dump"):
             # RCU's own thread is what a stall keeps waiting, not what stalls.
             self._at[key] = _VICTIM
             return Turn()
