@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from kmlab.kernel.crash.stack_trace import Frame, find_symbol
+from kmlab.kernel.crash.stack_trace import Frame, find_symbol, parse_frames
 
 CLASS_TRAITS = {
     "deadly": "the task that ran into this was killed, so that all it does later is fallout",
@@ -36,6 +36,8 @@ LINE_TRAITS = {
     "quiet": "the kernel, or a module, may print it below the level of a warning",
     "work": "the report is about the work item that it names",
     "explained": "the line that follows says why",
+    "placed": "the line says in which function of which file: so much only the one who found it says, with or without "
+    "a trace",
 }
 """What is true of a report that begins with such a line."""
 
@@ -144,9 +146,13 @@ def find_dump(text: str) -> Header | None:
     return _header(_DUMP, "", found.groupdict()) if found else None
 
 
-def find_orphan(text: str) -> Header | None:
-    """Return the stack that this line begins, where all that led to it was lost."""
-    return _header(_DUMP, "", {}) if text.startswith(_MIDDLE) else None
+def find_orphan(text: str, begins: bool = False) -> Header | None:
+    """Return the stack that this line begins, where all that led to it was lost.
+
+    `begins`: the log begins hereabouts, maybe in the middle of the stack.
+    """
+    lost = text.startswith(_MIDDLE) or (begins and text[:1] == " " and bool(parse_frames(text)))
+    return _header(_DUMP, "", {}) if lost else None
 
 
 def find_message(text: str) -> Message | None:
@@ -293,6 +299,13 @@ SHAPES: tuple[Shape, ...] = (
     _shape("slab-corruption", "oops", "BUG ", "BUG {what}",
            r"BUG (?P<cache>[\w.:/-]{1,64})(?:\([^)]{0,64}\))? \((?:Not t|T)ainted[^)]{0,64}\): (?P<what>.{1,120})",
            "slab corrupts"),
+    # slub named no taint until 3.3.
+    _shape("slab-leak", "oops", "BUG ", "slab cache still has objects",
+           r"BUG (?P<cache>[\w.:/-]{1,64}): Objects remaining", "slab"),
+    _shape("slab-corruption", "oops", "BUG ", "BUG {what}",
+           r"BUG (?P<cache>[\w.:/-]{1,64}): (?P<what>(?:\w{1,12} )?(?:\w{1,12} overwritten|Object already free"
+           r"|Freechain corrupt|Freepointer corrupt|Invalid object pointer|Wrong object count).{0,80})",
+           "slab corrupts"),
     _shape("bad-page", "oops", "BUG: ", "BUG: {what}", r"BUG: (?P<what>Bad (?:page \w{1,12}|rss-counter))", "untraced"),
     _shape("bad-page", "oops", "BUG: ", "BUG: {what}", r"BUG: (?P<what>non-zero \w{1,20})", "untraced"),
     _shape("dentry-leak", "oops", "BUG: ", "BUG: Dentry still in use",
@@ -324,7 +337,7 @@ SHAPES: tuple[Shape, ...] = (
     _shape("leaked-atomic", "oops", "BUG: ", "BUG: workqueue leaked a lock or atomic context",
            r"BUG: workqueue leaked", "atomic work"),
     _shape("lock-stuck", "hang", "BUG: ", "BUG: {what} suspected",
-           r"BUG: (?P<what>(?:spin|rw)lock lockup) suspected on CPU#(?P<cpu>\d{1,5})", "locks stuck"),
+           r"BUG: (?P<what>(?:spin|rw)lock lockup) (?:suspected )?on CPU#(?P<cpu>\d{1,5})", "locks stuck"),
     _shape("lock-debug", "oops", "BUG: ", "BUG: {what}",
            r"BUG: (?P<what>(?:spinlock|rwlock|rwsem|mutex) (?:bad magic|(?:cpu[ -])?recursion"
            r"|already unlocked|wrong (?:owner|CPU)|uninitialized|trylock failure))", "locks blinds"),
@@ -337,7 +350,7 @@ SHAPES: tuple[Shape, ...] = (
            r"(?:WARNING|\[ INFO|INFO): (?:possible irq lock inversion|.{1,60}unsafe lock order"
            r"|inconsistent lock state)", "lockdep locks blinds"),
     _shape("rcu-usage", "warning", "WARNING: |INFO: ", "WARNING: suspicious RCU usage",
-           r"(?:WARNING|\[ INFO|INFO): suspicious RCU usage"),
+           r"(?:WARNING|\[ INFO|INFO): suspicious (?:RCU|rcu_\w{1,40}\(\)) usage"),
     _shape("lockdep-unlock", "warning", "WARNING: |BUG: |INFO: ", "WARNING: {what}",
            r"(?:WARNING|\[ BUG|\[ INFO): (?P<what>bad \w{1,12} balance)", "lockdep locks blinds"),
     _shape("lockdep-freed", "warning", "WARNING: |BUG: |INFO: ", "WARNING: held lock freed",
@@ -380,7 +393,7 @@ SHAPES: tuple[Shape, ...] = (
     _shape("warning", "warning", "WARNING: ", "WARNING",
            r"WARNING: (?:\[(?P<what>.{0,300}?)\] )?(?:(?P<file>[^\s:\[\]]{1,255}):(?P<line>\d{1,9}) )?at"
            rf" [^\s,]{{1,255}}(?: \[[^\]]{{1,120}}\])?, CPU#(?P<cpu>\d{{1,5}}): {_TASK}", "closed"),
-    _shape("warning", "warning", "WARNING: ", "WARNING", rf"WARNING: at {_PLACE} ", "closed"),
+    _shape("warning", "warning", "WARNING: ", "WARNING", rf"WARNING: at {_PLACE}(?: |$)", "closed"),
     _shape("unwinder", "warning", "WARNING: ", "WARNING: kernel stack has a bad value",
            r"WARNING: kernel stack (?:regs|frame pointer) at .{1,80} has bad ", "untraced"),
     # Panics that are a bug of their own, then all others.
@@ -391,14 +404,17 @@ SHAPES: tuple[Shape, ...] = (
     _shape("panic", "panic", PANIC, "Kernel panic: {what}", rf"{PANIC}(?:: (?P<what>.{{0,200}}))?"),
     # What a module says when one of its own assertions fails: OpenZFS, Lustre, XFS, VirtualBox and others.
     _shape("assertion", "oops", "PANIC at ", "assertion failed",
-           rf"PANIC at {_PLACE}(?::(?P<function>\w{{1,128}})\(\))?", "provisional quiet names"),
+           rf"PANIC at {_PLACE}:(?P<function>\w{{1,128}})\(\)", "provisional quiet names placed"),
+    _shape("assertion", "oops", "PANIC at ", "assertion failed", rf"PANIC at {_PLACE}", "provisional quiet names"),
     _shape("assertion", "oops", "PANIC: ", "PANIC: {what}",
            r"PANIC: (?!double fault)(?P<what>.{1,200})", "provisional quiet"),
     _shape("assertion", "oops", "VERIFY", "assertion failed: {what}",
            r"(?:[\w.-]{1,40}: ){0,2}(?P<what>VERIFY\w{0,8} ?\(.{1,160}\)) failed", "provisional quiet"),
     _shape("assertion", "oops", "ASSERT", "assertion failed: {what}",
-           rf"(?:\w{{1,40}}: )?(?:[\d:]{{1,20}}\({_PLACE}:(?P<function>\w{{1,128}})\(\)\) )?"
-           r"(?P<what>ASSERT\w{0,10} ?\(.{1,160}\)) failed", "provisional quiet"),
+           rf"(?:\w{{1,40}}: )?[\d:]{{1,20}}\({_PLACE}:(?P<function>\w{{1,128}})\(\)\) "
+           r"(?P<what>ASSERT\w{0,10} ?\(.{1,160}\)) failed", "provisional quiet placed"),
+    _shape("assertion", "oops", "ASSERT", "assertion failed: {what}",
+           r"(?:\w{1,40}: )?(?P<what>ASSERT\w{0,10} ?\(.{1,160}\)) failed", "provisional quiet"),
     _shape("assertion", "oops", "ssertion fail", "assertion failed",
            r".{0,120}?\b[aA]ssertion fail(?:ed|ure)\b", "provisional quiet"),
     # Whatever else looks like a BUG or a die() is one: the number before `[#1]` decides, or a trace.

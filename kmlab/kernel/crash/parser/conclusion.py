@@ -83,6 +83,8 @@ def _named_task(report: Report, section: Section) -> Section:
 def _is_empty(report: Report) -> bool:
     """Whether it only looks like a report: a module's own words, or a stack that somebody asked for."""
     subject, progress, frames = report.subject, report.progress, report.stacks.frames
+    if subject.is_("placed") and not frames:
+        return report.leveled
     if subject.is_("provisional"):
         return not report.stacks.shows_bug or any(map(is_no_bug, frames))
     tracking = is_of_kmemleak_s_messages(report)

@@ -196,7 +196,7 @@ class Scanner:
         if record.text.startswith(("sysrq: ", "SysRq : ")):
             self._asked = True
         elif self._orphan is None and not (self._asked or self.suspect or self._found):
-            header = find_orphan(record.text)
+            header = find_orphan(record.text, begins=self._seen <= _BEGIN)
             if header:
                 context = self._enter(record.caller or "")
                 self._orphan = context.report = Report(context.key, header, record, self._seen)
@@ -432,6 +432,8 @@ _UP = 0.5
 _UP_RECORDS = 100
 """The same in records, for a log without times."""
 _STALE = 24
+_BEGIN = 40
+"""Records at the begin of a log that may be the end of a trace."""
 _TAINTER = re.compile(
     r"([\w-]{1,64}): (?:loading out-of-tree module taints|module verification failed|module license .{1,64} taints)"
 )

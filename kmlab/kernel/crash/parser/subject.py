@@ -124,5 +124,5 @@ class Subject:
         self._set_class("null-dereference", "BUG: kernel NULL pointer dereference")
 
 
-_SUSPICIOUS = re.compile(r"([^\s:]{1,255}):(\d{1,7}) (?:suspicious rcu_|Illegal context|.{0,80}usage)")
+_SUSPICIOUS = re.compile(r"([^\s:]{1,255}):(\d{1,7}) (?:suspicious rcu_|invoked rcu_|Illegal context|.{0,80}usage)")
 """What lockdep says of RCU: where the macro stands (lockdep_rcu_suspicious())."""
