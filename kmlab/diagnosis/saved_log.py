@@ -24,7 +24,14 @@ from kmlab.kernel.crash.paste import Layout, Rejoiner, Survey, Unread, is_suspic
 from kmlab.kernel.crash.source_lines import located
 from kmlab.kernel.log.file_type import SAVE, Doubt, kind_of
 from kmlab.kernel.log.records import ConsoleReader, Record
-from kmlab.kernel.module.load_errors import RefusedLoad, find_refused_loads, is_of_insmod, may_be_refusal, may_refuse
+from kmlab.kernel.module.load_errors import (
+    RefusedLoad,
+    find_refused_loads,
+    is_of_insmod,
+    may_be_refusal,
+    may_refuse,
+    unknown_key_note,
+)
 from kmlab.kernel.module.modinfo import ModInfo, parse_modinfo
 from kmlab.kernel.symbols.elf import LARGEST_PRODUCTS
 from kmlab.kernel.symbols.symbolizer import ModuleSymbols
@@ -109,6 +116,8 @@ class Heard(NamedTuple):
     """The newest line came first."""
     benign: Sequence[Crash] = ()
     """Reports that are no bug of a module's."""
+    note: str | None = None
+    """What the kernel said of a signature, where nothing shows what came of it."""
 
 
 def _findings(file: str, own: frozenset[str]) -> tuple[list[Crash], Unread | None, list[str]]:
@@ -128,6 +137,8 @@ def _findings(file: str, own: frozenset[str]) -> tuple[list[Crash], Unread | Non
         raise _no_log(file, heard.doubt, SAVE)
     off = lockdep_off([*heard.crashes, *heard.benign])
     how = [_BACKWARDS] if heard.backwards else []
+    if heard.note and not heard.refused:
+        how.append(heard.note)
     return found, unread, [*how, *map(benign_note, heard.benign), *([off] if off else [])]
 
 
@@ -145,9 +156,14 @@ def hear(log: BinaryIO, own: frozenset[str] = frozenset()) -> Heard:
         # Where no line said who wrote it, all of them are the kernel's still.
         layout = layout._replace(bare=layout.bare or not heard.prefixed)
         again = _hear_once(log, own, backwards, wrapped, layout)
-        more = len(again.crashes) + len(again.refused) > len(heard.crashes) + len(heard.refused)
-        heard = again if more else heard
+        heard = max(heard, again, key=_told)
     return heard
+
+
+def _told(heard: Heard) -> tuple[int, int]:
+    """Return how many findings say what was wrong, and how many there are."""
+    plain = [crash for crash in heard.crashes if crash.class_ != "stack-dump"]
+    return len(plain) + len(heard.refused), len(heard.crashes)
 
 
 @contextlib.contextmanager
@@ -230,7 +246,8 @@ def _hear_once(
     take(reader.close(), True, True, last=True)
     right, surveyed = (scanner, survey) if doubt.prefixed else (bare, bare_survey)
     right.close()
-    loads = find_refused_loads(t for k, t in refusals if k or not doubt.prefixed or is_of_insmod(t))
+    said = [text for kernel, text in refusals if kernel or not doubt.prefixed or is_of_insmod(text)]
+    loads = find_refused_loads(said)
     return Heard(
         right.crashes,
         doubt.reason,
@@ -240,6 +257,7 @@ def _hear_once(
         doubt.prefixed,
         backwards,
         right.benign,
+        unknown_key_note(said),
     )
 
 
@@ -249,7 +267,7 @@ def _as_crash(load: RefusedLoad) -> Crash:
     about = {
         "vermagic": "it was built for another kernel",
         "symbol-version": f"it was built with another version of {failure.symbol}",
-        "unknown-symbol": f"{failure.symbol} is not known",
+        "unknown-symbol": f"{failure.symbol or 'a symbol'} is not known",
         "namespace": f"the namespace of {failure.symbol} is not imported",
         "gpl-only": f"{failure.symbol} is for GPL modules only",
         "duplicate-symbol": f"{failure.symbol} is exported already",

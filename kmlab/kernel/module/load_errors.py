@@ -100,6 +100,19 @@ def parse_symbol_owners(text: str) -> dict[str, str]:
     return owners
 
 
+def unknown_key_note(records_text: Iterable[str]) -> str | None:
+    """Return a note if the kernel does not know who signed a module, and nothing shows whether it insists on that."""
+    texts = list(records_text)
+    if not any("PKCS#7 signature not signed with a trusted key" in text for text in texts):
+        return None
+    if any("module verification failed: " in text for text in texts):
+        return None
+    return (
+        "a module's signature is by a key that this kernel does not know: a kernel that insists on signatures refuses "
+        "such a module (enrol the key: kmlab sign --mok)"
+    )
+
+
 class RefusedLoad(NamedTuple):
     """A load that a saved log says was refused."""
 
@@ -131,7 +144,7 @@ def find_refused_loads(records_text: Iterable[str]) -> list[RefusedLoad]:
             if name in named or len(named) < _MOST_MODULES:
                 known = named.setdefault(_name_of(name), [])
                 known += [text] if len(known) < _MOST_LINES else []
-        elif inserting and errno_of(text) in _REFUSING:
+        elif inserting and (errno_of(text) in _REFUSING or _WITHOUT_SYMBOL in text):
             inserted.setdefault(_name_of(inserting["module"]), text)
         elif len(unnamed) < _MOST_MODULES and (
             refused_signature(Log([text], ""), "") or unfit_file(Log([text], ""), "")
@@ -153,9 +166,21 @@ def find_refused_loads(records_text: Iterable[str]) -> list[RefusedLoad]:
 
 def _refused(name: str | None, lines: list[str], words: str, release: str) -> RefusedLoad:
     called = name or "the module"
+    if not lines and _WITHOUT_SYMBOL in words:
+        return RefusedLoad(name, _without_symbol(called), printable(words, 400))
     failure = explain_load_failure(words, 1, lines, called, release)
     assert failure is not None  # An exit code other than 0 always has its reason.
     return RefusedLoad(name, failure, printable(lines[0] if lines else words, 400))
+
+
+def _without_symbol(module: str) -> Failure:
+    """Explain a load of which only insmod's words are known."""
+    return Failure(
+        "unknown-symbol",
+        f"{module} needs a symbol that nobody exports, or its init returned -ENOENT, as insmod's words are the same: "
+        "the kernel's log (dmesg) names the symbol.",
+        errno="ENOENT",
+    )
 
 
 def _name_of(word: str) -> str:
@@ -186,14 +211,26 @@ _INSERTING = re.compile(
 """insmod and modprobe of kmod, of busybox and of module-init-tools; systemd-modules-load."""
 _REFUSING = ("ENOEXEC", "EKEYREJECTED", "ENOKEY", "ENOPKG", "EBADMSG", "EPERM")
 """Errors that hardly any init function returns."""
+_WITHOUT_SYMBOL = "Unknown symbol in module"
+"""What insmod and modprobe say of -ENOENT."""
 _REFUSAL = re.compile(
     r": disagrees about|: version magic|Unknown symbol|no symbol version|module uses symbol|using GPL-only"
     r"|duplicate symbol|for parameter|gave up waiting|no symbols|can ?not be addressed|reloc|RELA|BTF: -"
     r"|not compiled with"
     r"|is rejected|is restricted|unsigned module|unknown module key|Invalid architecture|insert"
+    r"|PKCS#7 signature not signed"
 )
 """A quick look: no line without any of these speaks of a refusal."""
-_REFUSAL_BYTES = (b" symbol ", b"version magic '", b"' for parameter ", b"reloc", b" BTF: -", b" is re", b"insert")
+_REFUSAL_BYTES = (
+    b" symbol ",
+    b"version magic '",
+    b"' for parameter ",
+    b"reloc",
+    b" BTF: -",
+    b" is re",
+    b"insert",
+    b"PKCS#7",
+)
 
 
 def may_be_refusal(text: str) -> bool:

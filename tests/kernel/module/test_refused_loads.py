@@ -49,6 +49,27 @@ def test_a_saved_log_s_refused_loads_are_findings(name: str, wanted: list[tuple[
         assert crash.reason is not None and words in crash.reason and crash.text
 
 
+def test_insmod_s_words_alone_say_that_a_symbol_is_missing_or_that_init_said_so(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    file.write_text("insmod: ERROR: could not insert module /tmp/lamp.ko: Unknown symbol in module\n")
+    (crash,) = judge_file(str(file)).crashes
+    assert (crash.kind, crash.class_, crash.module) == ("load-refused", "unknown-symbol", "lamp")
+    assert crash.title == "load of lamp refused: a symbol is not known"
+    assert "or its init returned -ENOENT" in (crash.reason or "")
+
+
+def test_a_key_that_the_kernel_does_not_know_is_a_note_where_nothing_says_what_came_of_it(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    said = "[    9.143316] PKCS#7 signature not signed with a trusted key\n"
+    file.write_text(said)
+    assert "by a key that this kernel does not know" in " ".join(judge_file(str(file)).notes)
+    file.write_text(said + "[    9.2] lamp: module verification failed: signature and/or required key missing\n")
+    assert judge_file(str(file)).notes == ()
+    file.write_text(said + "[    9.2] Loading of module with unavailable key is rejected\n")
+    judged = judge_file(str(file))
+    assert ([crash.class_ for crash in judged.crashes], judged.notes) == (["signature"], ())
+
+
 @pytest.mark.parametrize(
     ("words", "name", "kind", "said"),
     [
