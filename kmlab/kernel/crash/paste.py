@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from kmlab.kernel.crash.patterns import Header, find_header
@@ -127,6 +127,8 @@ def is_suspicious(data: bytes) -> bool:
 
 def _header_within(text: str) -> int | None:
     """Find where in the line a report's first line begins; None where there is none."""
+    if find_header(text) is not None:
+        return 0
     for found in itertools.islice(_HEADER_WORD.finditer(text), _MOST_WORDS):
         header = find_header(text[found.start() :])
         if header is not None and header.shape.class_ != "other":
@@ -238,25 +240,45 @@ def _time_of(line: bytes) -> tuple[int, float] | None:
 def _report_order(head: bytes) -> int:
     """Above 0 where reports begin with their first line, below 0 where with their last, 0 where there is none."""
     order = 0
-    for first, second in _PAIRS:
-        opens = [found[1] is not None for found in re.finditer(b"(%s)|(%s)" % (first, second), head)]
+    for pair in _PAIRS:
+        marks = list(re.finditer(b"(%s)|(%s)" % (pair.begins, pair.ends), head))
         # A trace before the first report, or after the last one, leaves both ends alike and says nothing.
-        if opens and opens[0] != opens[-1]:
-            order += 1 if opens[0] else -1
+        if not marks or (marks[0][1] is None) == (marks[-1][1] is None):
+            continue
+        if marks[0][1] is not None:
+            order += 1
+        elif sum(mark[1] is None for mark in marks) > 1 or pair.is_turned(marks, head):
+            order -= 1
     return order
+
+
+class _Pair(NamedTuple):
+    """What comes first in a report, and what after it."""
+
+    begins: bytes
+    ends: bytes
+    turned: bytes = b""
+    """What stands between the two in a report that runs backwards."""
+    cut: bytes = b"(?!)"
+    """What stands between them only where the report before was cut at its begin, and runs forwards."""
+
+    def is_turned(self, marks: Sequence[re.Match[bytes]], head: bytes) -> bool:
+        """Whether the one end is of the same report as the begin behind it, not of one before that."""
+        end = max(mark.end() for mark in marks if mark[1] is None)
+        between = head[end : min(mark.start() for mark in marks if mark[1] is not None)]
+        return bool(re.search(self.turned, between)) and not re.search(self.cut, between)
 
 
 _SINCE_BOOT = re.compile(rb"[^\[\n]{0,80}\[ {0,12}(\d{1,10}\.\d{1,9})[\]s@ ]")
 _DAY_CLOCK = re.compile(rb".{0,60}?(?<![\d:])(\d{1,2}):(\d\d):(\d\d)(?:[.,](\d{1,9}))?(?!\d)")
 _FIELD_CLOCK = re.compile(rb'.{0,200}?__REALTIME_TIMESTAMP"? {0,4}[:=] {0,4}"?(\d{1,18})')
 _PAIRS = (
-    (rb"<TASK>", rb"</TASK>"),
-    (rb"CPU: \d{1,5} [^\n]{0,24}PID: \d", rb"Call [Tt]race:"),
-    (rb"\[ cut here \]-", rb"---\[ end trace "),
-    (rb"Call [Tt]race:", rb"---\[ end trace "),
-    (rb"Oops: (?:Oops: )?\d{4}", rb"---\[ end trace "),
+    _Pair(rb"<TASK>", rb"</TASK>", cut=rb"Call [Tt]race:|CPU: \d"),
+    _Pair(rb"CPU: \d{1,5} [^\n]{0,24}PID: \d", rb"Call [Tt]race:", cut=rb"\[ cut here|---\[ end|BUG: |WARNING: "),
+    _Pair(rb"\[ cut here \]-", rb"---\[ end trace ", turned=rb"Call [Tt]race:"),
+    _Pair(rb"Call [Tt]race:", rb"---\[ end trace ", cut=rb"CPU: \d"),
+    _Pair(rb"Oops: (?:Oops: )?\d{4}", rb"---\[ end trace ", turned=rb"Call [Tt]race:"),
 )
-"""What comes first in a report, and what after it."""
 
 
 def turned(data: bytes) -> bytes:

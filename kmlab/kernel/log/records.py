@@ -545,7 +545,7 @@ def _unglued(line: str) -> Iterator[str]:
 _GLUED = (
     _WITHIN,
     re.compile(r"\[(?=[^\W\d_]{1,12}[. ])[^\[\]\n]{6,40}\d{1,2}:\d\d:\d\d[^\[\]\n]{0,12}\] "),
-    re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{6}[+-]\d\d:\d\d "),
+    re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{6}[+-]\d\d:\d\d(?: |$)"),
 )
 """How a record begins, where several may be in one line: the kernel's own way, and dmesg's with dates."""
 _ESCAPED_END = re.compile(r"(?:\\[nr]|\s){1,8}$")

@@ -251,6 +251,35 @@ def test_a_log_of_two_days_or_two_boots_does_not_run_backwards() -> None:
     assert not runs_backwards(b"[    2.000000] a\n[    1.000000] b\n")
 
 
+def test_the_end_of_a_report_before_another_one_does_not_mean_that_a_log_runs_backwards(tmp_path: Path) -> None:
+    tail = ["R13: 0000000000000000 R14: 0000559a733feba0 R15: 0000559a733feb90", " </TASK>", LINES[-1]]
+    first = ["------------[ cut here ]------------", "WARNING: CPU: 1 PID: 812 at a.c:3 larva_probe+0x1c/0x90 [larva]"]
+    lines = [*tail, "larva: no basin", *first, "CPU: 1 PID: 812 Comm: rmmod Not tainted 6.1.0 #1", *LINES[6:9]]
+    found = judged(tmp_path, "".join(f"Jun 05 01:04:57 mill kernel: {line}\n" for line in lines))
+    assert [told(crash) for crash in found.crashes] == [("warning", "larva_probe", "larva")]
+    assert not any("backwards" in note for note in found.notes)
+
+
+def test_a_prefix_that_is_learned_counts_more_than_the_middle_of_a_report_without_it(tmp_path: Path) -> None:
+    rule, race = "=" * 66, "race at unknown origin, with read to 0xffff933db8a2ae6c of 1 bytes by interrupt on cpu 0:"
+    lines = [rule, "BUG: KCSAN: data-race in larva_rx+0x551/0xb10 [larva]", "", race]
+    lines += [
+        " larva_rx+0x551/0xb10 [larva]",
+        " net_rx_action+0x329/0x900",
+        "",
+        f"Reported by Kernel Sanitizer on:\n{rule}",
+    ]
+    found = judged(tmp_path, "".join(f"[   44.381409][    C4]  {line}\n" for line in lines))
+    assert [told(crash) for crash in found.crashes] == [("kcsan", "larva_rx", "larva")]
+
+
+def test_a_first_line_in_brackets_was_read(tmp_path: Path) -> None:
+    lines = ["[ INFO: suspicious RCU usage. ]", "larva.c:9 suspicious rcu_dereference_check() usage!"]
+    found = judged(tmp_path, "".join(f"[   44.381409] {line}\n" for line in lines))
+    assert [crash.class_ for crash in found.crashes] == ["rcu-usage"]
+    assert found.unread is None
+
+
 def texts(lines: list[str]) -> list[str]:
     rejoiner, reader = Rejoiner(), ConsoleReader(pasted=True)
     records = [*reader.feed("\n".join(lines).encode()), *reader.close()]
