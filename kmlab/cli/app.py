@@ -53,6 +53,12 @@ kernels = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+devices = typer.Typer(
+    help="List, add and remove the devices of a running guest.",
+    cls=Group,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
     lab_commands.init,
@@ -98,14 +104,22 @@ _KERNEL_COMMANDS: dict[str, Callable[..., None]] = {
     "export": kernel_commands.kernel_export,
     "import": kernel_commands.kernel_import,
 }
+_DEVICE_COMMANDS: dict[str, Callable[..., None]] = {
+    "list": inspect_commands.device_list,
+    "add": inspect_commands.device_add,
+    "remove": inspect_commands.device_remove,
+}
 for command in _COMMANDS:
     app.command(cls=Command)(command)
 for name, command in _IMAGE_COMMANDS.items():
     images.command(name, cls=Command)(command)
 for name, command in _KERNEL_COMMANDS.items():
     kernels.command(name, cls=Command)(command)
+for name, command in _DEVICE_COMMANDS.items():
+    devices.command(name, cls=Command)(command)
 app.add_typer(images, name="image")
 app.add_typer(kernels, name="kernel")
+app.add_typer(devices, name="device")
 
 
 @app.callback(invoke_without_command=True)

@@ -1,4 +1,4 @@
-"""Commands that inspect, enter or copy from guests: status, log, ssh, console, cp, ssh-config. They take no lock."""
+"""Commands about running guests: status, log, ssh, console, cp, ssh-config, device. They take no lock."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kmlab.cli.help import completion
-from kmlab.cli.options import Debug, GuestNames, Json, LabFile, open_lab, select_guests, set_global_options
+from kmlab.cli.options import Debug, GuestNames, Json, LabFile, open_lab, real_host, select_guests, set_global_options
+from kmlab.common.events import printable
 
 if TYPE_CHECKING:
     from kmlab.common import paths
     from kmlab.config.lab import Lab
+    from kmlab.kernel.crash.crash import Crash
     from kmlab.provision.guest import GuestRecord
 
 _PATIENCE = 3600.0
@@ -106,6 +108,68 @@ def console(guest: OneGuest = None, lab: LabFile = None, json: Json = False, deb
         render.document({"schema": "kmlab.console/1", "guest": record.name, "tty": record.tty})
         return
     terminal.attach(record.tty)
+
+
+OneDevice = Annotated[
+    str, typer.Argument(help="Kind with its options, or the name of a device: edu, 'nvme: 64M'.", metavar="DEVICE")
+]
+RunningGuest = Annotated[str, typer.Argument(help="Running guest.", metavar="GUEST", autocompletion=completion.guests)]
+
+
+def device_list(guest: OneGuest = None, lab: LabFile = None, json: Json = False, debug: Debug = False) -> None:
+    """List the devices that a running guest has from lab.yaml or from `kmlab device add`."""
+    set_global_options(json=json, debug=debug)
+    from kmlab.cli.output import render
+    from kmlab.provision.hot_plug import read_plugged
+
+    _, record, files = _started(lab, guest)
+    render.devices(record.name, None, list(read_plugged(files).values()), [], as_json=json)
+
+
+def device_add(
+    guest: RunningGuest, device: OneDevice, lab: LabFile = None, json: Json = False, debug: Debug = False
+) -> None:
+    """Plug a device into a running guest, also while a run is in progress. Exit with 1 if the kernel reports a bug."""
+    set_global_options(json=json, debug=debug)
+    _change_devices(guest, device, lab, json, add=True)
+
+
+def device_remove(
+    guest: RunningGuest, device: OneDevice, lab: LabFile = None, json: Json = False, debug: Debug = False
+) -> None:
+    """Unplug a device of a running guest, also while a run is in progress. Exit with 1 if the kernel reports a bug."""
+    set_global_options(json=json, debug=debug)
+    _change_devices(guest, device, lab, json, add=False)
+
+
+def _change_devices(name: str, device: str, file: Path | None, json: bool, *, add: bool) -> None:
+    from kmlab.cli.output import render
+    from kmlab.common.errors import LabError
+    from kmlab.common.events import Stage
+    from kmlab.diagnosis.aftermath import findings_after
+    from kmlab.provision import hot_plug
+
+    opened, record, files = _started(file, name)
+    spec, host = opened.guest(name), real_host()
+    done: str | None = None
+    crashes: list[Crash] = []
+    try:
+        doing = f"{'plugging in' if add else 'unplugging'} {printable(device, 60)}"
+        with (
+            render.reporting() as events,
+            findings_after(files.console, crashes),
+            Stage(events, record.name, doing),
+        ):
+            if add:
+                done = hot_plug.add_device(host, opened, spec, record, files, device).name
+            else:
+                done = hot_plug.remove_device(host, spec, record, files, device).name
+    except LabError:
+        if not crashes:
+            raise
+    hot_plug.mark_crashed(files, [crash.title for crash in crashes])
+    render.devices(record.name, done, list(hot_plug.read_plugged(files).values()), crashes, as_json=json)
+    raise typer.Exit(1 if crashes else 0)
 
 
 def _started(file: Path | None, name: str | None) -> tuple[Lab, GuestRecord, paths.GuestFiles]:

@@ -92,6 +92,11 @@ class GuestFiles:
         return self.root / "agent"
 
     @property
+    def devices(self) -> Path:
+        """The devices that lab.yaml or a command has added to the running guest, as JSON."""
+        return self.root / "devices.json"
+
+    @property
     def known_hosts(self) -> Path:
         return self.root / "known_hosts"
 

@@ -17,6 +17,8 @@ from kmlab.common.errors import ConfigError
 from kmlab.common.events import printable
 from kmlab.config.yaml import reader
 from kmlab.config.yaml.reader import Lines
+from kmlab.config.yaml.schema import Kinds, build
+from kmlab.config.yaml.tree import parse
 from kmlab.config.yaml.types import (
     AnyDigest,
     Column,
@@ -46,6 +48,9 @@ from kmlab.config.yaml.types import (
     size,
     whole,
 )
+from kmlab.virt.devices import KINDS, Device
+from kmlab.virt.devices.board import check_devices, name_devices
+from kmlab.virt.devices.nic import Nic
 
 LAB_FILE = "lab.yaml"
 DEFAULTS = "the lab of defaults"
@@ -72,6 +77,7 @@ Arch = Literal["x86_64", "aarch64"]
 Network = Literal["none", "isolated", "host"]
 ParamValue = str | int | bool
 Param = ParamValue | tuple[ParamValue, ...]
+GuestDevice = Annotated[Device, Kinds("a kind of device", tuple((kind.kind, kind) for kind in KINDS))]
 
 
 def load_lab(path: Path) -> Lab:
@@ -86,7 +92,14 @@ def load_lab(path: Path) -> Lab:
     lab = replace(lab, guests=guests, default=lab.default or tuple(lab.guests)[:1])
     _check_guest_names(lab)
     _check_matrix(lab)
+    _check_cables(lab)
     return lab
+
+
+def parse_device(text: str) -> Device:
+    """Return the device that a command names in the words of `devices:`, such as edu or "nvme: 1G"."""
+    below = "".join(f"\n  {line}" for line in text.splitlines())
+    return build(parse(f"DEVICE:{below}\n".encode("utf-8", "replace"), "argument"), _OneDevice, "argument", {}).DEVICE
 
 
 def find_lab(start: Path) -> Path | None:
@@ -207,12 +220,28 @@ class GuestSpec:
     sysctls: Mapping[Sysctl, OneLine] = field(default_factory=dict)
     """Set in the guest, such as kernel.panic_on_warn: 1."""
 
+    devices: tuple[GuestDevice, ...] = ()
+    """Further devices, each a kind alone, such as edu, or with options, such as {disk: {size: 1G, bus: scsi}}."""
+    qemu_args: tuple[OneLine, ...] = ()
+    """Unsupported: further options for QEMU. They count only if KMLAB_QEMU_ARGS=1 is set."""
+
+    @property
+    def named_devices(self) -> dict[str, Device]:
+        """Return its devices by name: nvme, nvme-2."""
+        return name_devices(self.devices)
+
     def __post_init__(self) -> None:
+        check_devices(self.devices)
         if self.forward and self.network == "none":
             raise ConfigError("has 'forward' and no network", "remove it, or use `network: isolated`")
         ports = [host for host, _ in self.forward if host]
         if len(set(ports)) < len(ports):
             raise ConfigError("forwards one port of the host twice", "give each its own")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _OneDevice:
+    DEVICE: GuestDevice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -440,6 +469,17 @@ def _with_module_packages(lab: Lab, spec: GuestSpec) -> GuestSpec:
     modules = [module for module in lab.modules.values() if module.guests is None or spec.name in module.guests]
     packages = (*spec.packages, *(package for module in modules for package in module.packages))
     return replace(spec, packages=tuple(dict.fromkeys(packages)))
+
+
+def _check_cables(lab: Lab) -> None:
+    """Raise ConfigError if a cable has more than two ends."""
+    ends: dict[str, int] = {}
+    for spec in lab.guests.values():
+        for card in (device for device in spec.devices if isinstance(device, Nic) and device.network):
+            ends[str(card.network)] = ends.get(str(card.network), 0) + 1
+            if ends[str(card.network)] > 2:
+                message = f"guest '{spec.name}': the network '{card.network}' has more than two network cards"
+                raise lab.error(("guests", spec.name, "devices"), message, "a network is one cable with two ends")
 
 
 def _check_matrix(lab: Lab) -> None:

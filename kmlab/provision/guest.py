@@ -60,6 +60,8 @@ class GuestRecord:
     """What lab.yaml said about ports, as HOST:GUEST."""
     forwarded: Mapping[str, int] = dataclasses.field(default_factory=dict)
     """The host's port, on 127.0.0.1, of each forwarded port of the guest."""
+    devices: Sequence[str] = ()
+    """What lab.yaml said about devices."""
     taint: int = 0
     """The kernel's taint flags after the restore."""
     out_of_tree: Sequence[str] = ()

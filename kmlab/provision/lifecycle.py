@@ -26,11 +26,13 @@ from kmlab.provision.bases.base import Base, ensure_base
 from kmlab.provision.bases.checkpoint import ensure_checkpoint, read_checkpoint, readers_lock, remove_checkpoint
 from kmlab.provision.bases.toolchain import Target, check_toolchain, sweep_toolchains, toolchain_for
 from kmlab.provision.guest import Guest, GuestRecord, read_record, write_record
+from kmlab.provision.hot_plug import changed_by_hand, plug_configured, wait_until_seen, words_of
 from kmlab.provision.images.archive_kernel import available, check_kernels
 from kmlab.provision.images.image import build_image, catalogue_image, guest_image
 from kmlab.provision.kernels.built_kernel import with_built_kernel
 from kmlab.provision.lease import end_lease, leased, take_lease
 from kmlab.provision.plan.artifact import LOCK_PATIENCE, SSH, check_artifact, sweep
+from kmlab.provision.plan.device_setup import check_devices, make_files
 from kmlab.provision.plan.plan import Plan, arch_of, lab_files, make_plan
 from kmlab.virt import network
 from kmlab.virt.domain import console_tty, retarget
@@ -87,6 +89,7 @@ def guest_session(
             stack.enter_context(locks.held(files.lock, spec.name, report, Deadline(LOCK_PATIENCE)))
         with timings.part("plan"):
             plan = make_plan(host, lab, spec)
+            check_devices(plan)
         with timings.part("kernel"):
             plan = with_built_kernel(host, plan, report)
         with timings.part("base"):
@@ -189,11 +192,14 @@ def _why_changed(guest: Guest, allow_kept_modules: bool, deadline: Deadline) -> 
 
 def _why_unusable(plan: Plan, record: GuestRecord, checkpoint: str, allow_kept_modules: bool) -> str | None:
     """Return why a running guest cannot be reused; None if it can."""
-    settings = (checkpoint, plan.lab.libvirt, plan.spec.network, _forward_words(plan.spec))
-    if (record.checkpoint, record.uri, record.network, list(record.forward)) != settings:
+    settings = (checkpoint, plan.lab.libvirt, plan.spec.network, _forward_words(plan.spec), _device_words(plan.spec))
+    now = (record.checkpoint, record.uri, record.network, list(record.forward), list(record.devices))
+    if now != settings:
         return "the lab's settings have changed"
     if record.pid is None or not hypervisor.alive(record.pid, plan.files.root):
         return "it no longer runs"
+    if not allow_kept_modules and changed_by_hand(plan.files, plan.spec):
+        return "its devices were changed"
     if record.state == "busy":
         return "its last run was interrupted"
     if record.state == "kept" and not allow_kept_modules:
@@ -224,12 +230,13 @@ def _restore(start: _Start) -> Guest:
             stop(host, plan.lab, plan.spec.name)
             take_lease(files, base=base.key, checkpoint=checkpoint)
             paths.require_space(paths.state_home(), 512 << 20, f"guest '{plan.spec.name}'")
-            for stale in (files.disk, files.console, files.record):
+            for stale in (files.disk, files.console, files.record, *files.root.glob("device-*.img")):
                 stale.unlink(missing_ok=True)
             paths.remove_tree(files.synced)
             paths.make_folder(files.root, 0o700)
             disks.make_overlay(files.disk, source / "disk.qcow2", deadline)
             disks.copy(source / "nvram.fd", files.nvram)
+            make_files(plan.spec.named_devices, files.root)
             with host.hypervisor(plan.lab.libvirt, files.libvirt, deadline) as hv:
 
                 def change_files(saved: str) -> str:
@@ -250,6 +257,7 @@ def _restore(start: _Start) -> Guest:
                         "use `libvirt: embedded` or qemu:///session, where QEMU runs as you",
                     )
                 port, forwarded = _open_network(hv, plan)
+                plug_configured(hv, plan)
                 live = hv.xml(plan.domain_name)
         pids = hypervisor.processes(files.root)
         record = GuestRecord(
@@ -268,6 +276,7 @@ def _restore(start: _Start) -> Guest:
             network=plan.spec.network,
             forward=_forward_words(plan.spec),
             forwarded=forwarded,
+            devices=_device_words(plan.spec),
             host_key=base.host_key,
             tty=console_tty(live),
             pid=pids[0] if pids else None,
@@ -280,6 +289,7 @@ def _restore(start: _Start) -> Guest:
         with timings.part("connect"):
             guest = Guest(files, record, _connect(host, files, record, stack, deadline))
             guest.wake(deadline)
+            wait_until_seen(guest, report)
         stage.detail = f"kernel {base.release}, {plan.acceleration.name}"
     return guest
 
@@ -297,6 +307,10 @@ def _open_network(hv: hypervisor.Hypervisor, plan: Plan) -> tuple[int | None, di
     return port, {str(guest): hv.forward(name, netdev, guest, host) for host, guest in plan.spec.forward}
 
 
+def _device_words(spec: GuestSpec) -> list[str]:
+    return [words_of(device) for device in spec.devices]
+
+
 def _forward_words(spec: GuestSpec) -> list[str]:
     return [f"{host}:{guest}" for host, guest in spec.forward]
 
@@ -306,6 +320,7 @@ def enrol_by_mokmanager(host: Host, lab: Lab, spec: GuestSpec, report: EventSink
     with locks.held(lab_files(lab).guest(spec.name).lock, spec.name, report, Deadline(LOCK_PATIENCE)):
         stop(host, lab, spec.name)
         plan = with_built_kernel(host, make_plan(host, lab, spec), report)
+        check_devices(plan)
         base = ensure_base(host, plan, report)
         checkpoint = ensure_checkpoint(host, plan, base, report, by_mokmanager=True)
         _store_keyring(plan.files, checkpoint)

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 from kmlab.common.errors import ConfigError
 from kmlab.config import catalog, lab
-from kmlab.config.yaml.schema import ScalarParser, nearest
+from kmlab.config.yaml.schema import Kinds, ScalarParser, nearest
 from kmlab.config.yaml.tree import quoted
 from kmlab.run import documents
 
@@ -89,7 +89,8 @@ class _Maker:
     def struct(self, shape: Any, hidden: Iterable[str] = ()) -> dict[str, Any]:
         """Return the schema of a dataclass or TypedDict, without the fields that are filled in from elsewhere."""
         kinds, descriptions = get_type_hints(shape, include_extras=True), _docstrings(shape)
-        names = [name for name in kinds if name not in set(hidden)]
+        fields = kinds if is_typeddict(shape) else [field.name for field in dataclasses.fields(shape)]
+        names = [name for name in fields if name not in set(hidden)]
         if is_typeddict(shape):
             required = [name for name in names if name in shape.__required_keys__]
         else:
@@ -134,11 +135,26 @@ class _Maker:
         for note in notes:
             if isinstance(note, ScalarParser):
                 return dict(note.json_schema)
+            if isinstance(note, Kinds):
+                return self._kinds(note)
             if isinstance(note, documents.OneOf):
                 return {"type": "string", "enum": list(note.words)}
             if isinstance(note, documents.FieldsOf):
                 return self._defined(note.shape)
         return self.of(bare)
+
+    def _kinds(self, kinds: Kinds) -> dict[str, Any]:
+        alone = [name for name, shape in kinds.shapes if not any(map(_required, dataclasses.fields(shape)))]
+        choices: list[dict[str, Any]] = [{"enum": alone}]
+        for name, shape in kinds.shapes:
+            options = [self._defined(shape)]
+            if first := next(iter(dataclasses.fields(shape)), None):
+                options += _choices(self.of(get_type_hints(shape, include_extras=True)[first.name]))
+            options += [{"type": "null"}] if name in alone else []
+            properties = {name: {"anyOf": options}}
+            entry = {"type": "object", "properties": properties, "required": [name], "additionalProperties": False}
+            choices.append(entry)
+        return {"anyOf": choices}
 
     def _mapping(self, key: Any, value: Any) -> dict[str, Any]:
         named = self.yaml and dataclasses.is_dataclass(value) and "name" in get_type_hints(value)

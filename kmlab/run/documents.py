@@ -402,6 +402,28 @@ class ConsoleDocument(TypedDict):
     tty: str
 
 
+class DeviceEntry(TypedDict):
+    name: str
+    device: str
+    """Its kind and options, as in lab.yaml."""
+    address: str | None
+    """The guest's PCI address of it, or `usb` and the port of the root hub; null if kmlab does not know it."""
+    tty: str | None
+    """The pty of this host at its other end."""
+
+
+class DevicesDocument(TypedDict):
+    """The devices that a running guest has beside those of every guest."""
+
+    schema: Literal["kmlab.devices/1"]
+    guest: str
+    changed: str | None
+    """The device that the command added or removed."""
+    devices: list[DeviceEntry]
+    crashes: list[CrashReport]
+    """What the guest's kernel reported in the seconds after the change."""
+
+
 class DownDocument(TypedDict):
     """Guests that were stopped."""
 
@@ -755,6 +777,7 @@ Document = (
     | SshConfigDocument
     | GdbDocument
     | ConsoleDocument
+    | DevicesDocument
     | DownDocument
     | DestroyDocument
     | DoctorDocument

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import struct
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from kmlab.common.errors import HypervisorError
 from kmlab.host.hypervisor.hypervisor import Hypervisor
@@ -81,6 +82,27 @@ class FakeHypervisor(Hypervisor):
     def monitor(self, name: str, command: str) -> str:
         self._world.ask(f"monitor {command}")
         return self._world.monitor.get(command, "")
+
+    def qmp(self, name: str, execute: str, arguments: Mapping[str, object] | None = None) -> Any:
+        about = dict(arguments or {})
+        self._world.ask(" ".join(["qmp", execute, *([str(about["id"])] if "id" in about else [])]))
+        plugged = self._machine(name).plugged
+        if execute == "device_add":
+            plugged[str(about["id"])] = str(about["bus"])
+        elif execute == "device_del":
+            plugged.pop(str(about["id"]), None)
+        elif execute == "qom-list":
+            return [{"name": device} for device in plugged]
+        elif execute == "query-pci":
+            devices = [{"bus": 9, "slot": n, "function": 0, "qdev_id": device} for n, device in enumerate(plugged)]
+            return [{"bus": 0, "devices": devices}]
+        return {"pty": "/dev/pts/7"} if execute == "chardev-add" else {}
+
+    def attach(self, name: str, xml: str) -> None:
+        self._world.ask(f"attach {ET.fromstring(xml).tag}")
+
+    def detach(self, name: str, xml: str) -> None:
+        self._world.ask(f"detach {ET.fromstring(xml).tag}")
 
     def _begin(self, xml: str) -> Machine:
         machine = Machine(xml, self._root)

@@ -23,13 +23,15 @@ class Machine:
         self.xml = xml
         self.name = about.findtext("name", "")
         self.console = Path(log.get("file", "") if log is not None else "")
-        self.baking = len(about.findall("devices/disk")) > 1
+        self.baking = about.find("devices/disk/readonly") is not None
         self.port: int | None = None
         channel = about.find("devices/channel/source")
         self.root, self.channel = root, Path(channel.get("path", "") if channel is not None else "")
         self.loaded: list[str] = []
         self.synced: set[str] = set()
         """Folders of modules that were unpacked."""
+        self.plugged: dict[str, str] = {}
+        """The buses of the devices that QEMU was told to plug in, by id."""
         self.taint = 0
         self.files: dict[tuple[str, str], bytes] = {}
         """Files unpacked or built in the modules' folders, by module and path."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 import re
 import uuid
 import xml.etree.ElementTree as ET
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from kmlab.common.errors import HypervisorError
 from kmlab.virt import network
+from kmlab.virt.devices import Device, board
 from kmlab.virt.firmware import Firmware
 
 AGENT_PORT = "kmlab.agent.0"
@@ -52,6 +54,10 @@ class Domain:
     """The NoCloud volume, only while a base is baked."""
     disabled_features: tuple[str, ...] = ()
     """CPU features to disable: see `defects`."""
+    devices: Mapping[str, Device] = field(default_factory=dict)
+    """The devices that lab.yaml adds, by name."""
+    qemu_args: tuple[str, ...] = ()
+    """Further options for QEMU."""
 
 
 class Defect(NamedTuple):
@@ -119,7 +125,11 @@ def to_xml(domain: Domain, emulator_path: str) -> str:
     _text(root, "on_crash", "preserve")
     _devices(root, domain, emulator_path)
     options = ET.SubElement(root, f"{{{_QEMU}}}commandline")
-    for option in network.options(network.OPEN):
+    for option in (
+        *network.options(network.OPEN),
+        *board.arguments(domain.devices, domain.disk.parent),
+        *domain.qemu_args,
+    ):
         ET.SubElement(options, f"{{{_QEMU}}}arg", value=option)
     ET.indent(root)
     return ET.tostring(root, encoding="unicode") + "\n"
@@ -132,7 +142,7 @@ def retarget(saved: str, *, nvram: Path, disk: Path, console: Path, agent: Path,
     """
     root = ET.fromstring(saved)
     store = root.find("os/nvram")
-    source = root.find("devices/disk[@device='disk']/source")
+    source = root.find("devices/disk/target[@dev='vda']/../source")
     log = root.find("devices/serial/log")
     socket = root.find(f"devices/channel/target[@name='{AGENT_PORT}']/../source")
     options = root.findall(f"{{{_QEMU}}}commandline/{{{_QEMU}}}arg")
@@ -144,10 +154,12 @@ def retarget(saved: str, *, nvram: Path, disk: Path, console: Path, agent: Path,
     log.set("file", str(console))
     socket.set("path", str(agent))
     back_ends[0].set("value", network.back_end(reach))
-    chain = root.find("devices/disk[@device='disk']")
-    if chain is not None:
+    for chain in root.iterfind("devices/disk"):
         for stale in chain.findall("backingStore"):
             chain.remove(stale)
+        other = chain.find("source")
+        if other is not None and other is not source:
+            other.set("file", str(disk.parent / Path(other.get("file", "")).name))
     for port in (*root.findall("devices/serial"), *root.findall("devices/console")):
         port.attrib.pop("tty", None)
         for pty in port.findall("source"):
@@ -240,7 +252,7 @@ def _devices(root: ET.Element, domain: Domain, emulator_path: str) -> None:
     ET.SubElement(channel, "target", type="virtio", name=AGENT_PORT)
     rng = ET.SubElement(devices, "rng", model="virtio")
     _text(rng, "backend", "/dev/urandom", model="random")
-    ET.SubElement(devices, "controller", type="usb", model="none")
+    devices.extend(board.elements(domain.devices, domain.disk.parent))
     ET.SubElement(devices, "memballoon", model="none")
 
 

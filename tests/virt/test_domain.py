@@ -17,6 +17,13 @@ import pytest
 
 from kmlab.common.errors import HypervisorError
 from kmlab.virt import domain
+from kmlab.virt.devices.board import name_devices
+from kmlab.virt.devices.chips import I2c, SerialPort, Sound, Tpm, Watchdog
+from kmlab.virt.devices.host_device import HostUsb, Vfio
+from kmlab.virt.devices.nic import Nic
+from kmlab.virt.devices.pci import Edu, Ivshmem
+from kmlab.virt.devices.storage import Disk, Nvme
+from kmlab.virt.devices.usb import Usb
 from kmlab.virt.domain import Domain, console_tty, defects, identifier, retarget, to_xml
 from kmlab.virt.firmware import Firmware
 from tests.places import TEST_DATA
@@ -61,6 +68,13 @@ QCOW2 = dataclasses.replace(
 )
 
 
+DEVICES = (
+    *(Edu(), Ivshmem(), Nvme(), Nvme(size=64 << 20), Nic(model="e1000e"), Disk(), Disk(bus="scsi"), Disk(bus="sata")),
+    *(Usb(), Usb(device="storage", size=16 << 20), Usb(device="serial"), Usb(device="tablet")),
+    *(SerialPort(), I2c(), Watchdog(), Sound()),
+)
+
+
 def made(
     *, arch: str = "x86_64", accel: str = "tcg", firmware: Firmware = PLAIN, seed: bool = False, folder: Path = FOLDER
 ) -> Domain:
@@ -96,6 +110,15 @@ DOMAINS = {
     "aarch64": made(arch="aarch64", firmware=ARM),
     "aarch64-kvm": made(arch="aarch64", accel="kvm", firmware=ARM),
     "qcow2-firmware": made(accel="kvm", firmware=QCOW2),
+    "devices": dataclasses.replace(made(), devices=name_devices(DEVICES)),
+    "usb-2": dataclasses.replace(made(), devices=name_devices([Usb(device="storage", version="ehci")])),
+    "usb-1": dataclasses.replace(made(), devices=name_devices([HostUsb(id="0403:6001"), Usb(version="uhci")])),
+    "plugged-later": dataclasses.replace(made(), devices=name_devices([Edu(), Nvme(), Vfio(address="03:00.0")])),
+    "qemu-args": dataclasses.replace(made(), qemu_args=("-device", "pci-testdev")),
+    "aarch64-devices": dataclasses.replace(
+        made(arch="aarch64", firmware=ARM),
+        devices=name_devices([SerialPort(model="pci"), Disk(bus="scsi"), Tpm(model="tis")]),
+    ),
 }
 
 
@@ -189,6 +212,17 @@ def test_a_saved_domain_gets_the_files_of_another_guest(driver: libvirt.virConne
     assert [s.get("path") for s in root.findall("devices/channel/source")] == [str(other / "a")]
     again = driver.defineXML(changed)
     again.undefine()
+
+
+def test_a_saved_domain_s_disks_all_move_to_the_other_guest() -> None:
+    saved = xml(dataclasses.replace(made(), devices=name_devices([Disk(), Usb(device="storage"), SerialPort()])))
+    other = Path("/state/labs/lab-abc123/other")
+    changed = ET.fromstring(
+        retarget(saved, nvram=other / "n", disk=other / "d", console=other / "c", agent=other / "a", reach="isolated")
+    )
+    files = [source.get("file") for source in changed.findall("devices/disk/source")]
+    assert files == [str(other / "d"), str(other / "device-disk.img"), str(other / "device-usb-storage.img")]
+    assert [log.get("file") for log in changed.findall("devices/serial/log")] == [str(other / "c")]
 
 
 def test_libvirt_does_not_query_each_property_of_a_restored_cpu() -> None:

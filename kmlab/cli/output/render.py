@@ -27,10 +27,12 @@ if TYPE_CHECKING:
     from kmlab.kernel.log.records import Record
     from kmlab.provision.cache import GuestStatus, ListedImage
     from kmlab.provision.guest import GuestRecord
+    from kmlab.provision.hot_plug import Plugged
     from kmlab.provision.kernels.built_kernel import BuiltKernelRecord
     from kmlab.run.documents import (
         Accelerator,
         BuiltKernelEntry,
+        DeviceEntry,
         Document,
         ErrorDocument,
         FlavourEntry,
@@ -361,6 +363,29 @@ _REACH = {
 
 def _way_in(record: GuestRecord) -> str:
     return f"ssh on 127.0.0.1:{record.port}" if record.port is not None else "no ssh"
+
+
+def devices(
+    guest: str, changed: str | None, found: Sequence[Plugged], crashes: Sequence[Crash], *, as_json: bool
+) -> None:
+    """Print the answer of `kmlab device`."""
+    from kmlab.run.result import crash_to_json
+
+    if as_json:
+        listed: list[DeviceEntry] = [
+            {"name": each.name, "device": each.words, "address": each.address or None, "tty": each.tty or None}
+            for each in found
+        ]
+        shown = [crash_to_json(crash) for crash in crashes]
+        document({"schema": "kmlab.devices/1", "guest": guest, "changed": changed, "devices": listed, "crashes": shown})
+        return
+    for each in found:
+        more = " ".join(filter(None, [each.address, each.tty]))
+        print_line(f"{each.name:<14} {each.words}{f'   {more}' if more else ''}")
+    for crash in crashes:
+        print_line(f"{crash.kind}: {printable(crash.title, 200)}")
+    if crashes:
+        print_line(f"guest '{guest}' reported this after the change: see `kmlab log {guest}`")
 
 
 def kernel_log(console: Path, guest: str, *, follow: bool, as_json: bool) -> None:

@@ -33,6 +33,18 @@ class ScalarParser(NamedTuple):
     """The same rule as JSON Schema keywords for `report.json_schema`; a tuple, as annotations must be hashable."""
 
 
+class Kinds(NamedTuple):
+    """Annotate a field that takes one of several kinds: `edu`, `{nvme: {size: 1G}}`, or `{nvme: 1G}`.
+
+    A kind is a dataclass. Its name alone stands for all defaults, and a value alone for its first field.
+    """
+
+    what: str
+    """Completes "must be …"."""
+    shapes: tuple[tuple[str, type], ...]
+    """By name."""
+
+
 def build(root: Map, shape: type[T], file: str, given: Mapping[str, object]) -> T:
     """Convert the whole file to a `shape`. The `given` fields are filled in and are not keys of the file."""
     value = _struct(root, shape, YamlLocation(file, root.line, _ROOT), given)
@@ -103,6 +115,8 @@ def _value(node: Node, kind: Any, location: YamlLocation) -> object:
     for note in notes:
         if isinstance(note, ScalarParser):
             return _read(_text(node, bare, location), note, location)
+        if isinstance(note, Kinds):
+            return _kind(node, note, location)
     return _plain_value(node, bare, location)
 
 
@@ -143,6 +157,29 @@ def _struct(node: Node, shape: type, location: YamlLocation, given: Mapping[str,
         return shape(**values)
     except ConfigError as error:
         raise location.error(error.message, error.hint) from error
+
+
+def _kind(node: Node, kinds: Kinds, location: YamlLocation) -> object:
+    shapes = dict(kinds.shapes)
+    if isinstance(node, Text):
+        name, entry = node.text, Entry(node.line, Text(node.line, "", plain=True))
+    elif isinstance(node, Map) and len(node.entries) == 1:
+        ((name, entry),) = node.entries.items()
+    else:
+        raise location.error(f"must be {kinds.what}, alone or as {{KIND: …}}", f"known: {', '.join(shapes)}")
+    if name not in shapes:
+        raise location.at(entry.line).error(
+            f"must be {kinds.what}, not {quoted(name)}", nearest(name, list(shapes), "known")
+        )
+    shape, options = shapes[name], entry.value
+    if isinstance(options, Text) and options.empty:
+        options = Map(entry.line, {}, 1)
+    elif not isinstance(options, Map):
+        first = next(iter(_fields(shape)), None)
+        if first is None:
+            raise location.at(entry.line).error(f"has options, and {quoted(name)} takes none", f"write `{name}` alone")
+        options = Map(entry.line, {first: Entry(entry.line, options)}, options.size + 1)
+    return _struct(options, shape, YamlLocation(location.file, entry.line, f"{quoted(name)} of {location.what}"), {})
 
 
 def _unknown(key: str, entry: Entry, keys: Collection[str], location: YamlLocation) -> ConfigError:

@@ -93,6 +93,13 @@ def read_from_filesystem(filesystem: Path, path: str, target: Path, deadline: De
         raise ImageError(f"{filesystem.name}: has no file {path}")
 
 
+def make_empty(path: Path, size: int) -> None:
+    """Create a private file of zeros, in place of what was there. It takes no space on the disk yet."""
+    path.unlink(missing_ok=True)
+    path.touch(0o600)
+    os.truncate(path, size)
+
+
 def digest(path: Path, progress: Callable[[int, int], None] | None = None, kind: str = "sha256") -> str:
     """Return the digest of a file in hex; `kind` is a name of hashlib."""
     total, done, sha = path.stat().st_size, 0, hashlib.new(kind)

@@ -12,7 +12,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,22 @@ class Hypervisor:
         """Send a command to QEMU's human monitor and return the answer."""
         return str(self._ask(f"ask QEMU '{command.split(maxsplit=1)[0]}'", "monitor", name, command))
 
+    def qmp(self, name: str, execute: str, arguments: Mapping[str, object] | None = None) -> Any:
+        """Send a command to QEMU's machine monitor and return the answer. Raise HypervisorError if QEMU refuses it."""
+        command = json.dumps({"execute": execute, "arguments": dict(arguments or {})})
+        answer = json.loads(self._ask(f"ask QEMU '{execute}'", "qmp", name, command))
+        if "error" in answer:
+            raise HypervisorError(f"QEMU refused '{execute}': {answer['error'].get('desc', '')}")
+        return answer.get("return")
+
+    def attach(self, name: str, xml: str) -> None:
+        """Plug a device into the running domain."""
+        self._ask("plug in the device", "attach", name, xml)
+
+    def detach(self, name: str, xml: str) -> None:
+        """Unplug a device of the running domain, and wait until the guest has let it go."""
+        self._ask("unplug the device", "detach", name, xml)
+
     def _ask(self, what: str, *request: str) -> Any:
         try:
             answer = json.loads(self._worker.ask(json.dumps(request), Deadline(_PATIENCE)))
@@ -177,6 +193,7 @@ def _prepare(root: Path) -> None:
     lines = ['stdio_handler = "file"', 'security_driver = "none"', "remember_owner = 0"]
     if os.geteuid() == 0:
         lines += ['user = "root"', 'group = "root"', "dynamic_ownership = 0", "namespaces = []"]
+        lines += ['swtpm_user = "root"', 'swtpm_group = "root"']
         lines += ["cgroup_controllers = []"]
     paths.write_text(settings, "\n".join(lines) + "\n", 0o600)
 

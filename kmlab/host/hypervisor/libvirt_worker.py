@@ -71,6 +71,15 @@ class Operations:
         flags = libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
         return str(libvirt_qemu.qemuMonitorCommand(self._domain(name), command, flags))
 
+    def qmp(self, name: str, command: str) -> str:
+        return str(libvirt_qemu.qemuMonitorCommand(self._domain(name), command, 0))
+
+    def attach(self, name: str, xml: str) -> None:
+        self._domain(name).attachDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+    def detach(self, name: str, xml: str) -> None:
+        self._domain(name).detachDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
     def _domain(self, name: str) -> libvirt.virDomain:
         return self._connection.lookupByName(name)
 

@@ -33,6 +33,7 @@ from kmlab.provision.plan.artifact import (
     record_artifact,
     sweep_key,
 )
+from kmlab.provision.plan.device_setup import make_files
 from kmlab.provision.plan.plan import Plan
 from kmlab.virt.domain import AGENT_PORT, cpu_model, to_xml
 from kmlab.virt.network import NETDEV
@@ -151,6 +152,7 @@ def _save_booted(
             format=plan.firmware.variables_format,
         )
     domain = plan.domain(folder)
+    empty = make_files(domain.devices, folder, in_checkpoint=True)
     with booted(host, plan, domain, folder, deadline) as hv:
         port = hv.forward(domain.name, NETDEV, SSH)
         with shell_while_booting(host, plan, base, folder, port, stage, deadline) as shell:
@@ -177,6 +179,8 @@ def _save_booted(
             require_enrolled(plan, keyring)
         stage.progress(detail="saving its memory")
         hv.save(domain.name, folder / "memory")
+    for file in empty:
+        file.unlink()
     (folder / "console.log").rename(folder / "boot.log")
     return {**facts, "keyring": to_json(keyring)}
 
@@ -185,6 +189,7 @@ def _enrol_by_mokmanager(host: Host, plan: Plan, base: Base, folder: Path, certi
     """Boot once to request the enrolment, and once to answer MokManager. The UEFI variables are in `folder`."""
     deadline = Deadline(2 * LONGEST_BOOT * plan.patience)
     domain = plan.domain(folder)
+    make_files(domain.devices, folder, in_checkpoint=True)
     with booted(host, plan, domain, folder, deadline) as hv:
         port = hv.forward(domain.name, NETDEV, SSH)
         with shell_while_booting(host, plan, base, folder, port, stage, deadline) as shell:

@@ -86,6 +86,8 @@ class Plan:
             agent=folder / "agent",
             seed=seed,
             disabled_features=defects(self.arch, self.acceleration.name, self.qemu),
+            devices=self.spec.named_devices if seed is None else {},
+            qemu_args=self.spec.qemu_args if seed is None else (),
         )
 
 
