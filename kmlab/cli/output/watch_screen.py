@@ -18,6 +18,7 @@ from kmlab.common.events import Event, EventSink, Finished, Note, Progress, Star
 from kmlab.diagnosis.console import Follower
 from kmlab.provision import lifecycle
 from kmlab.report.case_lines import case_lines
+from kmlab.report.verdict_lines import evidence, finding_lines, headline
 from kmlab.run.result import RunResult, document
 from kmlab.run.watch import WatchTarget, WatchView
 
@@ -172,11 +173,11 @@ class Screen:
             self._when = time.strftime("%H:%M:%S")
             # Read the source lines now: after the next save they would not fit the verdict.
             self._verdict = [
-                (render.headline(each), "bold green" if each.ok else "bold red") for each in self._results.values()
+                (headline(each), "bold green" if each.ok else "bold red") for each in self._results.values()
             ]
             self._verdict += [(line, "") for line in case_lines(result.tests, only_bad=True)]
-            self._verdict += [(line, "") for line in render.finding_lines(result, frames=4)]
-            self._verdict += [(line, "") for line in render.evidence(result)]
+            self._verdict += [(line, "") for line in finding_lines(result, frames=4)]
+            self._verdict += [(line, "") for line in evidence(result)]
 
     def command_output(self, line: str) -> None:
         self.hear(Note("--exec", line))

@@ -11,7 +11,6 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from kmlab.cli.output import render
 from kmlab.kernel.crash.source_lines import located, symbols_of
 from kmlab.kernel.crash.stack_trace import Frame
 from kmlab.kernel.module.modinfo import parse_modinfo
@@ -19,6 +18,7 @@ from kmlab.kernel.signing.signature import MAGIC, PKCS7, TRAILER, read_signature
 from kmlab.kernel.symbols import dwarf, elf
 from kmlab.kernel.symbols.elf import MalformedModule, ObjectFile, Section, read_object
 from kmlab.kernel.symbols.symbolizer import ModuleSymbols
+from kmlab.report import verdict_lines
 from tests.kernel.symbols.test_ko_fuzz import crash_of
 from tests.places import TEST_DATA
 
@@ -230,4 +230,4 @@ def test_a_source_file_that_only_the_dwarf_names_is_shown_if_it_is_one(tmp_path:
     (source / "loop").symlink_to("loop")
     (source / "zero").symlink_to("/dev/zero")
     crash = dataclasses.replace(crash_of(()), file=name, line=1)
-    assert list(render._crash_lines(crash, source, 12)) == []
+    assert list(verdict_lines.crash_lines(crash, source, 12)) == []
