@@ -133,14 +133,13 @@ def _version(
         raise typer.Exit
 
 
-def build_host() -> Host:
-    """Build the Host that runs real programs and talks to libvirt."""
-    from kmlab.host import real_host
+def _build_host() -> Host:
+    from kmlab.api import build_host
 
-    return real_host()
+    return build_host()
 
 
-cli_state.build_host = build_host
+cli_state.build_host = _build_host
 
 
 def main() -> NoReturn:

@@ -148,6 +148,7 @@ def run(
     """
     set_global_options(json=json, debug=debug, verbose=verbose)
     check_compact(compact, json)
+    from kmlab.api import LabSession
     from kmlab.cli.output import render
     from kmlab.report import formats as reports
     from kmlab.report import timeline as pictures
@@ -172,7 +173,8 @@ def run(
             render.one_line(result)
 
     with render.reporting() as events:
-        results = parallel.run_all(host, opened, planned, options, events, limit=jobs, on_result=show)
+        session = LabSession(opened, host, events)
+        results = session.run_all(planned, options, limit=jobs, on_result=show)
     if timeline:
         pictures.write(timeline, results)
     if coverage:
@@ -227,6 +229,7 @@ def test(
     """
     set_global_options(json=json, debug=debug, verbose=verbose)
     check_compact(compact, json)
+    from kmlab.api import LabSession
     from kmlab.cli.output import render
     from kmlab.common.errors import ConfigError
     from kmlab.config.lab import DEFAULTS
@@ -264,7 +267,7 @@ def test(
         render.one_line(result)
 
     with render.reporting() as events:
-        results = parallel.run_all(host, opened, planned, options, events, limit=jobs, on_result=show)
+        results = LabSession(opened, host, events).run_all(planned, options, limit=jobs, on_result=show)
     if coverage:
         report_coverage(coverage, results)
     _end(
@@ -436,6 +439,7 @@ def _steps(
 ) -> None:
     import dataclasses
 
+    from kmlab.api import LabSession
     from kmlab.cli.output import render
     from kmlab.run import parallel
 
@@ -443,7 +447,7 @@ def _steps(
     options = dataclasses.replace(with_sources(options_of(param, None, None), root, make), keep=True, steps=steps)
     planned = parallel.jobs(opened, [opened.module_for(directory)], guest or [])
     with render.reporting() as events:
-        results = parallel.run_all(host, opened, planned, options, events)
+        results = LabSession(opened, host, events).run_all(planned, options)
     if database and all(result.steps and result.steps[-1].outcome == "ok" for result in results):
         from kmlab.run.compile_database import write_database
 

@@ -26,6 +26,10 @@ class LabError(KmlabError):
     """The lab failed, not the module."""
 
 
+class Cancelled(LabError):
+    """Whoever asked for the work does not want it any more."""
+
+
 def unexpected(error: BaseException, what: str) -> KmlabError:
     """Turn an unforeseen exception, such as MemoryError, into one clear error. Return a KmlabError unchanged.
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Host(NamedTuple):
-    """The access to the outside world that a run gets. `cli/app.py` builds the real one, `kmlab.testing` a fake."""
+    """The access to the outside world that a run gets. `api.py` builds the real one, `kmlab.testing` a fake."""
 
     hypervisor: Callable[[str, Path, Deadline], AbstractContextManager[Hypervisor]]
     shell: Callable[[int, str, Path, Deadline], AbstractContextManager[Shell]]

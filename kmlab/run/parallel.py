@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 from kmlab.common import paths
-from kmlab.common.errors import KmlabError, LabError, unexpected
+from kmlab.common.errors import Cancelled, KmlabError, LabError, unexpected
 from kmlab.common.events import EventSink, Note
 from kmlab.config.kernel_flavours import with_debug_kernel
 from kmlab.config.lab import GuestSpec, Lab, Module
@@ -71,8 +71,9 @@ def run_all(
     *,
     limit: int | None = None,
     on_result: Callable[[RunResult], None] = lambda result: None,
+    cancel: threading.Event | None = None,
 ) -> list[RunResult]:
-    """Run every job; return the results in the order of the jobs."""
+    """Run every job; return the results in the order of the jobs. Setting `cancel` ends them as Ctrl-C does."""
     specs = {job.spec.name: job.spec for job in planned}
     options = dataclasses.replace(options, siblings=len(planned))
     results: dict[int, RunResult] = {}
@@ -96,7 +97,7 @@ def run_all(
                 results[number] = result
                 on_result(result)
 
-    run_in_parallel(host, lab, list(specs.values()), row, events, limit=limit, keep=options.keep)
+    run_in_parallel(host, lab, list(specs.values()), row, events, limit=limit, keep=options.keep, cancel=cancel)
     return [results[number] for number in range(len(planned))]
 
 
@@ -126,12 +127,13 @@ def run_in_parallel(
     *,
     limit: int | None = None,
     keep: bool = False,
+    cancel: threading.Event | None = None,
 ) -> None:
     """Do `work` with every guest: as many at once as the host's cores, memory and disk allow, or `limit`.
 
     Raise an error of one guest when all are done; an error in lab.yaml, or in kmlab itself, as soon as the running
-    pieces of work have ended. Guests made only for this work stop at its end, unless `keep`; if the host cannot hold
-    all guests together, every guest stops.
+    pieces of work have ended. Setting `cancel` stops all as Ctrl-C does, and raises Cancelled. Guests made only for
+    this work stop at its end, unless `keep`; if the host cannot hold all guests together, every guest stops.
     """
     lifecycle.check_kernels(host, lab, specs, events)
     capacity_now = capacity.measured(paths.state_home())
@@ -151,10 +153,10 @@ def run_in_parallel(
             if not keep and (temporary or not room):
                 lifecycle.take_down(host, lab, spec.name, events)
 
-    if len(specs) == 1:
+    if len(specs) == 1 and cancel is None:
         whole(specs[0], lambda: True)
     else:
-        _Workers(lab, specs, whole, events).finish(count)
+        _Workers(lab, specs, whole, events).finish(count, cancel)
 
 
 class _Workers:
@@ -173,7 +175,7 @@ class _Workers:
         """Threads that have not ended. Thread.join is wrong about that if Ctrl-C interrupts it (bpo-45274)."""
         self._idle = threading.Event()
 
-    def finish(self, count: int) -> None:
+    def finish(self, count: int, cancel: threading.Event | None = None) -> None:
         self._busy = set(range(count))
         threads = [
             threading.Thread(target=self._thread_main, args=(n,), name=f"guests-{n}", daemon=True) for n in range(count)
@@ -182,7 +184,8 @@ class _Workers:
             for thread in threads:
                 thread.start()
             while not self._idle.wait(_CHECK_INTERVAL):
-                pass
+                if cancel is not None and cancel.is_set():
+                    raise Cancelled("cancelled")
         except BaseException:
             self._end({number for number, thread in enumerate(threads) if thread.ident is None})
             raise

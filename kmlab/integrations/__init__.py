@@ -1,0 +1,1 @@
+"""Serve other programs that use a lab: pytest and agents."""
