@@ -26,11 +26,12 @@ from kmlab.config.lab import Expect, GuestSpec, Lab, Module, Outcome, Param, fin
 from kmlab.config.run_options import Options
 from kmlab.config.yaml.reader import nearest, quoted
 from kmlab.host import Host
+from kmlab.host.process import command
 from kmlab.kernel.module.modinfo import format_params
 from kmlab.provision import lifecycle
 from kmlab.provision.guest import Guest
 from kmlab.report.verdict_lines import verdict_lines
-from kmlab.run import parallel, run
+from kmlab.run import parallel
 from kmlab.run.parallel import Job
 from kmlab.run.result import RunResult
 
@@ -128,6 +129,10 @@ class LabSession:
         """
         return LabGuest(self, self.lab.guest(name or self.lab.default[0]))
 
+    def guest_for(self, module: Module, name: str | None = None) -> LabGuest:
+        """Return the guest of that name; without a name, the first guest of the module's entry, or the default."""
+        return self.guest(name or (module.guests or self.lab.default)[0])
+
     def module(self, module: Path | str) -> Module:
         """Return the entry of lab.yaml with that name or folder, or a plain module for any other folder."""
         return self.lab.modules.get(str(module)) or self.lab.module_for(Path(module))
@@ -149,8 +154,7 @@ class LabSession:
         Without `guest`, it is the first one of the module's entry, or else the lab's default. Raise ConfigError for bad
         input. A failure of the lab is the outcome `error`.
         """
-        names = self.module(module).guests or self.lab.default
-        return self.guest(guest or names[0]).run(
+        return self.guest_for(self.module(module), guest).run(
             module, params=params, exercise=exercise, expect=expect, fresh=fresh, keep=keep, timeout=timeout
         )
 
@@ -202,22 +206,41 @@ class LabGuest:
         fresh: bool = False,
         keep: bool = False,
         timeout: float | None = None,
+        cancel: threading.Event | None = None,
     ) -> RunResult:
-        """Run a module in this guest; see `LabSession.run`."""
-        host, lab, report = self.session.host, self.session.lab, self.session.report
+        """Run a module in this guest; see `LabSession.run`. Setting `cancel` ends the run, and raises Cancelled."""
+        session = self.session
         chosen = self.session.module(module)
         if expect is not None:
             chosen = dataclasses.replace(chosen, expect=_expectation(expect))
         options = Options(params=_parameters(params or {}), exercise=exercise, fresh=fresh, keep=keep, timeout=timeout)
-        lifecycle.check_kernels(host, lab, [self.spec], report)
-        return run.run(host, lab, self.spec, chosen, options, report)
+        job = Job(self.spec, chosen)
+        return parallel.run_one(session.host, session.lab, job, options, session.report, cancel=cancel)
 
-    def execute(self, command: str | Sequence[str], *, timeout: float = 60.0) -> Answer:
+    def execute(self, line: str | Sequence[str], *, timeout: float = 60.0) -> Answer:
         """Run a program, or a line for the guest's shell, as root in the guest."""
-        argv = command if isinstance(command, str) else list(command)
+        argv = line if isinstance(line, str) else list(line)
         with self._session() as guest:
             answer = guest.run(argv, Deadline(timeout))
         return Answer(answer.code, answer.text, answer.error_text)
+
+    def gdb(
+        self, commands: Sequence[str], *, module: Path | str | None = None, timeout: float = 600.0
+    ) -> command.Completed:
+        """Attach gdb to the guest in any state, and run commands of gdb; return its exit code and output.
+
+        With `module`, build and load it first, and stop before its init function runs.
+        """
+        from kmlab.debugger import session as debugger
+
+        host, lab, report = self.session.host, self.session.lab, self.session.report
+        if module is None:
+            opened = debugger.attach(host, lab, self.spec, None, report)
+        else:
+            build = Options(steps=("build",))
+            opened = debugger.at_load(host, lab, self.spec, self.session.module(module), build, None, report)
+        with opened as ready:
+            return debugger.run_batch(ready, commands, Deadline(timeout))
 
     def restore(self) -> None:
         """Restore the guest to its clean state, in any state."""

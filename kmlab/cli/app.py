@@ -15,6 +15,7 @@ import typer
 
 from kmlab import __version__
 from kmlab.cli import (
+    agent_commands,
     config_commands,
     debugger_commands,
     inspect_commands,
@@ -81,6 +82,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     inspect_commands.ssh,
     inspect_commands.console,
     debugger_commands.gdb,
+    agent_commands.mcp,
     inspect_commands.cp,
     inspect_commands.ssh_config,
     lab_commands.reset,

@@ -57,6 +57,7 @@ def gdb(
     set_global_options(json=json, debug=debug)
     from kmlab.cli.output import render
     from kmlab.common.errors import ConfigError
+    from kmlab.debugger import session as debugger
 
     if at not in (None, _AT_LOAD):
         raise ConfigError(f"--at must be {_AT_LOAD}", "kmlab gdb MODULE --at load")
@@ -73,7 +74,7 @@ def gdb(
         session = (
             _at_load(opened, spec, directory, param, vmlinux, events)
             if directory is not None and at
-            else _attached(opened, spec, vmlinux, events)
+            else debugger.attach(real_host(), opened, spec, vmlinux, events)
         )
         with session as ready:
             code = _run(ready, spec.name, batch, json)
@@ -84,13 +85,14 @@ def _run(session: Session, guest: str, batch: list[str] | None, json: bool) -> i
     """Run gdb on the terminal, or for its output; return its exit code."""
     from kmlab.cli.output import render
     from kmlab.common.events import Deadline
+    from kmlab.debugger.session import run_batch
     from kmlab.host.process import command
 
-    commands = [word for line in batch or () for word in ("-ex", line)]
-    argv = [*session.argv, *(["-batch"] if batch else []), *commands]
     if not json:
+        commands = [word for line in batch or () for word in ("-ex", line)]
+        argv = [*session.argv, *(["-batch"] if batch else []), *commands]
         return command.interactive(argv, handles_interrupt=True)
-    done = command.run(argv, deadline=Deadline(_BATCH_PATIENCE), accept=range(256))
+    done = run_batch(session, batch or (), Deadline(_BATCH_PATIENCE))
     render.document(
         {
             "schema": "kmlab.gdb/1",
@@ -101,17 +103,6 @@ def _run(session: Session, guest: str, batch: list[str] | None, json: bool) -> i
         }
     )
     return done.code
-
-
-def _attached(lab: Lab, spec: GuestSpec, vmlinux: Path | None, events: EventSink) -> AbstractContextManager[Session]:
-    from kmlab.common.errors import LabError
-    from kmlab.debugger import session
-    from kmlab.provision import cache
-
-    status = cache.guest_status(lab, spec.name)
-    if status.record is None or not status.running:
-        raise LabError(f"guest '{spec.name}' is not running", "kmlab up, or kmlab gdb MODULE --at load")
-    return session.attached(real_host(), lab, status.record, status.files, vmlinux, events)
 
 
 def _at_load(

@@ -57,6 +57,9 @@ def init(
         str | None,
         typer.Option("--guest", help="Name of the default guest; default: after its image.", metavar="GUEST"),
     ] = None,
+    agents: Annotated[
+        bool, typer.Option("--agents", help="Write AGENTS.md too; if there is a lab.yaml, write only that.")
+    ] = False,
     lab: LabFile = None,
     json: Json = False,
     debug: Debug = False,
@@ -69,7 +72,8 @@ def init(
     from kmlab.common import paths
     from kmlab.common.errors import ConfigError, LabError
     from kmlab.config import catalog
-    from kmlab.config.starter import SCHEMA_FILE, is_built, starter_files
+    from kmlab.config.lab import LAB_FILE
+    from kmlab.config.starter import SCHEMA_FILE, agents_file, is_built, starter_files
     from kmlab.report.json_schema import schema
 
     adopted = _modules_in(directory)
@@ -77,6 +81,9 @@ def init(
     _check_guest_name(guest)
     files = starter_files(directory.resolve().name, adopted, image=chosen, guest=guest)
     files[SCHEMA_FILE] = dumps(schema("lab"), indent=1) + "\n"
+    example = next(iter(adopted.values()), "hello")
+    if agents:
+        files = agents_file(example) | ({} if (directory / LAB_FILE).exists() else files)
     for path in files:
         if (directory / path).exists():
             raise ConfigError(
@@ -91,7 +98,6 @@ def init(
         render.document({"schema": "kmlab.init/1", "written": sorted(files)})
         return
     also = f" for {len(adopted)} module{'s' if len(adopted) > 1 else ''}" if adopted else ""
-    example = next(iter(adopted.values()), "hello")
     render.print_line(
         f"wrote {', '.join(sorted(files))} in {directory}{also}; next, in that folder: kmlab run {example}, "
         f"which first {'builds' if is_built(chosen) else 'downloads'} the image {chosen.name}"

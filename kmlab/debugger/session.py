@@ -21,8 +21,9 @@ from kmlab.debugger.gdb_script import STOP_FUNCTION, LoadedModule, Target, parse
 from kmlab.debugger.kernel_symbols import parse_symbols, write_symbols
 from kmlab.host import Host
 from kmlab.host.channel.ssh import Shell
+from kmlab.host.process import command
 from kmlab.kernel.module.modinfo import ModInfo, format_params, load_order, parse_modinfo
-from kmlab.provision import lifecycle
+from kmlab.provision import cache, lifecycle
 from kmlab.provision.guest import MODULES_FOLDER, Guest, GuestRecord
 from kmlab.run import run
 from kmlab.run.build.source_folder import folder_in_guest
@@ -55,6 +56,22 @@ def attached(
     target = _target(lab, record, files, folder, modules, vmlinux)
     with _stub(host, record, files, target.socket, stop=False):
         yield _session(target, folder, [module.name for module in modules])
+
+
+def attach(
+    host: Host, lab: Lab, spec: GuestSpec, vmlinux: Path | None, report: EventSink
+) -> contextlib.AbstractContextManager[Session]:
+    """Open the stub of a guest, as `attached` does. Raise LabError if the guest does not run."""
+    status = cache.guest_status(lab, spec.name)
+    if status.record is None or not status.running:
+        raise LabError(f"guest '{spec.name}' is not running", "kmlab up, or kmlab gdb MODULE --at load")
+    return attached(host, lab, status.record, status.files, vmlinux, report)
+
+
+def run_batch(session: Session, commands: Sequence[str], deadline: Deadline) -> command.Completed:
+    """Run gdb with these commands, and return what it printed."""
+    words = [word for line in commands for word in ("-ex", line)]
+    return command.run([*session.argv, "-batch", *words], deadline=deadline, accept=range(256))
 
 
 @contextlib.contextmanager

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import re
+import stat
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from kmlab.common import folder_tree
+from kmlab.common.errors import ConfigError
 from kmlab.common.events import printable
 from kmlab.config.lab import GuestSpec, Lab, Module
 from kmlab.config.run_options import Options
@@ -17,6 +22,8 @@ from kmlab.run.result import Collected
 
 COLLECTED = "collected"
 """The folder of the guest's files, in a run's folder."""
+_LARGEST_READ = 64 << 20
+"""Bytes of a file that `read_evidence` reads at most."""
 
 _in_use: set[Path] = set()
 """Folders of runs that have not ended, in whichever thread: the oldest are removed, but none of these."""
@@ -66,6 +73,43 @@ def write_collected(folder: Path, files: Sequence[CollectedFile]) -> tuple[Colle
             target.write(file.content)
         written.append(Collected(printable(file.path), name, len(file.content)))
     return tuple(written)
+
+
+def evidence_files(folder: Path) -> list[str]:
+    """Return the names of the files in a run's folder, sorted, as `read_evidence` takes them."""
+    with contextlib.suppress(OSError), folder_tree.opened(folder) as top:
+        entries = folder_tree.walk(top, unreadable=lambda *_: None)
+        return [printable(each.path) for each in entries if each.path and stat.S_ISREG(each.status.st_mode)]
+    return []
+
+
+def read_evidence(runs: Path, run: str, file: str) -> str:
+    """Return the text of a file in a run's folder. Raise ConfigError for any name that is not one of its files.
+
+    The names may come from anyone: no name leads out of the folder, and no link is followed.
+    """
+    *folders, name = (run, *file.split("/"))
+    if any(each in ("", ".", "..") or "\0" in each for each in (*folders, name)) or "/" in run:
+        raise _no_file(run, file)
+    try:
+        with contextlib.ExitStack() as stack:
+            handle = stack.enter_context(folder_tree.opened(runs))
+            for folder in folders:
+                handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=handle)
+                stack.callback(os.close, handle)
+            content = folder_tree.read_file(handle, name, _LARGEST_READ)
+    except OSError:
+        content = None
+    if content is None:
+        raise _no_file(run, file)
+    return content.decode("utf-8", "replace")
+
+
+def _no_file(run: str, file: str) -> ConfigError:
+    return ConfigError(
+        f"the run {printable(run, 100)} has no file {printable(file, 100)}",
+        "use a run and a file that a verdict names; older runs are removed (keep_runs in lab.yaml)",
+    )
 
 
 def safe_name(path: str) -> str:

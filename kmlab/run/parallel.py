@@ -101,6 +101,19 @@ def run_all(
     return [results[number] for number in range(len(planned))]
 
 
+def run_one(
+    host: Host, lab: Lab, job: Job, options: run.Options, events: EventSink, *, cancel: threading.Event | None = None
+) -> RunResult:
+    """Run one job, and leave its guest up. Setting `cancel` ends it as Ctrl-C does."""
+    results: list[RunResult] = []
+
+    def row(spec: GuestSpec, may_continue: MayContinue) -> None:
+        results.append(run.run(host, lab, spec, job.module, options, events))
+
+    run_in_parallel(host, lab, [job.spec], row, events, keep=True, cancel=cancel)
+    return results[0]
+
+
 def map_guests(
     host: Host,
     lab: Lab,

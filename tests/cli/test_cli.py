@@ -241,6 +241,18 @@ def test_init_with_an_image_has_it_in_the_default_guest_and_another_distribution
     assert text.count("at first use: ") == 2 and "@" not in text
 
 
+def test_init_writes_a_file_for_agents_also_beside_a_lab(kmlab: Program, lab: Path) -> None:
+    place = lab.parent / "course"
+    place.mkdir()
+    written = json.loads(kmlab("init", "--agents", "--json", at=place).out)["written"]
+    assert written == [".lab.schema.json", "AGENTS.md", "hello/Makefile", "hello/hello.c", "lab.yaml"]
+    assert "kmlab run hello --json --compact" in (place / "AGENTS.md").read_text()
+    again = kmlab("init", "--agents", at=place)
+    assert (again.code, again.out) == (2, "")
+    (place / "AGENTS.md").unlink()
+    assert json.loads(kmlab("init", "--agents", "--json", at=place).out)["written"] == ["AGENTS.md"]
+
+
 def test_init_with_an_unknown_image_writes_nothing(kmlab: Program, lab: Path) -> None:
     ended = kmlab("init", "--image", "ubuntu-24.4")
     assert ended.code == 2 and "unknown image 'ubuntu-24.4'" in ended.err and "ubuntu-24.04" in ended.err
