@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from kmlab.config.lab import GuestSpec, Lab
     from kmlab.host import Host
     from kmlab.report.formats import Reports
+    from kmlab.run.documents import RunKeys
+    from kmlab.run.parallel import Job
     from kmlab.run.result import RunResult
     from kmlab.run.run import Options
 
@@ -104,6 +106,16 @@ ReportPaths = Annotated[
 Coverage = Annotated[
     Path | None,
     typer.Option("--coverage", help="Write which lines ran: .info, .xml, .html, or a folder of pages.", metavar="FILE"),
+]
+ShardWord = Annotated[
+    str | None,
+    typer.Option("--shard", help="Run only this part of the runs, as 2/8; auto: ask the CI server.", metavar="N/M"),
+]
+Durations = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--durations", help="With --shard: deal the runs by the times in these earlier results.", metavar="FILE"
+    ),
 ]
 Junit = Annotated[Path | None, typer.Option("--junit", help="Write a JUnit XML report.", metavar="FILE")]
 Github = Annotated[bool, typer.Option("--github", help="Print annotations for GitHub Actions.")]
@@ -184,7 +196,7 @@ def run(
         json,
         compact=compact,
         table=kernels is not None,
-        problems=_write_reports(writers, results, github=github, json=json),
+        problems=write_reports(writers, results, github=github, json=json),
     )
 
 
@@ -202,6 +214,8 @@ def test(
     kernels: Kernels = None,
     debug_kernel: DebugKernel = False,
     jobs: Jobs = None,
+    shard: ShardWord = None,
+    durations: Durations = None,
     report_paths: ReportPaths = None,
     junit: Junit = None,
     coverage: Coverage = None,
@@ -240,7 +254,7 @@ def test(
 
     files = reports.report_files(report_paths or [], junit)
     if ktap is not None:
-        if directories or guest or every or kernels or jobs or secure_boot_matrix or lab or connect:
+        if directories or guest or every or kernels or jobs or shard or secure_boot_matrix or lab or connect:
             raise ConfigError(
                 "--ktap judges a file and starts no guest", "use only --report, --junit, --github with it"
             )
@@ -253,6 +267,8 @@ def test(
     if secure_boot_matrix is not None:
         if files or github:
             raise ConfigError("--secure-boot-matrix writes no report", "remove --report, --junit and --github")
+        if shard:
+            raise ConfigError("--secure-boot-matrix is not dealt to shards", "remove --shard")
         _secure_boot_matrix(host, opened, secure_boot_matrix, select_guests(opened, guest, every), json)
     guest_names = list(opened.guests) if every else guest or []
     columns = columns_of(opened, kernels) or ([] if guest_names else list(opened.matrix))
@@ -260,19 +276,40 @@ def test(
     planned = parallel.jobs(opened, modules, guest_names, columns, debug_kernel=debug_kernel)
     # A module may damage the guest silently; without `unused` the next module would be blamed.
     opened, options = with_coverage(opened, Options(ask=ask_passphrase, unused=True), coverage)
-    writers = reports.Reports(files)
+    planned, keys = _dealt(planned, shard, durations)
+    writers = reports.Reports(files, keys)
 
     def show(result: RunResult) -> None:
         writers.add(result)
         render.one_line(result)
 
     with render.reporting() as events:
-        results = LabSession(opened, host, events).run_all(planned, options, limit=jobs, on_result=show)
+        session = LabSession(opened, host, events)
+        results = session.run_all(planned, options, limit=jobs, on_result=show) if planned else []
     if coverage:
         report_coverage(coverage, results)
-    _end(
-        results, json, compact=compact, table=True, problems=_write_reports(writers, results, github=github, json=json)
-    )
+    problems = write_reports(writers, results, github=github, json=json)
+    _end(results, json, compact=compact, table=True, problems=problems, keys=keys)
+
+
+def _dealt(planned: list[Job], shard: str | None, durations: list[Path] | None) -> tuple[list[Job], RunKeys]:
+    """Return the rows of this shard, and what the JSON document says about that."""
+    from kmlab.cli.output import render
+    from kmlab.common.errors import ConfigError
+    from kmlab.sharding import dealing, stored_results
+    from kmlab.sharding.shard import parse_shard
+
+    if shard is None:
+        if durations:
+            raise ConfigError("--durations needs --shard", "add --shard 2/8, or --shard auto")
+        return planned, {}
+    part = parse_shard(shard, os.environ)
+    earlier = [run for file in durations or () for run in stored_results.read_results(file, Path.cwd()).runs]
+    known = {run.row: run.result.seconds for run in earlier}
+    mine = dealing.deal(planned, part.total, known)[part.number - 1]
+    render.note(f"shard {part}: {len(mine)} of {len(planned)} runs")
+    rows = [stored_results.row_json(dealing.row_of(job)) for job in planned]
+    return mine, {"shard": {"number": part.number, "count": part.total, "planned": rows}}
 
 
 def _tested_folders(directories: list[Path] | None, matrix: Path | None) -> Iterator[Path]:
@@ -402,14 +439,14 @@ def _judge_ktap(file: str, writers: Reports, *, github: bool, json: bool, compac
 
     result, notes = saved_result(file, Path.cwd())
     writers.add(result)
-    problems = _write_reports(writers, [result], github=github, json=json)
+    problems = write_reports(writers, [result], github=github, json=json)
     if json:
         render.document(document([result], 0) if compact else document([result]), line=compact)
     else:
         render.tests(result, notes)
     for problem in problems:
         render.error(problem, as_json=False)
-    raise typer.Exit(3 if problems else _exit_code([result]))
+    raise typer.Exit(3 if problems else exit_code([result]))
 
 
 def _secure_boot_matrix(host: Host, lab: Lab, directory: Path, specs: list[GuestSpec], json: bool) -> NoReturn:
@@ -456,7 +493,7 @@ def _steps(
     _end(results, json, compact=compact)
 
 
-def _write_reports(writers: Reports, results: list[RunResult], *, github: bool, json: bool) -> list[KmlabError]:
+def write_reports(writers: Reports, results: list[RunResult], *, github: bool, json: bool) -> list[KmlabError]:
     """Write the reports and GitHub's annotations. Return what could not be written."""
     from kmlab.cli.output import render
     from kmlab.common.errors import LabError
@@ -577,6 +614,7 @@ def _end(
     compact: bool = False,
     table: bool = False,
     problems: Sequence[KmlabError] = (),
+    keys: RunKeys | None = None,
 ) -> NoReturn:
     from kmlab.cli.output import render
     from kmlab.report import grid
@@ -587,6 +625,7 @@ def _end(
         answer = document(results, 0) if compact else document(results)
         if page:
             answer["grid"] = grid.document(page)
+        answer.update(keys or {})  # type: ignore[typeddict-item]
         render.document(answer, line=compact)
     elif page:
         render.print_lines(grid.lines(page))
@@ -595,10 +634,10 @@ def _end(
             render.verdict(result, verbose=cli_state.verbose)
     for problem in problems:
         render.error(problem, as_json=False)
-    raise typer.Exit(3 if problems else _exit_code(results))
+    raise typer.Exit(3 if problems else exit_code(results))
 
 
-def _exit_code(results: list[RunResult]) -> int:
+def exit_code(results: list[RunResult]) -> int:
     """Return 3 if the lab itself failed, 1 if a module did not do what was expected, else 0."""
     if any(r.outcome == "error" and not r.ok for r in results):
         return 3

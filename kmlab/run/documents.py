@@ -289,11 +289,36 @@ class _Runs(TypedDict):
     results: list[Result]
 
 
-class RunDocument(_Runs, total=False):
-    """The runs of a command."""
+class RunRow(TypedDict):
+    """What names a run on every machine."""
+
+    module: str
+    guest: str
+
+
+class ShardReport(TypedDict):
+    """Which part of a plan this is."""
+
+    number: int
+    """From 1."""
+    count: int
+    planned: list[RunRow]
+    """The rows of the whole plan, of all shards."""
+
+
+class RunKeys(TypedDict, total=False):
+    """What a document of runs may have in addition."""
 
     grid: GridPage
-    """The table of `test` and of `run --kernels`."""
+    """The table of `test`, `merge` and `run --kernels`."""
+    shard: ShardReport
+    """Only of `test --shard`."""
+    missing: list[RunRow]
+    """Only of `merge`: rows of the plan without a result."""
+
+
+class RunDocument(_Runs, RunKeys):
+    """The runs of a command."""
 
 
 class UnreadLines(TypedDict):

@@ -50,7 +50,7 @@ FLOORS = (
     ("run/steps/checks",),
     ("run/steps",),
     ("run",),
-    ("report", "secure_boot", "selftest", "debugger"),
+    ("report", "secure_boot", "selftest", "debugger", "sharding"),
     ("report/formats", "cli/help", "cli/output"),
     # What programs use, and what serves other programs.
     ("api",),

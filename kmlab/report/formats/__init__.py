@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol, cast
 from kmlab.common import paths as store
 from kmlab.common.errors import ConfigError, KmlabError, LabError
 from kmlab.common.events import printable
+from kmlab.run.documents import RunDocument, RunKeys
 from kmlab.run.result import RunResult
 
 
@@ -97,10 +98,14 @@ def writer(chosen: Format) -> Writer:
 
 
 class Reports:
-    """The reports of one command: created before its runs, extended as results arrive, and written at the end."""
+    """The reports of one command: created before its runs, extended as results arrive, and written at the end.
 
-    def __init__(self, files: Sequence[ReportFile]) -> None:
+    `keys` are keys of the JSON document beside the results, such as the shard.
+    """
+
+    def __init__(self, files: Sequence[ReportFile], keys: RunKeys | RunDocument | None = None) -> None:
         self._files = tuple(files)
+        self._keys = keys
         self._broken: set[Path] = set()
         """Streamed files that could not be appended to: they are written whole at the end."""
         for file in self._files:
@@ -127,10 +132,17 @@ class Reports:
             if file.format.streams and file.path not in self._broken:
                 continue
             try:
-                store.write_text(file.path, writer(file.format).text(results))
+                store.write_text(file.path, self._text(file.format, results))
             except LabError as error:
                 problems.append(error)
         return problems
+
+    def _text(self, chosen: Format, results: Sequence[RunResult]) -> str:
+        if chosen.name == "document" and self._keys is not None:
+            from kmlab.report.formats import document
+
+            return document.with_keys(results, self._keys)
+        return writer(chosen).text(results)
 
 
 def _check_writable(file: ReportFile) -> None:

@@ -1,0 +1,1 @@
+"""Divide the runs of one command among machines, and put their results together again."""
