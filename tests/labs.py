@@ -14,7 +14,7 @@ guests:
   noble:  {image: ubuntu-24.04, kernel: default, secure_boot: true}
 modules:                                # optional: any directory with a Kbuild file or a Makefile runs without an entry
   params: {source: examples/params, params: {my_str: larva}, exercise: ./check.sh, expect: {outcome: pass, log: ["larva"]}}
-libvirt: embedded                       # or any libvirt URI: qemu:///session, qemu:///system, qemu+ssh://host/system
+libvirt: embedded                       # or any libvirt URI: qemu:///session, qemu:///system
 accel: auto                             # auto, kvm, tcg
 """  # noqa: E501 - the interface's own example, to the letter
 

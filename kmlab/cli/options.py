@@ -169,7 +169,9 @@ def use_default_lab(settings: GuestSettings) -> Lab:
 def _with_connection(opened: Lab, connect: str | None) -> Lab:
     import dataclasses
 
-    return dataclasses.replace(opened, libvirt=connect) if connect else opened
+    from kmlab.config.lab import local_uri
+
+    return dataclasses.replace(opened, libvirt=local_uri(connect, "--connect")) if connect else opened
 
 
 def select_guests(lab: Lab, names: list[str] | None, every: bool = False) -> list[GuestSpec]:

@@ -88,6 +88,7 @@ def load_lab(path: Path) -> Lab:
     lab = document.into(Lab, path=place, file=document.file, lines=document.lines())
     if not lab.guests:
         raise lab.error(("guests",), "a lab needs a guest", "add `debian: {image: debian-12}` under guests:")
+    lab = replace(lab, libvirt=local_uri(lab.libvirt, lab.where("libvirt")))
     guests = {name: _with_module_packages(lab, spec) for name, spec in lab.guests.items()}
     lab = replace(lab, guests=guests, default=lab.default or tuple(lab.guests)[:1])
     _check_guest_names(lab)
@@ -100,6 +101,17 @@ def parse_device(text: str) -> Device:
     """Return the device that a command names in the words of `devices:`, such as edu or "nvme: 1G"."""
     below = "".join(f"\n  {line}" for line in text.splitlines())
     return build(parse(f"DEVICE:{below}\n".encode("utf-8", "replace"), "argument"), _OneDevice, "argument", {}).DEVICE
+
+
+def local_uri(uri: str, where: str) -> str:
+    """Return a libvirt URI of this machine. Raise ConfigError for another machine's (https://libvirt.org/uri.html)."""
+    match = re.fullmatch(r"[a-z][a-z0-9.-]*(?:\+([a-z0-9]+))?://([^/?#]*).*", uri, re.DOTALL)
+    if match and (match[2] or match[1] not in (None, "unix")):
+        raise ConfigError(
+            f"{where}: {reader.quoted(uri)} is the libvirt of another machine; kmlab's guests run on this one",
+            "run kmlab on that machine, or share the runs: kmlab test --shard",
+        )
+    return uri
 
 
 def find_lab(start: Path) -> Path | None:

@@ -84,7 +84,7 @@ modules:
     timeout: 2m
     guests: two
     keep: true
-libvirt: qemu+ssh://host/system
+libvirt: qemu+unix:///system?socket=/run/x
 accel: tcg
 build: sandbox
 matrix: [6.1, 6.10, backports, one]
@@ -128,7 +128,7 @@ allow: ["clocksource: timekeeping"]
         keep=True,
     )
     assert lab.default == ("one", "two")
-    assert lab.libvirt == "qemu+ssh://host/system"
+    assert lab.libvirt == "qemu+unix:///system?socket=/run/x"
     assert (lab.accel, lab.build, lab.vmcore) == ("tcg", "sandbox", "never")
     assert lab.matrix == ("6.1", "6.10", "backports", "one")
     assert (lab.mirror, lab.allow) == ("https://mirror.example/images", ("clocksource: timekeeping",))

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kmlab.common.errors import ConfigError
+from kmlab.config.lab import local_uri
 from kmlab.config.starter import starter_files
 from tests.labs import INTERFACE, SHORT, guest, lab_of
 
@@ -246,3 +247,19 @@ def test_any_bytes_give_a_lab_or_one_clear_error(folder: Path, data: st.DataObje
 _PIECES = st.sampled_from(
     [b"[", b"}", b": ", b"\n", b"\n  ", b"\t", b"- ", b"&a ", b"*a", b"!!int ", b"<<: ", b"'", b"~", b"{}"]
 )
+
+
+@pytest.mark.parametrize("uri", ["qemu+ssh://host/system", "qemu://host/system", "qemu+tcp:///system", "xen+tls://h/"])
+def test_the_libvirt_of_another_machine_is_refused_before_anything_is_done(folder: Path, uri: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        lab_of(folder, f"{SHORT}libvirt: {uri}\n")
+    assert caught.value.message == (
+        f"lab.yaml:4: '{uri}' is the libvirt of another machine; kmlab's guests run on this one"
+    )
+    with pytest.raises(ConfigError, match=r"^--connect: "):
+        local_uri(uri, "--connect")
+
+
+@pytest.mark.parametrize("uri", ["embedded", "qemu:///session", "qemu+unix:///system", "test:///default"])
+def test_the_libvirt_of_this_machine_is_taken(uri: str) -> None:
+    assert local_uri(uri, "--connect") == uri

@@ -84,7 +84,7 @@ def test_every_file_of_the_catalogue_is_one_by_its_schema(name: str, glob: str) 
         "modules: {m: {source: m, expect: {outcome: oops, kind: null-dereference, log: 5, not_log: [a, '/b+/']}}}\n",
         "modules:\nmatrix:\nallow:\n",
         "keep_runs: 3\nkeep_runs_size: 1.5 GiB\nvmcore_max: 100m\n",
-        "default: [debian]\nmirror: https://e.org/{host}\nlibvirt: qemu+ssh://h/system\n",
+        "default: [debian]\nmirror: https://e.org/{host}\nlibvirt: qemu:///system\n",
     ],
 )
 def test_what_the_program_takes_the_schema_takes(more: str, tmp_path: Path) -> None:
