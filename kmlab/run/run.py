@@ -23,7 +23,7 @@ from kmlab.diagnosis.console import ConsoleMonitor, RunLog
 from kmlab.diagnosis.ring_buffer import RingBuffer
 from kmlab.host import Host
 from kmlab.kernel.build.api_changes import parse_release
-from kmlab.kernel.crash.crash import Crash
+from kmlab.kernel.crash.crash import Crash, outcome_of
 from kmlab.kernel.crash.parser.scanner import find_crashes
 from kmlab.kernel.crash.source_lines import located, seen_from, symbols_of
 from kmlab.kernel.log.records import KernelLog, parse_log
@@ -271,7 +271,9 @@ def _run_watched(context: RunContext) -> tuple[Results, RunLog, list[Crash], lis
         results = results.plus([StepResult("panic", guest_gone=True, shown=False)])
     build = results.build
     crashes, benign = log.find_crashes(build.names, alive=results.alive)
-    crashes = [*crashes, *_findings_of_checks(results)]
+    if all(outcome_of(crash) == "warning" for crash in crashes):
+        # What a crash interrupted frees nothing any more.
+        crashes = [*crashes, *_findings_of_checks(results)]
     if results.alive:
         # A panic stops the kernel: in a guest that lives, text that looks like a panic is not one.
         crashes = [dataclasses.replace(crash, fatal=False) for crash in crashes if crash.kind != "panic"]

@@ -41,9 +41,9 @@ def belongs(first: Crash, later: Crash) -> bool:
         return same_task and soon  # the lock was freed, or never was one
     if later.class_ == "warning" and soon and _is_of_a_report(later):
         return "framed" in first_traits or "stuck" in first_traits
-    if first.class_ == "rcu-usage" and "atomic" in later_traits:
-        # rcu_sleep_check() reports first who sleeps under rcu_read_lock().
-        return same_task and at_once and "Illegal context switch" in first.text
+    if first.class_ in ("rcu-usage", "warning") and "atomic" in later_traits:
+        # rcu_sleep_check() and rcu_note_context_switch() report first who sleeps under rcu_read_lock().
+        return same_task and at_once and any(words in first.text for words in _SLEEPS_IN_RCU)
     if first.class_ == "debug-object" and "lockdep" in later_traits:
         return same_task and soon and any(map(_is_of_debug_objects, later.frames))
     if same_task and at_once and "holds" in first_traits | later_traits:
@@ -102,6 +102,7 @@ def _is_of_a_report(crash: Crash) -> bool:
     return any(frame.reliable and frame.name in _REPORTING for frame in crash.frames[1:])
 
 
+_SLEEPS_IN_RCU = ("Illegal context switch", "context switch within RCU read-side critical section")
 _LEAVING = frozenset(
     {
         *("rcu_note_context_switch", "exit_to_user_mode_prepare", "exit_to_user_mode_loop", "lockdep_sys_exit"),
@@ -130,6 +131,8 @@ def merged(first: Crash, later: Crash) -> Crash:
         base = replace(later, time=first.time)
     elif first.class_ == "memory-leak" and first.function is None:
         base = later
+    elif first.class_ == "kmemleak" and "corrupts" in later.traits:
+        base = replace(later, time=first.time)  # kmemleak misses the object that KASAN knows more of
     elif later.class_ != first.class_ == "warning" or (
         later.deadly and first.kind == "warning" and "locks" not in first.traits
     ):

@@ -170,6 +170,7 @@ class Report:
         self.named.learn(text, of_interrupt=self.subject.class_ == "unhandled-irq")
         if self.subject.is_("lockdep"):
             self.circumstances.learn_holder(text)
+        if self.subject.is_("lockdep") or self.subject.is_("atomic"):
             self.named.add(self.locks.learn(text))
         if not self.stacks.frames:
             if self.subject.untold:

@@ -155,7 +155,7 @@ static noinline int free_inside(void)
 
 static noinline int copy_too_much(void)
 {
-	char *small = kmalloc(20, GFP_KERNEL), *large = kzalloc(64, GFP_KERNEL);
+	char *small = kmalloc(20 * one, GFP_KERNEL), *large = kzalloc(64, GFP_KERNEL);
 
 	if (small && large)
 		memcpy(small, large, 24 * one);			/* HERE copy_too_much */
@@ -166,7 +166,7 @@ static noinline int copy_too_much(void)
 
 static noinline int text_without_end(void)
 {
-	char *name = kmalloc(8, GFP_KERNEL);
+	char *name = kmalloc(8 * one, GFP_KERNEL);
 
 	if (!name)
 		return -ENOMEM;
