@@ -10,6 +10,7 @@ from kmlab.kernel.build.diagnostics import Diagnostic
 from kmlab.kernel.crash.crash import Crash
 from kmlab.kernel.crash.stack_trace import Frame, Section
 from kmlab.kernel.log.records import Record
+from kmlab.kernel.module.bound_devices import Driver
 from kmlab.provision import lifecycle
 from kmlab.provision.guest import GuestRecord, read_record
 from kmlab.run import result
@@ -89,6 +90,7 @@ def whole_result() -> result.RunResult:
         modules_before=frozenset({"loop", "virtio_blk"}),
         log=(Record(30.1, "alert", "BUG", None, 0),),
         steps=(StepResult("load", "ok", 0.3), ExerciseStepResult("exercise", exercise="cat /proc/oops", code=137)),
+        drivers=(Driver("oops", "pci", "oops", ("0000:05:00.0",)),),
         collected=(result.Collected("out/a.csv", "out_a.csv", 4),),
         guest_parts=(Part("restore", 0.0, 0.4),),
     )

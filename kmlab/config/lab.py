@@ -34,6 +34,7 @@ from kmlab.config.yaml.types import (
     KernelName,
     LibvirtUri,
     MakeTarget,
+    ModprobeLine,
     ModuleName,
     Name,
     OneLine,
@@ -270,6 +271,8 @@ class Expect:
     """Each must match a line of the run's log; see `yaml.types.matches`."""
     not_log: tuple[Pattern, ...] = ()
     """None may match a line."""
+    bound: tuple[Pattern, ...] = ()
+    """Each must match a device that a driver of the module was bound to: 0000:05:00.0, or `i2c 1-0050`."""
     allow: tuple[Pattern, ...] = ()
     """Known warnings, which are ignored."""
     since: Mapping[Version, Expect] = field(default_factory=dict)
@@ -279,6 +282,11 @@ class Expect:
         """Return the expected result on a kernel of that version."""
         versions = [since for since in self.since if version is not None and since <= version]
         return self.since[max(versions)] if versions else self
+
+    @property
+    def wants_bound(self) -> bool:
+        """Return whether it expects bound devices on any kernel."""
+        return bool(self.bound) or any(other.bound for other in self.since.values())
 
     def __post_init__(self) -> None:
         if any(other.since for other in self.since.values()):
@@ -326,6 +334,8 @@ class Module:
     """Runs in the module's folder before make, such as ./configure --with-linux=$KDIR."""
     packages: tuple[Package, ...] = ()
     """Installed in the module's guests, for its build."""
+    modprobe: tuple[ModprobeLine, ...] = ()
+    """The kernel's own modules that are loaded before, with their options, such as i2c-stub chip_addr=0x50."""
     load: Literal["insmod", "modprobe"] = "insmod"
     """The program that loads it: insmod a file, or modprobe a name, from a depmod tree that has the module."""
     params: Mapping[Identifier, Param] = field(default_factory=dict)
@@ -344,6 +354,11 @@ class Module:
     """None means the lab's default."""
     keep: bool = False
     """Leave the module loaded at the end of a run."""
+
+    @property
+    def software_devices(self) -> tuple[str, ...]:
+        """Return the names of the modules under `modprobe`, as the kernel lists them."""
+        return tuple(line.split()[0].replace("-", "_") for line in self.modprobe)
 
     @property
     def exercises(self) -> tuple[Exercise, ...]:

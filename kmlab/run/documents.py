@@ -176,6 +176,14 @@ class CollectedEntry(TypedDict):
     bytes: int
 
 
+class BoundDriver(TypedDict):
+    module: str
+    bus: str
+    name: str
+    devices: list[str]
+    """Those that were bound to it, after the load or after the exercise."""
+
+
 class ExerciseDone(TypedDict):
     name: str
     outcome: str
@@ -238,6 +246,8 @@ class Result(TypedDict):
     """The number of records that are not in `log`."""
     steps: list[StepDone]
     exercises: list[ExerciseDone]
+    drivers: list[BoundDriver]
+    """The drivers that the modules registered."""
     collected: list[CollectedEntry]
     coverage: CoverageReport | None
     """With --coverage; null without."""

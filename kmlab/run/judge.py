@@ -12,7 +12,7 @@ from kmlab.kernel.crash.crash import Crash, benign_note, lockdep_off, outcome_of
 from kmlab.kernel.ktap.case_results import TestOutput
 from kmlab.kernel.log.taint import find_unexplained
 from kmlab.run.context.results import Results, TortureStepResult
-from kmlab.run.result import unmet_crash, unmet_log, worst
+from kmlab.run.result import unmet_bound, unmet_crash, unmet_log, worst
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def judge(
     """
     allowed = [c for c in crashes if outcome_of(c) == "warning" and any(matches(p, c.title) for p in allow)]
     counted = tuple(crash for crash in crashes if crash not in allowed)
-    missed = [] if results.build.skipped else unmet_log(expect, log.records)
+    missed = [] if results.build.skipped else unmet_log(expect, log.records) + unmet_bound(expect, results.drivers)
     doubts = _doubts(results, log, crashes)
     outcomes = [*_outcomes(results, counted), *(outcome for outcome, _ in doubts)]
     outcome = worst([*outcomes, *(["test-failed"] if missed or tests.bad else [])])

@@ -18,6 +18,7 @@ from kmlab.kernel.crash.stack_trace import Frame, Section
 from kmlab.kernel.ktap.case_results import Case, TestOutput
 from kmlab.kernel.log.records import Record
 from kmlab.kernel.log.taint import taint_names
+from kmlab.kernel.module.bound_devices import Driver
 from kmlab.kernel.module.line_counts import LineCounts
 from kmlab.run.context.results import ExerciseStepResult, StepResult
 from kmlab.run.documents import CaseReport, CoverageReport, CrashReport, FramePlace, Result, RunDocument, StackSection
@@ -84,6 +85,8 @@ class RunResult:
     vmcore: str | None = None
     line_counts: LineCounts = field(default_factory=dict)
     """How often each line of the module's files ran, with --coverage."""
+    drivers: tuple[Driver, ...] = ()
+    """The drivers that the modules registered, with the devices that were bound to them."""
     collected: tuple[Collected, ...] = ()
     """The files of the guest that the run kept."""
 
@@ -134,6 +137,15 @@ def unmet_log(expect: Expect, log: Sequence[Record]) -> list[str]:
     return [
         *(f"expected in the log: {pattern}" for pattern in missing),
         *(f"not expected in the log: {pattern}" for pattern in unwanted),
+    ]
+
+
+def unmet_bound(expect: Expect, drivers: Sequence[Driver]) -> list[str]:
+    """Return the expectations about bound devices that are not met; a sentence each."""
+    bound = [f"{driver.bus} {device}" for driver in drivers for device in driver.devices]
+    missing = [pattern for pattern in expect.bound if not any(matches(pattern, device) for device in bound)]
+    return [
+        f"expected a driver to be bound to {pattern}; bound: {', '.join(bound) or 'nothing'}" for pattern in missing
     ]
 
 
@@ -190,6 +202,9 @@ def to_json(result: RunResult, log: int = LOG_CAP) -> Result:
             {"name": s.exercise, "outcome": s.outcome, "code": s.code, "seconds": round(s.seconds, 3)}
             for s in result.steps
             if isinstance(s, ExerciseStepResult)
+        ],
+        "drivers": [
+            {"module": d.module, "bus": d.bus, "name": d.name, "devices": list(d.devices)} for d in result.drivers
         ],
         "collected": [
             {"path": file.path, "file": f"collected/{file.name}", "bytes": file.size} for file in result.collected

@@ -346,6 +346,7 @@ def _conclude(
         "kernel_log": "dmesg.txt",
         "build_log": "build.log",
         "line_counts": results.line_counts,
+        "drivers": results.drivers,
         "collected": evidence.write_collected(folder, results.collected),
     }
 

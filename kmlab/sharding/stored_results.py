@@ -20,6 +20,7 @@ from kmlab.kernel.crash.stack_trace import Frame, Section
 from kmlab.kernel.ktap.case_results import Case, Expectation, Status, TestOutput
 from kmlab.kernel.log.records import LEVELS, Record
 from kmlab.kernel.log.taint import taint_names
+from kmlab.kernel.module.bound_devices import Driver
 from kmlab.run.context.results import ExerciseStepResult, StepResult
 from kmlab.run.documents import Result, RunRow
 from kmlab.run.result import Collected, RunResult
@@ -153,6 +154,10 @@ def _result(value: Mapping[str, Any], sources: Path) -> RunResult:
         kernel_log=_optional(artifacts["kernel_log"]),
         build_log=_optional(artifacts["build_log"]),
         vmcore=_optional(artifacts["vmcore"]),
+        drivers=tuple(
+            Driver(_text(each["module"]), _text(each["bus"]), _text(each["name"]), _texts(each["devices"]))
+            for each in value.get("drivers", ())
+        ),
         collected=tuple(
             Collected(_text(each["path"]), _text(each["file"]).removeprefix("collected/"), _whole(each["bytes"]))
             for each in value["collected"]

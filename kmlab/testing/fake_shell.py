@@ -76,6 +76,8 @@ class FakeShell(Shell):
             )
         if command.startswith("ls -d "):
             return Answer(0, "\n".join(self._world.files).encode(), b"")
+        if command.startswith("for m in ") and "/drivers/*" in command:
+            return Answer(0, self._world.drivers, b"")
         if command == NAMES:
             return Answer(0, b"", b"")
         if command.startswith("cd /proc; "):
@@ -180,7 +182,7 @@ class FakeShell(Shell):
         self._users = int(not answer.ok)
         if answer.ok and ("insmod" in words or words[0] == "modprobe"):
             self._machine.loaded += self._world.brings.get(module, ())
-            self._machine.loaded.append(module)
+            self._machine.loaded.append(module.replace("-", "_"))
         elif answer.ok and words[0] == "rmmod":
             gone = {word.rstrip(";") for word in words} - self._world.stays
             self._machine.loaded = [name for name in self._machine.loaded if name not in gone]

@@ -33,6 +33,8 @@ class WorldState:
         """The archive of every image: a Packages file for each suite."""
         self.holders = b""
         """A guest's answer to who holds a module, in the format of kernel/module/users.py."""
+        self.drivers = b""
+        """A guest's answer to which devices the modules' drivers are bound to (kernel/module/bound_devices.py)."""
         self.files: dict[str, str] = {}
         """Files of a guest's kernel beyond those of every run, by path."""
         self.taints_unsigned = False

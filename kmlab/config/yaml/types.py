@@ -201,6 +201,14 @@ Package = Annotated[
     word(r"[a-z0-9][a-z0-9+.-]{1,99}(:[a-z0-9-]+)?([=/][A-Za-z0-9.+~:-]+)?", "the name of an apt package"),
 ]
 Sysctl = Annotated[str, word(r"[a-z0-9_-]+([./][A-Za-z0-9_-]+)+", "the name of a sysctl, such as kernel.panic")]
+ModprobeLine = Annotated[
+    str,
+    word(
+        "[A-Za-z0-9_][A-Za-z0-9_-]{0,63}( +[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}(=[A-Za-z0-9_.,:/+@%-]{0,200})?){0,20}",
+        "a module of the kernel with its options, as on modprobe's command line",
+        "such as i2c-stub chip_addr=0x50",
+    ),
+]
 OneLine = Annotated[str, word(r"[^\x00-\x1f\x7f]{1,1000}", "one line of text")]
 Command = Annotated[str, word(r"[\s\S]*\S[\s\S]*", "a command")]
 GuestFiles = Annotated[

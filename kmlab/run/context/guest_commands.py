@@ -77,6 +77,12 @@ def load(
     return _run_command(guest, line, limits, module)
 
 
+def modprobe(guest: Guest, line: str, limits: CommandLimits) -> CommandResult:
+    """Load a module of the kernel's own with its options, and wait for what udev does about it."""
+    words = shlex.join(line.split())
+    return _run_command(guest, f"modprobe {words} && {{ udevadm settle --timeout=5; true; }}", limits)
+
+
 def install(guest: Guest, name: str, top: PurePosixPath, places: Sequence[str], deadline: Deadline) -> None:
     """Put modules where modprobe and udev find them."""
     target = shlex.quote(f"{_INSTALLED}/{name}")

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from kmlab.diagnosis.hang import HangSnapshot
 from kmlab.kernel.detectors.detectors import Detector
+from kmlab.kernel.module.bound_devices import Driver
 from kmlab.kernel.module.line_counts import LineCounts
 from kmlab.kernel.module.modinfo import ModInfo
 from kmlab.kernel.module.proc_modules import KernelState
@@ -114,6 +115,18 @@ class LoadStepResult(StepResult):
     """Where its sections are in the guest's memory."""
     hidden: bool = False
     """Whether the kernel has loaded it and does not list it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModprobeStepResult(StepResult):
+    """The result of loading a module of the kernel's own that brings devices."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeStepResult(StepResult):
+    """The drivers that the modules have registered so far, with every device that was bound to them."""
+
+    drivers: tuple[Driver, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,11 +244,17 @@ class Results:
 
     @property
     def dependencies(self) -> list[str]:
-        """Return the kernel's own modules that came with the loads, the newest first."""
+        """Return the kernel's own modules that came with `modprobe` and the loads, the newest first."""
         before = self.baseline.kernel.modules if self.baseline.kernel else {}
-        after = next((step.kernel.modules for step in reversed(self.loaded) if step.kernel), {})
+        loads = [*self.all(ModprobeStepResult), *self.loaded]
+        after = next((step.kernel.modules for step in reversed(loads) if step.kernel), {})
         came = [name for name in after if name not in before and name not in self.build.names]
         return [name for name in came if re.fullmatch("[A-Za-z0-9_-]{1,64}", name)]
+
+    @property
+    def drivers(self) -> tuple[Driver, ...]:
+        """Return the drivers of the modules, with every device that was bound to them."""
+        return next((step.drivers for step in reversed(self.all(ProbeStepResult))), ())
 
     @property
     def left_dependencies(self) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from kmlab.run.context.run_context import RunContext
 from kmlab.run.steps.arm import arm
 from kmlab.run.steps.baseline import record_baseline
 from kmlab.run.steps.build import build
+from kmlab.run.steps.checks.bound_step import probe, probe_again
 from kmlab.run.steps.checks.kunit_results import read_kunit_results
 from kmlab.run.steps.checks.leak_check import check_leaks
 from kmlab.run.steps.checks.line_counts_step import read_line_counts
@@ -23,6 +24,7 @@ from kmlab.run.steps.exercise import exercise
 from kmlab.run.steps.load import load
 from kmlab.run.steps.settle import settle
 from kmlab.run.steps.sign import sign
+from kmlab.run.steps.software_devices import load_software_devices
 from kmlab.run.steps.sync import sync
 from kmlab.run.steps.torture import torture
 from kmlab.run.steps.unload import unload
@@ -31,11 +33,14 @@ StepFunction = Callable[[RunContext, Results], Sequence[StepResult]]
 
 STEPS: tuple[StepFunction, ...] = (
     *(sync, record_baseline, build, sign),
-    *(arm, load, exercise, read_kunit_results, collect),
+    *(load_software_devices, arm, load, probe, exercise, probe_again, read_kunit_results, collect),
     *(check_slabs, unload, check_leaks, read_line_counts),
     settle,
 )
-TORTURE_STEPS: tuple[StepFunction, ...] = (sync, record_baseline, build, sign, arm, torture, read_line_counts, settle)
+TORTURE_STEPS: tuple[StepFunction, ...] = (
+    *(sync, record_baseline, build, sign),
+    *(load_software_devices, arm, torture, read_line_counts, settle),
+)
 """The steps of `kmlab torture`: its cases load and unload the module themselves."""
 
 

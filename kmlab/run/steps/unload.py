@@ -38,14 +38,20 @@ def unload(context: RunContext, so_far: Results) -> Sequence[StepResult]:
         return results
     if context.module.load == "modprobe" and so_far.all(LoadStepResult):
         guest_commands.uninstall(context.guest, context.module.name, context.deadline(STATE_PATIENCE))
-    if now.dependencies:
-        results.append(_unload_dependencies(context, now))
+    if names := now.dependencies or _of_earlier_run(context, now):
+        results.append(_unload_dependencies(context, now, names))
     return results
 
 
-def _unload_dependencies(context: RunContext, so_far: Results) -> DependenciesStepResult:
+def _of_earlier_run(context: RunContext, so_far: Results) -> list[str]:
+    """Return the software devices that `kmlab load` loaded, and that `kmlab unload` unloads."""
+    if "load" in context.options.steps:
+        return []
+    return [name for name in reversed(context.module.software_devices) if name in so_far.modules[0]]
+
+
+def _unload_dependencies(context: RunContext, so_far: Results, names: Sequence[str]) -> DependenciesStepResult:
     """Unload the kernel's own modules that came with the module. What stays only makes the guest dirty."""
-    names = so_far.dependencies
     with context.step("unload") as timer:
         timer.stage.detail = f"{', '.join(names)}: loaded as dependencies"
         command = functools.partial(guest_commands.unload_dependencies, context.guest, names)
