@@ -106,8 +106,8 @@ static noinline void still_listed_exit(void)
 {
 	struct holder *item;
 
-	list_for_each_entry(item, &holders, list)		/* HERE still_listed */
-		item->value++;
+	list_for_each_entry(item, &holders, list)
+		item->value++;					/* HERE still_listed */
 }
 
 static noinline int on_reboot(struct notifier_block *block, unsigned long event, void *data)
