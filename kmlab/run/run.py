@@ -291,7 +291,8 @@ def _run_watched(context: RunContext) -> tuple[Results, RunLog, list[Crash], lis
 
 def _findings_of_checks(results: Results) -> list[Crash]:
     """Return what the checks found; they report in the words of the kernel's log."""
-    return [crash for report in results.reports for crash in find_crashes(parse_log(report.encode()).records)]
+    read = [crash for report in results.reports for crash in find_crashes(parse_log(report.encode()).records)]
+    return [*read, *results.findings]
 
 
 def _ring_buffer(context: RunContext, results: Results) -> KernelLog | None:

@@ -35,6 +35,7 @@ _HARMLESS = (
     r"cat /proc/kallsyms$",
     r"cd /lib/modules/\$\(uname -r\) && grep ",
     r"sha256sum ",
+    r"grep -s -H -E ",
     r"cat /proc/vmallocinfo ",
     r"cd \S+ && tree=/lib/modules/\$\(uname -r\) && ",
     r"tree=/lib/modules/\$\(uname -r\) && rm -rf ",

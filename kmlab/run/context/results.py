@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from kmlab.diagnosis.hang import HangSnapshot
+from kmlab.kernel.crash.crash import Crash
 from kmlab.kernel.detectors.detectors import Detector
 from kmlab.kernel.module.bound_devices import Driver
 from kmlab.kernel.module.line_counts import LineCounts
@@ -83,6 +84,8 @@ class CheckStepResult(StepResult):
 
     reports: tuple[str, ...] = ()
     """One for each finding, for the judge of kernel logs."""
+    findings: tuple[Crash, ...] = ()
+    """Those that no log of the kernel's would say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +233,11 @@ class Results:
     def reports(self) -> list[str]:
         """Return what the checks found, in the words of the kernel's log."""
         return [report for step in self.all(CheckStepResult) for report in step.reports]
+
+    @property
+    def findings(self) -> list[Crash]:
+        """Return what the checks found and no log of the kernel's would say."""
+        return [finding for step in self.all(CheckStepResult) for finding in step.findings]
 
     @property
     def loaded(self) -> list[LoadStepResult]:

@@ -17,6 +17,7 @@ from kmlab.run.steps.build import build
 from kmlab.run.steps.checks.bound_step import probe, probe_again
 from kmlab.run.steps.checks.kunit_results import read_kunit_results
 from kmlab.run.steps.checks.leak_check import check_leaks
+from kmlab.run.steps.checks.leftover_check import check_leftovers
 from kmlab.run.steps.checks.line_counts_step import read_line_counts
 from kmlab.run.steps.checks.slab_check import check_slabs
 from kmlab.run.steps.collect import collect
@@ -34,7 +35,7 @@ StepFunction = Callable[[RunContext, Results], Sequence[StepResult]]
 STEPS: tuple[StepFunction, ...] = (
     *(sync, record_baseline, build, sign),
     *(load_software_devices, arm, load, probe, exercise, probe_again, read_kunit_results, collect),
-    *(check_slabs, unload, check_leaks, read_line_counts),
+    *(check_slabs, unload, check_leaks, check_leftovers, read_line_counts),
     settle,
 )
 TORTURE_STEPS: tuple[StepFunction, ...] = (

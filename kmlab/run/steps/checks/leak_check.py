@@ -57,7 +57,7 @@ def _find(context: RunContext, so_far: Results) -> list[str]:
     if so_far.has_detector("allocations"):
         tried = [step for step in so_far.all(LoadStepResult) if step.outcome != "skipped"]
         return find_allocations(context, so_far) if tried else []
-    ranges = _ranges(so_far)
+    ranges = ranges_of_modules(so_far)
     if not ranges or not so_far.loaded:
         return []
     return _kept(context, so_far, ranges) or _lost(context, so_far, ranges)
@@ -119,7 +119,8 @@ def _scan(context: RunContext, so_far: Results) -> str:
     return context.guest.run(f"{SCAN_KMEMLEAK}; {SCAN_KMEMLEAK}; {READ_KMEMLEAK}", context.deadline(_PATIENCE)).text
 
 
-def _ranges(so_far: Results) -> list[CodeRange]:
+def ranges_of_modules(so_far: Results) -> list[CodeRange]:
+    """Return where the code of the run's modules was."""
     sizes: dict[str, dict[str, int]] = {}
     for path, info in so_far.build.modules:
         with contextlib.suppress(MalformedModule):  # a build may write anything
