@@ -49,6 +49,7 @@ app = typer.Typer(
 images = typer.Typer(
     help="List, download, build and verify images.", cls=Group, no_args_is_help=True, rich_markup_mode=None
 )
+caches = typer.Typer(help="Say what a CI server should cache.", cls=Group, no_args_is_help=True, rich_markup_mode=None)
 kernels = typer.Typer(
     help="Build, list and move debug kernels.",
     cls=Group,
@@ -97,6 +98,8 @@ _IMAGE_COMMANDS: dict[str, Callable[..., None]] = {
     "pull": lab_commands.image_pull,
     "build": lab_commands.image_build,
     "kernels": lab_commands.image_kernels,
+    "export": lab_commands.image_export,
+    "import": lab_commands.image_import,
     "verify": lab_commands.image_verify,
     "prune": lab_commands.image_prune,
 }
@@ -113,6 +116,7 @@ _DEVICE_COMMANDS: dict[str, Callable[..., None]] = {
     "add": inspect_commands.device_add,
     "remove": inspect_commands.device_remove,
 }
+_CACHE_COMMANDS: dict[str, Callable[..., None]] = {"key": config_commands.cache_key}
 for command in _COMMANDS:
     app.command(cls=Command)(command)
 for name, command in _IMAGE_COMMANDS.items():
@@ -121,7 +125,10 @@ for name, command in _KERNEL_COMMANDS.items():
     kernels.command(name, cls=Command)(command)
 for name, command in _DEVICE_COMMANDS.items():
     devices.command(name, cls=Command)(command)
+for name, command in _CACHE_COMMANDS.items():
+    caches.command(name, cls=Command)(command)
 app.add_typer(images, name="image")
+app.add_typer(caches, name="cache")
 app.add_typer(kernels, name="kernel")
 app.add_typer(devices, name="device")
 

@@ -66,3 +66,17 @@ def validate(lab: LabFile = None, json: Json = False, debug: Debug = False) -> N
         render.print_line(
             f"{opened.file}: correct: guests {', '.join(opened.guests)}; modules {', '.join(opened.modules) or 'none'}"
         )
+
+
+def cache_key(lab: LabFile = None, json: Json = False, debug: Debug = False) -> None:
+    """Print a key for a CI server's cache of this lab. It is another one if the lab needs other images or bases."""
+    set_global_options(json=json, debug=debug)
+    from kmlab.cli.output import render
+    from kmlab.provision import cache
+
+    opened = open_lab(lab)
+    key, places = cache.cache_key(opened), [str(path) for path in cache.cached_paths()]
+    if json:
+        render.document({"schema": "kmlab.cache-key/1", "key": key, "paths": places})
+    else:
+        render.print_line(key)

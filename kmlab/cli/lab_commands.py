@@ -32,6 +32,7 @@ from kmlab.cli.options import (
 if TYPE_CHECKING:
     from kmlab.config.lab import GuestSpec, Lab
     from kmlab.provision.guest import GuestRecord
+    from kmlab.provision.images.image_file import MovedImage
     from kmlab.run.documents import GuestsSchema, ImageFile
 
 Architecture = Annotated[
@@ -387,6 +388,51 @@ def image_kernels(
     with render.reporting() as events:
         releases, own = lifecycle.available(real_host(), name, file.parent if file else None, events, arch)
     render.kernels(name, releases, own, as_json=json)
+
+
+def image_export(
+    name: Annotated[
+        str, typer.Argument(help="An image in the cache.", metavar="IMAGE", autocompletion=completion.images)
+    ],
+    file: Annotated[Path, typer.Argument(help="The file to write.", metavar="FILE")],
+    arch: Architecture = None,
+    lab: LabFile = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a cached image to one file, for another machine."""
+    set_global_options(json=json, debug=debug)
+    from kmlab.config.lab import find_lab
+    from kmlab.provision.images import image_file
+
+    beside = lab or find_lab(Path.cwd())
+    _moved(image_file.export_image(name, file, beside.parent if beside else None, arch), json)
+
+
+def image_import(
+    file: Annotated[Path, typer.Argument(help="A file that `kmlab image export` wrote.", metavar="FILE")],
+    lab: LabFile = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Add an exported image to the cache. Guests boot it, so import only files that you trust."""
+    set_global_options(json=json, debug=debug)
+    from kmlab.config.lab import find_lab
+    from kmlab.provision.images import image_file
+
+    beside = lab or find_lab(Path.cwd())
+    _moved(image_file.import_image(file, beside.parent if beside else None), json)
+
+
+def _moved(image: MovedImage, json: bool) -> None:
+    from kmlab.cli.output import render
+
+    if image.note:
+        render.note(f"{image.name}: {image.note}")
+    if json:
+        render.document({"schema": "kmlab.image/1", "name": image.name, "path": str(image.path)})
+    else:
+        render.print_line(str(image.path))
 
 
 def image_verify(lab: LabFile = None, json: Json = False, debug: Debug = False) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import platform
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from kmlab import __version__
 from kmlab.common import paths
 from kmlab.common.errors import ImageError
 from kmlab.common.events import EventSink, Stage
@@ -17,7 +20,10 @@ from kmlab.provision import lifecycle
 from kmlab.provision.guest import GuestRecord, read_record
 from kmlab.provision.images.published_image import check_signature, remove_downloads
 from kmlab.provision.lease import leased
+from kmlab.provision.plan.plan import guest_image_source, recipe_for
 
+_FOLDERS = re.compile(r"(?<=Path\(')[^']*/")
+"""The folders of paths, which differ from machine to machine."""
 _RECORDS = {"images": "image.json", "bases": "base.json", "checkpoints": "checkpoint.json"}
 _FILES = {"images": "disk.qcow2", "bases": "disk.qcow2", "checkpoints": "memory"}
 
@@ -72,6 +78,28 @@ def guest_names(lab: Lab) -> list[str]:
     """Return the lab's guests, and the running guests of a matrix."""
     others = [name for name in lifecycle.lab_files(lab).guests() if name not in lab.guests]
     return [*lab.guests, *(name for name in others if guest_status(lab, name).running)]
+
+
+def cache_key(lab: Lab) -> str:
+    """Return a digest of what decides which images and bases the lab's guests have, apart from the archives' state.
+
+    It does not depend on this machine, except for its architecture.
+    """
+    specs = {spec.name: spec for spec in (*lab.guests.values(), *lab.columns(lab.default, lab.matrix))}
+    parts: list[object] = [__version__]
+    for name in sorted(specs):
+        spec = specs[name]
+        image, source = guest_image_source(lab, spec)
+        recipe = recipe_for(spec.recipe or image.family, lab.folder, source.arch)
+        whole = [_FOLDERS.sub("", repr(each)) for each in (source, recipe, spec.kernel)]
+        parts.append([*whole, sorted(spec.config), sorted(spec.packages)])
+    return f"kmlab-{platform.machine()}-{paths.digest_of(*parts)}"
+
+
+def cached_paths() -> list[Path]:
+    """Return what a CI server should keep between jobs: the cache, and the ssh key that images are built for."""
+    folders = (paths.images(), paths.bases(), paths.toolchains(), paths.kernels())
+    return [*folders, paths.identity_key(), paths.identity_key().with_suffix(".pub")]
 
 
 def list_images(lab_folder: Path | None) -> list[ListedImage]:

@@ -510,6 +510,15 @@ class SelftestDocument(TypedDict):
     checks: list[SelftestCheck]
 
 
+class CacheKeyDocument(TypedDict):
+    """What a CI server should cache for a lab."""
+
+    schema: Literal["kmlab.cache-key/1"]
+    key: str
+    paths: list[str]
+    """Folders and files to keep; the ssh key is among them, because images are built for it."""
+
+
 class InitDocument(TypedDict):
     """Files that were written."""
 
@@ -817,6 +826,7 @@ Document = (
     | DestroyDocument
     | DoctorDocument
     | SelftestDocument
+    | CacheKeyDocument
     | InitDocument
     | ValidateDocument
     | SchemasDocument

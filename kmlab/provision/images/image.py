@@ -80,15 +80,23 @@ def _ensure(host: Host, source: Source, lab_folder: Path | None, report: EventSi
     return published_image(source, report, refresh=refresh)
 
 
+def built_image_folder(image_source: PackageImageSource, lab_folder: Path | None) -> Path:
+    """Return the folder of an image that is built from packages: its name has the digest of all that goes in."""
+    source, recipe = image_source.packages, recipe_for(image_source.family, lab_folder, image_source.arch)
+    packages = catalog.built_packages(source, recipe, distribution_of(recipe.families).headers_of(source.kernel))
+    script = catalog.root_script(recipe, ensure_identity(paths.identity_key()))
+    key = paths.digest_of(
+        IMAGE_FORMAT, image_source.name, image_source.arch, dataclasses.asdict(source), packages, script
+    )
+    return paths.images() / f"{image_source.name}-{image_source.arch}-{key}"
+
+
 def _build(host: Host, image_source: PackageImageSource, lab_folder: Path | None, report: EventSink) -> Path:
     source, recipe = image_source.packages, recipe_for(image_source.family, lab_folder, image_source.arch)
     distribution = distribution_of(recipe.families)
     packages = catalog.built_packages(source, recipe, distribution.headers_of(source.kernel))
     script = catalog.root_script(recipe, ensure_identity(paths.identity_key()))
-    key = paths.digest_of(
-        IMAGE_FORMAT, image_source.name, image_source.arch, dataclasses.asdict(source), packages, script
-    )
-    final = paths.images() / f"{image_source.name}-{image_source.arch}-{key}"
+    final = built_image_folder(image_source, lab_folder)
     with locks.held(paths.work() / f"{final.name}.lock", image_source.name, report, Deadline(LOCK_PATIENCE)):
         if not (final / "image.json").exists():
             paths.require_space(paths.images(), 4 << 30, f"building image '{image_source.name}'")
