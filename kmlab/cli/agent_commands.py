@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 from kmlab.cli.options import Debug, Json, LabFile, set_global_options
 
 
@@ -13,11 +11,13 @@ def mcp(lab: LabFile = None, json: Json = False, debug: Debug = False) -> None:
     The agent runs modules, reads logs and debugs guests with tools.
     """
     set_global_options(json=json, debug=debug)
+    from importlib.util import find_spec
+
     from kmlab import api
     from kmlab.cli.options import real_host
     from kmlab.common.errors import ConfigError
 
-    if importlib.util.find_spec("mcp") is None:
+    if find_spec("mcp") is None:
         raise ConfigError("kmlab mcp needs the Python package mcp", "pip install 'kmlab[mcp]'")
     session = api.open_lab(lab, host=real_host())
     from kmlab.integrations.mcp_server import serve

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -29,6 +30,16 @@ def test_the_wheel_carries_the_catalogue_and_the_recipes(tmp_path: Path) -> None
         "kmlab/report/formats/page.css",
         "kmlab/report/formats/page.js",
     } <= names
+    plugins = subprocess.run(
+        [sys.executable, "-m", "pytest", "--fixtures", "-q", "-p", "no:cacheprovider", str(tmp_path / "there")],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "there")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert "kmlab_run" in plugins.stdout, "pytest finds the plugin by its entry point"
     code = (
         "from kmlab.config import catalog; print(*catalog.image_names()); "
         "catalog.root_script(catalog.load_recipe('debian'), 'k'); "
