@@ -151,7 +151,9 @@ def find_orphan(text: str, begins: bool = False) -> Header | None:
 
     `begins`: the log begins hereabouts, maybe in the middle of the stack.
     """
-    lost = text.startswith(_MIDDLE) or (begins and text[:1] == " " and bool(parse_frames(text)))
+    if begins and _SUMMARY.match(text):
+        return _header(_DUMP, text, {})
+    lost = text.startswith(_MIDDLE) or (begins and (text.startswith("---[ end trace ") or bool(parse_frames(text))))
     return _header(_DUMP, "", {}) if lost else None
 
 
@@ -286,7 +288,7 @@ SHAPES: tuple[Shape, ...] = (
            rf"Oops(?:{_DIE}|{_BARE_DIE}|(?: -|:) [\w ,.()/:-]{{1,80}} \[#\d{{1,6}}\])", "closed"),
     # Checkers.
     _shape("kasan", "oops", "BUG: ", "BUG: KASAN: {what}",
-           r"BUG: KASA[Nn]: (?P<what>[\w -]{1,80}?) (?:in|on address) ", "framed corrupts"),
+           r"BUG: KAS[Aa][Nn]: (?P<what>[\w -]{1,80}?) (?:in|on address) ", "framed corrupts"),
     _shape("kfence", "oops", "BUG: ", "BUG: KFENCE: {what}",
            r"BUG: KFENCE: (?P<what>[\w -]{1,80}?) in ", "framed corrupts"),
     _shape("kcsan", "oops", "BUG: ", "BUG: KCSAN: {what}", r"BUG: KCSAN: (?P<what>[\w :-]{1,80}?) in ", "framed"),
@@ -430,6 +432,8 @@ _DUMP = _shape("stack-dump", "warning", "CPU: |Pid: ", "stack dumped", _CPU_LINE
 
 _MIDDLE = ("Call Trace:", "Call trace:", "Backtrace:", "RIP: 0010:", "PC is at ", "NIP [", "EIP is at ", "Krnl PSW :")
 """How the middle of a report begins, which is all that some have saved of it."""
+_SUMMARY = re.compile(r"RIP(?:: |  \[<[0-9a-f]{8,16}>\] )[A-Za-z_][\w.]{0,127}\+0x[0-9a-f]{1,8}/0x")
+"""Where the oops was, said again at its end: until 4.15."""
 _BENIGN = (
     *("lockdep is turned off", "Stall ended before state dump", "took too long", "MAX_LOCKDEP", "MAX_STACK_TRACE"),
     *("MAX_LOCK_DEPTH", "DEBUG:", "replaying previous printk", "Unprivileged eBPF is enabled", "_INFO:"),

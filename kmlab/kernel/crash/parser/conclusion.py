@@ -85,6 +85,8 @@ def _is_empty(report: Report) -> bool:
     subject, progress, frames = report.subject, report.progress, report.stacks.frames
     if subject.is_("placed") and not frames:
         return report.leveled
+    if progress.lost and progress.whole and not frames:
+        return False  # nothing was saved but its end
     if subject.is_("provisional"):
         return not report.stacks.shows_bug or any(map(is_no_bug, frames))
     tracking = is_of_kmemleak_s_messages(report)

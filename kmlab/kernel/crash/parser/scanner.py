@@ -65,7 +65,7 @@ class Scanner:
         self._found: list[tuple[int, Crash]] = []
         self._boot = 0
         """Where in `_found` the findings of this boot begin."""
-        self._up = booted
+        self._up = self._whole = booted
         self._leaving = False
         """This boot has ended in a way that the log explains: a panic, or a shutdown."""
         self._seen = 0
@@ -195,7 +195,7 @@ class Scanner:
         """Read a line from the middle of a report, if that is what the log has."""
         if record.text.startswith(("sysrq: ", "SysRq : ")):
             self._asked = True
-        elif self._orphan is None and not (self._asked or self.suspect or self._found):
+        elif self._orphan is None and not (self._whole or self._asked or self.suspect or self._found):
             header = find_orphan(record.text, begins=self._seen <= _BEGIN)
             if header:
                 context = self._enter(record.caller or "")
