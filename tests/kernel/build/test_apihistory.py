@@ -87,6 +87,8 @@ OLD_FORMS = """\
 6.0 bdevname
 6.0 netif_tx_napi_add
 6.0 register_shrinker()
+6.0 wireless_dev.current_bss
+6.0 cfg80211_roam_info.bssid
 6.0 int (*)(struct wiphy *, struct net_device *, unsigned int) <- int (*)(struct wiphy *, struct net_device *)
 6.1 netif_napi_add()
 6.1 void (*)(struct i2c_client *) <- int (*)(struct i2c_client *)
@@ -108,6 +110,7 @@ OLD_FORMS = """\
 6.3 iommu_map()
 6.3 u64_stats_fetch_begin_irq
 6.3 posix_lock_file
+6.3 cfg80211_ch_switch_started_notify()
 6.4 class_create()
 6.4 class.owner
 6.4 ssize_t (*)(const struct class *, const struct class_attribute *, char *) <- ssize_t (*)(struct class *, struct class_attribute *, char *)
@@ -138,6 +141,7 @@ OLD_FORMS = """\
 6.8 usb_driver.drvwrap
 6.8 blkdev_get_by_path
 6.8 int (*)(struct net_device *, struct ethtool_rxfh_param *) <- int (*)(struct net_device *, u32 *, u8 *, u8 *)
+6.9 cfg80211_ch_switch_notify()
 6.9 blk_alloc_disk()
 6.9 blk_mq_alloc_disk()
 6.9 int (*)(struct net_device *, struct ethtool_keee *) <- int (*)(struct net_device *, struct ethtool_eee *)
