@@ -305,6 +305,17 @@ def test_a_reboot_after_a_panic_is_no_finding() -> None:
     assert [c.class_ for c in find_crashes(parse_log(data).records)] == ["null-dereference"]
 
 
+def test_a_machine_that_dies_of_one_bug_in_many_boots_has_one_finding() -> None:
+    data = sample("null-deref-init-6.1").data
+    assert [c.class_ for c in find_crashes(parse_log(data * 5).records)] == ["null-dereference"]
+
+
+def test_many_boots_that_end_without_a_word_are_one_finding() -> None:
+    boot = sample("benign-boot-6.1.0-56-cloud-amd64").data
+    found = find_crashes(parse_log(boot * 4).records)
+    assert [c.class_ for c in found] == ["unexpected-reboot"]
+
+
 def test_a_machine_that_resets_while_it_dies_died_of_that() -> None:
     data = sample("truncated-oops").data + sample("benign-boot-6.1.0-56-cloud-amd64").data
     (crash,) = find_crashes(parse_log(data).records)

@@ -287,9 +287,7 @@ class Scanner:
             if last is not None:
                 order, crash = self._found[last]
                 self._found[last] = (order, replace(crash, kind="panic", fatal=True))
-            else:
-                crash = unexpected_reboot(record)
-                self._found.append((self._seen, crash))
+            elif not dying and self._tell(self._seen, crash := unexpected_reboot(record)):
                 fresh.append(crash)
         self._boot, self._banner = len(self._found), self._seen
         self._up = self._leaving = False
