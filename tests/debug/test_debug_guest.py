@@ -34,7 +34,7 @@ def test_a_kunit_expectation_that_fails_has_its_line(debug: Lab) -> None:
     result = debug(*words, code=1).result
     assert result["outcome"] == "test-failed"
     (failed,) = [case for case in result["tests"]["cases"] if case["status"] == "failed"]
-    assert (failed["name"], failed["file"]) == ("larva_doubles_with_each_moult", "kunit.c")
+    assert (failed["name"], failed["file"]) == ("larva_doubles_with_each_moult", "larva_test.c")
 
 
 def test_coverage_tells_which_lines_ran(debug: Lab, tmp_path: Path) -> None:

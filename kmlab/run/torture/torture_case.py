@@ -78,11 +78,12 @@ def script(target: Target, case: TortureCase) -> str:
 
     It ends with 0, with one of the codes above, or with another code if the guest is at fault.
     """
-    return f"# case {case.name}\n{prelude(target)}\n{case.body}\nfinish"
+    looks = "new_files" in case.body or (not target.exercise and "exercise" in case.body)
+    return f"# case {case.name}\n{prelude(target, looks=looks)}\n{case.body}\nfinish"
 
 
-def prelude(target: Target) -> str:
-    """Return the functions that the scripts of all cases use."""
+def prelude(target: Target, *, looks: bool) -> str:
+    """Return the functions that the scripts of all cases use; `looks` for those that look for the module's files."""
     needed = "; ".join(_insmod(path, target.params.get(info.name, ())) for path, info in target.modules[:-1])
     path, info = target.modules[-1]
     names = [each.name for _, each in reversed(target.modules) if _SAFE_NAME.fullmatch(each.name)]
@@ -91,6 +92,7 @@ def prelude(target: Target) -> str:
     return _PRELUDE.format(
         folder=shlex.quote(target.folder),
         needed=needed or ":",
+        note='places > "$before"' if looks else ":",
         insmod=f"insmod {shlex.quote(f'./{path}')} {own}",
         names=" ".join(names),
         module=shlex.quote(info.name),
@@ -108,13 +110,13 @@ def _insmod(path: str, params: Sequence[str]) -> str:
 _PRELUDE = """\
 cd {folder} || exit 125
 export KMLAB_MODULE={module}
-places() {{
-	find /dev -xdev -not -type d 2> /dev/null
-	find /proc -maxdepth 3 -not -path '/proc/[0-9]*' -not -type d 2> /dev/null
-	find /sys/kernel/debug -maxdepth 3 -not -path '*/tracing/*' -type f 2> /dev/null
+places() {{ printf '%s\\n' /dev/* /dev/*/* /proc/[!0-9]* /sys/kernel/debug/* | sort; }}
+before=$(mktemp); {note}
+new_files() {{
+	places | comm -13 "$before" - | while read -r place; do
+		if [ -d "$place" ]; then find "$place" -maxdepth 2 -type f; else echo "$place"; fi
+	done | head -n 32
 }}
-before=$(mktemp) && places | sort > "$before"
-new_files() {{ places | sort | comm -13 "$before" - | head -n 32; }}
 load_needed() {{ {needed}; }}
 load_last() {{ {insmod} "$@" 2> /dev/null; }}
 load() {{ load_needed; load_last "$@"; }}

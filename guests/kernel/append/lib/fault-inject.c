@@ -4,35 +4,33 @@
  * kmlab adds this to the end of lib/fault-inject.c in the kernels that it builds.
  *
  * Write N to /sys/kernel/debug/fail_nth_in_init: in the next init function of a module, the Nth call that can be made to
- * fail does fail. Then read: "0" if that happened, "K" if N is K larger than the number of such calls, "-" if no module
- * was loaded since. /proc/PID/fail-nth counts all of a system call instead; of insmod's more than two hundred points the
+ * fail does fail. Then read: "0" if that happened, "K" if N is K larger than the number of such calls, "-" if no init has
+ * run since. /proc/PID/fail-nth counts all of a system call instead; of insmod's more than two hundred points the
  * module's own are the last few.
  */
 #include <linux/module.h>
+#include <trace/events/initcall.h>
 
 static int kmlab_fail_nth, kmlab_points_left = -1;
+static struct task_struct *kmlab_task;
 
-static int kmlab_begin_init(struct notifier_block *block, unsigned long state, void *module)
+static void kmlab_begin_init(void *unused, initcall_t function)
 {
-	if (state == MODULE_STATE_COMING && kmlab_fail_nth) {
-		current->fail_nth = kmlab_fail_nth;
-		kmlab_fail_nth = 0;
-	}
-	return NOTIFY_OK;
+	if (!kmlab_fail_nth || !is_module_text_address((unsigned long)function))
+		return;
+	kmlab_task = current;
+	current->fail_nth = kmlab_fail_nth;
+	kmlab_fail_nth = 0;
 }
 
-static int kmlab_end_init(struct notifier_block *block, unsigned long state, void *module)
+static void kmlab_end_init(void *unused, initcall_t function, int result)
 {
-	if (state == MODULE_STATE_LIVE || (state == MODULE_STATE_GOING && kmlab_points_left < 0)) {
-		kmlab_points_left = current->fail_nth;
-		current->fail_nth = 0;
-	}
-	return NOTIFY_OK;
+	if (kmlab_task != current)
+		return;
+	kmlab_task = NULL;
+	kmlab_points_left = current->fail_nth;
+	current->fail_nth = 0;
 }
-
-/* The other callbacks allocate too: init begins after all of them, and ends before. */
-static struct notifier_block kmlab_begin = { .notifier_call = kmlab_begin_init, .priority = INT_MIN };
-static struct notifier_block kmlab_end = { .notifier_call = kmlab_end_init, .priority = INT_MAX };
 
 static ssize_t kmlab_write_nth(struct file *file, const char __user *user, size_t size, loff_t *ppos)
 {
@@ -66,8 +64,8 @@ static const struct file_operations kmlab_nth_fops = {
 
 static int __init kmlab_fail_init(void)
 {
-	register_module_notifier(&kmlab_begin);
-	register_module_notifier(&kmlab_end);
+	register_trace_initcall_start(kmlab_begin_init, NULL);
+	register_trace_initcall_finish(kmlab_end_init, NULL);
 	debugfs_create_file("fail_nth_in_init", 0600, NULL, NULL, &kmlab_nth_fops);
 	return 0;
 }

@@ -81,6 +81,22 @@ static bool kmlab_is_asked_for(const struct kmlab_load *load)
 	return false;
 }
 
+/* Return when the first of these modules was loaded: what is older is not theirs. False if none was. */
+static bool kmlab_first_load(unsigned long *when)
+{
+	unsigned int i, kept = min_t(unsigned int, kmlab_count, KMLAB_LOADS);
+
+	for (i = kept; i >= 1; i--) {
+		struct kmlab_load *load = &kmlab_loads[(kmlab_count - i) % KMLAB_LOADS];
+
+		if (kmlab_is_asked_for(load)) {
+			*when = load->since;
+			return true;
+		}
+	}
+	return false;
+}
+
 static bool kmlab_is_by(const unsigned long *entries, unsigned int count, unsigned long when)
 {
 	unsigned int i;
@@ -108,12 +124,17 @@ static int kmlab_show(struct seq_file *seq, void *unused)
 	struct kmemleak_object *object;
 	unsigned long *entries;
 	unsigned int count, i;
+	unsigned long first;
 	bool allocated;
 
 	mutex_lock(&kmlab_mutex);
+	if (!kmlab_first_load(&first)) {
+		mutex_unlock(&kmlab_mutex);
+		return 0;
+	}
 	rcu_read_lock();
 	list_for_each_entry_rcu(object, &object_list, object_list) {
-		if (!object->trace_handle)
+		if (!object->trace_handle || time_before(object->jiffies, first))
 			continue;
 		raw_spin_lock_irq(&object->lock);
 		allocated = object->flags & OBJECT_ALLOCATED;
