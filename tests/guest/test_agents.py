@@ -34,9 +34,13 @@ def test_an_agent_finds_a_crash_reads_its_log_and_debugs_the_guest(lab: Lab, tmp
             assert "found->value" in marked
             log = await call(client, "read_evidence", run=verdict["evidence"]["run"], file="dmesg.txt", contains="RIP")
             assert any("null_read" in line for line in log["lines"])
-            debug = next(each for each in verdict["next"] if each["tool"] == "gdb_batch")
-            printed = await call(client, "gdb_batch", **debug["arguments"])
-            assert "oops.c" in printed["output"], printed
+            stopped = await call(
+                client,
+                "gdb_batch",
+                module="hello",
+                commands=["break hello_init", "continue", "print __this_module.name"],
+            )
+            assert "hello_init" in stopped["output"] and '"hello"' in stopped["output"], stopped
             assert (await call(client, "run", module="hello"))["ok"]
 
     with anyio.from_thread.start_blocking_portal() as portal:
