@@ -194,7 +194,21 @@ def insert_configure(script: str, recipe: Recipe) -> str:
 
 def agent_source() -> str:
     """Return the C source of the guest's agent (guests/agent.c)."""
-    return (catalogue_folders("guests", None)[-1] / "agent.c").read_text(encoding="utf-8")
+    return _program("agent.c")
+
+
+def fuzz_source() -> str:
+    """Return the C source of the program that calls a device with bad arguments (guests/fuzz.c)."""
+    return _program("fuzz.c")
+
+
+def reproducer_source() -> str:
+    """Return the C source of the program that makes calls again, with marks for them (guests/reproducer.c)."""
+    return _program("reproducer.c")
+
+
+def _program(file: str) -> str:
+    return (catalogue_folders("guests", None)[-1] / file).read_text(encoding="utf-8")
 
 
 def image_names(lab_folder: Path | None = None) -> list[str]:
