@@ -25,10 +25,12 @@ from kmlab.config.yaml.types import (
     Command,
     CommandLine,
     ConfigOption,
+    DeviceFile,
     Digest,
     Duration,
     Forward,
     GuestFiles,
+    HeaderFile,
     Identifier,
     ImageName,
     KernelName,
@@ -320,6 +322,18 @@ class Exercise:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fuzz:
+    """A device of the module that `kmlab torture` calls with bad arguments."""
+
+    device: DeviceFile
+    """Its file in the guest, such as /dev/ring."""
+    ioctls: tuple[HeaderFile, ...] = ()
+    """The headers of the module's folder that define its ioctls."""
+    rounds: Annotated[int, whole(1, 9999)] = 6
+    """How many cases, each with a seed of its own and of at most five seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Module:
     """A folder with a Kbuild file or a Makefile, and how to run it."""
 
@@ -346,6 +360,8 @@ class Module:
     """Files of the guest, as shell patterns, that a run brings into its folder; relative to the module's folder."""
     collect_max: Annotated[int, size("1K", "20M")] = 16 << 20
     """The largest total size of these files."""
+    fuzz: Fuzz | None = None
+    """A character device that `kmlab torture` calls with bad arguments."""
     expect: Expect = field(default_factory=Expect)
     """The expected result."""
     timeout: Duration | None = None

@@ -33,6 +33,10 @@ class TorturePlan:
     repeat: int = 20
     """How often the module is loaded and unloaded in a row."""
     seed: int = 1
+    careful: bool = False
+    """Whether fuzzing prints each call before it makes it."""
+    program: str = ""
+    """The C program that a case of fuzzing runs instead of drawing its calls: it makes those of an earlier run."""
     until: float | None = None
     """No case begins after this time of the monotonic clock; None for no limit."""
 

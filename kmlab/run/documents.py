@@ -796,6 +796,8 @@ class TortureCaseReport(TypedDict):
     seconds: float
     directory: str | None
     """The evidence of the run in which it went wrong."""
+    reproducer: str | None
+    """The C program of a case of fuzzing that went wrong: a file of that folder."""
 
 
 class TortureDocument(TypedDict):

@@ -35,6 +35,8 @@ class Machine:
         self.taint = 0
         self.files: dict[tuple[str, str], bytes] = {}
         """Files unpacked or built in the modules' folders, by module and path."""
+        self.programs: dict[str, str] = {}
+        """C files that were compiled to programs of their own, by name."""
         self.mok = fake_keys.enrolled(Path(about.findtext("os/nvram", "")))
         """The certificates that its kernel trusts; None without Secure Boot."""
         self.process: Conversation | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 RELEASE = "6.1.0-0-fake-amd64"
@@ -48,6 +48,8 @@ class FakeModule:
     """How its exercises behave that are not as `exercise`, by command."""
     torture: dict[str, Act] = field(default_factory=dict)
     """How it behaves in cases of a torture, by the case's name; well in others."""
+    reproduces: Callable[[str], Act] = lambda program: Act()
+    """How it behaves when the C program of a fuzzing, which is given, makes its calls again."""
     files: tuple[tuple[bytes, bytes], ...] = ()
     """The files that it leaves for `collect`: path and content."""
 

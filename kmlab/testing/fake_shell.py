@@ -19,6 +19,7 @@ from kmlab.kernel.module.users import NAMES
 from kmlab.kernel.signing import guest_keyring
 from kmlab.kernel.signing.signature import strip_signature
 from kmlab.provision.guest import MODULES_FOLDER
+from kmlab.run.torture.fuzz import FUZZ_FOLDER, REPRODUCER
 from kmlab.testing import fake_keys
 from kmlab.testing.fake_machine import Machine
 from kmlab.testing.fake_modules import Act, FakeModule
@@ -90,6 +91,8 @@ class FakeShell(Shell):
                     content = members.extractfile(member) if member.isreg() else None
                     if content is not None:
                         self._machine.files[_folder_in(command), member.name] = content.read()
+        if " && tar -xf - && gcc " in command:
+            return self._compile(data)
         if command.startswith("strip "):
             folder, path = _folder_in(command), command.rsplit("/", 1)[-1]
             bare = strip_signature(self._machine.files[folder, path]) + b"stripped"
@@ -144,13 +147,25 @@ class FakeShell(Shell):
                 members.addfile(member, io.BytesIO(content))
         return Answer(answer.code, archive.getvalue(), answer.err, answer.lost)
 
+    def _compile(self, archive: bytes) -> Answer:
+        with tarfile.open(fileobj=io.BytesIO(archive)) as members:
+            contents = {member.name: members.extractfile(member) for member in members}
+            self._machine.programs |= {name: file.read().decode() for name, file in contents.items() if file}
+        broken = any("#error" in text for text in self._machine.programs.values())
+        return Answer(int(broken), b"", b"table.c:9: error: #error \x1b[2J" if broken else b"")
+
     def _step(self, line: str, deadline: Deadline, abandon: threading.Event | None) -> Answer:
         if "| base64 -w0" in line:
             files = self._module(_folder_in(line)).files if self.alive else ()
             return Answer(0, b"".join(path + b"\0" + base64.b64encode(content) + b"\0" for path, content in files), b"")
         words = shlex.split(line)
         if words[0] == "sh" and (case := re.match(r"# case (\S+)\n", words[2])):
-            return self._play(self._module(_folder_in(line)).torture.get(case[1], Act()), deadline, abandon)
+            tortured = self._module(_folder_in(line))
+            again = f"{FUZZ_FOLDER}/{REPRODUCER}" in words[2]
+            act = (
+                tortured.reproduces(self._machine.programs["reproducer.c"]) if again else tortured.torture.get(case[1])
+            )
+            return self._play(act or Act(), deadline, abandon)
         if self._world.replaced & set(words):
             return Answer(0, b"", b"")
         if "insmod" in words:
@@ -211,7 +226,7 @@ class FakeShell(Shell):
         self._machine.taint |= act.taint
         if act.ends == "lost":
             self._machine.end()
-            return Answer(None, b"", b"", lost=True)
+            return Answer(None, act.output.encode(), act.error.encode(), lost=True)
         while act.ends == "hangs" and not deadline.passed and not (abandon is not None and abandon.is_set()):
             if not self._machine.runs:
                 return Answer(None, b"", b"", lost=True)

@@ -44,7 +44,7 @@ def test_a_module_without_a_bug_passes_all_cases(torture: Torture, lab: Lab, wor
     results = torture(left)
     assert set(outcomes(results).values()) == {"pass", "skipped"}
     assert [case.name for case in results if case.group == "faults"] == ["fail-1", "fail-2", "fail-3"]
-    assert [case.name for case in results if case.outcome == "skipped"] == ["memory", "cpus"]
+    assert [case.name for case in results if case.outcome == "skipped"] == ["memory", "cpus", "fuzz"]
     assert torture_runs.exit_code(results) == 0
     assert world.asked.count("restore") == 2, "the ordinary run, and all cases together"
     assert record_of(lab).state == "dirty"
@@ -85,6 +85,7 @@ def test_no_case_begins_after_the_time_is_up(torture: Torture) -> None:
     assert outcomes(torture(plan=TorturePlan(until=0.0))) == {"plain": "pass", "memory": "skipped"} | {
         "faults": "skipped",
         "cpus": "skipped",
+        "fuzz": "skipped",
     }
 
 

@@ -219,6 +219,12 @@ GuestFiles = Annotated[
         "such as results/*.txt or /sys/kernel/debug/mine/stats",
     ),
 ]
+_PART = "[A-Za-z0-9_][A-Za-z0-9_.:+-]{0,99}"
+DeviceFile = Annotated[str, word(f"/dev(/{_PART}){{1,4}}", "a file of /dev in the guest", "such as /dev/ring")]
+HeaderFile = Annotated[
+    str,
+    word(rf"(\.\./){{0,9}}({_PART}/){{0,9}}{_PART}\.h", "a header, as seen from the module's folder", "such as ring.h"),
+]
 Forward = Annotated[
     tuple[int, int],
     ScalarParser(parse_forward, matching("([0-9]{1,5}:)?[0-9]{1,5}")),

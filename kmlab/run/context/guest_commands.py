@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import shlex
+import tarfile
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -129,6 +131,23 @@ def exercise(guest: Guest, folder: PurePosixPath, command: str, module: str, lim
 def collect(guest: Guest, folder: PurePosixPath, script: str, limits: CommandLimits) -> CommandResult:
     """Run the script that reads files, in the module's folder."""
     return _run_command(guest, f"cd {shlex.quote(str(folder))}; {script}", limits)
+
+
+def compile_program(
+    guest: Guest, folder: PurePosixPath, name: str, sources: Mapping[str, str], include: str, deadline: Deadline
+) -> Answer:
+    """Compile C files to the program `name` in a new folder of the guest, with the guest's compiler."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as members:
+        for path, text in sources.items():
+            member = tarfile.TarInfo(path)
+            content = text.encode("utf-8", "surrogateescape")
+            member.size = len(content)
+            members.addfile(member, io.BytesIO(content))
+    place, files = shlex.quote(str(folder)), shlex.join(sources)
+    options = f"-w -O1 -I {shlex.quote(include)} -o {shlex.quote(name)}"
+    line = f"mkdir -p {place} && cd {place} && tar -xf - && gcc {options} {files}"
+    return guest.run(line, deadline, data=archive.getvalue())
 
 
 def check(guest: Guest, line: str, limits: CommandLimits) -> CommandResult:

@@ -106,6 +106,8 @@ class TortureStepResult(CheckStepResult):
     """What it does; of a group, why it was left out."""
     failed_call: str = ""
     """The call that was made to fail: function, file and line of the module; empty in other cases."""
+    output: str = ""
+    """What the program of a case of fuzzing printed, in the guest's words; empty in other cases."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import re
 import shlex
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
+from kmlab.common.errors import ConfigError, GuestUnreachable
 from kmlab.common.events import printable
+from kmlab.config.catalog import fuzz_source
 from kmlab.config.run_options import TorturePlan
 from kmlab.kernel.crash.parser.scanner import find_crashes
 from kmlab.kernel.detectors.detectors import VALIDATE_SLABS
@@ -19,12 +23,15 @@ from kmlab.kernel.log.records import Record
 from kmlab.kernel.module.modinfo import format_params
 from kmlab.kernel.symbols.elf import MalformedModule
 from kmlab.kernel.symbols.symbolizer import ModuleSymbols
+from kmlab.run.build.build_place import read_sources
+from kmlab.run.build.fuzz_headers import read_headers
 from kmlab.run.context import guest_commands
 from kmlab.run.context.in_guest import run_in_guest
 from kmlab.run.context.results import Results, TortureStepResult
 from kmlab.run.context.run_context import STATE_PATIENCE, RunContext
 from kmlab.run.steps.checks.leak_check import find_allocations
 from kmlab.run.steps.load import begin_loads, params_of
+from kmlab.run.torture.fuzz import DEVICE_ABSENT, FUZZ, FUZZ_FOLDER, REPRODUCER, FuzzTarget, ioctl_names, numbers, table
 from kmlab.run.torture.groups import GROUPS, OFFERS
 from kmlab.run.torture.torture_case import LOAD_REFUSED, UNLOAD_REFUSED, Target, TortureCase, script
 
@@ -36,7 +43,10 @@ _FRAME = re.compile(
 _REFUSALS = {
     UNLOAD_REFUSED: ("unload-failed", "could not be unloaded within 5 s"),
     LOAD_REFUSED: ("load-failed", "did not load although it had loaded before"),
+    DEVICE_ABSENT: ("test-failed", "did not make the device that `fuzz:` in lab.yaml names"),
 }
+_COMPILE_PATIENCE = 60.0
+"""Seconds for the guest's compiler and a program of one page."""
 
 
 def torture(context: RunContext, so_far: Results) -> Sequence[TortureStepResult]:
@@ -51,6 +61,8 @@ def torture(context: RunContext, so_far: Results) -> Sequence[TortureStepResult]
     for group in GROUPS:
         if plan.groups and group.name not in plan.groups:
             continue
+        if group.needs_device and (plan.only is None or plan.only.startswith(f"{group.name}-")):
+            target = dataclasses.replace(target, fuzz=_fuzz_target(context, plan))
         if why := group.why_not(target):
             results.append(TortureStepResult("torture", "skipped", group=group.name, what=why, shown=not plan.only))
             continue
@@ -92,6 +104,36 @@ def _target(context: RunContext, so_far: Results, plan: TorturePlan) -> Target:
     )
 
 
+def _fuzz_target(context: RunContext, plan: TorturePlan) -> FuzzTarget | None:
+    """Compile the programs of fuzzing in the guest; return what is fuzzed, if anything is."""
+    fuzz = context.module.fuzz
+    if fuzz is None:
+        return None
+    top, deadline = str(context.top), context.deadline(_COMPILE_PATIENCE)
+    name, sources = REPRODUCER, {"reproducer.c": plan.program}
+    if not plan.program:
+        headers = read_headers(context.lab, context.module, context.request.tree)
+        known = numbers([*headers.values(), *read_sources(context.source).values()])
+        sources = {"fuzz.c": fuzz_source(), "table.c": table([*headers], ioctl_names(*headers.values()), known)}
+        name = FUZZ
+    answer = guest_commands.compile_program(context.guest, PurePosixPath(FUZZ_FOLDER), name, sources, top, deadline)
+    if answer.code is None:
+        raise GuestUnreachable("the guest went away while it compiled the program of the torture's group fuzz")
+    if not answer.ok:
+        raise _not_compiled(context, answer.error_text)
+    return FuzzTarget(fuzz.device, fuzz.rounds, plan.careful, bool(plan.program))
+
+
+def _not_compiled(context: RunContext, said: str) -> ConfigError:
+    words = [line for line in said.splitlines() if "error" in line] or said.splitlines()[-1:]
+    problem = printable(words[0], 200) if words else "the compiler said nothing"
+    at = ("modules", context.module.name, "fuzz")
+    hint = (
+        "a program must be able to include the header: put the kernel's own parts between #ifdef __KERNEL__ and #endif"
+    )
+    return context.lab.error(at, f"the headers of 'ioctls' cannot be compiled in the guest: {problem}", hint)
+
+
 def _run_case(
     context: RunContext, so_far: Results, target: Target, case: TortureCase
 ) -> tuple[TortureStepResult, bool]:
@@ -114,6 +156,7 @@ def _run_case(
             timer.stage.outcome = "failed" if timer.stage.outcome == "ok" else timer.stage.outcome
             is_last = False
     facts |= {"case": case.name, "group": case.group, "what": case.what}
+    facts["output"] = result.answer.text if case.keeps_output else ""
     facts["failed_call"] = _failed_call(records, so_far, context) if case.counts else ""
     return timer.result(TortureStepResult, **facts), is_last
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
+from kmlab.run.torture.fuzz import ROUND_SECONDS
 from kmlab.run.torture.param_edges import edges
 from kmlab.run.torture.torture_case import Group, Target, TortureCase
 
@@ -126,6 +127,15 @@ done"""
     yield TortureCase("unbind", "devices", "take its devices away and give them back, while the exercise runs", body, 2)
 
 
+def _fuzz(target: Target) -> Iterator[TortureCase]:
+    fuzz = target.fuzz
+    for number in range(1, fuzz.rounds + 1 if fuzz else 1):
+        assert fuzz is not None
+        body = f"must_load; {fuzz.command(target.seed, number)}"
+        what = f"call {fuzz.device} with bad arguments, round {number}"
+        yield TortureCase(f"fuzz-{number}", "fuzz", what, body, ROUND_SECONDS, keeps_output=True)
+
+
 GROUPS = (
     Group("cycle", "load and unload again and again", _cycles),
     Group("params", "each parameter at the edges of its type", _params),
@@ -136,6 +146,7 @@ GROUPS = (
     Group("signals", "signals in the middle of system calls", _signals),
     Group("cpus", "CPUs that go and come", _cpus, needs=SECOND_CPU),
     Group("devices", "devices that go and come", _devices),
+    Group("fuzz", "calls of its device with bad arguments", _fuzz, needs_device=True),
 )
 OFFERS = (FAIL_NTH, FAILSLAB, SECOND_CPU)
 """Files of a guest that groups need."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from kmlab.kernel.module.modinfo import ModInfo
+from kmlab.run.torture.fuzz import FuzzTarget
 
 UNLOAD_REFUSED, LOAD_REFUSED = 3, 4
 """Exit codes of a case's script: the module could not be unloaded; it did not load although it must."""
@@ -29,6 +30,8 @@ class TortureCase(NamedTuple):
     """How long it takes by design, beyond what a load and an unload take."""
     counts: bool = False
     """Its script prints `points left: K`; a K above 0 ends the group, because there is nothing more to fail."""
+    keeps_output: bool = False
+    """What its script prints belongs to the result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,8 @@ class Target:
     """A shell line before each unload: a check of the kernel's own."""
     repeat: int = 20
     seed: int = 1
+    fuzz: FuzzTarget | None = None
+    """The device that is fuzzed, if lab.yaml names one."""
 
     @property
     def last(self) -> ModInfo:
@@ -65,9 +70,13 @@ class Group:
     cases: Callable[[Target], Iterator[TortureCase]]
     needs: str = ""
     """The file that the guest must have; empty if any guest will do."""
+    needs_device: bool = False
+    """Whether lab.yaml must name a device of the module."""
 
     def why_not(self, target: Target) -> str | None:
         """Return why this group cannot run in the guest; None if it can."""
+        if self.needs_device and target.fuzz is None:
+            return "lab.yaml names no device of this module (`fuzz: {device: /dev/…}`)"
         if not self.needs or self.needs in target.offers:
             return None
         return f"the guest's kernel has no {self.needs}; `kernel: debug` has it"

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from kmlab.kernel.module.modinfo import ModInfo, Param, parse_modinfo
+from kmlab.run.torture.fuzz import FuzzTarget
 from kmlab.run.torture.groups import FAIL_NTH, GROUPS, OFFERS
 from kmlab.run.torture.param_edges import edges
 from kmlab.run.torture.torture_case import LOAD_REFUSED, Target, TortureCase, script
 from kmlab.testing import module_image
 
+DEVICE = FuzzTarget("/dev/top", rounds=2)
 PARAMS = (Param("count", "int", ""), Param("who", "charp", ""), Param("sizes", "array of ushort", ""))
 
 
@@ -24,7 +26,7 @@ def info(name: str, *params: Param) -> ModInfo:
 
 def target(folder: Path = Path("/tmp"), exercise: str | None = "cat '/dev/it''s'") -> Target:
     modules = (("base.ko", info("base")), ("sub/top it.ko", info("top", *PARAMS)))
-    return Target(str(folder), modules, {"top": ["who=you and me"]}, exercise, frozenset(OFFERS), repeat=2)
+    return Target(str(folder), modules, {"top": ["who=you and me"]}, exercise, frozenset(OFFERS), repeat=2, fuzz=DEVICE)
 
 
 CASES = [case for group in GROUPS for case in itertools.islice(group.cases(target()), 60)]
@@ -91,8 +93,9 @@ def test_random_values_come_from_the_seed() -> None:
 
 
 def test_a_group_that_the_kernel_does_not_allow_says_why() -> None:
-    poor = dataclasses.replace(target(), offers=frozenset())
+    poor = dataclasses.replace(target(), offers=frozenset(), fuzz=None)
     left_out = {group.name: group.why_not(poor) for group in GROUPS}
     assert FAIL_NTH in (left_out["faults"] or "") and "kernel: debug" in (left_out["faults"] or "")
+    assert "fuzz: {device: /dev/…}" in (left_out["fuzz"] or "")
     assert left_out["cycle"] is None
     assert all(group.why_not(target()) is None for group in GROUPS)
