@@ -301,6 +301,9 @@ def merge_hang_findings(
     if busy and all(c.class_ == "hung-task" for c in crashes if c.module in own):
         # The kernel may have reported the task that waits for the module; the cause is the module's loop.
         return [busy, *(c for c in crashes if c.module not in own)]
+    if silent and silent.class_ == "deadlock" and all(c.class_ == "hung-task" for c in crashes if c.module in own):
+        # The kernel reports each task that waits; who waits for whom is one finding.
+        return [silent, *(c for c in crashes if c.module not in own)]
     if silent and not any(c.module in own for c in crashes):
         return [silent, *crashes] if silent.module else crashes or [silent]
     return crashes

@@ -90,6 +90,9 @@ def test_a_loop_of_the_module_s_is_to_blame_and_not_who_waits_for_it() -> None:
     assert told(victim, busy=None, silent=nameless) == [victim]
     assert told(busy=None, silent=nameless) == [nameless]
     assert told(busy=None, silent=None) == []
+    cycle = dataclasses.replace(loop, class_="deadlock")
+    assert told(waits, victim, busy=None, silent=cycle) == [cycle, victim]
+    assert told(stuck, busy=None, silent=cycle) == [stuck]
 
 
 def test_a_cpu_in_the_kernel_s_own_code_is_not_in_a_module_that_has_the_same_bytes(xdg: Path) -> None:

@@ -71,6 +71,17 @@ def stuck(name: str, pid: int, function: str) -> tuple[str, ...]:
     return (f"task:{name} state:D stack:0 pid:{pid} ppid:2 flags:0x00004000", "Call Trace:", *frames)
 
 
+def test_tasks_that_wait_for_each_other_in_a_device_that_they_have_open_are_a_hang(go: Go, world: World) -> None:
+    world.holders = b"".join(
+        f"device\t{pid}/fd/0\tcharacter special file\ta:3a\0link\t{pid}/fd/0\t/dev/hello\0"
+        f"stack\t{pid}/task/{pid}/stack:[<0>] {function}+0x31/0x60 [hello]\0comm\t{pid}/comm:{function}\0".encode()
+        for pid, function in ((31, "take_a"), (32, "take_b"))
+    )
+    said = ("sysrq: Show Blocked State", *stuck("pump", 31, "take_a"), *stuck("sink", 32, "take_b"))
+    result = go(unload=Act(code=1, error="rmmod: ERROR: Module hello is in use\n", kernel=said))
+    assert (result.outcome, result.title) == ("hang", "deadlock in take_a and take_b")
+
+
 @pytest.mark.parametrize("second", ["take_b", "take_a"])
 def test_a_module_whose_tasks_wait_for_each_other_at_the_unload_hangs(go: Go, world: World, second: str) -> None:
     world.holders = b"".join(

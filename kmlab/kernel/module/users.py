@@ -96,7 +96,8 @@ def find_holders(answer: bytes, module: str, before: frozenset[str] | None) -> t
         if known is None and len(found) < _MOST:
             found[who] = holder
         elif known and holder.what not in known.what and len(known.what) < _LONGEST:
-            found[who] = replace(known, what=f"{known.what} and {holder.what}")
+            what = f"{known.what} and {holder.what}"
+            found[who] = replace(known, what=what, function=known.function or holder.function)
     return tuple(found.values())
 
 
