@@ -44,6 +44,8 @@ class Plugged:
     name: str
     words: str
     """Its kind and keys."""
+    position: int = 0
+    """Its place among the guest's devices, which decides the name that libvirt orders disks by."""
     address: str = ""
     """The guest's PCI address of it, or `usb 15`; empty if it is not known."""
     tty: str = ""
@@ -87,7 +89,7 @@ def plug_configured(hv: Hypervisor, plan: Plan) -> None:
         if device.in_checkpoint:
             elements = device.elements(place) if device.pluggable else ()
             xml = "".join(ET.tostring(each, encoding="unicode") for each in elements)
-            plugged[name] = Plugged(name=name, words=words_of(device), xml=xml)
+            plugged[name] = Plugged(name=name, words=words_of(device), position=index, xml=xml)
         else:
             plugged[name] = _plug(hv, plan.domain_name, device, place, plugged)
     _write(plan.files, plugged)
@@ -102,7 +104,7 @@ def _write(files: paths.GuestFiles, plugged: Mapping[str, Plugged]) -> None:
 
 def _plug(hv: Hypervisor, domain: str, device: Device, place: Place, plugged: Mapping[str, Plugged]) -> Plugged:
     """Plug one device in, and return its record. If it fails, nothing of it stays."""
-    made = Plugged(name=place.name, words=words_of(device))
+    made = Plugged(name=place.name, words=words_of(device), position=place.position)
     taken = [Socket(each.bus, each.port) for each in plugged.values() if each.bus]
     socket = board.free_socket(device.socket, hv.xml(domain), taken) if device.socket else Socket("")
     plug = device.plug(place, socket)
@@ -177,7 +179,9 @@ def add_device(
     if len(plugged) >= board.MOST:
         raise ConfigError(f"guest '{spec.name}' has {len(plugged)} devices, and {board.MOST} are possible")
     check_device(name, device, spec.memory)
-    index = list(configured).index(name) if name in configured else _free_index(len(configured), plugged)
+    positions = (*range(len(configured)), *(each.position for each in plugged.values()))
+    free = next(number for number in range(2 * board.MOST) if number not in positions)
+    index = list(configured).index(name) if name in configured else free
     place = place_of(lab, spec, name, device, index)
     if device.file_size is not None:
         disks.make_empty(place.file, device.file_size)
@@ -185,11 +189,6 @@ def add_device(
         made = _plug(hv, record.domain, device, place, plugged)
     _write(files, {**plugged, name: made})
     return made
-
-
-def _free_index(configured: int, plugged: Mapping[str, Plugged]) -> int:
-    """Return a position behind those of lab.yaml, so that disks that are added get other names."""
-    return min(configured + len(plugged), board.MOST + 5)
 
 
 def remove_device(host: Host, spec: GuestSpec, record: GuestRecord, files: paths.GuestFiles, name: str) -> Plugged:

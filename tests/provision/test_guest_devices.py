@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,19 @@ def test_a_new_device_gets_a_name_and_an_empty_file(world: World, xdg: Path) -> 
     attached = hot_plug.add_device(world.host, lab, lab.guest("g"), record, files_of(lab), "disk")
     assert attached.name == "disk-2"
     assert world.asked[-1] == "attach disk"
+
+
+def test_a_disk_that_is_added_after_another_one_went_has_a_name_of_its_own(world: World, xdg: Path) -> None:
+    lab = lab_of(xdg)
+    record, _ = up(world, lab)
+    for _ in range(2):
+        hot_plug.add_device(world.host, lab, lab.guest("g"), record, files_of(lab), "disk: {bus: virtio}")
+    hot_plug.remove_device(world.host, lab.guest("g"), record, files_of(lab), "disk-2")
+    hot_plug.add_device(world.host, lab, lab.guest("g"), record, files_of(lab), "disk")
+    plugged = hot_plug.read_plugged(files_of(lab))
+    targets = [ET.fromstring(each.xml).find("target") for each in plugged.values() if each.xml]
+    names = [target.get("dev") for target in targets if target is not None]
+    assert len(names) == 3 and len(set(names)) == 3
 
 
 def test_a_run_gets_the_devices_of_lab_yaml_back_and_a_kept_module_stays(world: World, xdg: Path) -> None:

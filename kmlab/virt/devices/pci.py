@@ -34,8 +34,8 @@ class Ivshmem(Device):
 
     kind: ClassVar[str] = "ivshmem"
 
-    size: Annotated[int, size("4K", "1G")] = 4 << 20
-    """A power of two."""
+    size: Annotated[int, size("4K", "1G")] = 1 << 20
+    """A power of two. More than 2M may not fit behind the port that the card is plugged into."""
     shared: Name | None = None
     """Guests of the lab that give the same name share the memory."""
 

@@ -79,7 +79,8 @@ def disk_element(place: Place, bus: str) -> ET.Element:
     ET.SubElement(disk, "driver", name="qemu", type="raw", cache="unsafe", discard="unmap")
     ET.SubElement(disk, "source", file=str(place.file))
     # libvirt only orders disks by this name. vda is the root, vdb the seed of a first boot.
-    letter = string.ascii_lowercase[place.position + 2]
+    rest, last = divmod(place.position + 2, len(string.ascii_lowercase))
+    letter = string.ascii_lowercase[rest - 1 : rest] + string.ascii_lowercase[last]
     ET.SubElement(disk, "target", dev=f"{'vd' if bus == 'virtio' else 'sd'}{letter}", bus=bus)
     ET.SubElement(disk, "serial").text = place.id
     if bus in ("scsi", "sata"):

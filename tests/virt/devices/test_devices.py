@@ -56,6 +56,13 @@ def test_a_cable_joins_two_ports_of_the_loopback_and_no_cable_leads_nowhere() ->
     assert loose.arguments["type"] == "hubport"
 
 
+@pytest.mark.parametrize(("position", "name"), [(0, "vdc"), (23, "vdz"), (24, "vdaa"), (31, "vdah")])
+def test_a_disk_has_a_name_at_each_position(position: int, name: str) -> None:
+    (element,) = Disk().elements(PLACE._replace(position=position))
+    target = element.find("target")
+    assert target is not None and target.get("dev") == name
+
+
 def test_cards_of_two_guests_have_different_addresses() -> None:
     assert PLACE.mac != PLACE._replace(folder=Path("/state/other")).mac
     assert PLACE.mac.startswith("52:54:00:") and len(PLACE.mac) == 17
