@@ -67,7 +67,7 @@ class Lab:
 
     def command(self, *words: str) -> list[str]:
         command, *rest = words
-        head = rest[:1] if command == "image" else []
+        head = rest[:1] if command in ("image", "device") else []
         return [sys.executable, "-m", "kmlab", command, *head, "--lab", str(self.file), *rest[len(head) :]]
 
     def __call__(self, *words: str, code: int | None = 0, timeout: float = 600.0) -> Answer:
