@@ -14,8 +14,8 @@ from kmlab.virt.devices.usb import PORTS, Usb, controllers
 
 MOST = 16
 """Devices of a guest."""
-_OWN_PORTS = 8
-"""PCI Express ports beside one for each device: kmlab's own devices take three, controllers two."""
+_OWN_PORTS = 5
+"""PCI Express ports beside one for each device: kmlab's own devices take three. Firmware needs time for each."""
 _ISA_PORTS = 3
 _SATA_PORTS = 6
 
@@ -64,7 +64,8 @@ def elements(devices: Mapping[str, Device], folder: Path) -> list[ET.Element]:
         return [ET.Element("controller", type="usb", model="none")]
     needed = {device.controller for device in devices.values()}
     made: list[ET.Element] = []
-    for index in range(1, _OWN_PORTS + len(devices) + 1):
+    ports = _OWN_PORTS + len(needed & {"usb", "scsi"}) + len(devices)
+    for index in range(1, ports + 1):
         made.append(ET.Element("controller", type="pci", index=str(index), model="pcie-root-port"))
     version = next((device.version for device in devices.values() if isinstance(device, Usb)), "xhci")
     made += controllers(version) if "usb" in needed else [ET.Element("controller", type="usb", model="none")]
