@@ -6,7 +6,7 @@ from kmlab.cli.options import Debug, Json, LabFile, set_global_options
 
 
 def mcp(lab: LabFile = None, json: Json = False, debug: Debug = False) -> None:
-    """Serve an agent with the Model Context Protocol, on stdin and stdout.
+    """Serve agents with the Model Context Protocol, on stdio.
 
     The agent runs modules, reads logs and debugs guests with tools.
     """

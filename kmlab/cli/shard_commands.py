@@ -32,7 +32,9 @@ def merge(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Put results of several machines together: one table, one document, one exit code.
+    """Put the results of several machines together.
+
+    Print one table or one document, and end with one exit code.
 
     Rows that no machine has run are listed, and are failures of the lab.
     """

@@ -188,7 +188,9 @@ def _failed_call(records: Sequence[Record], so_far: Results, context: RunContext
     function, offset, size = match["function"], int(match["offset"], 16), int(match["size"], 16)
     with contextlib.suppress(MalformedModule):
         symbols = ModuleSymbols(images[match["module"]], match["module"], context.top)
-        places = symbols.locate(function, offset, size, False)
-        if places and places[0].file:
-            return f"{places[0].function} ({places[0].file}:{places[0].line})"
+        places = [place for place in symbols.locate(function, offset, size, False) if place.file]
+        # kmalloc() is inlined in who calls it.
+        place = next((place for place in places if place.own), next(iter(places), None))
+        if place:
+            return f"{place.function} ({place.file}:{place.line})"
     return function
