@@ -172,7 +172,7 @@ def run(
     settings = settings_of(image, kernel, secure_boot, memory, cpus)
     opened, host = open_lab_for([directory], lab, settings, connect), real_host()
     options = options_of(param, exercise, timeout, fresh=fresh, keep=keep, sign=sign_choice(no_sign, sign_with))
-    opened, options = with_coverage(opened, with_sources(options, root, make), coverage)
+    options = with_coverage(with_sources(options, root, make), coverage)
     guest_names = list(opened.guests) if every else guest or []
     columns = columns_of(opened, kernels)
     module = opened.module_for(directory)
@@ -275,7 +275,7 @@ def test(
     modules = modules_under(opened, directories or [])
     planned = parallel.jobs(opened, modules, guest_names, columns, debug_kernel=debug_kernel)
     # A module may damage the guest silently; without `unused` the next module would be blamed.
-    opened, options = with_coverage(opened, Options(ask=ask_passphrase, unused=True), coverage)
+    options = with_coverage(Options(ask=ask_passphrase, unused=True), coverage)
     planned, keys = _dealt(planned, shard, durations)
     writers = reports.Reports(files, keys)
 
@@ -566,16 +566,16 @@ def with_sources(options: Options, root: Path | None, make: list[str] | None) ->
     return dataclasses.replace(options, root=root, make=variables)
 
 
-def with_coverage(lab: Lab, options: Options, coverage: Path | None) -> tuple[Lab, Options]:
-    """Add what --coverage asks for: counters in the module, which is built where gcov finds its notes, in the guest."""
+def with_coverage(options: Options, coverage: Path | None) -> Options:
+    """Add what --coverage asks for: counters in the module."""
     import dataclasses
 
     if coverage is None:
-        return lab, options
+        return options
     from kmlab.report.coverage import check_coverage
 
     check_coverage(coverage)
-    return dataclasses.replace(lab, build="guest"), dataclasses.replace(options, coverage=True)
+    return dataclasses.replace(options, coverage=True)
 
 
 def report_coverage(path: Path, results: Sequence[RunResult]) -> None:

@@ -96,7 +96,7 @@ def torture(
     settings = settings_of(image, kernel, secure_boot, memory, cpus)
     opened, host = open_lab_for([directory], lab, settings, connect), real_host()
     options = with_sources(options_of(param, exercise, timeout), root, make)
-    opened, options = with_coverage(opened, options, coverage)
+    options = with_coverage(options, coverage)
     module = opened.module_for(directory)
     specs = [job.spec for job in parallel.jobs(opened, [module], guest or [], debug_kernel=debug_kernel)]
 

@@ -54,6 +54,8 @@ _OBJECT = re.compile("^unreferenced object ", re.MULTILINE)
 _RAW = re.compile(r"\b0x([0-9a-f]{8,16})\b|\[<([0-9a-f]{8,16})>\]")
 _FRAME = re.compile(r"^ +\[<[0-9a-f]+>\] (?P<name>\S.*)$", re.MULTILINE)
 _PLACE = re.compile(r"\b(?P<module>[\w-]{1,64}):(?P<part>text|init)\+0x(?P<offset>[0-9a-f]{1,8})\b")
+_OF_GCOV = re.compile(r"^ +\[<[0-9a-f]+>\] (?:__)?gcov_", re.MULTILINE)
+"""What the kernel keeps of a module's counters after the module is gone (kernel/gcov/fs.c)."""
 _ALLOCATOR = re.compile(
     r"(?:__|___)?(?:kmem_cache_alloc|kmalloc|kzalloc|kcalloc|krealloc|kvmalloc|kvzalloc|kvrealloc|kmemdup|kstrdup|kstrndup"
     r"|kasprintf|kvasprintf|kmemleak|vmalloc|vzalloc|vmap_|pcpu_|alloc_percpu|alloc_pages|get_free_pages|slab_|do_kmalloc"
@@ -126,11 +128,12 @@ def parse_allocations(text: str, symbols: Mapping[str, ModuleSymbols]) -> list[s
         if match["module"] in symbols:
             with contextlib.suppress(MalformedModule):  # a build may write anything
                 found = symbols[match["module"]].symbol_in_code(match["part"], int(match["offset"], 16))
-        if found is None:
-            return match[0]
+        if found is None:  # a module without symbols leaks, too
+            return f"unknown+0x{match['offset']}/0x0 [{match['module']}]"
         return f"{found.function}+0x{found.offset:x}/0x{found.size or 0:x} [{match['module']}]"
 
-    return parse_kmemleak(_PLACE.sub(named, text), [CodeRange(name, 0, 0) for name in symbols])
+    reports = parse_kmemleak(_PLACE.sub(named, text), [CodeRange(name, 0, 0) for name in symbols])
+    return [report for report in reports if not _OF_GCOV.search(report)]
 
 
 def split_reports(reports: Sequence[str], ranges: Sequence[CodeRange]) -> tuple[list[str], list[str]]:

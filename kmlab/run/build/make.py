@@ -104,12 +104,17 @@ def build_in_sandbox(
         programs = {
             path: status.st_size
             for path, status in folder.files()
-            if status.st_mode & 0o111 and path not in sources and folder.read(path, 4) == b"\x7fELF"
+            if path not in sources and _is_for_the_guest(folder, path, status.st_mode)
         }
         products.take(programs, folder.read)
     if products.excess:
         return replace(built, ok=False, reason=products.excess, images={}, modules=())
     return replace(built, undelivered=products.files)
+
+
+def _is_for_the_guest(folder: UntrustedFolder, path: str, mode: int) -> bool:
+    """Return whether a file that the build left is a program, or what gcov must know of an object file."""
+    return path.endswith(".gcno") or bool(mode & 0o111 and folder.read(path, 4) == b"\x7fELF")
 
 
 def check_folder(source: Path, prepare: str | None = None) -> None:

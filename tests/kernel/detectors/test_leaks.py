@@ -11,12 +11,16 @@ from kmlab.kernel.detectors.leaks import (
     code_ranges,
     format_reports,
     new_leaks,
+    parse_allocations,
     parse_kmemleak,
     parse_slab_traces,
     parse_vmalloc_areas,
     split_reports,
 )
 from kmlab.kernel.log.records import parse_log
+from kmlab.kernel.symbols.elf import read_object
+from kmlab.kernel.symbols.symbolizer import ModuleSymbols
+from tests.places import TEST_DATA
 
 RANGES = [CodeRange("resizer", 0xFFFFFFFFA0001000, 0xFFFFFFFFA0001200)]
 SLABS = """\
@@ -96,6 +100,23 @@ def test_only_reports_with_a_frame_of_the_module_count() -> None:
     assert len(parse_kmemleak(ELSEWHERE + OWN + FORMATTED, RANGES)) == 2
     named = ELSEWHERE.replace("0xffffffffa0401045", "resize+0x13/0x35 [resizer]")
     assert len(parse_kmemleak(named, RANGES)) == 1
+
+
+def test_what_the_debug_kernel_lists_has_the_names_of_the_module_s_functions_and_not_what_gcov_keeps() -> None:
+    image = (TEST_DATA / "ko" / "frames.ko").read_bytes()
+    symbols = {"frames": ModuleSymbols(image, "frames")}
+    elf = read_object(image, "frames")
+    text = elf.find(".text")
+    assert text is not None and elf.code_at("text", text.size - 1) == (text, text.size - 1)
+    assert elf.code_at("text", 1 << 30) is None
+    listed = OWN.replace("0xffffffffa0001045", "frames:text+0x5")
+    of_gcov = listed.replace("] frames:text", "] __gcov_init+0x1/0x2\n    [<ffffffffa0001045>] frames:text")
+    (report,) = parse_allocations(listed + of_gcov, symbols)
+    place = symbols["frames"].symbol_in_code("text", 5)
+    assert place is not None
+    assert f"{place.function}+0x{place.offset:x}/0x{place.size:x} [frames]" in report
+    (unnamed,) = parse_allocations(listed.replace("+0x5", "+0xfffffff"), symbols)
+    assert "unknown+0xfffffff/0x0 [frames]" in unnamed
 
 
 @pytest.mark.parametrize("text", ["", "garbage\n", "unreferenced object \n", SLABS[:90], "0x-0x 1 0xffffffffa0001100"])
