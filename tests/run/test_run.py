@@ -188,3 +188,11 @@ def test_lockdep_is_off_after_its_report_also_when_the_lab_allows_it(go: Go, lab
     assert [note.partition(":")[0].startswith("lockdep is off") for note in result.notes] == [True]
     record = record_of(lab)
     assert (record.state, record.reason) == ("dirty", "lockdep turned itself off in the last run")
+
+
+def test_a_module_that_is_only_loaded_is_not_exercised_and_need_not_have_logged_all(go: Go, world: World) -> None:
+    options = run.Options(steps=("build", "load"), keep=True)
+    result = go("params", options=options, load=Act(kernel=("params: loaded",), taint=1 << 12))
+    assert (result.outcome, result.ok, tuple(result.unmet)) == ("pass", True, ())
+    assert [s.name for s in result.steps] == ["sync", "build", "load"]
+    assert not any("KMLAB_MODULE" in line for line in world.lines)

@@ -18,7 +18,9 @@ def exercise(context: RunContext, so_far: Results) -> Sequence[ExerciseStepResul
     given = context.options.exercise
     planned = (plain_exercise(given),) if given else context.module.exercises
     loaded = so_far.loaded
-    if not planned or not context.usable or not loaded or len(loaded) < len(so_far.build.modules):
+    if "exercise" not in context.options.steps or not planned or not context.usable:
+        return ()
+    if not loaded or len(loaded) < len(so_far.build.modules):
         return ()
     last = loaded[-1].info
     assert last is not None
