@@ -30,6 +30,7 @@ from kmlab.run.context.in_guest import run_in_guest
 from kmlab.run.context.results import Results, TortureStepResult
 from kmlab.run.context.run_context import STATE_PATIENCE, RunContext
 from kmlab.run.steps.checks.leak_check import find_allocations
+from kmlab.run.steps.checks.leftover_check import find_leftovers
 from kmlab.run.steps.load import begin_loads, params_of
 from kmlab.run.torture.fuzz import DEVICE_ABSENT, FUZZ, FUZZ_FOLDER, REPRODUCER, FuzzTarget, ioctl_names, numbers, table
 from kmlab.run.torture.groups import GROUPS, OFFERS
@@ -152,7 +153,7 @@ def _run_case(
             left = _POINTS_LEFT.search(result.answer.text)
             is_last = case.counts and (left is None or int(left[1]) > 0)
             facts |= _facts(context, so_far, case, result.answer.code, records)
-        if facts.get("verdict") or facts.get("reports") or find_crashes(records):
+        if facts.get("verdict") or facts.get("reports") or facts.get("findings") or find_crashes(records):
             timer.stage.outcome = "failed" if timer.stage.outcome == "ok" else timer.stage.outcome
             is_last = False
     facts |= {"case": case.name, "group": case.group, "what": case.what}
@@ -171,9 +172,10 @@ def _facts(
         return {"verdict": verdict, "reason": f"{printable(name)} {words}, in case {case.name}"}
     if code:
         return {"verdict": "test-failed", "reason": f"the script of case {case.name} ended with {code}"}
-    if not so_far.has_detector("allocations") or find_crashes(records):
+    if find_crashes(records):
         return {}
-    return {"reports": tuple(find_allocations(context, so_far))}
+    reports = find_allocations(context, so_far) if so_far.has_detector("allocations") else ()
+    return {"reports": tuple(reports), "findings": tuple(find_leftovers(context, so_far))}
 
 
 def _failed_call(records: Sequence[Record], so_far: Results, context: RunContext) -> str:
