@@ -299,7 +299,7 @@ def _case_lines(case: CaseResult) -> list[str]:
         shown.append(f"  the call that failed: {case.failed_call}")
     for crash in ended.crashes if ended else ():
         place = f" at {crash.file}:{crash.line}" if crash.file else ""
-        shown.append(f"  {crash.title}: {crash.function or '?'}{place}")
+        shown.append(f"  {crash.title}: {crash.function or crash.module or '?'}{place}")
     if ended and not ended.crashes and ended.reason:
         shown.append(f"  {ended.reason}")
     if ended and ended.directory:
