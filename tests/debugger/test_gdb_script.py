@@ -1,4 +1,4 @@
-"""What gdb is told, tried with the real gdb: symbols at their addresses, quoting, and nothing that a file could run."""
+"""The script for gdb, tried with the real gdb: symbols at their addresses, quoting, nothing that a file could run."""
 
 from __future__ import annotations
 

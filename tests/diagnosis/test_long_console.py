@@ -1,4 +1,4 @@
-"""A console without an end: the first and the last part are kept, the loss is told, and the disk does not fill."""
+"""A console without an end: the first and the last part are kept, the loss is counted, and the disk does not fill."""
 
 from __future__ import annotations
 

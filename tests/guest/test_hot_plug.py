@@ -1,4 +1,4 @@
-"""Devices come and go while a driver has them, and what the kernel says about it is told."""
+"""Devices come and go while a driver has them, and the command prints what the kernel says about it."""
 
 from __future__ import annotations
 

@@ -202,7 +202,7 @@ def traits_of(class_: str) -> frozenset[str]:
 CUT_HERE = "[ cut here ]"
 OUTSIDE_THE_TABLE = frozenset({"silent", "deadlock", "unexpected-reboot", "left-behind"})
 """Classes of findings that no line of the log begins: CPUs that say nothing, tasks that wait for each other, a kernel
-that begins anew, and what is still there after an unload.
+that boots again, and what is still there after an unload.
 """
 PANIC = "Kernel panic - not syncing"
 

@@ -20,7 +20,7 @@ class Line(NamedTuple):
     """Columns before its text; a tab goes to the next eighth."""
     kind: Kind
     text: str
-    """What is said: the name of a case or of a group, a reason, or the whole line."""
+    """The text: the name of a case or of a group, a reason, or the whole line."""
     number: int | None = None
     """Of a plan, how many results it announces; of a result, its number."""
     ok: bool = False

@@ -30,7 +30,7 @@ class Place(Protocol):
 
     @property
     def suffix(self) -> str:
-        """What people are told of the place, after the way of building."""
+        """The words for the place, after the way of building."""
 
     @property
     def arch(self) -> str:

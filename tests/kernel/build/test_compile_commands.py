@@ -1,4 +1,4 @@
-"""What an editor is told about a module's sources: from kbuild's notes, and nothing that would run a program."""
+"""What an editor reads about a module's sources: from kbuild's notes, and nothing that would run a program."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ class Stacks:
         return frames, tuple(sections)
 
     def _enter(self, begin: Beginning, key: str) -> None:
-        """Begin the stack; another one of that name is told apart by a number."""
+        """Begin the stack; another one of that name gets a number."""
         name, number = begin.name, 2
         while name in self._sections and self._sections[name].frames:
             name, number = f"{begin.name} ({number})", number + 1
