@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from kmlab.cli import app
-from kmlab.cli.options import cli_state
+from kmlab.cli.options.shared_options import cli_state
 from kmlab.testing import Act, FakeModule, World
 
 

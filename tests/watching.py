@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kmlab.cli import app
-from kmlab.cli.options import cli_state
+from kmlab.cli.options.shared_options import cli_state
 from kmlab.testing import Act, FakeModule, World
 from tests.story import OOPS, PANIC
 

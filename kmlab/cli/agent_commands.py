@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kmlab.cli.options import Debug, Json, LabFile, set_global_options
+from kmlab.cli.options.shared_options import Debug, Json, LabFile, set_global_options
 
 
 def mcp(lab: LabFile = None, json: Json = False, debug: Debug = False) -> None:
@@ -14,7 +14,7 @@ def mcp(lab: LabFile = None, json: Json = False, debug: Debug = False) -> None:
     from importlib.util import find_spec
 
     from kmlab import api
-    from kmlab.cli.options import real_host
+    from kmlab.cli.options.shared_options import real_host
     from kmlab.common.errors import ConfigError
 
     if find_spec("mcp") is None:

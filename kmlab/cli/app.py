@@ -29,7 +29,7 @@ from kmlab.cli import (
 )
 from kmlab.cli.help.command_help import Command
 from kmlab.cli.help.command_words import Group
-from kmlab.cli.options import cli_state
+from kmlab.cli.options.shared_options import cli_state
 from kmlab.common.errors import KmlabError, unexpected
 
 if TYPE_CHECKING:

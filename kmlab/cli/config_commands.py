@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kmlab.cli.options import Debug, Json, LabFile, open_lab, set_global_options
+from kmlab.cli.options.shared_options import Debug, Json, LabFile, open_lab, set_global_options
 
 if TYPE_CHECKING:
     from kmlab.run.documents import SchemaName

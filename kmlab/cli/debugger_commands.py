@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kmlab.cli.help import completion
-from kmlab.cli.options import Debug, GuestOptions, Json, LabFile, open_lab, real_host, select_guests, set_global_options
+from kmlab.cli.options.shared_options import (
+    Debug,
+    GuestOptions,
+    Json,
+    LabFile,
+    open_lab,
+    real_host,
+    select_guests,
+    set_global_options,
+)
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -110,7 +119,7 @@ def _at_load(
 ) -> AbstractContextManager[Session]:
     import dataclasses
 
-    from kmlab.cli.module_commands import options_of
+    from kmlab.cli.options.module_options import options_of
     from kmlab.debugger import session
 
     options = dataclasses.replace(options_of(param, None, None), steps=("build",))

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kmlab.cli.help import completion
-from kmlab.cli.options import Debug, GuestNames, Json, LabFile, open_lab, real_host, select_guests, set_global_options
+from kmlab.cli.options.shared_options import (
+    Debug,
+    GuestNames,
+    Json,
+    LabFile,
+    open_lab,
+    real_host,
+    select_guests,
+    set_global_options,
+)
 from kmlab.common.events import printable
 
 if TYPE_CHECKING:

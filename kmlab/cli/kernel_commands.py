@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kmlab.cli.options import Debug, Json, LabFile, Verbose, open_lab, real_host, set_global_options
+from kmlab.cli.options.shared_options import Debug, Json, LabFile, Verbose, open_lab, real_host, set_global_options
 
 KernelWords = Annotated[
     str, typer.Argument(help="A flavour, or a version with a flavour: debug, 6.12:debug, kcsan.", metavar="KERNEL")

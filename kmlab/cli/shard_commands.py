@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kmlab.cli.module_commands import Github, Junit, ReportPaths
-from kmlab.cli.options import Debug, Json, LabFile, set_global_options
+from kmlab.cli.options.module_options import Github, Junit, ReportPaths
+from kmlab.cli.options.shared_options import Debug, Json, LabFile, set_global_options
 
 if TYPE_CHECKING:
     from kmlab.run.documents import RunDocument, RunKeys

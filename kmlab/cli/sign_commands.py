@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kmlab.cli.help import completion
-from kmlab.cli.options import (
+from kmlab.cli.options.shared_options import (
     Debug,
     Json,
     LabFile,

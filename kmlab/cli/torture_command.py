@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kmlab.cli.module_commands import (
+from kmlab.cli.options.module_options import (
     Coverage,
     DebugKernel,
     Exercise,
@@ -21,7 +21,7 @@ from kmlab.cli.module_commands import (
     with_coverage,
     with_sources,
 )
-from kmlab.cli.options import (
+from kmlab.cli.options.shared_options import (
     Connect,
     Debug,
     Directory,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from kmlab.cli.module_commands import (
+from kmlab.cli.options.module_options import (
     Exercise,
     Fresh,
     Jobs,
@@ -25,7 +25,7 @@ from kmlab.cli.module_commands import (
     sign_choice,
     with_sources,
 )
-from kmlab.cli.options import (
+from kmlab.cli.options.shared_options import (
     AllGuests,
     Connect,
     Debug,

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import pytest
 
-from kmlab.cli.options import cli_state
+from kmlab.cli.options.shared_options import cli_state
 from kmlab.common import paths
 from kmlab.common.errors import ConfigError
 from kmlab.common.events import silent

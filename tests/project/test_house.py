@@ -54,7 +54,7 @@ FLOORS = (
     ("report/formats", "cli/help", "cli/output"),
     # What programs use, and what serves other programs.
     ("api",),
-    ("integrations",),
+    ("integrations", "cli/options"),
     # Imported by nobody.
     ("cli", "testing"),
     ("__main__",),

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmlab.cli.options import cli_state
+from kmlab.cli.options.shared_options import cli_state
 from kmlab.common.errors import ConfigError
 from kmlab.config.lab import GuestSpec, Lab, Module, load_lab
 from kmlab.host.process.command import observe_programs
