@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,15 @@ from tests.watched import Site
 def pytest_configure() -> None:
     """^C is among what is tested; a shell lets what it starts in the background ignore it (POSIX, 2.11)."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def options_of_no_other_test() -> Iterator[None]:
+    """Forget --json and the like after a test that calls the program in this process."""
+    yield
+    if options := sys.modules.get("kmlab.cli.options.shared_options"):
+        options.set_global_options(json=False, debug=False)
+        options.cli_state.build_host = None
 
 
 @pytest.fixture

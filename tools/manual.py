@@ -85,6 +85,8 @@ def write_pages(repository: Path, folder: Path) -> None:
     places = {path: Path(path.name.lower()) for path in repository.glob("*.md")}
     places |= {path: path.relative_to(docs) for path in docs.rglob("*") if path.suffix in (".md", ".svg")}
     places[repository / "README.md"] = Path("index.md")
+    # docs/agents.md has the name that this would have.
+    places[repository / "AGENTS.md"] = Path("agents-in-this-repository.md")
     places[docs / "decisions" / "README.md"] = Path("decisions/index.md")
     places[repository / "examples" / "README.md"] = Path("examples.md")
     for path, place in places.items():
